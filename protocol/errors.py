@@ -1,0 +1,181 @@
+"""The one table of errors: code, close code, advice. Servers, clients and the docs all read it.
+
+A row says who should do what next, not only what went wrong: ``retry`` tells a client whether to
+give up, to fetch another token, or to come back later. Close codes are those of RFC 6455,
+section 7.4, and the private range 4000-4999.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final, Literal, TypeAlias
+
+import attrs
+
+Retry: TypeAlias = Literal["never", "refresh_token", "backoff"]
+
+
+class Fatal(Enum):
+    """When an error ends the connection."""
+
+    ALWAYS = "always"
+    BEFORE_READY = "before ready"
+    WHEN_REPEATED = "when it goes on"
+    NEVER = "never"
+
+
+@attrs.frozen
+class ErrorCode:
+    """A row of the table.
+
+    ``close_code`` is what the connection is closed with when the error is fatal, or None when it
+    never is. ``message`` is the default text for people, ``advice`` what the docs tell a client's
+    author to do.
+    """
+
+    name: str
+    close_code: int | None
+    retry: Retry
+    fatal: Fatal
+    message: str
+    advice: str
+
+
+def _row(
+    name: str, close_code: int | None, retry: Retry, fatal: Fatal, message: str, advice: str
+) -> ErrorCode:
+    return ErrorCode(name, close_code, retry, fatal, message, advice)
+
+
+_ROWS: Final = (
+    _row("shutdown", 1001, "backoff", Fatal.ALWAYS,
+         "The server is shutting down.",
+         "Come back after `reconnect_after_ms` of the `goaway`."),
+    _row("restart", 1012, "backoff", Fatal.ALWAYS,
+         "The server is restarting.",
+         "Come back after `reconnect_after_ms` of the `goaway`."),
+    _row("protocol_error", 1002, "never", Fatal.ALWAYS,
+         "A frame broke RFC 6455.",
+         "A defect of the client's WebSocket library, or of something between."),
+    _row("binary_unsupported", 1003, "never", Fatal.ALWAYS,
+         "Only text messages are understood here.",
+         "Send JSON in text messages."),
+    _row("not_utf8", 1007, "never", Fatal.ALWAYS,
+         "A text message was not UTF-8.",
+         "Encode text messages as UTF-8."),
+    _row("auth_timeout", 1008, "backoff", Fatal.ALWAYS,
+         "Authentication did not finish in time.",
+         "Send `auth` as soon as `hello` has arrived; try again later."),
+    _row("auth_required", 1008, "never", Fatal.ALWAYS,
+         "The first message must be 'auth', and nothing else counts before 'ready'.",
+         "Send `auth` first, then wait for `ready`."),
+    _row("token_missing", 1008, "never", Fatal.ALWAYS,
+         "No token was sent.",
+         "Put the token into the `token` field of `auth`."),
+    _row("token_invalid", 1008, "never", Fatal.ALWAYS,
+         "The token is not valid here.",
+         "Log in again; check the issuer, the audience and the key."),
+    _row("token_expired", 1008, "refresh_token", Fatal.ALWAYS,
+         "The token has expired.",
+         "Fetch a new token and connect again."),
+    _row("token_not_yet_valid", 1008, "backoff", Fatal.ALWAYS,
+         "The token is not valid yet.",
+         "Try again later; compare the clocks."),
+    _row("token_revoked", 1008, "never", Fatal.ALWAYS,
+         "The token has been revoked.",
+         "Log in again."),
+    _row("access_denied", 1008, "never", Fatal.ALWAYS,
+         "Not found or access denied.",
+         "The resource does not exist or is not this user's; which of the two is not told."),
+    _row("session_blocked", 1008, "never", Fatal.ALWAYS,
+         "The session is blocked.",
+         "Tell the user; an operator has to lift it."),
+    _row("bad_message", 1008, "never", Fatal.BEFORE_READY,
+         "The message is not a JSON object of this protocol.",
+         "Send one JSON object with a `type` per text message."),
+    _row("too_many_errors", 1008, "never", Fatal.ALWAYS,
+         "Too many messages were refused.",
+         "Mend the client before it connects again."),
+    _row("rate_limited", 1008, "backoff", Fatal.WHEN_REPEATED,
+         "Too many messages in a short time.",
+         "Wait `retry_after_ms`, then send more slowly."),
+    _row("message_too_big", 1009, "never", Fatal.ALWAYS,
+         "The message is larger than the limit.",
+         "Keep to `limits.max_message_bytes`, and to 16 KiB before `ready`."),
+    _row("internal_error", 1011, "backoff", Fatal.BEFORE_READY,
+         "The server failed; the fault is not yours.",
+         "Try again later; the server's log has the details."),
+    _row("server_busy", 1013, "backoff", Fatal.ALWAYS,
+         "The server is full.",
+         "Try again later."),
+    _row("unavailable", 1013, "backoff", Fatal.BEFORE_READY,
+         "Something the server depends on does not answer.",
+         "Try again later; this says nothing about the token or the resource."),
+    _row("heartbeat_timeout", 4000, "backoff", Fatal.ALWAYS,
+         "Nothing was heard from the client for too long.",
+         "Connect again; answer pings within `heartbeat.timeout_ms`."),
+    _row("disconnected", 4001, "never", Fatal.ALWAYS,
+         "Disconnected by an administrator.",
+         "Stay away until the user asks to connect again."),
+    _row("superseded", 4001, "never", Fatal.ALWAYS,
+         "Replaced by a newer connection.",
+         "Stay away: the newer connection lives on."),
+    _row("slow_consumer", 4002, "backoff", Fatal.ALWAYS,
+         "Messages were not read fast enough.",
+         "Connect again; read faster or subscribe to less."),
+    _row("unknown_type", None, "never", Fatal.NEVER,
+         "There is no such message type here.",
+         "Compare the `type` with the server's documentation."),
+    _row("invalid_payload", None, "never", Fatal.NEVER,
+         "The message's content does not fit its type.",
+         "`message` names the path of the field that does not fit."),
+    _row("duplicate_id", None, "never", Fatal.NEVER,
+         "A request with this id is still in flight.",
+         "Use an id of its own for each request in flight."),
+    _row("too_many_in_flight", None, "backoff", Fatal.NEVER,
+         "Too many requests are in flight.",
+         "Wait for answers; keep to `limits.max_in_flight`."),
+    _row("not_found", None, "never", Fatal.NEVER,
+         "There is no such thing.",
+         "Depends on the request."),
+    _row("forbidden", None, "never", Fatal.NEVER,
+         "This is not allowed.",
+         "Depends on the request."),
+)  # fmt: skip
+
+ERRORS: Final[dict[str, ErrorCode]] = {row.name: row for row in _ROWS}
+
+NORMAL_CLOSURE: Final = 1000
+"""RFC 6455, section 7.4.1: the purpose of the connection has been fulfilled."""
+
+
+class Refusal(Exception):
+    """A refusal that is told to the peer: raise it in a handler, an authenticator, an owner check.
+
+    ``code`` is a row of `ERRORS` or one of the application's own (1-64 of ``a-z 0-9 _ . -``).
+    ``message`` is for people and defaults to the row's. ``retry`` defaults to the row's, and to
+    "never" for a code of the application's own. ``retry_after``, in seconds, goes with "backoff".
+
+    Whatever is put into it is sent to the peer: no secrets, and nothing about other users.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str | None = None,
+        *,
+        retry: Retry | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        row = ERRORS.get(code)
+        self.code = code
+        self.message = message or (row.message if row else code)
+        self.retry: Retry = retry or (row.retry if row else "never")
+        self.retry_after = retry_after
+        super().__init__(code, self.message)
+
+
+def close_code_of(code: str) -> int:
+    """The WebSocket close code for a fatal error; 1008 (policy violation) for unlisted codes."""
+    row = ERRORS.get(code)
+    return row.close_code if row and row.close_code is not None else 1008

@@ -1,0 +1,55 @@
+"""Who is on the other end, and what they showed to prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import attrs
+
+from protocol import Refusal
+from trioserver.websocket.request import Request
+
+
+@attrs.frozen(kw_only=True)
+class User:
+    """An authenticated user: the token's subject, and the rest of its claims.
+
+    ``expires_at`` is in seconds since the Unix epoch, None where the proof does not expire.
+    ``token_id`` is the token's ``jti``, for revocation. ``public`` is what `ready` tells the
+    client about the user beside the id.
+    """
+
+    id: str
+    claims: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    expires_at: float | None = None
+    token_id: str | None = None
+    public: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class Credentials:
+    """What the client showed: the first message, or the token in the query string.
+
+    ``fields`` is the whole first message as plain JSON types, empty for a query-string token.
+    """
+
+    source: Literal["message", "query"]
+    token: str | None = attrs.field(default=None, repr=False)
+    fields: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+
+Authenticator: TypeAlias = Callable[[Credentials, Request], Awaitable[User | Refusal]]
+"""Returns the user, or returns or raises a `protocol.Refusal`. Any other exception is
+``internal_error``. It is cancelled when the client leaves or the deadline passes. It may also have
+
+- ``async run(*, task_status)``: background work (fetching keys), started before the server accepts
+  connections and cancelled after the last of them has ended;
+- ``check_addresses(addresses)``: called with the addresses the server is about to listen on;
+  raises `ValueError` to refuse the start.
+"""
+
+Owner: TypeAlias = Callable[[User, Mapping[str, str]], Awaitable[bool]]
+"""Whether the user owns the resource (the route's path parameters). Raising `Refusal` refuses with
+that code; any other exception is ``unavailable``: a look-up that fails admits nobody. It may have
+``async run(*, task_status)`` as an `Authenticator` may."""

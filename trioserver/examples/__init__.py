@@ -1,0 +1,1 @@
+"""Whole applications, on the public API only."""

@@ -1,0 +1,1 @@
+"""Everything SQL: SQLite by default, PostgreSQL by URL, in worker threads."""

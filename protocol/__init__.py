@@ -1,5 +1,33 @@
 """The wire protocol ``trioserver.v1``, with no I/O and no clock: usable by any Python program."""
 
+from protocol.bucket import TokenBucket
+from protocol.client import ClientSession, LocalProtocolError, RemoteProtocolError
 from protocol.errors import ERRORS, ErrorCode, Fatal, Refusal, Retry, close_code_of
+from protocol.messages import SUBPROTOCOL, Id, instant, milliseconds, raw
+from protocol.server import Close, ServerSession, SessionOptions
+from protocol.states import CLIENT_TABLE, SERVER_TABLE, ClientState, ServerState
 
-__all__ = ["ERRORS", "ErrorCode", "Fatal", "Refusal", "Retry", "close_code_of"]
+__all__ = [
+    "CLIENT_TABLE",
+    "ERRORS",
+    "SERVER_TABLE",
+    "SUBPROTOCOL",
+    "ClientSession",
+    "ClientState",
+    "Close",
+    "ErrorCode",
+    "Fatal",
+    "Id",
+    "LocalProtocolError",
+    "Refusal",
+    "RemoteProtocolError",
+    "Retry",
+    "ServerSession",
+    "ServerState",
+    "SessionOptions",
+    "TokenBucket",
+    "close_code_of",
+    "instant",
+    "milliseconds",
+    "raw",
+]

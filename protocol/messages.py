@@ -1,0 +1,275 @@
+"""The messages of ``trioserver.v1``: frozen values, one Struct for each `type`.
+
+Durations are integers in ms (``_ms``), instants RFC 3339 text in UTC. Unknown fields are ignored,
+so that either side can be extended first. An application's own types travel as `Message`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from protocol.errors import Retry
+
+SUBPROTOCOL: Final = "trioserver.v1"
+"""The name offered in Sec-WebSocket-Protocol; a client that offers none is served the same."""
+
+TYPE_PATTERN: Final = r"^[a-z0-9_.:-]{1,64}$"
+
+MAX_SAFE_INTEGER: Final = 2**53 - 1
+"""The largest integer that every JSON implementation keeps exactly (RFC 8259, section 6)."""
+
+Id: TypeAlias = (
+    Annotated[str, Meta(min_length=1, max_length=64)]
+    | Annotated[int, Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
+)
+"""Chosen by the sender of a request, echoed in every answer to it."""
+
+Topic: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
+Topics: TypeAlias = Annotated[tuple[Topic, ...], Meta(min_length=1, max_length=100)]
+HeartbeatMode: TypeAlias = Literal["frame", "message"]
+
+
+class Message(Struct, frozen=True, omit_defaults=True):
+    """An application's message, in either direction; also the envelope every message is read by.
+
+    ``type`` is checked against the registered types, and against `TYPE_PATTERN` when unknown.
+    """
+
+    type: str
+    id: Id | None = None
+    data: Raw | UnsetType = UNSET
+
+
+class _Reserved(Struct, frozen=True, omit_defaults=True, tag_field="type", tag=str.lower):
+    """A message whose `type` the protocol defines."""
+
+
+class ClientInfo(Struct, frozen=True, omit_defaults=True):
+    """What a client says of itself; shown to operators, believed by nobody."""
+
+    name: Annotated[str, Meta(max_length=64)] = ""
+    version: Annotated[str, Meta(max_length=64)] = ""
+
+
+# ------------------------------------------------------------------------------ from the client
+
+
+class Auth(_Reserved):
+    """The first message; after `ready`, a fresh token for the same subject."""
+
+    token: str | None = None
+    id: Id | None = None
+    heartbeat: HeartbeatMode = "frame"
+    client: ClientInfo | None = None
+
+    def __repr__(self) -> str:
+        return f"Auth(id={self.id!r}, heartbeat={self.heartbeat!r})"  # never the token
+
+
+class Cancel(_Reserved):
+    """Ends a stream early; it still gets its `end`."""
+
+    id: Id
+
+
+class Subscribe(_Reserved):
+    """Asks for the events of topics; ``events`` is an older name for ``topics``."""
+
+    topics: Topics | None = None
+    events: Topics | None = None
+    id: Id | None = None
+
+
+class Unsubscribe(_Reserved):
+    """Asks for no more events of topics."""
+
+    topics: Topics | None = None
+    events: Topics | None = None
+    id: Id | None = None
+
+
+class Publish(_Reserved):
+    """Sends data to everybody who is subscribed to a topic."""
+
+    topic: Topic
+    data: Raw
+    id: Id | None = None
+
+
+# ----------------------------------------------------------------------------- from either side
+
+
+class Ping(_Reserved):
+    """Asks for a `pong`."""
+
+    id: Id | None = None
+    data: Raw | UnsetType = UNSET
+
+
+class Pong(_Reserved):
+    """Answers a `ping`, with its ``id`` and ``data``; from the server with its time."""
+
+    id: Id | None = None
+    data: Raw | UnsetType = UNSET
+    timestamp: str | None = None
+
+
+# ------------------------------------------------------------------------------ from the server
+
+
+class Hello(_Reserved):
+    """The server's first words: here you are, now authenticate."""
+
+    protocol: str
+    auth_timeout_ms: int
+    message: str | None = None
+
+
+class HeartbeatInfo(Struct, frozen=True):
+    """How the server finds out that a client has gone."""
+
+    mode: HeartbeatMode
+    interval_ms: int
+    timeout_ms: int
+
+
+class Limits(Struct, frozen=True):
+    """What the server takes from one connection."""
+
+    max_message_bytes: int
+    max_in_flight: int
+    max_streams: int
+    max_subscriptions: int
+    messages_per_second: int
+
+
+class Ready(_Reserved):
+    """Authenticated, and the resource is this user's: from here on messages are handled."""
+
+    connection_id: str
+    user: dict[str, Any]
+    resource: dict[str, str]
+    expires_at: str | None
+    server_time: str
+    heartbeat: HeartbeatInfo
+    limits: Limits
+    id: Id | None = None
+
+
+class AuthExpiring(_Reserved, tag="auth_expiring"):
+    """The token ends soon: send a new one in `auth`, or be closed at ``expires_at``."""
+
+    expires_at: str
+    expires_in_ms: int
+
+
+class AuthRefreshed(_Reserved, tag="auth_refreshed"):
+    """The new token was accepted."""
+
+    expires_at: str | None
+    expires_in_ms: int | None
+    id: Id | None = None
+
+
+class Ack(_Reserved):
+    """A request has been done."""
+
+    id: Id
+    data: Raw | UnsetType = UNSET
+
+
+class Error(_Reserved):
+    """A refusal, of a request (``id``) or of the whole connection (``fatal``)."""
+
+    code: str
+    message: str
+    retry: Retry
+    fatal: bool
+    id: Id | None = None
+    retry_after_ms: int | None = None
+
+
+class Chunk(_Reserved):
+    """One value of a stream."""
+
+    id: Id
+    seq: int
+    data: Raw
+
+
+class End(_Reserved):
+    """The last message of a stream."""
+
+    id: Id
+    data: Raw | UnsetType = UNSET
+    cancelled: bool = False
+
+
+class Event(_Reserved):
+    """Something was published; ``offset`` counts the topic's events since the server started."""
+
+    topic: str
+    offset: int
+    data: Raw
+
+
+class Goaway(_Reserved):
+    """The server leaves: come back after ``reconnect_after_ms``, a slot of this client's own."""
+
+    reason: str
+    deadline_ms: int
+    reconnect_after_ms: int
+
+
+ClientMessage: TypeAlias = Auth | Ping | Pong | Cancel | Subscribe | Unsubscribe | Publish
+ServerMessage: TypeAlias = (
+    Hello
+    | Ready
+    | AuthExpiring
+    | AuthRefreshed
+    | Ping
+    | Pong
+    | Ack
+    | Error
+    | Chunk
+    | End
+    | Event
+    | Goaway
+)
+
+
+def _names(union: Any) -> frozenset[str]:
+    return frozenset(str(struct.__struct_config__.tag) for struct in union.__args__)
+
+
+CLIENT_TYPES: Final = _names(ClientMessage)
+SERVER_TYPES: Final = _names(ServerMessage)
+RESERVED_TYPES: Final = CLIENT_TYPES | SERVER_TYPES
+"""Names an application cannot give to messages of its own."""
+
+
+def instant(seconds: float) -> str:
+    """RFC 3339 text in UTC, to the millisecond, for seconds since the Unix epoch.
+
+    Times beyond the year 9999, which some tokens carry to mean "never", become its last second.
+    """
+    last = 253402300799.0
+    moment = datetime.fromtimestamp(min(max(seconds, 0.0), last), UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def milliseconds(seconds: float) -> int:
+    """A duration in seconds as whole milliseconds, never negative."""
+    return max(0, round(min(seconds, 1e12) * 1000))
+
+
+def raw(data: Any) -> Raw:
+    """Application data as JSON, ready to be put into a message.
+
+    Raises `TypeError` or `ValueError` for what JSON cannot express.
+    """
+    return data if isinstance(data, Raw) else Raw(msgspec.json.encode(data))

@@ -1,0 +1,384 @@
+"""The server's side of a session: text in, messages out, text to send, time as an argument.
+
+`ServerSession` decides what a message means at the moment it arrives, and nothing else: it does
+not wait, verify, or run anything. The rules are the table in `protocol.states`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+from msgspec import structs
+
+from protocol import codec
+from protocol.bucket import TokenBucket
+from protocol.errors import ERRORS, NORMAL_CLOSURE, Fatal, Refusal, close_code_of
+from protocol.messages import (
+    CLIENT_TYPES,
+    SERVER_TYPES,
+    SUBPROTOCOL,
+    Auth,
+    AuthExpiring,
+    AuthRefreshed,
+    ClientMessage,
+    Error,
+    HeartbeatInfo,
+    HeartbeatMode,
+    Hello,
+    Id,
+    Limits,
+    Message,
+    Ping,
+    Pong,
+    Ready,
+    instant,
+    milliseconds,
+)
+from protocol.states import SERVER_TABLE, Hold, ServerMove, ServerState
+
+MAX_HELD: Final = 32
+"""Messages that may wait behind `auth`; together with the limit before READY, half a MiB."""
+
+ERROR_BURST: Final = 64
+ERRORS_PER_SECOND: Final = 1.0
+"""A client that is wrong more often than this, for longer than the burst, is broken."""
+
+
+@attrs.frozen(kw_only=True)
+class SessionOptions:
+    """What the server offers and allows; durations in seconds.
+
+    ``auth_aliases`` are types that count as `auth` before READY. ``messages_per_second`` has a
+    burst of twice its size; beyond that as much again is refused before the session is closed.
+    """
+
+    auth_timeout: float = 10.0
+    greeting: str | None = None
+    auth_aliases: frozenset[str] = frozenset()
+    heartbeat_interval: float = 30.0
+    heartbeat_timeout: float = 10.0
+    expiry_warning: float = 60.0
+    max_message_bytes: int = 1024 * 1024
+    max_message_bytes_before_ready: int = 16 * 1024
+    max_in_flight: int = 256
+    max_streams: int = 32
+    max_subscriptions: int = 1000
+    messages_per_second: int = 1000
+
+    @property
+    def limits(self) -> Limits:
+        """The part of it that `ready` tells the client."""
+        return Limits(
+            max_message_bytes=self.max_message_bytes,
+            max_in_flight=self.max_in_flight,
+            max_streams=self.max_streams,
+            max_subscriptions=self.max_subscriptions,
+            messages_per_second=self.messages_per_second,
+        )
+
+
+@attrs.frozen
+class Close:
+    """How the session ended: a WebSocket close code, and the error code as the reason."""
+
+    code: int
+    reason: str
+
+
+class ServerSession:
+    """One session. Feed it with `receive`, ask `deadline`, send what `outgoing` collects.
+
+    After the end, ``close`` says with which code and reason to close the WebSocket; what stands in
+    ``outgoing`` goes before that. ``now`` is in seconds, of any clock that never runs backwards;
+    ``wall`` is in seconds since the Unix epoch.
+    """
+
+    def __init__(self, options: SessionOptions, now: float) -> None:
+        self.options = options
+        self.state = ServerState.OPENING
+        self.outgoing: list[bytes] = []
+        self.close: Close | None = None
+        self.heartbeat: HeartbeatMode = "frame"
+        self.in_flight: set[Id] = set()
+        self.auth: Auth | None = None
+        self.auth_fields: Mapping[str, Any] = {}
+        self.deadline: float | None = now + options.auth_timeout
+        self._expires: tuple[float, float] | None = None  # (by `now`, by `wall`)
+        self._held: list[bytes] = []
+        rate = float(options.messages_per_second)
+        self._messages = TokenBucket(rate, 2 * rate, now)
+        self._strikes = TokenBucket(1.0, 2 * rate, now)
+        self._errors = TokenBucket(ERRORS_PER_SECOND, ERROR_BURST, now)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the application may see this session."""
+        return self.state in (ServerState.READY, ServerState.REFRESHING)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The limit in force: small before READY."""
+        if self.is_ready:
+            return self.options.max_message_bytes
+        return self.options.max_message_bytes_before_ready
+
+    # -------------------------------------------------------------------------- opening
+
+    def start(self, *, token: str | None = None) -> None:
+        """Greet. With a token from the query string, that is verified and no `auth` awaited."""
+        hello = Hello(
+            protocol=SUBPROTOCOL,
+            auth_timeout_ms=milliseconds(self.options.auth_timeout),
+            message=self.options.greeting,
+        )
+        self.outgoing.append(codec.encode(hello))
+        if token is None:
+            self._move(ServerMove.START)
+        else:
+            self.auth = Auth(token=token)
+            self._move(ServerMove.START_WITH_TOKEN)
+
+    def admit(
+        self,
+        *,
+        now: float,
+        wall: float,
+        connection_id: str,
+        user: Mapping[str, Any],
+        resource: Mapping[str, str],
+        expires_at: float | None,
+    ) -> None:
+        """Token and ownership are good: say `ready`. Then ask `receive_held`."""
+        assert self.auth is not None, "admitted without credentials"
+        self._move(ServerMove.ADMIT)
+        self.heartbeat = self.auth.heartbeat
+        self._expire_at(expires_at, now, wall)
+        options = self.options
+        ready = Ready(
+            connection_id=connection_id,
+            user=dict(user),
+            resource=dict(resource),
+            expires_at=None if expires_at is None else instant(expires_at),
+            server_time=instant(wall),
+            heartbeat=HeartbeatInfo(
+                mode=self.heartbeat,
+                interval_ms=milliseconds(options.heartbeat_interval),
+                timeout_ms=milliseconds(options.heartbeat_timeout),
+            ),
+            limits=options.limits,
+            id=self.auth.id,
+        )
+        self.outgoing.append(codec.encode(ready))
+        self._forget_credentials()
+
+    def receive_held(self, now: float) -> list[ClientMessage | Message]:
+        """What arrived between `auth` and `ready`, in order, as `receive` would give it."""
+        held, self._held = self._held, []
+        received = (self.receive(data, now) for data in held)
+        return [message for message in received if message is not None]
+
+    def refresh(self, *, now: float, wall: float, expires_at: float | None) -> None:
+        """The new token is good."""
+        assert self.auth is not None, "refreshed without credentials"
+        self._move(ServerMove.ADMIT)
+        self._expire_at(expires_at, now, wall)
+        left = None if expires_at is None else milliseconds(expires_at - wall)
+        until = None if expires_at is None else instant(expires_at)
+        refreshed = AuthRefreshed(expires_at=until, expires_in_ms=left, id=self.auth.id)
+        self.outgoing.append(codec.encode(refreshed))
+        self._forget_credentials()
+
+    def keep(self, refusal: Refusal, now: float) -> None:
+        """The new token could not be verified now; the old one counts until it expires."""
+        assert self.auth is not None, "kept without credentials"
+        self._move(ServerMove.KEEP)
+        self.refuse(refusal, now, id=self.auth.id)
+        self._forget_credentials()
+
+    # -------------------------------------------------------------------------- running
+
+    def receive(self, data: bytes, now: float) -> ClientMessage | Message | None:
+        """A text message has arrived: what to do about it, or None when that has been done.
+
+        `Auth` asks for a verification (`admit` or `fail`; when READY, `refresh`, `keep` or
+        `fail`). Errors have gone to ``outgoing``, and may have ended the session.
+        """
+        if self.state is ServerState.CLOSED:
+            return None
+        if self.state is ServerState.VERIFYING:
+            self._hold(data)
+            return None
+        if len(data) > self.max_message_bytes:
+            self.fail(Refusal("message_too_big"))
+            return None
+        try:
+            envelope = codec.decode_envelope(data)
+        except Refusal as refusal:
+            self.refuse(refusal, now)
+            return None
+        if self.is_ready and not self._within_rate(envelope, now):
+            return None
+        try:
+            return self._judge(data, envelope, now)
+        except Refusal as refusal:
+            self.refuse(refusal, now, id=envelope.id)
+            return None
+
+    def _judge(self, data: bytes, envelope: Message, now: float) -> ClientMessage | Message | None:
+        waiting = self.state is ServerState.WAITING
+        if envelope.type == "auth" or (waiting and envelope.type in self.options.auth_aliases):
+            return self._receive_auth(data, envelope, now)
+        outcome = self._move(ServerMove.MESSAGE)
+        if isinstance(outcome, str):
+            self.fail(Refusal(outcome), id=envelope.id)
+            return None
+        if envelope.type in CLIENT_TYPES:
+            message = codec.decode_client(data, envelope)
+            if not isinstance(message, Ping | Pong):
+                self._check_id(message.id)
+            return message
+        if envelope.type in SERVER_TYPES:
+            raise Refusal("unknown_type", f"'{envelope.type}' is for servers to send.")
+        self._check_id(envelope.id)
+        return envelope
+
+    def _receive_auth(self, data: bytes, envelope: Message, now: float) -> Auth | None:
+        first = self.state is ServerState.WAITING
+        if envelope.type == "auth":
+            message = codec.decode_client(data, envelope)
+            assert isinstance(message, Auth)
+        else:
+            message = codec.decode_auth_alias(data)
+        outcome = self._move(ServerMove.AUTH)
+        if isinstance(outcome, str):
+            raise Refusal(outcome, "Another 'auth' is being verified.")
+        self.auth = message
+        self.auth_fields = codec.decode_fields(data)
+        if not first and message.id is not None and message.id in self.in_flight:
+            self.keep(Refusal("duplicate_id"), now)
+            return None
+        return message
+
+    def _check_id(self, id: Id | None) -> None:
+        if id is not None and id in self.in_flight:
+            raise Refusal("duplicate_id")
+
+    def begin(self, id: Id | None) -> None:
+        """A request is going to be answered later. Raises `Refusal` with ``too_many_in_flight``."""
+        if id is not None:
+            if len(self.in_flight) >= self.options.max_in_flight:
+                raise Refusal("too_many_in_flight")
+            self.in_flight.add(id)
+
+    def finish(self, id: Id | None) -> None:
+        """The request has been answered, or will never be."""
+        if id is not None:
+            self.in_flight.discard(id)
+
+    def pong(self, ping: Ping, wall: float) -> None:
+        """Answer a `ping`."""
+        pong = Pong(id=ping.id, data=ping.data, timestamp=instant(wall))
+        self.outgoing.append(codec.encode(pong))
+
+    # -------------------------------------------------------------------------- ending
+
+    def refuse(self, refusal: Refusal, now: float, id: Id | None = None) -> None:
+        """Answer with an error; before READY, and when errors go on, that ends the session."""
+        if not self.is_ready:
+            code = "bad_message" if refusal.code == "invalid_payload" else refusal.code
+            self.fail(Refusal(code, refusal.message, retry=refusal.retry), id=id)
+            return
+        row = ERRORS.get(refusal.code)
+        if row is not None and row.fatal is Fatal.ALWAYS:
+            self.fail(refusal, id=id)
+            return
+        self.outgoing.append(codec.encode(_error(refusal, id, fatal=False)))
+        if not self._errors.take(now):
+            self.fail(Refusal("too_many_errors"))
+
+    def fail(self, refusal: Refusal, id: Id | None = None) -> None:
+        """End the session: a fatal error, then the close code of the table."""
+        if self.state is ServerState.CLOSED:
+            return
+        self.outgoing.append(codec.encode(_error(refusal, id, fatal=True)))
+        self._end(Close(close_code_of(refusal.code), refusal.code))
+
+    def end(self) -> None:
+        """End the session with a normal closure: nothing went wrong."""
+        if self.state is not ServerState.CLOSED:
+            self._end(Close(NORMAL_CLOSURE, ""))
+
+    def _end(self, close: Close) -> None:
+        self._move(ServerMove.FAIL)
+        self.close = close
+        self.deadline = None
+        self._held.clear()
+        self._forget_credentials()
+
+    # -------------------------------------------------------------------------- time
+
+    def tick(self, now: float, wall: float) -> None:
+        """The time has come that ``deadline`` named: warn, or end the session."""
+        if self.deadline is None or now < self.deadline:
+            return
+        if self._expires is not None and now < self._expires[0]:
+            self.deadline = self._expires[0]
+            until = self._expires[1]
+            expiring = AuthExpiring(
+                expires_at=instant(until), expires_in_ms=milliseconds(until - wall)
+            )
+            self.outgoing.append(codec.encode(expiring))
+            return
+        outcome = self._move(ServerMove.DEADLINE)
+        if isinstance(outcome, str):
+            self.fail(Refusal(outcome))
+
+    def _expire_at(self, expires_at: float | None, now: float, wall: float) -> None:
+        """Warn ``expiry_warning`` ahead; a token that ends sooner is warned of halfway."""
+        if expires_at is None:
+            self._expires = self.deadline = None
+            return
+        left = expires_at - wall
+        self._expires = (now + left, expires_at)
+        self.deadline = now + left - min(self.options.expiry_warning, left / 2)
+
+    # -------------------------------------------------------------------------- details
+
+    def _move(self, move: ServerMove) -> ServerState | Hold | str:
+        outcome = SERVER_TABLE[self.state, move]
+        if isinstance(outcome, ServerState):
+            self.state = outcome
+        return outcome
+
+    def _hold(self, data: bytes) -> None:
+        """Keep a message for later: the application must not see it before READY."""
+        if len(data) > self.max_message_bytes:
+            self.fail(Refusal("message_too_big"))
+        elif len(self._held) >= MAX_HELD:
+            self.fail(Refusal("auth_required", "Too many messages before 'ready'."))
+        else:
+            self._held.append(data)
+
+    def _within_rate(self, envelope: Message, now: float) -> bool:
+        if self._messages.take(now):
+            return True
+        refusal = Refusal("rate_limited", retry_after=self._messages.wait())
+        if self._strikes.take(now):
+            self.outgoing.append(codec.encode(_error(refusal, envelope.id, fatal=False)))
+        else:
+            self.fail(refusal, id=envelope.id)
+        return False
+
+    def _forget_credentials(self) -> None:
+        self.auth = None
+        self.auth_fields = {}
+
+
+def _error(refusal: Refusal, id: Id | None, *, fatal: bool) -> Error:
+    after = refusal.retry_after
+    error = Error(
+        code=refusal.code, message=refusal.message, retry=refusal.retry, fatal=fatal, id=id
+    )
+    return error if after is None else structs.replace(error, retry_after_ms=milliseconds(after))

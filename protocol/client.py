@@ -133,7 +133,7 @@ class ClientSession:
         return self._request(Ping(id=self._next_id()))
 
     def cancel(self, id: Id) -> None:
-        """End a stream early; its `end` still comes. For an id without an answer to come: nothing."""
+        """End a stream early; its `end` still comes. An id that awaits no answer is left be."""
         if id in self._pending:
             self._move(ClientMove.SEND)
             self._send(Cancel(id=id))

@@ -26,8 +26,8 @@ _T = TypeVar("_T")
 _DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 _envelope: Final = msgspec.json.Decoder(Message)
-_client: Final = msgspec.json.Decoder(ClientMessage)
-_server: Final = msgspec.json.Decoder(ServerMessage)
+_client: Final[msgspec.json.Decoder[ClientMessage]] = msgspec.json.Decoder(ClientMessage)
+_server: Final[msgspec.json.Decoder[ServerMessage]] = msgspec.json.Decoder(ServerMessage)
 _type_pattern: Final = re.compile(TYPE_PATTERN)
 # Possessive, and the closing quote optional: linear in the input, whatever the input.
 _strings: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)

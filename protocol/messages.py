@@ -58,7 +58,7 @@ class ClientInfo(Struct, frozen=True, omit_defaults=True):
 # ------------------------------------------------------------------------------ from the client
 
 
-class Auth(_Reserved):
+class Auth(_Reserved, frozen=True):
     """The first message; after `ready`, a fresh token for the same subject."""
 
     token: str | None = None
@@ -70,13 +70,13 @@ class Auth(_Reserved):
         return f"Auth(id={self.id!r}, heartbeat={self.heartbeat!r})"  # never the token
 
 
-class Cancel(_Reserved):
+class Cancel(_Reserved, frozen=True):
     """Ends a stream early; it still gets its `end`."""
 
     id: Id
 
 
-class Subscribe(_Reserved):
+class Subscribe(_Reserved, frozen=True):
     """Asks for the events of topics; ``events`` is an older name for ``topics``."""
 
     topics: Topics | None = None
@@ -84,7 +84,7 @@ class Subscribe(_Reserved):
     id: Id | None = None
 
 
-class Unsubscribe(_Reserved):
+class Unsubscribe(_Reserved, frozen=True):
     """Asks for no more events of topics."""
 
     topics: Topics | None = None
@@ -92,7 +92,7 @@ class Unsubscribe(_Reserved):
     id: Id | None = None
 
 
-class Publish(_Reserved):
+class Publish(_Reserved, frozen=True):
     """Sends data to everybody who is subscribed to a topic."""
 
     topic: Topic
@@ -103,14 +103,14 @@ class Publish(_Reserved):
 # ----------------------------------------------------------------------------- from either side
 
 
-class Ping(_Reserved):
+class Ping(_Reserved, frozen=True):
     """Asks for a `pong`."""
 
     id: Id | None = None
     data: Raw | UnsetType = UNSET
 
 
-class Pong(_Reserved):
+class Pong(_Reserved, frozen=True):
     """Answers a `ping`, with its ``id`` and ``data``; from the server with its time."""
 
     id: Id | None = None
@@ -121,7 +121,7 @@ class Pong(_Reserved):
 # ------------------------------------------------------------------------------ from the server
 
 
-class Hello(_Reserved):
+class Hello(_Reserved, frozen=True):
     """The server's first words: here you are, now authenticate."""
 
     protocol: str
@@ -147,7 +147,7 @@ class Limits(Struct, frozen=True):
     messages_per_second: int
 
 
-class Ready(_Reserved):
+class Ready(_Reserved, frozen=True):
     """Authenticated, and the resource is this user's: from here on messages are handled."""
 
     connection_id: str
@@ -160,14 +160,14 @@ class Ready(_Reserved):
     id: Id | None = None
 
 
-class AuthExpiring(_Reserved, tag="auth_expiring"):
+class AuthExpiring(_Reserved, frozen=True, tag="auth_expiring"):
     """The token ends soon: send a new one in `auth`, or be closed at ``expires_at``."""
 
     expires_at: str
     expires_in_ms: int
 
 
-class AuthRefreshed(_Reserved, tag="auth_refreshed"):
+class AuthRefreshed(_Reserved, frozen=True, tag="auth_refreshed"):
     """The new token was accepted."""
 
     expires_at: str | None
@@ -175,14 +175,14 @@ class AuthRefreshed(_Reserved, tag="auth_refreshed"):
     id: Id | None = None
 
 
-class Ack(_Reserved):
+class Ack(_Reserved, frozen=True):
     """A request has been done."""
 
     id: Id
     data: Raw | UnsetType = UNSET
 
 
-class Error(_Reserved):
+class Error(_Reserved, frozen=True):
     """A refusal, of a request (``id``) or of the whole connection (``fatal``)."""
 
     code: str
@@ -193,7 +193,7 @@ class Error(_Reserved):
     retry_after_ms: int | None = None
 
 
-class Chunk(_Reserved):
+class Chunk(_Reserved, frozen=True):
     """One value of a stream."""
 
     id: Id
@@ -201,7 +201,7 @@ class Chunk(_Reserved):
     data: Raw
 
 
-class End(_Reserved):
+class End(_Reserved, frozen=True):
     """The last message of a stream."""
 
     id: Id
@@ -209,7 +209,7 @@ class End(_Reserved):
     cancelled: bool = False
 
 
-class Event(_Reserved):
+class Event(_Reserved, frozen=True):
     """Something was published; ``offset`` counts the topic's events since the server started."""
 
     topic: str
@@ -217,7 +217,7 @@ class Event(_Reserved):
     data: Raw
 
 
-class Goaway(_Reserved):
+class Goaway(_Reserved, frozen=True):
     """The server leaves: come back after ``reconnect_after_ms``, a slot of this client's own."""
 
     reason: str

@@ -138,7 +138,7 @@ class ServerSession:
             self._move(ServerMove.START)
         else:
             self.auth = Auth(token=token)
-            self._move(ServerMove.START_WITH_TOKEN)
+            self._move(ServerMove.START_VERIFYING)
 
     def admit(
         self,

@@ -33,7 +33,7 @@ class ServerMove(Enum):
     """What can happen to a session on the server."""
 
     START = "start"
-    START_WITH_TOKEN = "start with a token in the query string"
+    START_VERIFYING = "start with a token in the query string"
     AUTH = "an auth message arrives"
     MESSAGE = "any other message arrives"
     ADMIT = "token and ownership are verified"
@@ -54,7 +54,7 @@ _S, _M = ServerState, ServerMove
 
 SERVER_TABLE: Final[dict[tuple[ServerState, ServerMove], ServerOutcome]] = {
     (_S.OPENING, _M.START): _S.WAITING,
-    (_S.OPENING, _M.START_WITH_TOKEN): _S.VERIFYING,
+    (_S.OPENING, _M.START_VERIFYING): _S.VERIFYING,
     (_S.OPENING, _M.FAIL): _S.CLOSED,
     (_S.WAITING, _M.AUTH): _S.VERIFYING,
     (_S.WAITING, _M.MESSAGE): "auth_required",

@@ -1,3 +1,48 @@
 """A WebSocket server that knows who is on the other end."""
 
+from protocol import Id, Refusal
+from trioserver.application import Application, Route, anyone
+from trioserver.auth import Credentials, JWTAuth, User
+from trioserver.config import (
+    AuthConfig,
+    Config,
+    HandlerConfig,
+    HeartbeatConfig,
+    LimitsConfig,
+    ListenConfig,
+    OutboxConfig,
+    ShutdownConfig,
+)
+from trioserver.connection import Connection, ConnectionStatistics
+from trioserver.server import Server, ServerStatistics, serve
+from trioserver.websocket.listeners import Address, CannotListen
+from trioserver.websocket.request import Request
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Address",
+    "Application",
+    "AuthConfig",
+    "CannotListen",
+    "Config",
+    "Connection",
+    "ConnectionStatistics",
+    "Credentials",
+    "HandlerConfig",
+    "HeartbeatConfig",
+    "Id",
+    "JWTAuth",
+    "LimitsConfig",
+    "ListenConfig",
+    "OutboxConfig",
+    "Refusal",
+    "Request",
+    "Route",
+    "Server",
+    "ServerStatistics",
+    "ShutdownConfig",
+    "User",
+    "anyone",
+    "serve",
+]

@@ -1,0 +1,214 @@
+"""What an embedder writes: an application, its routes, their handlers and hooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+
+import attrs
+
+from protocol import codec, raw
+from trioserver.auth import Authenticator, Owner
+from trioserver.engine.memory import MemoryEngine
+from trioserver.handlers import Handler, make_handler
+
+if TYPE_CHECKING:
+    from trioserver.connection import Connection
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+Permission: TypeAlias = "Callable[[Connection, str], bool | Awaitable[bool]]"
+"""Whether a client may subscribe, or publish, to a topic; a plain or an async function."""
+
+Hook: TypeAlias = "Callable[[Connection], Awaitable[None] | None]"
+
+_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def _no_one(connection: Connection, topic: str) -> bool:
+    return False
+
+
+class Route:
+    """A path that WebSockets connect to, and what happens there. Made by `Application.route`."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        auth: Authenticator,
+        owner: Owner | None,
+        greeting: str | None,
+        auth_aliases: Iterable[str],
+        allow_query_token: bool,
+        supersede: bool,
+    ) -> None:
+        self.path = path
+        self.auth = auth
+        self.owner = owner
+        self.greeting = greeting
+        self.auth_aliases = frozenset(auth_aliases)
+        self.allow_query_token = allow_query_token
+        self.supersede = supersede
+        self.handlers: dict[str, Handler] = {}
+        self.may_subscribe: Permission = _no_one
+        self.may_publish: Permission = _no_one
+        self.ready_hook: Hook | None = None
+        self.close_hook: Hook | None = None
+        self._pattern = _compile(path)
+        for alias in self.auth_aliases:
+            if not codec.is_type_name(alias):
+                raise ValueError(f"auth_aliases: {alias!r} is no message type")
+
+    def __repr__(self) -> str:
+        return f"Route({self.path!r})"
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """The path parameters, None where the path is another's."""
+        match = self._pattern.fullmatch(path)
+        return None if match is None else match.groupdict()
+
+    def on(self, type: str) -> Callable[[_Function], _Function]:
+        """Register the handler for messages of a ``type``. The kind of function says how it runs.
+
+        `def` runs inline and must not block; `async def` runs in the message loop, one after the
+        other; `async def` with `yield` is a stream. It takes the connection and, if it wants it,
+        the payload, whose annotation says what it must look like. What it returns is the reply.
+
+        Raises `ValueError` where the name is taken or reserved, `TypeError` where the function
+        does not fit.
+        """
+
+        def register(function: _Function) -> _Function:
+            if type in self.handlers:
+                raise ValueError(f"{self.path} has a handler for {type!r} already")
+            self.handlers[type] = make_handler(type, function)
+            return function
+
+        return register
+
+    def on_ready(self, function: _Function) -> _Function:
+        """Called with each connection after its `ready`, before any of its messages is handled.
+
+        Raising `protocol.Refusal` closes the connection with that code, anything else with
+        ``internal_error``.
+        """
+        self.ready_hook = function
+        return function
+
+    def on_close(self, function: _Function) -> _Function:
+        """Called with each connection that was ready, when it has ended. Nothing can be sent."""
+        self.close_hook = function
+        return function
+
+    def allow_subscribe(self, function: _Function) -> _Function:
+        """Says which topics a client may subscribe to; without it, none."""
+        self.may_subscribe = function
+        return function
+
+    def allow_publish(self, function: _Function) -> _Function:
+        """Says which topics a client may publish to; without it, none."""
+        self.may_publish = function
+        return function
+
+
+@attrs.frozen
+class Match:
+    """A route and the path parameters it was reached with."""
+
+    route: Route
+    resource: Mapping[str, str]
+
+
+class Application:
+    """Routes that share an authenticator, and topics.
+
+    ``auth``: who is on the other end, unless a route says otherwise. One application may be served
+    by several servers in one process; they share its topics.
+    """
+
+    def __init__(self, *, auth: Authenticator | None = None) -> None:
+        self.auth = auth
+        self.routes: list[Route] = []
+        self.engine = MemoryEngine()
+
+    def route(
+        self,
+        path: str,
+        *,
+        owner: Owner | None = None,
+        auth: Authenticator | None = None,
+        greeting: str | None = None,
+        auth_aliases: Iterable[str] = (),
+        allow_query_token: bool = False,
+        supersede: bool = False,
+    ) -> Route:
+        """Add a route. ``path`` may have parameters: "/ws/conversations/{conversation_id}".
+
+        - ``owner``: whether the path's resource is the user's; required where it has parameters.
+        - ``auth``: in place of the application's.
+        - ``greeting``: a text for `hello`.
+        - ``auth_aliases``: other types that count as `auth`, for clients that are out there.
+        - ``allow_query_token``: take the token from ``?token=`` too. URLs are logged by proxies
+          and kept by browsers; turn it on for clients that can do nothing else.
+        - ``supersede``: a new connection of the same user to the same resource ends the old one.
+
+        Raises `ValueError` with what to change.
+        """
+        auth = auth or self.auth
+        if auth is None:
+            raise ValueError(
+                f"{path}: give the application or the route an authenticator: auth=..."
+            )
+        route = Route(
+            path,
+            auth=auth,
+            owner=owner,
+            greeting=greeting,
+            auth_aliases=auth_aliases,
+            allow_query_token=allow_query_token,
+            supersede=supersede,
+        )
+        if owner is None and _PARAMETER.search(path):
+            raise ValueError(
+                f"{path}: its resource needs an owner=..., an async function (user, resource) -> "
+                "bool; owner=anyone says that every authenticated user may connect"
+            )
+        if any(other.path == path for other in self.routes):
+            raise ValueError(f"{path}: there is a route with this path already")
+        self.routes.append(route)
+        return route
+
+    def match(self, path: str) -> Match | None:
+        """The first route, in order of registration, that the path fits."""
+        for route in self.routes:
+            resource = route.match(path)
+            if resource is not None:
+                return Match(route, resource)
+        return None
+
+    def publish(self, topic: str, data: Any) -> int:
+        """Send ``data`` to all subscribers of ``topic``; never waits for any. The event's offset.
+
+        Raises `TypeError` or `ValueError` for what JSON cannot express.
+        """
+        return self.engine.publish(topic, raw(data))
+
+
+async def anyone(user: Any, resource: Mapping[str, str]) -> bool:
+    """An owner check for resources that are every authenticated user's."""
+    return True
+
+
+def _compile(path: str) -> re.Pattern[str]:
+    if not path.startswith("/"):
+        raise ValueError(f"a route's path starts with '/': {path!r}")
+    names = _PARAMETER.findall(path)
+    if len(set(names)) != len(names) or re.search(r"[{}]", _PARAMETER.sub("", path)):
+        raise ValueError(f"{path!r}: parameters look like {{name}}, each name once")
+    parts = _PARAMETER.split(path)  # text and names in turn
+    pattern = "".join(
+        f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part) for index, part in enumerate(parts)
+    )
+    return re.compile(pattern)

@@ -1,0 +1,258 @@
+"""A connection, as handlers and hooks see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import structlog
+import trio
+from msgspec import UNSET
+
+from protocol import Id, Refusal, ServerSession, codec, milliseconds, raw
+from protocol.messages import Goaway, Message
+from trioserver.auth import User
+from trioserver.websocket.frames import MAX_HEADER
+from trioserver.websocket.outbox import OutboxClosed, OutboxFull
+from trioserver.websocket.request import Request
+from trioserver.websocket.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from trioserver.application import Application, Route
+
+ROOM_BYTES: Final = 64 * 1024
+"""Those who can wait, wait until no more than this is queued: the rest of the outbox is for those
+who cannot."""
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionStatistics:
+    """A snapshot. ``round_trip`` is in seconds, None until a pong has come."""
+
+    messages_received: int
+    messages_sent: int
+    bytes_received: int
+    bytes_sent: int
+    queued_bytes: int
+    subscriptions: int
+    in_flight: int
+    round_trip: float | None
+
+
+class Connection:
+    """An authenticated client. Handlers get it; nothing of an application sees it before READY.
+
+    ``id`` is unique and says nothing; ``resource`` are the route's path parameters; ``state`` is
+    for the application to keep things in; ``log`` is a structlog logger that knows whose it is.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        application: Application,
+        route: Route,
+        resource: Mapping[str, str],
+        request: Request,
+        session: ServerSession,
+        websocket: WebSocket,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.id = id
+        self.application = application
+        self.route = route
+        self.resource = resource
+        self.request = request
+        self.state: dict[str, Any] = {}
+        self.log = structlog.get_logger("trioserver").bind(connection_id=id, route=route.path)
+        self._user: User | None = None
+        self._session = session
+        self._websocket = websocket
+        self._wall_clock = wall_clock
+        self._topics: set[str] = set()
+        self._nursery: trio.Nursery | None = None
+        self._settled = trio.Event()  # ready, or ended
+        self._ended = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} on {self.route.path}>"
+
+    @property
+    def user(self) -> User:
+        """Who is on the other end; after a refresh, with the new token's claims."""
+        if self._user is None:
+            raise RuntimeError("nobody has been authenticated yet")
+        return self._user
+
+    # -------------------------------------------------------------------------- sending
+
+    async def send(self, type: str, data: Any = UNSET) -> None:
+        """Send a message; waits while a slow client has much queued.
+
+        Raises `trio.ClosedResourceError` when the connection has ended, `TypeError` or
+        `ValueError` for what JSON cannot express. Cancelling this sends nothing.
+        """
+        await trio.lowlevel.checkpoint()
+        await self._wait_for_room()
+        self.send_nowait(type, data)
+
+    def send_nowait(self, type: str, data: Any = UNSET) -> None:
+        """Send a message without waiting; a client that is too slow for it is closed.
+
+        Raises as `send`.
+        """
+        if self._session.close is not None:
+            raise trio.ClosedResourceError("the connection has ended")
+        message = Message(type=type, data=UNSET if data is UNSET else raw(data))
+        self._transmit(codec.encode(message))
+
+    def publish(self, topic: str, data: Any) -> int:
+        """Send ``data`` to all subscribers of ``topic``, this client included if it is one."""
+        return self.application.publish(topic, data)
+
+    def subscribe(self, topic: str) -> None:
+        """Let the client hear ``topic``; no permission is asked. A second time changes nothing.
+
+        Raises `protocol.Refusal` with ``too_many_in_flight`` beyond the limit of subscriptions.
+        """
+        if topic not in self._topics and self._session.close is None:
+            if len(self._topics) >= self._session.options.max_subscriptions:
+                raise Refusal("too_many_in_flight", "Too many subscriptions.")
+            self._topics.add(topic)
+            self.application.engine.subscribe(topic, self)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Let the client hear ``topic`` no more."""
+        self._topics.discard(topic)
+        self.application.engine.unsubscribe(topic, self)
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """What the client is subscribed to."""
+        return frozenset(self._topics)
+
+    def start_soon(self, async_function: Any, *args: Any) -> None:
+        """Run a task for as long as the connection lasts; what it raises ends the connection.
+
+        Raises `RuntimeError` outside of the connection's life.
+        """
+        if self._nursery is None:
+            raise RuntimeError("the connection is not running")
+        self._nursery.start_soon(async_function, *args)
+
+    def disconnect(self, code: str = "disconnected", message: str | None = None) -> None:
+        """End the connection with an error of `protocol.ERRORS`, or one of your own (1008)."""
+        self._fail(Refusal(code, message))
+
+    def statistics(self) -> ConnectionStatistics:
+        """What has gone through so far."""
+        websocket = self._websocket
+        return ConnectionStatistics(
+            messages_received=websocket.messages_received,
+            messages_sent=websocket.messages_sent,
+            bytes_received=websocket.bytes_received,
+            bytes_sent=websocket.outbox.bytes_sent,
+            queued_bytes=websocket.outbox.queued_bytes,
+            subscriptions=len(self._topics),
+            in_flight=len(self._session.in_flight),
+            round_trip=websocket.round_trip,
+        )
+
+    def hear(self, event: bytes) -> None:
+        """Take an encoded `event`; for the engine."""
+        if self._session.close is None:
+            try:
+                self._transmit(event)
+            except ValueError:
+                self._fail(Refusal("slow_consumer", "An event was larger than the outbox."))
+
+    # ------------------------------------------------------------- for the rest of the server
+
+    async def _wait_for_room(self) -> None:
+        await self._websocket.outbox.wait_below(ROOM_BYTES)
+
+    def _transmit(self, message: bytes) -> None:
+        """Queue a message of an open session; one too many ends it.
+
+        Raises `ValueError` for a message that is larger than the whole outbox.
+        """
+        try:
+            self._websocket.send_nowait(message)
+        except OutboxFull:
+            if len(message) + MAX_HEADER > self._websocket.outbox.max_bytes:
+                raise ValueError("the message is larger than the outbox") from None
+            self._fail(Refusal("slow_consumer"))
+        except OutboxClosed:
+            pass  # the reader is about to notice
+
+    def _refuse(self, refusal: Refusal, id: Id | None = None) -> None:
+        """Answer with an error."""
+        self._session.refuse(refusal, trio.current_time(), id=id)
+        self._flush()
+
+    def _fail(self, refusal: Refusal, id: Id | None = None) -> None:
+        """End the connection with an error."""
+        self._session.fail(refusal, id=id)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what the session wants sent; when it has ended, so has the connection."""
+        session, outbox = self._session, self._websocket.outbox
+        for message in session.outgoing:
+            if session.close is not None and session.close.reason == "slow_consumer":
+                outbox.discard()
+            try:
+                self._websocket.send_nowait(message, last=session.close is not None)
+            except OutboxFull:
+                outbox.discard()
+                session.fail(Refusal("slow_consumer"))  # one more for this very loop to send
+            except OutboxClosed:
+                break
+        session.outgoing.clear()
+        if session.close is not None:
+            self._ended.set()
+            self._settled.set()
+
+    def _go_away(self, reason: str, seconds: float) -> None:
+        """Tell the client that it will be closed, and when to come back."""
+        if self._session.close is None:
+            delay = milliseconds(seconds)
+            goaway = Goaway(reason=reason, deadline_ms=delay, reconnect_after_ms=delay)
+            self._transmit(codec.encode(goaway))
+
+    def _matches(
+        self,
+        user: str | None,
+        token_id: str | None,
+        resource: Mapping[str, str] | None,
+        connection: str | None,
+    ) -> bool:
+        """Whether everything that is given fits; None fits all."""
+        if connection is not None and connection != self.id:
+            return False
+        if resource is not None and not resource.items() <= self.resource.items():
+            return False
+        if user is None and token_id is None:
+            return True
+        known = self._user
+        if known is None:
+            return False
+        return (user is None or user == known.id) and (
+            token_id is None or token_id == known.token_id
+        )
+
+    def _is_same_place(self, other: Connection) -> bool:
+        """Whether the same user is connected to the same resource of the same route."""
+        return (
+            self.route is other.route
+            and self.resource == other.resource
+            and self.user.id == other.user.id
+        )
+
+    def _release(self) -> None:
+        """Leave nothing behind: called once, at the end."""
+        for topic in self._topics:
+            self.application.engine.unsubscribe(topic, self)
+        self._topics.clear()
+        self._nursery = None

@@ -1,0 +1,269 @@
+"""What happens with a message: inline, in the message loop, or as a stream of its own.
+
+Order of arrival is kept: while anything runs or waits in the loop, whatever arrives waits behind
+it; only `ping`, `pong` and `cancel` do not.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import deque
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import trio
+
+from protocol import Id, Refusal, codec, raw
+from protocol.messages import (
+    Ack,
+    Cancel,
+    Chunk,
+    End,
+    Message,
+    Ping,
+    Pong,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+)
+from trioserver.config import HandlerConfig, LimitsConfig
+from trioserver.connection import Connection
+from trioserver.handlers import Handler, Kind, call, unwrap
+
+_Job: TypeAlias = "Message | Subscribe | Unsubscribe | Publish"
+
+
+class Dispatcher:
+    """The messages of one connection that is ready. `dispatch` takes them, `run` is the loop."""
+
+    def __init__(
+        self, connection: Connection, *, limits: LimitsConfig, handlers: HandlerConfig
+    ) -> None:
+        self._connection = connection
+        self._session = connection._session
+        self._websocket = connection._websocket
+        self._limits = limits
+        self._timeouts = handlers
+        self._queue: deque[_Job] = deque()
+        self._wake = trio.Event()
+        self._busy = True  # until `run` has called the hook, everything waits
+        self._streams: dict[Id, trio.CancelScope] = {}
+        self._running_streams = 0
+        self._cancelled_early: set[Id] = set()
+
+    # -------------------------------------------------------------------------- arriving
+
+    def dispatch(self, message: Any) -> None:
+        """Take a message of the session. Never waits, raises nothing that a peer can cause."""
+        match message:
+            case Ping():
+                self._session.pong(message, self._connection._wall_clock())
+                self._connection._flush()
+            case Pong():
+                pass  # that it came is what it says
+            case Cancel():
+                self._cancel(message.id)
+            case _:
+                self._take(message)
+
+    def _take(self, job: _Job) -> None:
+        handler = None
+        if isinstance(job, Message):
+            handler = self._connection.route.handlers.get(job.type)
+            if handler is None:
+                self._refuse_unknown(job)
+                return
+            if handler.kind is Kind.INLINE and not self._busy:
+                self._run_inline(handler, job)
+                return
+            if handler.kind is Kind.STREAM and job.id is None:
+                self._connection._refuse(Refusal("invalid_payload", "A stream needs an `id`."))
+                return
+        try:
+            self._session.begin(job.id)
+        except Refusal as refusal:
+            self._connection._refuse(refusal, job.id)
+            return
+        if handler is not None and handler.kind is Kind.STREAM and not self._busy:
+            self._start_stream(handler, job)
+            return
+        self._queue.append(job)
+        self._wake.set()
+        if len(self._queue) >= self._limits.queue:
+            self._websocket.pause()
+
+    def _refuse_unknown(self, message: Message) -> None:
+        known = codec.is_type_name(message.type)
+        code = "unknown_type" if known else "bad_message"
+        text = None if known else "`type` must be 1-64 of a-z 0-9 _ . : -"
+        self._connection._refuse(Refusal(code, text), message.id)
+
+    def _run_inline(self, handler: Handler, message: Message) -> None:
+        try:
+            result = handler.function(self._connection, *handler.arguments(message))
+            self._acknowledge(message.id, result)
+        except Exception as error:
+            self._refuse_for(error, message)
+
+    # -------------------------------------------------------------------------- the loop
+
+    async def run(self) -> None:
+        """Call the hook, then work off the queue, one after the other, in order of arrival."""
+        await self._call_ready_hook()
+        while True:
+            if not self._queue:
+                self._busy = False
+                self._wake = trio.Event()
+                await self._wake.wait()
+            self._busy = True
+            job = self._queue.popleft()
+            if self._websocket.paused and len(self._queue) <= self._limits.queue // 2:
+                self._websocket.resume()
+            await self._run(job)
+
+    async def _call_ready_hook(self) -> None:
+        hook = self._connection.route.ready_hook
+        if hook is None:
+            return
+        try:
+            with trio.fail_after(self._timeouts.timeout):
+                await call(hook, self._connection)
+        except Exception as error:
+            self._connection._fail(self._refusal_for(error, "on_ready"))
+
+    async def _run(self, job: _Job) -> None:
+        handler = None
+        if isinstance(job, Message):
+            handler = self._connection.route.handlers[job.type]
+            if handler.kind is Kind.STREAM:
+                self._start_stream(handler, job)
+                return
+        try:
+            with trio.fail_after(self._timeouts.timeout):
+                if handler is not None:
+                    arguments = handler.arguments(job)
+                    result = await call(handler.function, self._connection, *arguments)
+                else:
+                    result = await self._run_topics(job)
+            self._session.finish(job.id)
+            self._acknowledge(job.id, result)
+        except Exception as error:
+            self._session.finish(job.id)
+            self._refuse_for(error, job)
+
+    async def _run_topics(self, job: Any) -> Any:
+        connection, route = self._connection, self._connection.route
+        match job:
+            case Publish():
+                if not await call(route.may_publish, connection, job.topic):
+                    raise Refusal("forbidden", "Publishing to this topic is not allowed.")
+                return {"offset": connection.publish(job.topic, job.data)}
+            case Subscribe():
+                topics = _topics(job)
+                for topic in topics:
+                    if not await call(route.may_subscribe, connection, topic):
+                        raise Refusal("forbidden", "Subscribing to this topic is not allowed.")
+                self._check_room_for(topics)
+                for topic in topics:
+                    connection.subscribe(topic)
+            case Unsubscribe():
+                for topic in _topics(job):
+                    connection.unsubscribe(topic)
+        return None
+
+    def _check_room_for(self, topics: tuple[str, ...]) -> None:
+        """All of the topics or none: half a subscription would be told by no answer."""
+        if len(self._connection.topics.union(topics)) > self._limits.subscriptions:
+            raise Refusal("too_many_in_flight", "Too many subscriptions.")
+
+    # -------------------------------------------------------------------------- streams
+
+    def _start_stream(self, handler: Handler, message: Message) -> None:
+        id, connection = message.id, self._connection
+        assert id is not None
+        if id in self._cancelled_early:
+            self._end_stream(id, End(id=id, cancelled=True))
+        elif self._running_streams >= self._limits.streams:
+            self._session.finish(id)
+            connection._refuse(Refusal("too_many_in_flight", "Too many streams."), id)
+        else:
+            self._streams[id] = trio.CancelScope()
+            self._running_streams += 1
+            connection.start_soon(self._stream, handler, message, id)
+
+    async def _stream(self, handler: Handler, message: Message, id: Id) -> None:
+        scope = self._streams[id]
+        try:
+            with scope:
+                await self._send_chunks(handler, message, id)
+            self._end_stream(id, End(id=id, cancelled=scope.cancelled_caught))
+        except Exception as error:
+            self._session.finish(id)
+            self._refuse_for(error, message)
+        finally:
+            del self._streams[id]
+            self._running_streams -= 1
+
+    async def _send_chunks(self, handler: Handler, message: Message, id: Id) -> None:
+        values = handler.function(self._connection, *handler.arguments(message))
+        seq = 0
+        async with aclosing(values):
+            while True:
+                await self._connection._wait_for_room()
+                try:
+                    with trio.fail_after(self._timeouts.chunk_timeout):
+                        value = await anext(values)
+                except StopAsyncIteration:
+                    return
+                if self._session.close is not None:
+                    return
+                self._connection._transmit(codec.encode(Chunk(id=id, seq=seq, data=raw(value))))
+                seq += 1
+
+    def _end_stream(self, id: Id, end: End) -> None:
+        self._cancelled_early.discard(id)
+        self._session.finish(id)
+        if self._session.close is None:
+            self._connection._transmit(codec.encode(end))
+
+    def _cancel(self, id: Id) -> None:
+        """End a stream, also one that still waits; an id that is no stream's is left be."""
+        if id in self._streams:
+            self._streams[id].cancel()
+        elif any(job.id == id and self._is_stream(job) for job in self._queue):
+            self._cancelled_early.add(id)
+
+    def _is_stream(self, job: _Job) -> bool:
+        handlers = self._connection.route.handlers
+        return isinstance(job, Message) and handlers[job.type].kind is Kind.STREAM
+
+    # -------------------------------------------------------------------------- answering
+
+    def _acknowledge(self, id: Id | None, result: Any) -> None:
+        if id is not None and self._session.close is None:
+            ack = Ack(id=id) if result is None else Ack(id=id, data=raw(result))
+            self._connection._transmit(codec.encode(ack))
+
+    def _refuse_for(self, error: Exception, job: _Job) -> None:
+        name = job.type if isinstance(job, Message) else type(job).__name__.lower()
+        self._connection._refuse(self._refusal_for(error, name), job.id)
+
+    def _refusal_for(self, error: Exception, name: str) -> Refusal:
+        """What the peer is told; what it is not told goes to the log."""
+        error = unwrap(error)
+        if isinstance(error, Refusal):
+            return error
+        if isinstance(error, trio.TooSlowError):
+            self._connection.log.warning("handler_too_slow", handler=name)
+            return Refusal("unavailable", "This took too long; try again later.")
+        self._connection.log.error(
+            "handler_failed", handler=name, traceback="".join(traceback.format_exception(error))
+        )
+        return Refusal("internal_error")
+
+
+def _topics(job: Subscribe | Unsubscribe) -> tuple[str, ...]:
+    topics = job.topics or job.events
+    if not topics:
+        raise Refusal("invalid_payload", "`topics` is missing.")
+    return topics

@@ -1,0 +1,111 @@
+"""Handlers: the kind of function says how it runs, its annotation what it takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final
+
+import attrs
+import msgspec
+
+from protocol import codec
+from protocol.messages import RESERVED_TYPES, Message
+
+_MAX_PARAMETERS: Final = 2  # the connection, and the payload where one is wanted
+
+
+class Kind(Enum):
+    """How a handler runs."""
+
+    INLINE = "inline"
+    """`def`: where the message was decoded; it must not block."""
+    LOOP = "loop"
+    """`async def`: in the connection's message loop, in order of arrival."""
+    STREAM = "stream"
+    """`async def` with `yield`: as a task of its own."""
+
+
+@attrs.frozen
+class Handler:
+    """What happens on a message of one ``type``."""
+
+    type: str
+    kind: Kind
+    function: Callable[..., Any]
+    takes_payload: bool
+    decoder: msgspec.json.Decoder[Any] | None = attrs.field(default=None, repr=False)
+
+    def arguments(self, message: Message) -> tuple[Any, ...]:
+        """The payload, decoded, where the function takes one. Raises `protocol.Refusal`."""
+        if self.decoder is None:
+            return ()
+        return (codec.decode_payload(self.decoder, message),)
+
+
+def make_handler(type: str, function: Callable[..., Any]) -> Handler:
+    """Look at a function and make a handler of it.
+
+    Raises `ValueError` or `TypeError`, with the function's name and what to change.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    if not codec.is_type_name(type):
+        raise ValueError(f"{type!r} is no message type: 1-64 of a-z 0-9 _ . : - are")
+    if type in RESERVED_TYPES:
+        raise ValueError(f"{type!r} is a message type of the protocol's own; choose another")
+    parameters = list(inspect.signature(function).parameters.values())
+    if not 1 <= len(parameters) <= _MAX_PARAMETERS:
+        raise TypeError(f"{name} must take the connection, and the payload if it wants it")
+    if len(parameters) == 1:
+        return Handler(type, _kind_of(function), function, takes_payload=False)
+    payload = _payload_type(function, parameters[1])
+    try:
+        decoder = codec.payload_decoder(payload)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name} takes {payload!r}, which JSON cannot be read into: {error}"
+        ) from None
+    return Handler(type, _kind_of(function), function, takes_payload=True, decoder=decoder)
+
+
+def _kind_of(function: Callable[..., Any]) -> Kind:
+    if inspect.isasyncgenfunction(function):
+        return Kind.STREAM
+    if inspect.iscoroutinefunction(function):
+        return Kind.LOOP
+    return Kind.INLINE
+
+
+def _payload_type(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """The annotation, resolved also where it is text; plain JSON types where there is none.
+
+    Only this one is resolved: others may name what exists for type checkers alone.
+    """
+    annotation = parameter.annotation
+    if annotation is inspect.Parameter.empty:
+        return Any
+    if not isinstance(annotation, str):
+        return annotation
+    target = inspect.unwrap(function)
+    scope = dict(inspect.getclosurevars(target).nonlocals) if inspect.isfunction(target) else {}
+    try:
+        return eval(annotation, getattr(target, "__globals__", {}), scope)
+    except NameError:
+        raise TypeError(
+            f"{target.__qualname__}: the type {annotation!r} of its payload is not known where the "
+            "handler is registered; define it at the top of the module"
+        ) from None
+
+
+def unwrap(error: Exception) -> Exception:
+    """The one exception inside of groups of one, which nurseries make; else the same."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a plain or an async function alike."""
+    result = function(*arguments)
+    return await result if inspect.isawaitable(result) else result

@@ -1,0 +1,75 @@
+"""The stream that trio-websocket sees: handshake and control frames, never data.
+
+trio-websocket keeps what it is good at, through its public API: the opening handshake, answering
+Ping, the closing handshake. Data frames go around it.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from trioserver.websocket.outbox import Outbox, OutboxClosed
+
+
+class ControlStream(trio.abc.Stream):
+    """Bytes put in with `feed` come out of `receive_some`; what is sent goes to the outbox."""
+
+    def __init__(self, head: bytes, outbox: Outbox) -> None:
+        self.closed = trio.Event()
+        self._outbox = outbox
+        self._incoming = head
+        self._fed = trio.Event()
+        self._fed.set()
+        self._taken = trio.Event()
+
+    async def feed(self, data: bytes) -> None:
+        """Pass bytes on, and wait until they have been dealt with.
+
+        Control frames are a barrier: what came behind a Ping is not looked at before its Pong is
+        on its way. Returns at once when the stream is closed.
+        """
+        if not self.closed.is_set():
+            self._taken = trio.Event()
+            self._incoming += data
+            self._fed.set()
+            await self._taken.wait()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Bytes that were fed. Raises `trio.ClosedResourceError` after `close`."""
+        if not self._incoming:
+            self._taken.set()
+            if not self.closed.is_set():
+                self._fed = trio.Event()
+            await self._fed.wait()
+        if self.closed.is_set():
+            raise trio.ClosedResourceError
+        if max_bytes is None:
+            max_bytes = len(self._incoming)
+        data, self._incoming = self._incoming[:max_bytes], self._incoming[max_bytes:]
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send the answer to the handshake, or a control frame; wait until it has been written.
+
+        Raises `trio.BrokenResourceError` when the transport has ended.
+        """
+        try:
+            self._outbox.put_control_nowait(bytes(data))
+            await self._outbox.flush()
+        except OutboxClosed:
+            raise trio.BrokenResourceError from None
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """The outbox takes control frames at any time."""
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        """trio-websocket is done with the connection; the transport is closed by its owner."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Nothing comes any more, nor is waited for."""
+        self.closed.set()
+        self._taken.set()
+        self._fed.set()

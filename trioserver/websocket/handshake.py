@@ -1,0 +1,216 @@
+"""The opening handshake: the head of a request is read once, judged, and answered or handed on.
+
+RFC 6455, section 4.2. What is refused is refused with a plain HTTP response, before any
+WebSocket exists.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import parse_qsl, unquote
+
+import attrs
+import h11
+import trio
+
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_RECEIVE_BYTES: Final = 16 * 1024
+_LINGER: Final = 1.0  # seconds; closing on unread input would reset the response away
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+
+
+class BadHead(Exception):
+    """The request is answered with this HTTP status; ``reason`` says what to do about it."""
+
+    def __init__(self, status: int, reason: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+
+
+class PeerLeft(Exception):
+    """The peer left before the head of its request was complete."""
+
+
+@attrs.frozen(kw_only=True)
+class Head:
+    """A request's head. ``rest`` is what came behind it; ``headers`` keeps every value."""
+
+    method: str
+    target: str = attrs.field(repr=False)
+    headers: Mapping[str, tuple[str, ...]] = attrs.field(repr=False)
+    rest: bytes = attrs.field(default=b"", repr=False)
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded."""
+        return unquote(self.target.partition("?")[0])
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query, the first value of each name."""
+        pairs = parse_qsl(self.target.partition("?")[2], keep_blank_values=True)
+        return dict(reversed(pairs))
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, named in lower case."""
+        values = self.headers.get(name)
+        return values[0] if values else None
+
+    def tokens(self, name: str) -> list[str]:
+        """A comma-separated header's elements, over all its lines."""
+        return [
+            token
+            for line in self.headers.get(name, ())
+            for token in map(str.strip, line.split(","))
+        ]
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Whether this asks for a WebSocket, well or badly."""
+        return any(token.lower() == "websocket" for token in self.tokens("upgrade"))
+
+
+async def read_head(stream: trio.abc.ReceiveStream, *, max_bytes: int) -> Head:
+    """Read up to the end of the head. Raises `BadHead`, `PeerLeft`.
+
+    Linear in the input however slowly it comes. Cancelling this loses what was read.
+    """
+    buffer = bytearray()
+    while True:
+        searched = max(0, len(buffer) - len(_END_OF_HEAD))
+        data = await _receive(stream)
+        buffer += data
+        end = buffer.find(_END_OF_HEAD, searched)
+        if end >= 0:
+            break
+        if len(buffer) > max_bytes:
+            raise BadHead(431, "The head of the request is too large.")
+    end += len(_END_OF_HEAD)
+    if end > max_bytes:
+        raise BadHead(431, "The head of the request is too large.")
+    return _parse(bytes(buffer[:end]), bytes(buffer[end:]))
+
+
+async def _receive(stream: trio.abc.ReceiveStream) -> bytes:
+    try:
+        data = await stream.receive_some(_RECEIVE_BYTES)
+    except trio.BrokenResourceError:
+        data = b""
+    if not data:
+        raise PeerLeft
+    return bytes(data)
+
+
+def _parse(head: bytes, rest: bytes) -> Head:
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)
+    try:
+        parser.receive_data(head)
+        event = parser.next_event()
+    except h11.RemoteProtocolError as error:
+        raise BadHead(error.error_status_hint, "This is not a request of HTTP/1.1.") from None
+    if not isinstance(event, h11.Request):
+        raise BadHead(400, "This is not a request of HTTP/1.1.")
+    headers: dict[str, tuple[str, ...]] = {}
+    for name, value in event.headers:
+        key = name.decode("ascii")
+        headers[key] = (*headers.get(key, ()), value.decode("latin-1"))
+    return Head(
+        method=event.method.decode("ascii"),
+        target=event.target.decode("ascii", "replace"),
+        headers=headers,
+        rest=rest,
+    )
+
+
+def check_upgrade(head: Head) -> None:
+    """Raise `BadHead` unless this is a good opening handshake (section 4.2.1)."""
+    if not head.is_upgrade:
+        raise BadHead(
+            426,
+            "This address speaks WebSocket. Connect with a WebSocket client, to ws:// or wss://.",
+            [("Upgrade", "websocket"), ("Connection", "Upgrade")],
+        )
+    if head.method != "GET":
+        raise BadHead(405, "A WebSocket is opened with GET.", [("Allow", "GET")])
+    if len(head.headers["upgrade"]) > 1 or len(head.headers.get("host", ())) != 1:
+        raise BadHead(400, "There must be one Host and one Upgrade header.")
+    if not any(token.lower() == "upgrade" for token in head.tokens("connection")):
+        raise BadHead(400, "The header 'Connection: Upgrade' is missing. Does a proxy remove it?")
+    if "content-length" in head.headers or "transfer-encoding" in head.headers:
+        raise BadHead(400, "An opening handshake has no body.")
+    if head.headers.get("sec-websocket-version") != ("13",):
+        raise BadHead(
+            426, "The version of WebSocket spoken here is 13.", [("Sec-WebSocket-Version", "13")]
+        )
+    key = head.headers.get("sec-websocket-key", ())
+    if len(key) != 1 or not _is_key(key[0]):
+        raise BadHead(400, "There must be one good Sec-WebSocket-Key header.")
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def canonical_head(head: Head) -> bytes:
+    """The handshake as trio-websocket gets to see it: what was judged, and nothing else.
+
+    No extension is offered to it, and nothing that a peer can choose reaches its parser but the
+    key and the subprotocols' names.
+    """
+    lines = [
+        "GET / HTTP/1.1",
+        "Host: localhost",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {head.headers['sec-websocket-key'][0]}",
+    ]
+    if protocols := subprotocols(head):
+        lines.append(f"Sec-WebSocket-Protocol: {', '.join(protocols)}")
+    return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+def subprotocols(head: Head) -> tuple[str, ...]:
+    """The subprotocols on offer that are well-formed."""
+    return tuple(filter(_TOKEN.fullmatch, head.tokens("sec-websocket-protocol")))
+
+
+async def refuse(stream: trio.abc.Stream, refused: BadHead) -> None:
+    """Answer with a refusal and close. Returns within a second or two, whatever the peer does."""
+    body = (refused.reason + "\n").encode()
+    headers = [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),
+        *(pair for pair in refused.headers if pair[0] != "Connection"),
+    ]
+    parser = h11.Connection(h11.SERVER)
+    response = h11.Response(
+        status_code=refused.status, headers=headers, reason=HTTPStatus(refused.status).phrase
+    )
+    answer = (parser.send(response) or b"") + body
+    with trio.move_on_after(_LINGER):
+        try:
+            await stream.send_all(answer)
+            await linger(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+
+async def linger(stream: trio.abc.Stream) -> None:
+    """Say that nothing more comes, then read until the peer says the same."""
+    if isinstance(stream, trio.abc.HalfCloseableStream):
+        await stream.send_eof()
+    while await stream.receive_some(_RECEIVE_BYTES):
+        pass

@@ -1,0 +1,269 @@
+"""One accepted WebSocket: batches of messages in, frames out.
+
+The seam between the connection and the data plane: what is behind it can be replaced. Messages
+are pushed to a `Receiver`, a batch for each read, so that a handler that cannot block runs where
+its message was decoded, with no task switch.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+import attrs
+import trio
+import trio_websocket
+
+from protocol import SUBPROTOCOL
+from trioserver.websocket.control import ControlStream
+from trioserver.websocket.frames import (
+    Control,
+    FrameDecoder,
+    Item,
+    Opcode,
+    Violation,
+    encode_frame,
+)
+from trioserver.websocket.handshake import Head, canonical_head, subprotocols
+from trioserver.websocket.outbox import Outbox
+
+_RECEIVE_BYTES: Final = 64 * 1024
+
+_NO_STATUS: Final = 1005
+_ABNORMAL: Final = 1006
+"""RFC 6455, section 7.4.1: what is recorded where no Close frame, or none with a code, came."""
+
+_CLOSE_TIMEOUT_WHEN_LOST: Final = 1.0
+"""Seconds for the closing handshake where the peer's Close frame could not be told from noise."""
+
+
+class Receiver(Protocol):
+    """What happens on a WebSocket. Plain functions: they must not block."""
+
+    def received(self, messages: list[bytes]) -> None:
+        """Text messages, known to be UTF-8, in the order of the wire; all that one read gave."""
+
+    def failed(self, code: str) -> None:
+        """The peer broke a rule, or reads too slowly: ``code`` is a row of `protocol.errors`.
+
+        Called once at the most; no message follows.
+        """
+
+    def left(self) -> None:
+        """The peer has closed or vanished; ``peer_close`` says which. Called once, at the end."""
+
+
+@attrs.frozen
+class PeerClose:
+    """How the peer ended it: code and reason of its Close frame, 1006 where none came."""
+
+    code: int
+    reason: str
+
+
+class WebSocket:
+    """A WebSocket on ``stream``; `accept` first, then `start`, `close` at the end.
+
+    ``max_message_bytes`` may be changed at any time. All times are Trio's clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        max_message_bytes: int,
+        outbox_bytes: int,
+        outbox_age: float,
+    ) -> None:
+        self.peer_close: PeerClose | None = None
+        self.subprotocol: str | None = None
+        self.bytes_received = 0
+        self.messages_received = 0
+        self.messages_sent = 0
+        self.last_received = trio.current_time()
+        self.round_trip: float | None = None
+        self.outbox = Outbox(
+            stream, max_bytes=outbox_bytes, max_age=outbox_age, on_overdue=self._fail_slow
+        )
+        self._stream = stream
+        self._decoder = FrameDecoder(masked=True, max_message_bytes=max_message_bytes)
+        self._rest = b""
+        self._receiver: Receiver | None = None
+        self._resumed: trio.Event | None = None
+        self._paused_at = 0.0
+        self._closing = False
+        self._failed = False
+        self._pinged: tuple[bytes, float] | None = None
+
+    # -------------------------------------------------------------------------- opening
+
+    async def accept(self, nursery: trio.Nursery, head: Head) -> None:
+        """Answer the opening handshake; tasks of this WebSocket run in ``nursery``.
+
+        Raises `trio.BrokenResourceError` when the peer has gone.
+        """
+        self._rest = head.rest
+        self._control = ControlStream(canonical_head(head), self.outbox)
+        nursery.start_soon(self.outbox.run)
+        request = await trio_websocket.wrap_server_stream(nursery, self._control)
+        offered = SUBPROTOCOL in subprotocols(head)
+        self.subprotocol = SUBPROTOCOL if offered else None
+        try:
+            self._websocket = await request.accept(subprotocol=self.subprotocol)
+        except trio_websocket.ConnectionClosed:
+            raise trio.BrokenResourceError("the peer has left") from None
+
+    def start(self, nursery: trio.Nursery, receiver: Receiver) -> None:
+        """Read from now on, and tell ``receiver``."""
+        self._receiver = receiver
+        nursery.start_soon(self._read)
+
+    # -------------------------------------------------------------------------- sending
+
+    def send_nowait(self, message: bytes, *, last: bool = False) -> None:
+        """Queue a text message; the ``last`` one is taken also when the outbox is full.
+
+        Raises `OutboxFull`, `OutboxClosed`.
+        """
+        self.outbox.put_nowait(encode_frame(Opcode.TEXT, message), last=last)
+        self.messages_sent += 1
+
+    def ping_nowait(self, payload: bytes) -> None:
+        """Send a Ping ahead of all data; its Pong sets ``round_trip``. Raises `OutboxClosed`."""
+        self._pinged = (payload, trio.current_time())
+        self.outbox.put_control_nowait(encode_frame(Opcode.PING, payload))
+
+    def ping_message_nowait(self, message: bytes) -> None:
+        """Send a text message as a Ping is sent: ahead of all data. Raises `OutboxClosed`."""
+        self.outbox.put_control_nowait(encode_frame(Opcode.TEXT, message))
+        self.messages_sent += 1
+
+    # -------------------------------------------------------------------------- receiving
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The size of a message beyond which `Receiver.failed` says ``message_too_big``."""
+        return self._decoder.max_message_bytes
+
+    @max_message_bytes.setter
+    def max_message_bytes(self, value: int) -> None:
+        self._decoder.max_message_bytes = value
+
+    @property
+    def paused(self) -> bool:
+        """Whether reading is paused: then a silent peer may only be a peer that is not heard."""
+        return self._resumed is not None
+
+    def pause(self) -> None:
+        """Read no more until `resume`; what one read gave is still delivered."""
+        if self._resumed is None:
+            self._resumed = trio.Event()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
+            self.last_received = trio.current_time()
+
+    async def _read(self) -> None:
+        assert self._receiver is not None
+        data = self._rest or await self._receive()
+        self._rest = b""
+        while data:
+            self.bytes_received += len(data)
+            self.last_received = trio.current_time()
+            await self._deliver(self._decoder.receive(data))
+            if self._control.closed.is_set():
+                break
+            if self._resumed is not None and not self._closing:
+                await self._resumed.wait()
+            data = await self._receive()
+        self._control.close()
+        self._leave(PeerClose(_ABNORMAL, ""))
+
+    async def _receive(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(_RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
+
+    async def _deliver(self, items: list[Item]) -> None:
+        """Messages in batches; a control frame in between is dealt with before what is behind."""
+        batch: list[bytes] = []
+        for item in items:
+            if isinstance(item, bytes):
+                batch.append(item)
+                continue
+            self._deliver_batch(batch)
+            batch = []
+            if isinstance(item, Violation):
+                self._fail(item.code)
+            else:
+                await self._take_control(item)
+        self._deliver_batch(batch)
+
+    def _deliver_batch(self, batch: list[bytes]) -> None:
+        if batch and not self._closing and not self._failed:
+            assert self._receiver is not None
+            self.messages_received += len(batch)
+            self._receiver.received(batch)
+
+    async def _take_control(self, control: Control) -> None:
+        if control.opcode is Opcode.CLOSE:
+            self._decoder.drop_data()
+            self._leave(_parse_close(control.payload))
+        elif self._closing or self._failed:
+            return  # after our Close, only the peer's is of interest
+        elif control.opcode is Opcode.PONG:
+            self._take_pong(control.payload)
+        await self._control.feed(control.raw)
+
+    def _take_pong(self, payload: bytes) -> None:
+        if self._pinged is not None and payload == self._pinged[0]:
+            self.round_trip = trio.current_time() - self._pinged[1]
+            self._pinged = None
+
+    def _leave(self, how: PeerClose) -> None:
+        if self.peer_close is None:
+            self.peer_close = how
+            if self._receiver is not None:
+                self._receiver.left()
+
+    def _fail(self, code: str) -> None:
+        if not self._failed and not self._closing and self._receiver is not None:
+            self._failed = True
+            self._decoder.drop_data()
+            self._receiver.failed(code)
+
+    def _fail_slow(self) -> None:
+        self._fail("slow_consumer")
+
+    # -------------------------------------------------------------------------- closing
+
+    async def close(self, code: int, reason: str, *, timeout: float) -> None:
+        """Send what is queued, then a Close frame; wait for the peer's; close the transport.
+
+        Returns within ``timeout`` seconds, whatever the peer does, and also when cancelled; then
+        the transport is closed without ceremony. May be called when the peer has left.
+        """
+        self._closing = True
+        self.resume()
+        if self._decoder.lost:
+            timeout = min(timeout, _CLOSE_TIMEOUT_WHEN_LOST)
+        try:
+            with trio.move_on_after(timeout):
+                if self.peer_close is None:
+                    await self._websocket.aclose(code, reason)
+                await self._control.closed.wait()
+        finally:
+            await trio.aclose_forcefully(self._stream)
+
+
+def _parse_close(payload: bytes) -> PeerClose:
+    """Section 5.5.1; what is malformed counts as an abnormal end."""
+    if not payload:
+        return PeerClose(_NO_STATUS, "")
+    try:
+        return PeerClose(int.from_bytes(payload[:2], "big"), payload[2:].decode())
+    except UnicodeDecodeError:
+        return PeerClose(_ABNORMAL, "")

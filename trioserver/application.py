@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import attrs
@@ -23,6 +24,9 @@ Permission: TypeAlias = "Callable[[Connection, str], bool | Awaitable[bool]]"
 
 Hook: TypeAlias = "Callable[[Connection], Awaitable[None] | None]"
 
+Lifespan: TypeAlias = "Callable[[Application], AbstractAsyncContextManager[None]]"
+"""What `contextlib.asynccontextmanager` makes of a function that takes the application."""
+
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -35,6 +39,7 @@ class Route:
 
     def __init__(
         self,
+        application: Application,
         path: str,
         *,
         auth: Authenticator,
@@ -44,6 +49,7 @@ class Route:
         allow_query_token: bool,
         supersede: bool,
     ) -> None:
+        self.application = application
         self.path = path
         self.auth = auth
         self.owner = owner
@@ -122,16 +128,46 @@ class Match:
 
 
 class Application:
-    """Routes that share an authenticator, and topics.
+    """Routes that share an authenticator, topics, and services.
 
-    ``auth``: who is on the other end, unless a route says otherwise. One application may be served
-    by several servers in one process; they share its topics.
+    - ``auth``: who is on the other end, unless a route says otherwise.
+    - ``lifespan``: an async context manager that is given the application: what it opens is there
+      before the first connection and closed after the last. What handlers need of it goes into
+      ``state``, which they reach as ``connection.application.state``.
+
+    One application may be served by several servers in one process, each with its lifespan.
     """
 
-    def __init__(self, *, auth: Authenticator | None = None) -> None:
+    def __init__(
+        self, *, auth: Authenticator | None = None, lifespan: Lifespan | None = None
+    ) -> None:
         self.auth = auth
-        self.routes: list[Route] = []
+        self.lifespan = lifespan
+        self.state: dict[str, Any] = {}
         self.engine = MemoryEngine()
+        self._routes: list[Route] = []
+        self._included: list[Application] = []
+
+    @property
+    def routes(self) -> list[Route]:
+        """Its own, then those of the applications it includes."""
+        return [route for part in self.parts for route in part._routes]
+
+    @property
+    def parts(self) -> list[Application]:
+        """This application and all that it includes, each before its own parts."""
+        return [self, *(part for other in self._included for part in other.parts)]
+
+    def include(self, other: Application) -> None:
+        """Serve another application's routes too; it keeps its topics, services and lifespan.
+
+        Raises `ValueError` where both have a route with the same path.
+        """
+        taken = {route.path for route in self.routes}
+        for route in other.routes:
+            if route.path in taken:
+                raise ValueError(f"{route.path}: there is a route with this path already")
+        self._included.append(other)
 
     def route(
         self,
@@ -162,6 +198,7 @@ class Application:
                 f"{path}: give the application or the route an authenticator: auth=..."
             )
         route = Route(
+            self,
             path,
             auth=auth,
             owner=owner,
@@ -177,7 +214,7 @@ class Application:
             )
         if any(other.path == path for other in self.routes):
             raise ValueError(f"{path}: there is a route with this path already")
-        self.routes.append(route)
+        self._routes.append(route)
         return route
 
     def match(self, path: str) -> Match | None:

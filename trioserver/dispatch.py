@@ -88,6 +88,7 @@ class Dispatcher:
             self._start_stream(handler, job)
             return
         self._queue.append(job)
+        self._busy = True  # from now on, not from when the loop wakes up: nothing may overtake
         self._wake.set()
         if len(self._queue) >= self._limits.queue:
             self._websocket.pause()
@@ -115,7 +116,6 @@ class Dispatcher:
                 self._busy = False
                 self._wake = trio.Event()
                 await self._wake.wait()
-            self._busy = True
             job = self._queue.popleft()
             if self._websocket.paused and len(self._queue) <= self._limits.queue // 2:
                 self._websocket.resume()

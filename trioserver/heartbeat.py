@@ -7,6 +7,8 @@ messages for clients that cannot see those.
 from __future__ import annotations
 
 import itertools
+import math
+from contextlib import suppress
 
 import trio
 
@@ -20,22 +22,27 @@ from trioserver.websocket.outbox import OutboxClosed
 async def heartbeat(connection: Connection, config: HeartbeatConfig) -> None:
     """Ping until cancelled, or until the connection has ended with ``heartbeat_timeout``."""
     websocket = connection._websocket
-    for number in itertools.count(1):
-        await trio.sleep(config.interval)
-        pinged_at = trio.current_time()
-        try:
-            _ping(connection, number)
-        except OutboxClosed:
-            return
-        await trio.sleep(config.timeout)
+    numbers = itertools.count(1)
+    next_ping = trio.current_time() + config.interval
+    waiting_since = math.inf  # since which ping nothing has been heard
+    while True:
+        await trio.sleep_until(min(next_ping, waiting_since + config.timeout))
+        now = trio.current_time()
         # A peer that is not being read cannot be heard: its queue of messages is full.
-        if websocket.last_received < pinged_at and not websocket.paused:
+        if websocket.last_received >= waiting_since or websocket.paused:
+            waiting_since = math.inf
+        elif now >= waiting_since + config.timeout:
             connection._fail(Refusal("heartbeat_timeout"))
             return
+        if now >= next_ping:
+            _ping(connection, next(numbers))
+            waiting_since = min(waiting_since, now)
+            next_ping = now + config.interval
 
 
 def _ping(connection: Connection, number: int) -> None:
-    if connection._session.heartbeat == "frame":
-        connection._websocket.ping_nowait(number.to_bytes(4, "big"))
-    else:
-        connection._websocket.ping_message_nowait(codec.encode(Ping()))
+    with suppress(OutboxClosed):  # the reader is about to notice
+        if connection._session.heartbeat == "frame":
+            connection._websocket.ping_nowait((number % 2**32).to_bytes(4, "big"))
+        else:
+            connection._websocket.ping_message_nowait(codec.encode(Ping()))

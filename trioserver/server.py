@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
 
@@ -99,7 +100,7 @@ class Server:
             unauthenticated=self._admission.unauthenticated,
             ready=len(self._ready),
             accepted=self._accepted,
-            topics=len(self.application.engine),
+            topics=sum(len(part.engine) for part in self.application.parts),
             refused=dict(self._refused),
             draining=self._drain_requested.is_set(),
         )
@@ -145,7 +146,10 @@ class Server:
 
     async def run(self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled. Nesting is the order of the end."""
-        async with trio.open_nursery() as services:
+        async with AsyncExitStack() as lifespans, trio.open_nursery() as services:
+            for part in self.application.parts:
+                if part.lifespan is not None:
+                    await lifespans.enter_async_context(part.lifespan(part))
             for service in self._services():
                 await services.start(service)
             listeners = await self._open_listeners()
@@ -293,7 +297,7 @@ class Server:
         )
         return Connection(
             id=uuid.uuid4().hex,
-            application=self.application,
+            application=match.route.application,
             route=match.route,
             resource=match.resource,
             request=request,

@@ -1,1 +1,26 @@
 """Who is on the other end, and whether what they ask for is theirs."""
+
+from trioserver.auth.inspect import Inspection, inspect_token
+from trioserver.auth.jwks import JWKS
+from trioserver.auth.jwt import JWTAuth
+from trioserver.auth.keys import Key, KeySet, WeakSecret, make_secret
+from trioserver.auth.tokens import make_token
+from trioserver.auth.user import Authenticator, Credentials, Owner, User
+from trioserver.auth.user_id import TrustedUserId
+
+__all__ = [
+    "JWKS",
+    "Authenticator",
+    "Credentials",
+    "Inspection",
+    "JWTAuth",
+    "Key",
+    "KeySet",
+    "Owner",
+    "TrustedUserId",
+    "User",
+    "WeakSecret",
+    "inspect_token",
+    "make_secret",
+    "make_token",
+]

@@ -1,0 +1,180 @@
+"""The authenticator for JWTs: keys from the configuration, from a JWKS URL, or from both."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+import structlog
+import trio
+
+from protocol import Refusal
+from trioserver.auth.jwks import JWKS
+from trioserver.auth.keys import Key, KeySet
+from trioserver.auth.user import Credentials, User
+from trioserver.auth.verify import Rules, UnknownKey, verify
+from trioserver.websocket.request import Request
+
+Revoked: TypeAlias = Callable[[str], bool | Awaitable[bool]]
+
+_log = structlog.get_logger(__name__)
+
+
+class JWTAuth:
+    """An `Authenticator` for JWTs, signed with HS256/384/512, RS256, ES256 or EdDSA (Ed25519).
+
+    Keys, of which there must be some, else `ValueError`:
+
+    - ``secret``: an HMAC secret of 32 bytes or more, see `Key.secret`; None is none.
+    - ``keys``: more keys. Several for one purpose are told apart by their ``kid``.
+    - ``jwks``: the provider's JWKS URL, or a `JWKS` for other intervals; None is none. The server
+      has to run `run`, which fetches.
+
+    What a token has to say:
+
+    - ``issuer``: the ``iss``, or several to choose from; None does not look at it.
+    - ``audience``: the ``aud``, or several of which one has to be among the token's; None takes
+      only tokens without an audience (RFC 7519, section 4.1.3).
+    - ``leeway``: by how many seconds clocks may differ, 0 or more.
+    - ``required``: claims that have to be there. Without ``exp`` among them a token may be good
+      for ever. ``user_id_claim``, and ``jti`` where there is ``revoked``, are required anyway.
+    - ``user_id_claim``: the claim, a string, that is the user's id.
+    - ``revoked``: asked with the ``jti`` of a token that is good otherwise; plain, then it must
+      not block, or async. None asks nobody. An error, and no answer in time, is ``unavailable``.
+    - ``revoked_timeout``: for how many seconds an async ``revoked`` is waited for, more than 0.
+
+    And:
+
+    - ``public``: claims that `ready` tells the client; what JSON cannot carry is left out.
+    - ``clock``: the time now, in seconds since the Unix epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        secret: str | bytes | None = None,
+        keys: Iterable[Key] = (),
+        jwks: str | JWKS | None = None,
+        issuer: str | Collection[str] | None = None,
+        audience: str | Collection[str] | None = None,
+        leeway: float = 30.0,
+        required: Collection[str] = ("exp", "sub"),
+        user_id_claim: str = "sub",
+        revoked: Revoked | None = None,
+        revoked_timeout: float = 5.0,
+        public: Collection[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if isinstance(required, str) or isinstance(public, str):
+            raise ValueError("required and public are collections of names, not one string.")
+        if not (0 <= leeway < math.inf and 0 < revoked_timeout < math.inf):
+            raise ValueError(
+                "leeway is 0 seconds or more, revoked_timeout more than 0, both finite."
+            )
+        names = dict.fromkeys((*required, user_id_claim, *(("jti",) if revoked else ())))
+        self._rules = Rules(
+            issuer=_names("issuer", issuer),
+            audience=_names("audience", audience),
+            leeway=leeway,
+            required=tuple(names),
+            user_id_claim=user_id_claim,
+        )
+        self._revoked = revoked
+        self._revoked_timeout = revoked_timeout
+        self._public = tuple(public)
+        self.clock = clock
+        self._jwks = JWKS(jwks) if isinstance(jwks, str) else jwks
+        self.rotate(secret=secret, keys=keys)
+
+    def rotate(self, *, secret: str | bytes | None = None, keys: Iterable[Key] = ()) -> None:
+        """Replaces ``secret`` and ``keys``, from the next token on; keys from a JWKS URL stay.
+
+        Raises `ValueError`, and changes nothing, where no key is left or one cannot be used. To
+        let old tokens run out, give the old key as well, with a ``valid_until``.
+        """
+        own = KeySet([*keys, *([] if secret is None else [Key.secret(secret)])])
+        if not own.keys and self._jwks is None:
+            raise ValueError(
+                "JWTAuth has nothing to verify tokens with: set secret (`trioserver secret` makes "
+                "one), keys or jwks."
+            )
+        self._own_keys = own
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Fetches the JWKS until cancelled, see `JWKS.run`; without one it ends at once."""
+        if self._jwks is not None:
+            await self._jwks.run(task_status=task_status)
+        else:
+            await trio.lowlevel.checkpoint()
+            task_status.started()
+
+    async def __call__(self, credentials: Credentials, request: Request) -> User:
+        """The token's user. Raises `Refusal` for any other token, and nothing else.
+
+        Waits only for a fetch of an unknown key and for ``revoked``, each with a deadline.
+        """
+        await trio.lowlevel.checkpoint()
+        try:
+            user = self.check(credentials.token)
+        except UnknownKey:
+            if self._jwks is None:
+                raise
+            await self._jwks.refresh()
+            user = self.check(credentials.token)
+        if self._revoked is not None and await self._is_revoked(self._revoked, str(user.token_id)):
+            raise Refusal("token_revoked")
+        return user
+
+    def check(self, token: object) -> User:
+        """As calling it does, with the keys at hand and without asking ``revoked``."""
+        keys = self._own_keys
+        if self._jwks is not None:
+            keys = KeySet(keys.keys + self._jwks.keys.keys)
+        try:
+            claims = verify(token, keys, self._rules, self.clock())
+        except UnknownKey:
+            if self._jwks is None or not self._jwks.failing:
+                raise
+            raise UnknownKey(
+                "unavailable", "The token's key is not known, and the provider does not answer."
+            ) from None
+        return User(
+            id=claims[self._rules.user_id_claim],
+            claims=claims,
+            expires_at=float(claims["exp"]) if "exp" in claims else None,
+            token_id=claims.get("jti"),
+            public={name: claims[name] for name in self._public if _is_tellable(claims, name)},
+        )
+
+    async def _is_revoked(self, revoked: Revoked, token_id: str) -> bool:
+        try:
+            answer = revoked(token_id)
+            if inspect.isawaitable(answer):
+                with trio.fail_after(self._revoked_timeout):
+                    answer = await answer
+        except Refusal:
+            raise
+        except Exception:  # of the application; not knowing admits nobody
+            _log.exception("whether a token is revoked could not be told")
+            raise Refusal("unavailable") from None
+        return bool(answer)
+
+
+def _names(option: str, value: str | Collection[str] | None) -> tuple[str, ...] | None:
+    names = (value,) if isinstance(value, str) else value
+    if names is not None and not (names and all(names)):
+        raise ValueError(f"{option} is empty: leave it out, or name one.")
+    return None if names is None else tuple(names)
+
+
+def _is_tellable(claims: Mapping[str, Any], name: str) -> bool:
+    """Half of a surrogate pair in a name, cut off by some JavaScript, must not cost `ready`."""
+    try:
+        msgspec.json.encode(claims[name])
+    except (KeyError, ValueError, RecursionError):
+        return False
+    return True

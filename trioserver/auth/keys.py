@@ -1,0 +1,229 @@
+"""Keys that tokens are verified with.
+
+The type of a key fixes its algorithms (RFC 8725, section 3.1), never the token that comes in: so
+``none``, or an HMAC made with somebody's public key, cannot be asked for.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+import attrs
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+from jwt.algorithms import HMACAlgorithm
+
+Material: TypeAlias = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+
+# RFC 7518, section 3.2: an HMAC key is at least as long as the hash.
+_HMAC_MIN_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
+SECRET_MIN_BYTES: Final = _HMAC_MIN_BYTES["HS256"]
+
+_RSA_MIN_BITS: Final = 2048
+"""RFC 7518, section 3.3."""
+
+# The algorithm PyJWT is to read a JWK with, by its ``kty`` (RFC 7518, section 6.1).
+_JWK_ALGORITHMS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA", "oct": "HS256"}
+
+# What placeholders are made of: "changeme", "your-256-bit-secret", jwt.io's
+# "a-string-secret-at-least-256-bits-long", "super-secret-key-please-change-me-in-production".
+# Random text of the least length loses a word or two to this list, never half of itself.
+_PLACEHOLDER_WORDS: Final = (
+    "abcdefghijklmnopqrstuvwxyz 0123456789 1234567890 123456789 12345678 qwertyuiop letmein "
+    "access admin app at auth bit bits bytes cat change changed changeit character characters "
+    "code default demo dev development django dont do ever example fixme flask for foo bar baz "
+    "fake generate here hmac hs256 hs384 hs512 in insecure is it jwt key keyboard least length "
+    "local long me minimum more must my not only or otherwise pass passphrase password phrase "
+    "placeholder please prod production private random replace sample secret secure set should "
+    "sign signing some something string strong super test testing that this to todo token top "
+    "trioserver unsafe use valid value very which with your 16 32 48 64 128 256 384 512"
+)
+_PLACEHOLDER: Final = re.compile(
+    "|".join(sorted(_PLACEHOLDER_WORDS.split(), key=len, reverse=True))
+    + r"|[\s\-_.,:;!?/'\"<>{}()$]"
+)
+
+_DISTINCT_MIN_BYTES: Final = 6
+"""Fewer different bytes are a pattern: 32 random decimal digits have fewer once in 10^7."""
+
+_PERIOD_MAX_BYTES: Final = 64
+"""The longest unit whose repetition is looked for."""
+
+
+class WeakSecret(ValueError):
+    """An HMAC secret that is missing, too short, a placeholder, or no secret at all.
+
+    The message is one sentence that says what to do, and never holds the secret.
+    """
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(
+            f"The secret {fault}: set it to {SECRET_MIN_BYTES} or more random bytes, made with "
+            '`trioserver secret` or `python -c "import secrets; print(secrets.token_urlsafe(48))"`.'
+        )
+
+
+def make_secret() -> str:
+    """A fresh secret: 48 random bytes as 64 characters, long enough for HS512 as well."""
+    return secrets.token_urlsafe(48)
+
+
+def _is_public_key(secret: bytes) -> bool:
+    """Whether it is what others may know: a key or certificate as PEM, SSH, DER, base64 or JWK."""
+    if b"-----BEGIN" in secret:
+        return True
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+        load_der_public_key(base64.b64decode(b"".join(secret.split()), validate=True))
+    except jwt.InvalidKeyError:
+        return True
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _check_secret(secret: bytes) -> None:
+    text = secret.decode("latin-1").lower()
+    periods = range(1, min(len(text) // 2, _PERIOD_MAX_BYTES) + 1)
+    if not secret:
+        raise WeakSecret("is empty")
+    if _is_public_key(secret):
+        raise WeakSecret("is a key or certificate for `Key.from_pem` or `Key.from_jwk`")
+    if 2 * len(_PLACEHOLDER.sub("", text)) < min(SECRET_MIN_BYTES, len(text)):
+        raise WeakSecret("is a well-known placeholder")
+    if len(secret) < SECRET_MIN_BYTES:
+        raise WeakSecret(f"is shorter than {SECRET_MIN_BYTES} bytes")
+    if len(set(secret)) < _DISTINCT_MIN_BYTES or any(text[n:] == text[:-n] for n in periods):
+        raise WeakSecret("is a repeated pattern")
+
+
+def _algorithms_of(material: Material) -> tuple[str, ...]:
+    if isinstance(material, bytes):
+        _check_secret(material)
+        return tuple(name for name, least in _HMAC_MIN_BYTES.items() if len(material) >= least)
+    if isinstance(material, RSAPublicKey):
+        if material.key_size < _RSA_MIN_BITS:
+            raise ValueError(f"An RSA key needs {_RSA_MIN_BITS} bits or more.")
+        return ("RS256",)
+    if isinstance(material, EllipticCurvePublicKey) and isinstance(material.curve, SECP256R1):
+        return ("ES256",)
+    if isinstance(material, Ed25519PublicKey):
+        return ("EdDSA",)
+    raise ValueError(
+        "Tokens are verified with an HMAC secret or a public key: RSA, EC P-256 or Ed25519; "
+        f"this is a {type(material).__name__} of another kind."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class Key:
+    """A verification key. Make one with `secret`, `from_pem` or `from_jwk`.
+
+    ``kid`` is the key's id, None for a key without. ``algorithms`` follows from the type of the
+    ``material``. From ``valid_until`` on, in seconds since the Unix epoch, nothing verifies with
+    the key; None is no end. Raises `WeakSecret` or another `ValueError` for what cannot be used.
+    """
+
+    kid: str | None = None
+    material: Material = attrs.field(repr=False)
+    algorithms: tuple[str, ...] = attrs.field(init=False)
+    valid_until: float | None = None
+
+    @algorithms.default
+    def _fixed_by_the_type(self) -> tuple[str, ...]:
+        return _algorithms_of(self.material)
+
+    @classmethod
+    def secret(
+        cls, secret: str | bytes | None, *, kid: str | None = None, valid_until: float | None = None
+    ) -> Key:
+        """An HMAC secret: HS256, and HS384 from 48 bytes on, HS512 from 64. Text is UTF-8.
+
+        Raises `WeakSecret`; None is a secret that is missing.
+        """
+        if secret is None:
+            raise WeakSecret("is missing")
+        try:
+            material = secret.encode() if isinstance(secret, str) else bytes(secret)
+        except UnicodeEncodeError:  # it would carry the text along
+            raise WeakSecret("is not Unicode text") from None
+        return cls(material=material, kid=kid, valid_until=valid_until)
+
+    @classmethod
+    def from_pem(
+        cls, pem: str | bytes, *, kid: str | None = None, valid_until: float | None = None
+    ) -> Key:
+        """A public key in PEM: RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA)."""
+        try:
+            public = load_pem_public_key(pem.encode() if isinstance(pem, str) else pem)
+        except (ValueError, UnsupportedAlgorithm):
+            raise ValueError("This is not a public key in PEM ('BEGIN PUBLIC KEY').") from None
+        return cls(material=public, kid=kid, valid_until=valid_until)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_jwk(
+        cls, jwk: Mapping[str, Any], *, kid: str | None = None, valid_until: float | None = None
+    ) -> Key:
+        """A JWK (RFC 7517, section 4) of a public key or, with ``kty`` "oct", of a secret.
+
+        ``kid`` None takes the JWK's own. A JWK for encryption or another algorithm is refused.
+        """
+        kty, operations = jwk.get("kty"), jwk.get("key_ops")
+        if not isinstance(kty, str) or kty not in _JWK_ALGORITHMS:
+            raise ValueError("The JWK's kty is none of RSA, EC, OKP and oct.")
+        if jwk.get("use") not in (None, "sig") or (
+            isinstance(operations, list) and "verify" not in operations
+        ):
+            raise ValueError("The JWK is not for signatures.")
+        kid = jwk.get("kid") if kid is None else kid
+        if not isinstance(kid, str | None):
+            raise ValueError("The JWK's kid is not a string.")
+        try:
+            material = jwt.PyJWK(dict(jwk), _JWK_ALGORITHMS[kty]).key
+        except Exception:  # of many kinds, and some quote the key
+            raise ValueError("The JWK is malformed.") from None
+        key = cls(material=material, kid=kid, valid_until=valid_until)
+        if jwk.get("alg") not in (None, *key.algorithms):
+            raise ValueError(f"The JWK's alg is none of {', '.join(key.algorithms)}.")
+        return key
+
+
+def _only_keys(keys: Iterable[Key]) -> tuple[Key, ...]:
+    keys = tuple(keys)
+    if not all(isinstance(key, Key) for key in keys):
+        raise ValueError("Keys are made with `Key.secret`, `Key.from_pem` or `Key.from_jwk`.")
+    return keys
+
+
+@attrs.frozen
+class KeySet:
+    """Keys, none of which ever changes: another set takes the place of this one."""
+
+    keys: tuple[Key, ...] = attrs.field(default=(), converter=_only_keys)
+
+    def names(self, kid: str) -> bool:
+        """Whether a key of this id is here, even one past its ``valid_until``."""
+        return any(key.kid == kid for key in self.keys)
+
+    def candidates(self, kid: str | None, algorithm: str, now: float) -> list[Key]:
+        """The keys to try, in turn, on a token with these headers; ``now`` is in Unix seconds.
+
+        Keys of that id; failing that, keys without any id; for a token without ``kid``, all keys:
+        an id only helps to find the key (RFC 7515, section 4.1.4), the signature decides.
+        """
+        valid = [
+            key
+            for key in self.keys
+            if algorithm in key.algorithms and (key.valid_until is None or now < key.valid_until)
+        ]
+        if kid is None:
+            return valid
+        return [key for key in valid if key.kid == kid] or [key for key in valid if key.kid is None]

@@ -1,0 +1,81 @@
+"""Makes tokens: for the command line, for examples and for tests."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from trioserver.auth.keys import Key
+
+PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
+
+
+def make_token(
+    key: str | bytes | PrivateKey,
+    *,
+    subject: str,
+    lifetime: float = 1800.0,
+    claims: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
+    key_id: str | None = None,
+    algorithm: str | None = None,
+    issuer: str | None = None,
+    audience: str | Iterable[str] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> str:
+    """A signed token (RFC 7519) with ``sub``, ``iat``, ``exp`` and a ``jti`` of its own.
+
+    - ``key``: an HMAC secret (UTF-8 where text), or a private key: RSA, EC P-256 or Ed25519, as
+      unencrypted PEM or as an object of cryptography's.
+    - ``subject``: the user's id.
+    - ``lifetime``: seconds from now until it expires; zero or less makes an expired token.
+    - ``claims``: more claims. They win over those made here.
+    - ``key_id``: the header's ``kid``; None is a token without.
+    - ``algorithm``: None is the first that the type of key has: HS256, RS256, ES256 or EdDSA.
+    - ``issuer``, ``audience``: ``iss`` and ``aud``; None leaves them out.
+    - ``clock``: the time now, in seconds since the Unix epoch.
+
+    Raises `ValueError` for a key that `JWTAuth` would not verify with (`WeakSecret` for a secret),
+    an algorithm that does not fit it, an empty subject.
+    """
+    if not subject:
+        raise ValueError("A token needs a subject: the id of its user.")
+    material, public = _signing_key(key)
+    algorithm = algorithm or public.algorithms[0]
+    if algorithm not in public.algorithms:
+        raise ValueError(f"The algorithm for this key is one of {', '.join(public.algorithms)}.")
+    now = clock()
+    # Whole seconds wherever that is what was asked for: not every library reads fractions.
+    exp = math.ceil(now + lifetime) if float(lifetime).is_integer() else now + lifetime
+    body: dict[str, Any] = {"sub": subject, "iat": int(now), "exp": exp, "jti": uuid.uuid4().hex}
+    if issuer is not None:
+        body["iss"] = issuer
+    if audience is not None:
+        body["aud"] = audience if isinstance(audience, str) else [*audience]
+    headers = None if key_id is None else {"kid": key_id}
+    return jwt.encode(body | dict(claims), material, algorithm=algorithm, headers=headers)
+
+
+def _signing_key(key: str | bytes | PrivateKey) -> tuple[bytes | PrivateKey, Key]:
+    """What PyJWT signs with, and the key that verifies it, which refuses what it would there."""
+    if isinstance(key, PrivateKey):
+        return key, Key(material=key.public_key())
+    text = key.encode() if isinstance(key, str) else key
+    if b"-----BEGIN" not in text:
+        return text, Key.secret(text)
+    try:
+        private = load_pem_private_key(text, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("This is not an unencrypted private key in PEM.") from None
+    if not isinstance(private, PrivateKey):
+        raise ValueError("Tokens are signed with an RSA, EC P-256 or Ed25519 key.")
+    return private, Key(material=private.public_key())

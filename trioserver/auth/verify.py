@@ -1,0 +1,148 @@
+"""What makes a token good: a pure function of token, keys, rules and the time.
+
+RFC 7519, section 7.2, with the advice of RFC 8725. PyJWT judges everything but the time, which it
+would take from the system's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import jwt
+
+from protocol import Refusal
+from trioserver.auth.keys import KeySet
+
+MAX_TOKEN_BYTES: Final = 8 * 1024
+"""What HTTP servers take in one header, so real tokens are smaller; and it bounds the work."""
+
+_LAST_INSTANT: Final = 253_402_300_799
+"""The end of the year 9999, the last that RFC 3339 can write. Milliseconds are beyond it."""
+
+_ALGORITHMS: Final = ("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")
+"""All that any `Key` may have. Not a set: the header may hold what has no hash."""
+
+_REASONS: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
+    (jwt.InvalidAlgorithmError, "The token's algorithm is not accepted here."),
+    (jwt.InvalidSignatureError, "The token's signature is not of any key known here."),
+    (jwt.InvalidAudienceError, "The token was issued for another audience."),
+    (jwt.InvalidIssuerError, "The token was issued by another issuer."),
+    (jwt.exceptions.InvalidSubjectError, "The token's sub claim is not a string."),
+    (jwt.exceptions.InvalidJTIError, "The token's jti claim is not a string."),
+    (jwt.DecodeError, "The token is not a JWT."),
+)
+
+
+class UnknownKey(Refusal):
+    """No key here is the token's; a fresher set of keys may have it."""
+
+    def __init__(
+        self,
+        code: str = "token_invalid",
+        message: str = "No key known here fits the token's kid and algorithm.",
+    ) -> None:
+        super().__init__(code, message)
+
+
+@attrs.frozen(kw_only=True)
+class Rules:
+    """What is asked of a token's claims; `JWTAuth` explains each."""
+
+    issuer: tuple[str, ...] | None = None
+    audience: tuple[str, ...] | None = None
+    leeway: float = 30.0
+    required: tuple[str, ...] = ("exp", "sub")
+    user_id_claim: str = "sub"
+
+
+def verify(token: object, keys: KeySet, rules: Rules, now: float) -> dict[str, Any]:
+    """The claims of a token that is good at ``now``, in seconds since the Unix epoch.
+
+    Raises `Refusal` for any other token, whatever it is, and `UnknownKey` where other keys might
+    have verified it. ``token`` may be anything at all.
+    """
+    if token is None or token == "":
+        raise Refusal("token_missing")
+    if not isinstance(token, str) or not token.isascii():
+        raise _invalid("The token is not a JWT.")
+    if len(token) > MAX_TOKEN_BYTES:
+        raise _invalid(f"The token is larger than {MAX_TOKEN_BYTES} bytes.")
+    try:
+        claims = _signed_claims(token, keys, rules, now)
+    except jwt.PyJWTError as error:
+        raise _refusal_for(error, rules) from None
+    _check_times(claims, rules.leeway, now)
+    _check_user_id(claims, rules.user_id_claim)
+    return claims
+
+
+def _invalid(message: str) -> Refusal:
+    return Refusal("token_invalid", message)
+
+
+def _signed_claims(token: str, keys: KeySet, rules: Rules, now: float) -> dict[str, Any]:
+    # The header alone: PyJWT would decode the rest as well, and again to verify it.
+    header = jwt.get_unverified_header(token.partition(".")[0] + "..")
+    algorithm, kid = header.get("alg"), header.get("kid")
+    if algorithm not in _ALGORITHMS:
+        raise jwt.InvalidAlgorithmError
+    candidates = keys.candidates(kid, algorithm, now)
+    for key in candidates:
+        try:
+            return jwt.decode(
+                token,
+                key.material,
+                algorithms=key.algorithms,
+                issuer=rules.issuer,
+                audience=rules.audience,
+                options={
+                    "require": [*rules.required],
+                    "verify_exp": False,
+                    "verify_nbf": False,
+                    "verify_iat": False,
+                },
+            )
+        except jwt.InvalidSignatureError:
+            continue
+    if not (candidates if kid is None else keys.names(kid)):
+        raise UnknownKey
+    if not candidates:
+        raise _invalid("The token's key is of another algorithm, or no longer in use.")
+    raise jwt.InvalidSignatureError
+
+
+def _refusal_for(error: jwt.PyJWTError, rules: Rules) -> Refusal:
+    if isinstance(error, jwt.MissingRequiredClaimError):
+        return _invalid(f"The token has no {error.claim} claim.")
+    if isinstance(error, jwt.InvalidAudienceError) and rules.audience is None:
+        return _invalid("The token names an audience, and this server has none configured.")
+    for kind, message in _REASONS:
+        if isinstance(error, kind):
+            return _invalid(message)
+    return _invalid("The token is of a kind that is not understood here.")  # RFC 7515's crit
+
+
+def _check_times(claims: Mapping[str, Any], leeway: float, now: float) -> None:
+    for name in ("exp", "nbf", "iat"):
+        if name in claims and not is_instant(claims[name]):
+            raise _invalid(f"The token's {name} claim is not a time in seconds since 1970.")
+    if "exp" in claims and now >= claims["exp"] + leeway:
+        raise Refusal("token_expired")
+    if "nbf" in claims and now < claims["nbf"] - leeway:
+        raise Refusal("token_not_yet_valid")
+    if "iat" in claims and now < claims["iat"] - leeway:
+        raise _invalid("The token was issued in the future: compare the clocks.")
+
+
+def is_instant(value: object) -> bool:
+    """A NumericDate (RFC 7519, section 2): no bool, NaN or infinity; arithmetic is safe."""
+    return type(value) in (int, float) and 0 <= value <= _LAST_INSTANT  # type: ignore[operator]
+
+
+def _check_user_id(claims: Mapping[str, Any], name: str) -> None:
+    value = claims.get(name)
+    # Printable: what is not (NUL, half of a surrogate pair) some database or encoder chokes on.
+    if not (isinstance(value, str) and value and value.isprintable()):
+        raise _invalid(f"The token's {name} claim is not a user's id: a printable string.")

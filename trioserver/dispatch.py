@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeAlias
 
 import trio
@@ -67,37 +69,40 @@ class Dispatcher:
                 self._take(message)
 
     def _take(self, job: _Job) -> None:
-        handler = None
         if isinstance(job, Message):
-            handler = self._connection.route.handlers.get(job.type)
-            if handler is None:
-                self._refuse_unknown(job)
-                return
-            if handler.kind is Kind.INLINE and not self._busy:
-                self._run_inline(handler, job)
-                return
-            if handler.kind is Kind.STREAM and job.id is None:
-                self._connection._refuse(Refusal("invalid_payload", "A stream needs an `id`."))
-                return
+            self._take_message(job)
+        elif self._begin(job):
+            self._enqueue(job)
+
+    def _take_message(self, message: Message) -> None:
+        handler = self._connection.route.handlers.get(message.type)
+        if handler is None:
+            self._connection._refuse(Refusal("unknown_type"), message.id)
+        elif handler.kind is Kind.INLINE and not self._busy:
+            self._run_inline(handler, message)
+        elif handler.kind is Kind.STREAM and message.id is None:
+            self._connection._refuse(Refusal("invalid_payload", "A stream needs an `id`."))
+        elif self._begin(message):
+            if handler.kind is Kind.STREAM and not self._busy:
+                self._start_stream(handler, message)
+            else:
+                self._enqueue(message)
+
+    def _begin(self, job: _Job) -> bool:
+        """Count a request as in flight; False where that is one too many, which is answered."""
         try:
             self._session.begin(job.id)
         except Refusal as refusal:
             self._connection._refuse(refusal, job.id)
-            return
-        if handler is not None and handler.kind is Kind.STREAM and not self._busy:
-            self._start_stream(handler, job)
-            return
+            return False
+        return True
+
+    def _enqueue(self, job: _Job) -> None:
         self._queue.append(job)
         self._busy = True  # from now on, not from when the loop wakes up: nothing may overtake
         self._wake.set()
         if len(self._queue) >= self._limits.queue:
             self._websocket.pause()
-
-    def _refuse_unknown(self, message: Message) -> None:
-        known = codec.is_type_name(message.type)
-        code = "unknown_type" if known else "bad_message"
-        text = None if known else "`type` must be 1-64 of a-z 0-9 _ . : -"
-        self._connection._refuse(Refusal(code, text), message.id)
 
     def _run_inline(self, handler: Handler, message: Message) -> None:
         try:
@@ -132,24 +137,27 @@ class Dispatcher:
             self._connection._fail(self._refusal_for(error, "on_ready"))
 
     async def _run(self, job: _Job) -> None:
-        handler = None
         if isinstance(job, Message):
             handler = self._connection.route.handlers[job.type]
             if handler.kind is Kind.STREAM:
                 self._start_stream(handler, job)
-                return
+            else:
+                await self._answer(job, partial(self._run_handler, handler, job))
+        else:
+            await self._answer(job, partial(self._run_topics, job))
+
+    async def _answer(self, job: _Job, work: Callable[[], Awaitable[Any]]) -> None:
         try:
             with trio.fail_after(self._timeouts.timeout):
-                if handler is not None:
-                    arguments = handler.arguments(job)
-                    result = await call(handler.function, self._connection, *arguments)
-                else:
-                    result = await self._run_topics(job)
+                result = await work()
             self._session.finish(job.id)
             self._acknowledge(job.id, result)
         except Exception as error:
             self._session.finish(job.id)
             self._refuse_for(error, job)
+
+    async def _run_handler(self, handler: Handler, message: Message) -> Any:
+        return await call(handler.function, self._connection, *handler.arguments(message))
 
     async def _run_topics(self, job: Any) -> Any:
         connection, route = self._connection, self._connection.route

@@ -350,6 +350,7 @@ async def serve(
     config: Config | None = None,
     *,
     wall_clock: Callable[[], float] = time.time,
+    handle_signals: bool | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an application until it is drained or cancelled.
@@ -358,13 +359,14 @@ async def serve(
     once. Embedded, ``server = await nursery.start(serve, app, config)``: signals are the
     program's, and `Server.drain` is there. Cancelling this ends all connections at once.
 
-    ``wall_clock`` gives seconds since the Unix epoch. Raises `CannotListen`, and `ValueError` where
+    ``handle_signals``: None means as a program only; True needs the main thread. ``wall_clock`` gives seconds since the Unix epoch. Raises `CannotListen`, and `ValueError` where
     an authenticator refuses the addresses.
     """
     server = Server(application, config or Config(), wall_clock=wall_clock)
-    program = task_status is trio.TASK_STATUS_IGNORED
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    await server.run(handle_signals=program and in_main_thread, task_status=task_status)
+    if handle_signals is None:
+        program = task_status is trio.TASK_STATUS_IGNORED
+        handle_signals = program and threading.current_thread() is threading.main_thread()
+    await server.run(handle_signals=handle_signals, task_status=task_status)
 
 
 async def _open(where: ListenConfig) -> list[Listener]:

@@ -10,7 +10,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.support.app import serving
-from tests.support.client import Closed, masked
+from tests.support.client import Closed, Message, masked
 from trioserver import Config, HandlerConfig, LimitsConfig
 
 
@@ -166,7 +166,7 @@ async def test_streams_run_side_by_side_up_to_a_limit(autojump_clock: MockClock)
         client = await harness.ready()
         for id in (1, 2, 3):
             await client.send(type="forever", id=id)
-        answers = {}
+        answers: dict[int, Message] = {}
         while len(answers) < 3:
             answer = await client.receive()
             answers[answer["id"]] = answer

@@ -22,6 +22,8 @@ from trioserver.server import serve
 EPOCH: Final = 1_700_000_000.0
 """The wall clock at the moment at which Trio's is zero."""
 
+USERS: Final = ("alice", "bob", "mallory")
+
 
 def wall_clock() -> float:
     """Seconds since the Unix epoch, in virtual time."""
@@ -50,6 +52,7 @@ class World:
     owner_error: Exception | None = None
     owners: dict[str, str] = attrs.field(factory=lambda: {"1": "alice", "2": "bob"})
     cancelled: int = 0
+    owner_hangs: trio.Event | None = None  # until it is set
 
     async def authenticate(self, credentials: Credentials, request: Request) -> User | Refusal:
         await self._wait(self.verify_delay)
@@ -68,18 +71,21 @@ class World:
                 return Refusal("token_invalid")
             case ["broken"]:
                 raise RuntimeError("the authenticator is broken")
-            case [name]:
+            case [name] if name in USERS:
                 return User(id=name, expires_at=wall_clock() + 3600.0, token_id=f"token-{name}")
-            case [name, seconds]:
+            case [name, seconds] if name in USERS:
                 return User(id=name, expires_at=wall_clock() + float(seconds))
             case _:
                 raise Refusal("token_invalid")
 
     async def owns(self, user: User, resource: Mapping[str, str]) -> bool:
         await self._wait(self.owner_delay)
+        if self.owner_hangs is not None:
+            await self.owner_hangs.wait()
         if self.owner_error is not None:
             raise self.owner_error
-        return self.owners.get(resource["id"]) == user.id
+        (id,) = resource.values()
+        return self.owners.get(id) == user.id
 
     async def _wait(self, seconds: float) -> None:
         try:
@@ -89,10 +95,10 @@ class World:
             raise
 
 
-def make_application(world: World, **options: Any) -> Application:
+def make_application(world: World, path: str = "/ws/{id}", **options: Any) -> Application:
     """The application of the transcripts, and a little more."""
     app = Application(auth=world.authenticate)
-    route = app.route("/ws/{id}", owner=world.owns, auth_aliases=["initial"], **options)
+    route = app.route(path, owner=world.owns, auth_aliases=["initial"], **options)
 
     @route.on("echo")
     def echo(connection: Connection, payload: Text) -> Text:

@@ -52,10 +52,20 @@ class Rejected(Exception):
 
 
 def masked(**message: Any) -> bytes:
-    """A short message as a frame, for sending several in one segment."""
-    text = json.dumps(message).encode()
-    assert len(text) < 126
-    return bytes((0x81, 0x80 | len(text))) + bytes(4) + text
+    """A message as a frame, for sending several in one segment."""
+    return masked_frame(0x1, json.dumps(message).encode())
+
+
+def masked_frame(opcode: int, payload: bytes) -> bytes:
+    """A frame, unfragmented, of whatever; the mask is zero."""
+    size = len(payload)
+    if size < 126:
+        length = bytes((0x80 | size,))
+    elif size < 2**16:
+        length = bytes((0x80 | 126,)) + size.to_bytes(2, "big")
+    else:
+        length = bytes((0x80 | 127,)) + size.to_bytes(8, "big")
+    return bytes((0x80 | opcode,)) + length + bytes(4) + payload
 
 
 class Client:

@@ -1,0 +1,185 @@
+"""``trioserver demo``: the examples on one port, with users, conversations and tokens to try."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import click
+import structlog
+import trio
+
+from trioserver import Application, CannotListen, Config, JWTAuth, Server, serve
+from trioserver.auth import TrustedUserId, make_secret, make_token
+from trioserver.cli.durations import in_words
+from trioserver.cli.logs import set_up_logging
+from trioserver.cli.terminal import Exit, Failure, one_line, print_json, stdout_console
+from trioserver.examples import agents, conversations
+from trioserver.storage import DatabaseUnavailable
+
+SEED: Final = {"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]}
+"""The users, and the conversations that are theirs."""
+
+_EXPIRED_FOR: Final = -3600.0  # seconds; well past any leeway
+
+log: Final = structlog.get_logger("trioserver")
+
+
+@attrs.frozen
+class Demo:
+    """What the demo runs with."""
+
+    settings: agents.Settings = attrs.field(repr=False)
+    directory: Path
+    trust_user_id: bool
+
+    def application(self) -> Application:
+        """All examples as one application. Raises `ValueError` for a bad secret."""
+        auth = (
+            TrustedUserId(dangerously_trust_every_client=True)
+            if self.trust_user_id
+            else JWTAuth(secret=self.settings.secret)
+        )
+        url = f"sqlite:///{self.directory / 'demo.db'}"
+        application = conversations.make(url, auth=auth, seed=SEED)
+        application.include(agents.make(self.settings))
+        return application
+
+    def facts(self, server: Server) -> dict[str, Any]:
+        """What a client needs to know, as plain data."""
+        url = server.addresses[0].url
+        token = partial(make_token, self.settings.secret)
+        lifetime = self.settings.token_lifetime
+        return {
+            "http": "http" + url.removeprefix("ws"),
+            "ws": url,
+            "tokens": {
+                **{user: token(subject=user, lifetime=lifetime) for user in SEED},
+                "alice_expired": token(subject="alice", lifetime=_EXPIRED_FOR),
+            },
+            "conversations": SEED,
+        }
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory for the database. Without it, all is forgotten at the end.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, once it is ready.")
+@click.option(
+    "--trust-user-id",
+    is_flag=True,
+    help="Believe a bare user_id in the conversations' first message. Loopback addresses only.",
+)
+@click.option("--log-level", default="info", show_default=True, help="debug, info, warning, error.")
+def command(
+    host: str, port: int, data: Path | None, as_json: bool, trust_user_id: bool, log_level: str
+) -> None:
+    """Run the examples, with users and conversations to try them on.
+
+    Prints what to type next. The database is SQLite, in --data DIR or in a temporary directory.
+    TRIOSERVER_SECRET signs the tokens; without it a secret is made for this run.
+    TRIOSERVER_TOKEN_LIFETIME is their lifetime, in seconds.
+
+    \b
+      trioserver demo
+      trioserver demo --port 0 --json
+      trioserver demo --trust-user-id
+    """
+    set_up_logging(level=log_level)
+    try:
+        settings = _settings()
+        with tempfile.TemporaryDirectory(prefix="trioserver-") as temporary:
+            directory = data or Path(temporary)
+            directory.mkdir(parents=True, exist_ok=True)
+            demo = Demo(settings, directory, trust_user_id)
+            trio.run(_run, demo, Config(host=host, port=port), as_json)
+    except* (ValueError, DatabaseUnavailable) as errors:
+        raise Failure(one_line(_first(errors)), Exit.CONFIGURATION) from None
+    except* CannotListen as errors:
+        raise Failure(one_line(_first(errors)), Exit.CANNOT_LISTEN) from None
+
+
+def _settings() -> agents.Settings:
+    """From the environment; a secret that is not there is made, one that is bad is refused."""
+    settings = agents.Settings.from_environment()
+    if settings.secret:
+        return settings
+    log.warning(
+        "development_secret_made",
+        meaning="for this run only; set TRIOSERVER_SECRET to keep tokens good across runs",
+    )
+    return agents.Settings(secret=make_secret(), token_lifetime=settings.token_lifetime)
+
+
+async def _run(demo: Demo, config: Config, as_json: bool) -> None:
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            partial(serve, demo.application(), config, handle_signals=True)
+        )
+        facts = demo.facts(server)
+        if as_json:
+            print_json(facts)
+        else:
+            _print_next_steps(demo, facts)
+
+
+def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
+    """What to type next; nothing is wrapped, so that it can be copied."""
+    program, url, tokens = _program(), facts["ws"], facts["tokens"]
+    conversation = f"{url}/ws/conversations/{SEED['alice'][0]}"
+    lines = [
+        f"[bold green]trioserver demo[/] at [bold]{url}[/]",
+        f"alice has the conversations {', '.join(SEED['alice'])}; bob has {', '.join(SEED['bob'])}.",
+        f"Tokens live {in_words(demo.settings.token_lifetime)}. Ctrl-C ends it.",
+        "",
+        "[bold]In another terminal[/]",
+        "",
+        f"  [cyan]export ALICE={tokens['alice']}[/]",
+        "",
+        f"  [cyan]{program} connect {conversation} --token $ALICE[/]",
+        '  then type, say:  [cyan]message {"text": "I like trees"}[/]',
+        '                   [cyan]ask {"text": "What about trees?"}[/]',
+        "                   [cyan]history[/]",
+        "",
+        f"  [cyan]{program} connect {url}/ws --token $ALICE[/]",
+        '  then type, say:  [cyan]run {"agent": "reverse", "input": "hello"}[/]',
+        "",
+        f"  [cyan]{program} check {conversation} --token $ALICE --expired {tokens['alice_expired']}"
+        f" --other-url {url}/ws/conversations/{SEED['bob'][0]}[/]",
+    ]
+    if demo.trust_user_id:
+        lines += ["", "Any client may say who it is, in its first message:"]
+        lines += ['  [cyan]{"type":"initial","user_id":"alice"}[/]']
+    console = stdout_console()
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    sys.stdout.flush()
+
+
+def _program() -> str:
+    """How this program was called, so that what is printed can be typed."""
+    called = Path(sys.argv[0])
+    if called.name != "trioserver":
+        return "trioserver"
+    relative = os.path.relpath(called)
+    return relative if "/" in sys.argv[0] and not relative.startswith("..") else "trioserver"
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The first exception of a group, however deep."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -13,44 +13,17 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from protocol import Refusal, ServerSession, ServerState, SessionOptions
+from protocol import Refusal, ServerState
 from protocol.messages import Auth
-from trioserver.application import Match
 from trioserver.auth import Credentials, User
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.dispatch import Dispatcher
-from trioserver.handlers import call, unwrap
+from trioserver.handlers import call
 from trioserver.heartbeat import heartbeat
+from trioserver.timings import Timings
+from trioserver.verification import verify
 from trioserver.websocket.handshake import Head
-
-
-@attrs.define
-class Timings:
-    """When each phase ended, by Trio's clock; None for those that were not reached."""
-
-    begun: float
-    accepted: float | None = None
-    auth_received: float | None = None
-    authenticated: float | None = None
-    owned: float | None = None
-    ready: float | None = None
-    ended: float | None = None
-
-    def phases(self, now: float) -> dict[str, int]:
-        """The length of each phase that was reached, in ms; closing ends now."""
-        names = ("handshake", "waiting", "authentication", "ownership", "answer", "running")
-        ends = (self.accepted, self.auth_received, self.authenticated, self.owned, self.ready)
-        ended = now if self.ended is None else self.ended
-        lengths: dict[str, int] = {}
-        start = self.begun
-        for name, end in zip(names, (*ends, None), strict=True):
-            lengths[f"{name}_ms"] = round(((ended if end is None else end) - start) * 1000)
-            if end is None:
-                break
-            start = end
-        lengths["closing_ms"] = round((now - ended) * 1000)
-        return lengths
 
 
 class Lifecycle:
@@ -259,52 +232,12 @@ class Lifecycle:
             self._session.fail(refusal, None if auth is None else auth.id)
 
     async def _verify(self, credentials: Credentials) -> User:
-        """Who it is, then whether the resource is theirs. Raises `Refusal`."""
-        connection = self.connection
-        user = await self._authenticate(credentials)
-        known = connection._user
-        if known is not None and known.id != user.id:
-            raise Refusal("access_denied", "The new token is for another user.")
-        if known is None:
-            self._timings.authenticated = trio.current_time()
-            connection._user = user  # from here on a disconnect by user or token meets it
-        await self._check_owner(user)
-        if known is None:
-            self._timings.owned = trio.current_time()
-        return user
-
-    async def _authenticate(self, credentials: Credentials) -> User:
-        connection = self.connection
-        try:
-            user = await connection.route.auth(credentials, connection.request)
-        except Exception as error:
-            error = unwrap(error)
-            if isinstance(error, Refusal):
-                raise error from None
-            self._log_failure("authenticator_failed", error)
-            raise Refusal("internal_error") from None
-        if isinstance(user, Refusal):
-            raise user
-        return user
-
-    async def _check_owner(self, user: User) -> None:
-        """A look-up that fails or hangs is no refusal, and admits nobody."""
-        connection = self.connection
-        owner = connection.route.owner
-        if owner is None:
-            return
-        owned: object = False
-        try:
-            with trio.fail_after(self._config.auth.ownership_timeout):
-                owned = await owner(user, connection.resource)
-        except Exception as error:
-            error = unwrap(error)
-            if isinstance(error, Refusal):
-                raise error from None
-            self._log_failure("ownership_failed", error)
-            raise Refusal("unavailable") from None
-        if owned is not True:
-            raise Refusal("access_denied")
+        return await verify(
+            self.connection,
+            credentials,
+            ownership_timeout=self._config.auth.ownership_timeout,
+            timings=self._timings,
+        )
 
     # -------------------------------------------------------------------------- time
 
@@ -351,27 +284,3 @@ class Lifecycle:
                 await call(hook, connection)
         except Exception as error:
             self._log_failure("close_hook_failed", error)
-
-
-def session_options(config: Config, match: Match) -> SessionOptions:
-    """The configuration as the protocol's session wants it."""
-    limits = config.limits
-    return SessionOptions(
-        auth_timeout=config.auth.timeout,
-        greeting=match.route.greeting,
-        auth_aliases=match.route.auth_aliases,
-        heartbeat_interval=config.heartbeat.interval,
-        heartbeat_timeout=config.heartbeat.timeout,
-        expiry_warning=config.auth.expiry_warning,
-        max_message_bytes=limits.message_bytes,
-        max_message_bytes_before_ready=limits.message_bytes_before_ready,
-        max_in_flight=limits.in_flight,
-        max_streams=limits.streams,
-        max_subscriptions=limits.subscriptions,
-        messages_per_second=limits.messages_per_second,
-    )
-
-
-def new_session(config: Config, match: Match) -> ServerSession:
-    """A session that starts now."""
-    return ServerSession(session_options(config, match), trio.current_time())

@@ -6,7 +6,6 @@ import random
 import signal
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -22,19 +21,20 @@ from trioserver.admission import Admission, Ticket
 from trioserver.application import Application, Match
 from trioserver.config import Config, ListenConfig
 from trioserver.connection import Connection
-from trioserver.lifecycle import Lifecycle, new_session
+from trioserver.handlers import unwrap
+from trioserver.lifecycle import Lifecycle
+from trioserver.opening import judge, new_connection
 from trioserver.websocket.handshake import (
     BadHead,
     Head,
     PeerLeft,
-    check_upgrade,
     read_head,
     refuse,
-    subprotocols,
 )
 from trioserver.websocket.listeners import (
     Address,
     Listener,
+    SocketFile,
     address_of,
     close,
     open_tcp,
@@ -42,8 +42,6 @@ from trioserver.websocket.listeners import (
     remote_of,
     tls_context,
 )
-from trioserver.websocket.request import Request
-from trioserver.websocket.websocket import WebSocket
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -81,6 +79,7 @@ class Server:
         self._ready: set[Connection] = set()
         self._accepted = 0
         self._refused: Counter[str] = Counter()
+        self._socket_files: list[SocketFile] = []
         self._drain_requested = trio.Event()
         self._drain_reason = "shutdown"
         self._drained = trio.Event()
@@ -162,6 +161,8 @@ class Server:
                     connections.cancel_scope.cancel()
             finally:
                 await _close_all(listeners)
+                for file in self._socket_files:
+                    await file.remove()
             services.cancel_scope.cancel()
         self._drained.set()
 
@@ -186,7 +187,8 @@ class Server:
     def _services(self) -> list[Callable[..., Any]]:
         """Background work of authenticators and owner checks, each once."""
         parts = [part for route in self.application.routes for part in (route.auth, route.owner)]
-        runs = (getattr(part, "run", None) for part in dict.fromkeys(parts))
+        different = {id(part): part for part in parts}.values()
+        runs = (getattr(part, "run", None) for part in different)
         return [run for run in runs if run is not None]
 
     async def _open_listeners(self) -> list[Listener]:
@@ -195,6 +197,8 @@ class Server:
             for where in self.config.listeners:
                 listeners += await _open(where)
             self.addresses = tuple(map(address_of, listeners))
+            unix = [address for address in self.addresses if address.port is None]
+            self._socket_files = [await SocketFile.of(address) for address in unix]
             for route in self.application.routes:
                 check = getattr(route.auth, "check_addresses", None)
                 if check is not None:
@@ -245,7 +249,7 @@ class Server:
         try:
             with trio.fail_after(self.config.limits.head_timeout):
                 head = await read_head(stream, max_bytes=self.config.limits.head_bytes)
-            match = self._judge(head)
+            match = judge(head, self.application)
         except BadHead as bad:
             log.info("request_refused", remote=remote, status=bad.status, reason=bad.reason)
             await refuse(stream, bad)
@@ -254,17 +258,17 @@ class Server:
         else:
             await self._run_connection(stream, head, match, ticket, remote)
 
-    def _judge(self, head: Head) -> Match:
-        match = self.application.match(head.path)
-        if match is None:
-            raise BadHead(404, "There is no WebSocket at this path.")
-        check_upgrade(head)
-        return match
-
     async def _run_connection(
         self, stream: trio.abc.Stream, head: Head, match: Match, ticket: Ticket, remote: str
     ) -> None:
-        connection = self._new_connection(stream, head, match, remote)
+        connection = new_connection(
+            stream,
+            head,
+            match,
+            config=self.config,
+            remote=remote,
+            wall_clock=self._wall_clock,
+        )
         ticket.evict = partial(connection.disconnect, "server_busy")
         lifecycle = Lifecycle(
             connection, config=self.config, on_ready=partial(self._on_ready, ticket)
@@ -280,36 +284,6 @@ class Server:
                 self._refused[connection._session.close.reason] += 1
             if not self._connections:
                 self._all_gone.set()
-
-    def _new_connection(
-        self, stream: trio.abc.Stream, head: Head, match: Match, remote: str
-    ) -> Connection:
-        session = new_session(self.config, match)
-        outbox = self.config.outbox
-        request = Request(
-            path=head.path,
-            query=head.query,
-            headers={name: values[0] for name, values in head.headers.items()},
-            subprotocols=subprotocols(head),
-            resource=match.resource,
-            remote=remote,
-            secure=isinstance(stream, trio.SSLStream),
-        )
-        return Connection(
-            id=uuid.uuid4().hex,
-            application=match.route.application,
-            route=match.route,
-            resource=match.resource,
-            request=request,
-            session=session,
-            websocket=WebSocket(
-                stream,
-                max_message_bytes=session.max_message_bytes,
-                outbox_bytes=outbox.max_bytes,
-                outbox_age=outbox.max_age,
-            ),
-            wall_clock=self._wall_clock,
-        )
 
     def _on_ready(self, ticket: Ticket, connection: Connection) -> None:
         self._admission.authenticated(ticket)
@@ -359,14 +333,18 @@ async def serve(
     once. Embedded, ``server = await nursery.start(serve, app, config)``: signals are the
     program's, and `Server.drain` is there. Cancelling this ends all connections at once.
 
-    ``handle_signals``: None means as a program only; True needs the main thread. ``wall_clock`` gives seconds since the Unix epoch. Raises `CannotListen`, and `ValueError` where
-    an authenticator refuses the addresses.
+    ``handle_signals``: None means as a program only; True needs the main thread. ``wall_clock``
+    gives seconds since the Unix epoch. Raises `CannotListen`, and `ValueError` where an
+    authenticator refuses the addresses.
     """
     server = Server(application, config or Config(), wall_clock=wall_clock)
     if handle_signals is None:
         program = task_status is trio.TASK_STATUS_IGNORED
         handle_signals = program and threading.current_thread() is threading.main_thread()
-    await server.run(handle_signals=handle_signals, task_status=task_status)
+    try:
+        await server.run(handle_signals=handle_signals, task_status=task_status)
+    except ExceptionGroup as group:
+        raise unwrap(group) from None
 
 
 async def _open(where: ListenConfig) -> list[Listener]:

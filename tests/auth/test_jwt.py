@@ -234,10 +234,13 @@ async def test_times_are_judged_with_the_leeway(claims: dict[str, Any], expected
     assert await code(auth_with(), token_with(**claims)) == expected
 
 
-async def test_the_expiry_that_is_told_has_no_leeway() -> None:
-    user = await answer(auth_with(leeway=100.0), token_with(exp=NOW - 50))
+@pytest.mark.parametrize(("exp", "told"), [(NOW + 1, NOW + 1), (NOW - 50, NOW + 50)])
+async def test_the_leeway_moves_the_expiry_only_of_a_token_that_it_lets_in(
+    exp: float, told: float
+) -> None:
+    user = await answer(auth_with(leeway=100.0), token_with(exp=exp))
     assert isinstance(user, User)
-    assert user.expires_at == NOW - 50
+    assert user.expires_at == told
 
 
 async def test_a_token_expires_as_the_clock_goes_on(autojump_clock: trio.abc.Clock) -> None:

@@ -145,10 +145,18 @@ class JWTAuth:
         return User(
             id=claims[self._rules.user_id_claim],
             claims=claims,
-            expires_at=float(claims["exp"]) if "exp" in claims else None,
+            expires_at=self._end_of(claims),
             token_id=claims.get("jti"),
             public={name: claims[name] for name in self._public if _is_tellable(claims, name)},
         )
+
+    def _end_of(self, claims: Mapping[str, Any]) -> float | None:
+        """``exp``; for a token that only the leeway lets in, the end of the leeway: who is let in
+        is not thrown out the same moment."""
+        if "exp" not in claims:
+            return None
+        exp = float(claims["exp"])
+        return exp if exp > self.clock() else exp + self._rules.leeway
 
     async def _is_revoked(self, revoked: Revoked, token_id: str) -> bool:
         try:

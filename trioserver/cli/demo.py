@@ -12,15 +12,16 @@ from typing import Any, Final
 import attrs
 import click
 import structlog
-import trio
 
-from trioserver import Application, CannotListen, Config, JWTAuth, Server, serve
-from trioserver.auth import TrustedUserId, make_secret, make_token
+from trioserver import Application, JWTAuth, Server
+from trioserver.auth import Key, TrustedUserId, make_secret, make_token
+from trioserver.cli.arguments import logging_options
 from trioserver.cli.durations import in_words
 from trioserver.cli.logs import set_up_logging
-from trioserver.cli.terminal import Exit, Failure, one_line, print_json, stdout_console
+from trioserver.cli.running import run_server
+from trioserver.cli.settings import load_settings
+from trioserver.cli.terminal import Exit, Failure, print_json, stdout_console
 from trioserver.examples import agents, conversations
-from trioserver.storage import DatabaseUnavailable
 
 SEED: Final = {"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]}
 """The users, and the conversations that are theirs."""
@@ -66,25 +67,30 @@ class Demo:
         }
 
 
-@click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
-)
+@click.command("demo")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, metavar="NUMBER", help="0 picks one.  [default: 8765]")
 @click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    type=click.Path(path_type=Path),
     help="Directory for the database. Without it, all is forgotten at the end.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, once it is ready.")
 @click.option(
     "--trust-user-id",
     is_flag=True,
-    help="Believe a bare user_id in the conversations' first message. Loopback addresses only.",
+    help="Believe a bare user_id in a conversation's first message. On loopback addresses only.",
 )
-@click.option("--log-level", default="info", show_default=True, help="debug, info, warning, error.")
+@logging_options
 def command(
-    host: str, port: int, data: Path | None, as_json: bool, trust_user_id: bool, log_level: str
+    host: str | None,
+    port: int | None,
+    data: Path | None,
+    as_json: bool,
+    trust_user_id: bool,
+    log_format: str,
+    log_level: str,
 ) -> None:
     """Run the examples, with users and conversations to try them on.
 
@@ -93,29 +99,38 @@ def command(
     TRIOSERVER_TOKEN_LIFETIME is their lifetime, in seconds.
 
     \b
+    Examples:
       trioserver demo
       trioserver demo --port 0 --json
       trioserver demo --trust-user-id
     """
-    set_up_logging(level=log_level)
+    set_up_logging(format=log_format, level=log_level)
+    config = load_settings(None, {"host": host, "port": port}).config
+    with tempfile.TemporaryDirectory(prefix="trioserver-") as temporary:
+        demo = Demo(_settings(), _directory(data or Path(temporary)), trust_user_id)
+        run_server(demo.application(), config, announce=partial(_announce, demo, as_json))
+
+
+def _directory(path: Path) -> Path:
     try:
-        settings = _settings()
-        with tempfile.TemporaryDirectory(prefix="trioserver-") as temporary:
-            directory = data or Path(temporary)
-            directory.mkdir(parents=True, exist_ok=True)
-            demo = Demo(settings, directory, trust_user_id)
-            trio.run(_run, demo, Config(host=host, port=port), as_json)
-    except* (ValueError, DatabaseUnavailable) as errors:
-        raise Failure(one_line(_first(errors)), Exit.CONFIGURATION) from None
-    except* CannotListen as errors:
-        raise Failure(one_line(_first(errors)), Exit.CANNOT_LISTEN) from None
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failure(
+            f"cannot make the directory {path} ({error.strerror}): choose another with --data",
+            Exit.CONFIGURATION,
+        ) from None
+    return path
 
 
 def _settings() -> agents.Settings:
     """From the environment; a secret that is not there is made, one that is bad is refused."""
-    settings = agents.Settings.from_environment()
-    if settings.secret:
-        return settings
+    try:
+        settings = agents.Settings.from_environment()
+        if settings.secret:
+            Key.secret(settings.secret)
+            return settings
+    except ValueError as error:
+        raise Failure(str(error), Exit.CONFIGURATION) from None
     log.warning(
         "development_secret_made",
         meaning="for this run only; set TRIOSERVER_SECRET to keep tokens good across runs",
@@ -123,16 +138,12 @@ def _settings() -> agents.Settings:
     return agents.Settings(secret=make_secret(), token_lifetime=settings.token_lifetime)
 
 
-async def _run(demo: Demo, config: Config, as_json: bool) -> None:
-    async with trio.open_nursery() as nursery:
-        server = await nursery.start(
-            partial(serve, demo.application(), config, handle_signals=True)
-        )
-        facts = demo.facts(server)
-        if as_json:
-            print_json(facts)
-        else:
-            _print_next_steps(demo, facts)
+def _announce(demo: Demo, as_json: bool, server: Server) -> None:
+    facts = demo.facts(server)
+    if as_json:
+        print_json(facts)
+    else:
+        _print_next_steps(demo, facts)
 
 
 def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
@@ -141,7 +152,7 @@ def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
     conversation = f"{url}/ws/conversations/{SEED['alice'][0]}"
     lines = [
         f"[bold green]trioserver demo[/] at [bold]{url}[/]",
-        f"alice has the conversations {', '.join(SEED['alice'])}; bob has {', '.join(SEED['bob'])}.",
+        *(f"{user} has: {', '.join(ids)}" for user, ids in SEED.items()),
         f"Tokens live {in_words(demo.settings.token_lifetime)}. Ctrl-C ends it.",
         "",
         "[bold]In another terminal[/]",
@@ -175,11 +186,3 @@ def _program() -> str:
         return "trioserver"
     relative = os.path.relpath(called)
     return relative if "/" in sys.argv[0] and not relative.startswith("..") else "trioserver"
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The first exception of a group, however deep."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

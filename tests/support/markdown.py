@@ -1,0 +1,16 @@
+"""Code blocks of Markdown files, for running them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The contents of a file's fenced blocks of one language; the path is from the root."""
+    text = (ROOT / path).read_text()
+    found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{path} has no blocks of {language}"
+    return [str(block) for block in found]

@@ -1,0 +1,81 @@
+"""From a request's head to a connection that can begin: which route, which options."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import trio
+
+from protocol import ServerSession, SessionOptions
+from trioserver.application import Application, Match, Route
+from trioserver.config import Config
+from trioserver.connection import Connection
+from trioserver.websocket.handshake import BadHead, Head, check_upgrade, subprotocols
+from trioserver.websocket.request import Request
+from trioserver.websocket.websocket import WebSocket
+
+
+def judge(head: Head, application: Application) -> Match:
+    """The route that a good opening handshake is for. Raises `BadHead`."""
+    match = application.match(head.path)
+    if match is None:
+        raise BadHead(404, "There is no WebSocket at this path.")
+    check_upgrade(head)
+    return match
+
+
+def new_connection(
+    stream: trio.abc.Stream,
+    head: Head,
+    match: Match,
+    *,
+    config: Config,
+    remote: str,
+    wall_clock: Callable[[], float],
+) -> Connection:
+    """A connection whose session starts now; the handshake has not been answered yet."""
+    session = ServerSession(_session_options(config, match.route), trio.current_time())
+    request = Request(
+        path=head.path,
+        query=head.query,
+        headers={name: values[0] for name, values in head.headers.items()},
+        subprotocols=subprotocols(head),
+        resource=match.resource,
+        remote=remote,
+        secure=isinstance(stream, trio.SSLStream),
+    )
+    return Connection(
+        id=uuid.uuid4().hex,
+        application=match.route.application,
+        route=match.route,
+        resource=match.resource,
+        request=request,
+        session=session,
+        websocket=WebSocket(
+            stream,
+            max_message_bytes=session.max_message_bytes,
+            outbox_bytes=config.outbox.max_bytes,
+            outbox_age=config.outbox.max_age,
+        ),
+        wall_clock=wall_clock,
+    )
+
+
+def _session_options(config: Config, route: Route) -> SessionOptions:
+    """The configuration as the protocol's session wants it."""
+    limits = config.limits
+    return SessionOptions(
+        auth_timeout=config.auth.timeout,
+        greeting=route.greeting,
+        auth_aliases=route.auth_aliases,
+        heartbeat_interval=config.heartbeat.interval,
+        heartbeat_timeout=config.heartbeat.timeout,
+        expiry_warning=config.auth.expiry_warning,
+        max_message_bytes=limits.message_bytes,
+        max_message_bytes_before_ready=limits.message_bytes_before_ready,
+        max_in_flight=limits.in_flight,
+        max_streams=limits.streams,
+        max_subscriptions=limits.subscriptions,
+        messages_per_second=limits.messages_per_second,
+    )

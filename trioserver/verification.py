@@ -1,0 +1,70 @@
+"""Who it is, and whether the resource is theirs: the application's checks, and what they may raise.
+
+A look-up that fails or hangs is no refusal, and admits nobody. Whatever is raised becomes one
+`protocol.Refusal`; what the client is not told goes to the log.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import trio
+
+from protocol import Refusal
+from trioserver.auth import Credentials, User
+from trioserver.connection import Connection
+from trioserver.handlers import unwrap
+from trioserver.timings import Timings
+
+
+async def verify(
+    connection: Connection, credentials: Credentials, *, ownership_timeout: float, timings: Timings
+) -> User:
+    """The user, authenticated and found to own the resource. Raises `Refusal`.
+
+    On a connection that is ready, only its own user will do. Cancelling this leaves nothing behind.
+    """
+    known = connection._user
+    user = await _authenticate(connection, credentials)
+    if known is None:
+        timings.authenticated = trio.current_time()
+        connection._user = user  # from here on a disconnect by user or token meets it
+    elif known.id != user.id:
+        raise Refusal("access_denied", "The new token is for another user.")
+    await _check_owner(connection, user, ownership_timeout)
+    if known is None:
+        timings.owned = trio.current_time()
+    return user
+
+
+async def _authenticate(connection: Connection, credentials: Credentials) -> User:
+    try:
+        user = await connection.route.auth(credentials, connection.request)
+    except Exception as error:
+        raise _refusal_for(connection, "authenticator_failed", error, "internal_error") from None
+    if isinstance(user, Refusal):
+        raise user
+    return user
+
+
+async def _check_owner(connection: Connection, user: User, timeout: float) -> None:
+    owner = connection.route.owner
+    if owner is None:
+        return
+    owned: object = False
+    try:
+        with trio.fail_after(timeout):
+            owned = await owner(user, connection.resource)
+    except Exception as error:
+        raise _refusal_for(connection, "ownership_failed", error, "unavailable") from None
+    if owned is not True:  # nothing that is merely truthy, such as a forgotten coroutine
+        raise Refusal("access_denied")
+
+
+def _refusal_for(connection: Connection, event: str, error: Exception, code: str) -> Refusal:
+    error = unwrap(error)
+    if isinstance(error, Refusal):
+        return error
+    text = "".join(traceback.format_exception(error))
+    connection.log.error(event, traceback=text)
+    return Refusal(code)

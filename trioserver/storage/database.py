@@ -1,0 +1,174 @@
+"""A database behind Trio: SQLAlchemy Core in worker threads, and no wait without an end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import trio
+
+from trioserver.storage.errors import DatabaseUnavailable
+from trioserver.storage.job import Job
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
+
+_MAX_WAITING: Final = 1_000
+"""Calls that may wait for a thread. At a millisecond each, the last of them waits a second."""
+
+_ONE_WRITER: Final = 1
+"""SQLite has one writer at a time; in a queue of our own nobody polls for the lock."""
+
+
+class Database:
+    """SQLite (``sqlite:///path/file.db`` or a bare path) or PostgreSQL (``postgresql://...``).
+
+    Open it with ``async with``; it may be opened again after it has been closed. Opening looks at
+    the directory of an SQLite file and connects to nothing: a server can start while its database
+    is down, and works as soon as it is back.
+
+    ``timeout`` bounds each call, in seconds, the wait for a thread included. ``max_threads`` is
+    how many calls are under way at once; transactions on SQLite are one at a time.
+
+    Raises `ValueError` for a URL it does not understand and `ImportError` with what to install.
+    """
+
+    def __init__(
+        self, url: str | os.PathLike[str], *, timeout: float = 5.0, max_threads: int = 4
+    ) -> None:
+        from trioserver.storage import engine  # here, so that the rest works without SQLAlchemy
+
+        if not 0 < timeout <= 3600:
+            raise ValueError(f"timeout is {timeout!r}, allowed are seconds above 0 up to 3600")
+        if max_threads < 1:
+            raise ValueError(f"max_threads is {max_threads!r}, allowed is 1 or more")
+        parsed = engine.parse_url(url)
+        self.timeout = timeout
+        self._max_threads = max_threads
+        self._open = False
+        self._where = engine.describe_url(parsed)
+        self._check_location = partial(engine.check_location, parsed)
+        self._as_unavailable = engine.as_unavailable
+        self._engine = engine.create(parsed, timeout=timeout, connections=max_threads + _ONE_WRITER)
+        self._cut = engine.CUT
+        self._sqlite = self._engine.dialect.name == "sqlite"
+        # IMMEDIATE takes the lock now, and waits for it; a later upgrade of a reader just fails.
+        self._begin = "BEGIN IMMEDIATE" if self._sqlite else "BEGIN"
+
+    def __repr__(self) -> str:
+        return f"<Database {self._where}>"
+
+    async def __aenter__(self) -> Self:
+        """Raises `DatabaseUnavailable` when SQLite's file cannot be where it should be."""
+        if self._open:
+            raise RuntimeError(f"{self!r} is open already")
+        with self._deadline(self.timeout):
+            await trio.to_thread.run_sync(self._check_location, abandon_on_cancel=True)
+        self._readers = trio.CapacityLimiter(self._max_threads)
+        self._writers = trio.CapacityLimiter(_ONE_WRITER) if self._sqlite else self._readers
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open = False
+        # Shielded: a cancelled server closes its connections too. No longer than the timeout.
+        with trio.move_on_after(self.timeout, shield=True):
+            await trio.to_thread.run_sync(self._engine.dispose, abandon_on_cancel=True)
+
+    async def run(self, fn: Callable[[Connection], T], *, timeout: float | None = None) -> T:
+        """Calls ``fn(connection)`` in a thread, in a transaction: committed when it returns,
+        rolled back when it raises. What has been committed survives a kill -9 and a power cut.
+
+        ``timeout``, in seconds, may shorten that of the database; None leaves it. ``fn`` returns
+        plain values, not a result that is still to be read. The connection goes back to the pool
+        as it is: use SET LOCAL, not SET.
+
+        Raises `DatabaseUnavailable`, and whatever ``fn`` raises. Neither a time-out nor a
+        cancellation waits for the thread: the transaction is rolled back, unless the commit is
+        under way already. After either it is unknown whether it was done; it is never half done.
+        """
+        return await self._call(fn, transaction=True, timeout=timeout)
+
+    async def read(self, fn: Callable[[Connection], T], *, timeout: float | None = None) -> T:
+        """As `run`, but without a transaction, in fewer round trips; ``fn`` must only read.
+
+        ``fn`` is called a second time when its connection turns out to be dead, as those in the
+        pool are after the database was restarted.
+        """
+        return await self._call(fn, transaction=False, timeout=timeout)
+
+    async def _call(
+        self, fn: Callable[[Connection], T], *, transaction: bool, timeout: float | None
+    ) -> T:
+        if not self._open:
+            raise RuntimeError(f"{self!r} is not open: use it inside of `async with database:`")
+        limiter = self._writers if transaction else self._readers
+        if limiter.statistics().tasks_waiting >= _MAX_WAITING:
+            raise DatabaseUnavailable("overload", "Too many calls wait for the database.")
+        job = Job()
+        try:
+            with self._deadline(self.timeout if timeout is None else min(timeout, self.timeout)):
+                # An abandoned thread keeps its place in the limiter till it ends: a database that
+                # hangs holds as many threads as one that works.
+                return await trio.to_thread.run_sync(
+                    self._work, job, fn, transaction, abandon_on_cancel=True, limiter=limiter
+                )
+        finally:
+            job.abandon()  # changes nothing when the work is done
+
+    def _work(self, job: Job, fn: Callable[[Connection], T], transaction: bool) -> T:
+        """In the thread, from here to the end of `_attempt`."""
+        try:
+            return self._attempt(job, fn, transaction)
+        except Exception as error:
+            unavailable = self._as_unavailable(error)
+            if unavailable is None:
+                raise
+        # Outside of the `except`: the driver's message is not to come along as the context.
+        raise unavailable
+
+    def _attempt(
+        self, job: Job, fn: Callable[[Connection], T], transaction: bool, *, again: bool = False
+    ) -> T:
+        begun = False
+        try:
+            with job.in_this_thread(), self._engine.connect() as connection:
+                try:
+                    job.proceed(connection.info[self._cut])
+                    with connection.begin():
+                        if transaction:
+                            connection.exec_driver_sql(self._begin)
+                            begun = True
+                        result = fn(connection)
+                        job.proceed()
+                    return result
+                finally:
+                    job.release()
+                    if job.abandoned:
+                        connection.invalidate()
+        except Exception as error:
+            dead = getattr(error, "connection_invalidated", False)
+            if again or begun or not dead or job.abandoned:
+                raise
+        return self._attempt(job, fn, transaction, again=True)
+
+    @contextmanager
+    def _deadline(self, seconds: float) -> Iterator[None]:
+        try:
+            with trio.fail_after(seconds):
+                yield
+        except trio.TooSlowError:
+            raise DatabaseUnavailable(
+                "timeout", f"The database did not answer within {seconds:g} s."
+            ) from None

@@ -8,9 +8,10 @@ of `protocol.errors`, and the advice that stands there.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, to_builtins
 
 from protocol import codec
 from protocol.errors import Refusal
@@ -91,17 +92,20 @@ class ClientSession:
         heartbeat: HeartbeatMode = "frame",
         client: ClientInfo | None = None,
         in_query: bool = False,
+        initial: Mapping[str, Any] | None = None,
     ) -> Id | None:
         """Send `auth`; when READY that refreshes, and its id is returned.
 
-        With ``in_query`` the token stands in the URL, and nothing is sent.
+        With ``in_query`` the token stands in the URL, and nothing is sent. The fields of
+        ``initial`` go over those of `auth`: for a route's alias, or what else it wants to know.
         """
         refreshing = self.state is ClientState.READY
         self._move(ClientMove.AUTHENTICATE)
         if in_query:
             return None
         id = self._new_id() if refreshing else None
-        self._send(Auth(token=token, id=id, heartbeat=heartbeat, client=client))
+        auth = Auth(token=token, id=id, heartbeat=heartbeat, client=client)
+        self._send(auth if initial is None else to_builtins(auth) | dict(initial))
         return id
 
     def request(self, type: str, data: Any = UNSET) -> Id:
@@ -138,6 +142,10 @@ class ClientSession:
             self._move(ClientMove.SEND)
             self._send(Cancel(id=id))
 
+    def forget(self, id: Id) -> None:
+        """Await the answer to a request no longer; when it comes it is nobody's."""
+        self._pending.pop(id, None)
+
     def _request(self, message: Any) -> Id:
         self._move(ClientMove.SEND)
         id: Id = message.id
@@ -163,7 +171,7 @@ class ClientSession:
     def receive(self, data: bytes, now: float) -> ServerMessage | Message | None:
         """A text message has arrived: what it says, or None where nothing needs to be known.
 
-        A `ping` is answered here and returned too. Raises `RemoteProtocolError`.
+        When READY a `ping` is answered here, and returned too. Raises `RemoteProtocolError`.
         """
         self.last_received = now
         try:
@@ -172,7 +180,7 @@ class ClientSession:
             raise RemoteProtocolError(refusal.message) from None
         self._move(self._move_of(message))
         match message:
-            case Ping():
+            case Ping() if self.state is ClientState.READY:
                 self._send(Pong(id=message.id, data=message.data))
             case Ready():
                 self.ready = message

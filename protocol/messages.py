@@ -264,7 +264,7 @@ def instant(seconds: float) -> str:
 
 def milliseconds(seconds: float) -> int:
     """A duration in seconds as whole milliseconds, never negative."""
-    return max(0, round(min(seconds, 1e12) * 1000))
+    return round(min(max(seconds, 0.0), 1e12) * 1000)
 
 
 def raw(data: Any) -> Raw:

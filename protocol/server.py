@@ -22,6 +22,7 @@ from protocol.messages import (
     Auth,
     AuthExpiring,
     AuthRefreshed,
+    Cancel,
     ClientMessage,
     Error,
     HeartbeatInfo,
@@ -236,7 +237,7 @@ class ServerSession:
             return None
         if envelope.type in CLIENT_TYPES:
             message = codec.decode_client(data, envelope)
-            if not isinstance(message, Ping | Pong):
+            if not isinstance(message, Ping | Pong | Cancel):
                 self._check_id(message.id)
             return message
         if envelope.type in SERVER_TYPES:
@@ -287,8 +288,9 @@ class ServerSession:
     def refuse(self, refusal: Refusal, now: float, id: Id | None = None) -> None:
         """Answer with an error; before READY, and when errors go on, that ends the session."""
         if not self.is_ready:
-            code = "bad_message" if refusal.code == "invalid_payload" else refusal.code
-            self.fail(Refusal(code, refusal.message, retry=refusal.retry), id=id)
+            if refusal.code == "invalid_payload":
+                refusal = Refusal("bad_message", refusal.message)
+            self.fail(refusal, id=id)
             return
         row = ERRORS.get(refusal.code)
         if row is not None and row.fatal is Fatal.ALWAYS:

@@ -55,6 +55,7 @@ _S, _M = ServerState, ServerMove
 SERVER_TABLE: Final[dict[tuple[ServerState, ServerMove], ServerOutcome]] = {
     (_S.OPENING, _M.START): _S.WAITING,
     (_S.OPENING, _M.START_VERIFYING): _S.VERIFYING,
+    (_S.OPENING, _M.DEADLINE): "auth_timeout",
     (_S.OPENING, _M.FAIL): _S.CLOSED,
     (_S.WAITING, _M.AUTH): _S.VERIFYING,
     (_S.WAITING, _M.MESSAGE): "auth_required",

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol import Refusal, codec
+from protocol.generate.descriptions import EXAMPLES
+from protocol.generate.schema import CLIENT, MESSAGES, SERVER
+from protocol.messages import (
+    CLIENT_TYPES,
+    RESERVED_TYPES,
+    SERVER_TYPES,
+    Auth,
+    Cancel,
+    End,
+    instant,
+    milliseconds,
+    raw,
+)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_message_survives_the_journey_there_and_back(name: str) -> None:
+    struct = next(struct for struct in MESSAGES if struct.__name__ == name)
+    text = json.dumps(EXAMPLES[name]).encode()
+    for side, decode in ((CLIENT, codec.decode_client), (SERVER, codec.decode_server)):
+        if struct in side:
+            message = decode(text)
+            assert type(message) is struct
+            assert json.loads(codec.encode(message)) == EXAMPLES[name]
+
+
+def test_names_of_the_wire_are_those_of_the_specification() -> None:
+    both = {"ping", "pong"}
+    assert {"auth", "cancel", "subscribe", "unsubscribe", "publish"} | both == CLIENT_TYPES
+    assert both | {
+        "hello", "ready", "auth_expiring", "auth_refreshed", "ack", "error", "chunk", "end",
+        "event", "goaway",
+    } == SERVER_TYPES  # fmt: skip
+    assert all(codec.is_type_name(name) for name in RESERVED_TYPES)
+
+
+def test_a_message_is_a_value() -> None:
+    cancel = Cancel(id=1)
+    with pytest.raises(AttributeError):
+        cancel.id = 2  # type: ignore[misc]
+    assert cancel == Cancel(id=1)
+
+
+def test_a_token_never_reaches_a_repr() -> None:
+    assert "secret" not in repr(Auth(token="secret", id=1))
+
+
+def test_what_says_nothing_is_left_out() -> None:
+    assert codec.encode(End(id=1)) == b'{"type":"end","id":1}'
+
+
+@pytest.mark.parametrize("id", ["", "x" * 65, 2**53, -(2**53), 1.5, True, [], {}])
+def test_an_id_that_is_not_allowed_is_a_bad_message(id: Any) -> None:
+    with pytest.raises(Refusal) as caught:
+        codec.decode_client(json.dumps({"type": "echo", "id": id}).encode())
+    assert caught.value.code == "bad_message"
+
+
+@pytest.mark.parametrize("id", ["x", "x" * 64, "ü" * 64, 0, -1, 2**53 - 1, None])
+def test_an_id_that_is_allowed_comes_through(id: Any) -> None:
+    message = codec.decode_client(json.dumps({"type": "echo", "id": id}).encode())
+    assert message.id == id
+
+
+@given(st.floats(allow_nan=False))
+def test_any_time_has_an_instant(seconds: float) -> None:
+    moment = datetime.fromisoformat(instant(seconds))
+    assert moment.utcoffset() is not None
+    assert instant(seconds).endswith("Z")
+
+
+def test_an_instant_has_milliseconds_and_never_means_the_year_10000() -> None:
+    assert instant(1.5) == "1970-01-01T00:00:01.500Z"
+    assert instant(1e18) == "9999-12-31T23:59:59.000Z"
+    assert instant(-1.0) == "1970-01-01T00:00:00.000Z"
+
+
+@given(st.floats(allow_nan=False))
+def test_a_duration_is_a_whole_number_that_is_not_negative(seconds: float) -> None:
+    assert milliseconds(seconds) >= 0
+
+
+def test_raw_data_is_passed_on_as_it_is() -> None:
+    data = msgspec.Raw(b'{"a": 1}')
+    assert raw(data) is data
+    assert raw([1, "ü"]) == msgspec.Raw('[1,"ü"]'.encode())
+    with pytest.raises(TypeError):
+        raw(object())

@@ -19,9 +19,10 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m protocol.generate --check
 
-# Writes what is generated from the code: schemas, AsyncAPI document, the tables in docs/.
+# Writes what is generated from the code: schemas, AsyncAPI document, tables, the list of options.
 docs: $(STAMP)
 	$(BIN)/python -m protocol.generate
+	$(BIN)/trioserver config --markdown > docs/configuration.md
 
 $(STAMP): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "trioserver needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }

@@ -1,51 +1,78 @@
 """What an operator can set: one frozen class for each concern. Durations are in seconds.
 
-A wrong value raises `ValueError` with the option's name, the value, and what is allowed.
+Each option says what it is for in its metadata, which `trioserver config` prints and
+docs/configuration.md is made from. A wrong value raises `ValueError` with the option's name, the
+value, and what is allowed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final
 
 import attrs
-
-_T = TypeVar("_T", int, float)
 
 _DAY = 86400.0
 _MIB = 1024 * 1024
 
 
-def _bounded(low: _T, high: _T) -> Callable[[Any, attrs.Attribute[_T], _T], None]:
+def _bounded(low: float, high: float, *, whole: bool) -> Callable[[Any, Any, Any], None]:
     """A validator: ``low <= value <= high``. Not-a-number is outside of everything."""
+    kinds = int if whole else (int, float)
 
-    def check(_: Any, attribute: attrs.Attribute[_T], value: _T) -> None:
-        good = isinstance(value, int | float) and not isinstance(value, bool)
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        good = isinstance(value, kinds) and not isinstance(value, bool)
         if not (good and low <= value <= high):
             raise ValueError(f"{attribute.name} is {value!r}; it must be from {low} to {high}")
 
     return check
 
 
+def _number(default: float, low: float, high: float, unit: str, help: str, whole: bool) -> Any:
+    metadata = {"help": help, "unit": unit, "low": low, "high": high}
+    return attrs.field(
+        default=default, validator=_bounded(low, high, whole=whole), metadata=metadata
+    )
+
+
+def _seconds(default: float, low: float, high: float, help: str) -> Any:
+    return _number(default, low, high, "s", help, whole=False)
+
+
+def _count(default: int, low: int, high: int, unit: str, help: str) -> Any:
+    return _number(default, low, high, unit, help, whole=True)
+
+
+def _bytes(default: int, low: int, high: int, help: str) -> Any:
+    return _number(default, low, high, "bytes", help, whole=True)
+
+
 def _to_path(value: str | Path | None) -> Path | None:
     return None if value is None or value == "" else Path(value)
 
 
+# The five options of a listener, which `ListenConfig` and `Config` have in common.
+_HOST: Final = {
+    "help": "An address, or a name that resolves to some. 0.0.0.0 and :: are all of this machine's."
+}
+_PORT: Final = {"unit": "", "low": 0, "high": 65535, "help": "The TCP port; 0 picks a free one."}
+_UNIX_PATH: Final = {"help": "A Unix socket's file, in place of host and port. None: TCP."}
+_CERTIFICATE: Final = {
+    "help": "The certificate chain in PEM. With it and its key, TLS 1.2 and up. None: no TLS."
+}
+_KEY: Final = {"help": "The certificate's private key in PEM, unencrypted. None: no TLS."}
+
+
 @attrs.frozen(kw_only=True)
 class ListenConfig:
-    """Where to accept connections: TCP, TLS over TCP, or a Unix socket.
+    """Where to accept connections: TCP, TLS over TCP, or a Unix socket."""
 
-    ``host``: an address or a name that resolves to some; "0.0.0.0" and "::" are all of this
-    machine's. ``port``: 0 picks a free one. ``unix_path``: a socket file, in place of host and
-    port. ``certificate`` and ``key``: PEM files, both or neither; with them, TLS 1.2 and up.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = attrs.field(default=8765, validator=_bounded(0, 65535))
-    unix_path: Path | None = attrs.field(default=None, converter=_to_path)
-    certificate: Path | None = attrs.field(default=None, converter=_to_path)
-    key: Path | None = attrs.field(default=None, converter=_to_path)
+    host: str = attrs.field(default="127.0.0.1", metadata=_HOST)
+    port: int = attrs.field(default=8765, validator=_bounded(0, 65535, whole=True), metadata=_PORT)
+    unix_path: Path | None = attrs.field(default=None, converter=_to_path, metadata=_UNIX_PATH)
+    certificate: Path | None = attrs.field(default=None, converter=_to_path, metadata=_CERTIFICATE)
+    key: Path | None = attrs.field(default=None, converter=_to_path, metadata=_KEY)
 
     def __attrs_post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
@@ -56,80 +83,97 @@ class ListenConfig:
 
 @attrs.frozen(kw_only=True)
 class AuthConfig:
-    """How long authentication may take, and what happens as a token ends.
+    """How long authentication may take, and what happens as a token ends."""
 
-    ``timeout`` covers everything from the accepted handshake to the sent `ready`.
-    ``ownership_timeout`` is for one verification of ownership. ``expiry_warning`` is how long
-    before a token's expiry the client is warned; half of what is left, where less is left.
-    """
-
-    timeout: float = attrs.field(default=10.0, validator=_bounded(0.1, 300.0))
-    ownership_timeout: float = attrs.field(default=5.0, validator=_bounded(0.01, 300.0))
-    expiry_warning: float = attrs.field(default=60.0, validator=_bounded(0.0, _DAY))
+    timeout: float = _seconds(
+        10.0, 0.1, 300.0, "For everything from the accepted handshake to the sent `ready`."
+    )
+    ownership_timeout: float = _seconds(
+        5.0, 0.01, 300.0, "For one verification that the user owns the resource."
+    )
+    expiry_warning: float = _seconds(
+        60.0,
+        0.0,
+        _DAY,
+        "How long before a token's expiry the client is warned; half of what is left, where less "
+        "is left.",
+    )
 
 
 @attrs.frozen(kw_only=True)
 class HeartbeatConfig:
     """A ping each ``interval``; a client that is silent for ``timeout`` after it is closed."""
 
-    interval: float = attrs.field(default=30.0, validator=_bounded(0.1, _DAY))
-    timeout: float = attrs.field(default=10.0, validator=_bounded(0.1, 3600.0))
+    interval: float = _seconds(30.0, 0.1, _DAY, "From one ping to the next.")
+    timeout: float = _seconds(
+        10.0, 0.1, 3600.0, "A client that is silent for so long after a ping is closed."
+    )
 
 
 @attrs.frozen(kw_only=True)
 class LimitsConfig:
-    """What is taken from peers. Sizes are in bytes; the rest counts connections or messages.
+    """What is taken from peers."""
 
-    ``queue`` is how many messages wait for `async def` handlers before reading pauses;
-    ``messages_per_second`` has a burst of twice its size. ``head_timeout`` is for the head of
-    the request, TLS handshake included.
-    """
-
-    connections: int = attrs.field(default=10_000, validator=_bounded(1, 1_000_000))
-    unauthenticated: int = attrs.field(default=1_000, validator=_bounded(1, 1_000_000))
-    head_bytes: int = attrs.field(default=16 * 1024, validator=_bounded(512, _MIB))
-    head_timeout: float = attrs.field(default=5.0, validator=_bounded(0.1, 300.0))
-    message_bytes: int = attrs.field(default=_MIB, validator=_bounded(128, 1024 * _MIB))
-    message_bytes_before_ready: int = attrs.field(default=16 * 1024, validator=_bounded(128, _MIB))
-    messages_per_second: int = attrs.field(default=1_000, validator=_bounded(1, 10_000_000))
-    in_flight: int = attrs.field(default=256, validator=_bounded(1, 100_000))
-    streams: int = attrs.field(default=32, validator=_bounded(1, 10_000))
-    queue: int = attrs.field(default=64, validator=_bounded(1, 100_000))
-    subscriptions: int = attrs.field(default=1_000, validator=_bounded(0, 1_000_000))
+    connections: int = _count(
+        10_000, 1, 1_000_000, "connections", "Open connections, those in the handshake included."
+    )
+    unauthenticated: int = _count(
+        1_000, 1, 1_000_000, "connections", "Open connections that are not authenticated yet."
+    )
+    head_bytes: int = _bytes(16 * 1024, 512, _MIB, "The head of the HTTP request.")
+    head_timeout: float = _seconds(
+        5.0, 0.1, 300.0, "For the head of the request to arrive, TLS handshake included."
+    )
+    message_bytes: int = _bytes(_MIB, 128, 1024 * _MIB, "One message.")
+    message_bytes_before_ready: int = _bytes(
+        16 * 1024, 128, _MIB, "One message of a client that is not authenticated yet."
+    )
+    messages_per_second: int = _count(
+        1_000, 1, 10_000_000, "messages", "From one client; a burst may be twice as many."
+    )
+    in_flight: int = _count(
+        256, 1, 100_000, "requests", "Requests of one connection that are not answered yet."
+    )
+    streams: int = _count(32, 1, 10_000, "streams", "Streams of one connection at a time.")
+    queue: int = _count(
+        64,
+        1,
+        100_000,
+        "messages",
+        "Messages of one connection that wait for `async def` handlers; beyond, reading pauses.",
+    )
+    subscriptions: int = _count(1_000, 0, 1_000_000, "topics", "Subscriptions of one connection.")
 
 
 @attrs.frozen(kw_only=True)
 class HandlerConfig:
-    """How long handlers may take.
+    """How long handlers may take; beyond it the request is answered ``unavailable``."""
 
-    ``timeout``: an `async def` handler or hook; ``chunk_timeout``: the next value of a stream.
-    Beyond either the request is answered ``unavailable``.
-    """
-
-    timeout: float = attrs.field(default=30.0, validator=_bounded(0.01, _DAY))
-    chunk_timeout: float = attrs.field(default=60.0, validator=_bounded(0.01, _DAY))
+    timeout: float = _seconds(30.0, 0.01, _DAY, "For an `async def` handler, or a hook.")
+    chunk_timeout: float = _seconds(60.0, 0.01, _DAY, "For the next value of a stream.")
 
 
 @attrs.frozen(kw_only=True)
 class OutboxConfig:
-    """What may wait for one slow client: bytes, and for how long. Beyond: ``slow_consumer``."""
+    """What may wait for one slow client; beyond it the client is closed: ``slow_consumer``."""
 
-    max_bytes: int = attrs.field(default=_MIB, validator=_bounded(1024, 1024 * _MIB))
-    max_age: float = attrs.field(default=10.0, validator=_bounded(0.1, 3600.0))
+    max_bytes: int = _bytes(_MIB, 1024, 1024 * _MIB, "All that waits to be sent to one client.")
+    max_age: float = _seconds(10.0, 0.1, 3600.0, "How long anything waits to be sent to it.")
 
 
 @attrs.frozen(kw_only=True)
 class ShutdownConfig:
-    """How the server and its connections end.
+    """How the server and its connections end."""
 
-    ``drain_period``: the time over which clients are sent away, each in a slot of its own.
-    ``close_timeout``: for the closing handshake of a connection that was ready, and
-    ``close_timeout_before_ready`` of one that was not.
-    """
-
-    drain_period: float = attrs.field(default=10.0, validator=_bounded(0.0, 3600.0))
-    close_timeout: float = attrs.field(default=5.0, validator=_bounded(0.1, 300.0))
-    close_timeout_before_ready: float = attrs.field(default=1.0, validator=_bounded(0.1, 60.0))
+    drain_period: float = _seconds(
+        10.0, 0.0, 3600.0, "Clients are sent away over this time, each in a slot of its own."
+    )
+    close_timeout: float = _seconds(
+        5.0, 0.1, 300.0, "For the closing handshake of a connection that was ready."
+    )
+    close_timeout_before_ready: float = _seconds(
+        1.0, 0.1, 60.0, "For the closing handshake of a connection that was not ready."
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -138,11 +182,11 @@ class Config:
     lists them all instead.
     """
 
-    host: str = "127.0.0.1"
-    port: int = attrs.field(default=8765, validator=_bounded(0, 65535))
-    unix_path: Path | None = attrs.field(default=None, converter=_to_path)
-    certificate: Path | None = attrs.field(default=None, converter=_to_path)
-    key: Path | None = attrs.field(default=None, converter=_to_path)
+    host: str = attrs.field(default="127.0.0.1", metadata=_HOST)
+    port: int = attrs.field(default=8765, validator=_bounded(0, 65535, whole=True), metadata=_PORT)
+    unix_path: Path | None = attrs.field(default=None, converter=_to_path, metadata=_UNIX_PATH)
+    certificate: Path | None = attrs.field(default=None, converter=_to_path, metadata=_CERTIFICATE)
+    key: Path | None = attrs.field(default=None, converter=_to_path, metadata=_KEY)
     listen: tuple[ListenConfig, ...] = ()
     auth: AuthConfig = AuthConfig()
     heartbeat: HeartbeatConfig = HeartbeatConfig()

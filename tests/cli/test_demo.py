@@ -282,6 +282,7 @@ def test_a_bare_user_id_is_trusted_only_where_the_demo_says_so() -> None:
         ([], {"TRIOSERVER_TOKEN_LIFETIME": "soon"}, "TRIOSERVER_TOKEN_LIFETIME"),
         (["--host", "no-such-host.invalid"], {}, "no-such-host.invalid"),
         (["--data", "/dev/null/x"], {}, "/dev/null/x"),
+        (["--data", "/proc/sys"], {}, "/proc/sys"),
     ],
 )
 def test_what_is_configured_wrongly_stops_the_start_with_a_sentence(

@@ -1,0 +1,93 @@
+"""Logging for programs: to stderr, as coloured text or as JSON lines, without any secret in it.
+
+Rich's tracebacks, structlog's default, print the local variables of each frame: tokens, passwords,
+messages. Here a traceback is plain text, in both formats.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from trioserver.cli.terminal import printable
+
+FORMATS: Final = ("auto", "text", "json")
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+_PAYLOADS: Final = ("trio-websocket", "wsproto")
+"""Loggers that write what peers send at debug level; never below WARNING, whoever asks."""
+
+
+def set_up_logging(
+    *, format: str = "auto", level: str = "info", stream: TextIO | None = None
+) -> None:
+    """Configure structlog and the standard `logging` of this process.
+
+    ``format``: one of `FORMATS`; "auto" is text on a terminal and JSON lines elsewhere. ``level``:
+    one of `LEVELS`, for trioserver and the application; other libraries are heard from WARNING on.
+    ``stream``: None is stderr.
+    """
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    text = format == "text" or (format == "auto" and terminal)
+    render = _text(colours=terminal) if text else _json()
+    common: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        # Plain text, no locals: the renderer finds no exc_info left to print its own way.
+        structlog.processors.format_exc_info,
+        _name_traceback,
+    ]
+    structlog.configure(
+        processors=[*common, *render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,  # a log line for a connection, not for a message
+    )
+    _route_libraries(common, render, stream)
+
+
+def _text(*, colours: bool) -> Sequence[Processor]:
+    # repr: what a peer chose, such as a path, must not command the terminal.
+    return (_printable, structlog.dev.ConsoleRenderer(colors=colours, repr_native_str=True))
+
+
+def _json() -> Sequence[Processor]:
+    return (structlog.processors.JSONRenderer(),)
+
+
+def _name_traceback(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A traceback is called ``exception``, also where the server has formatted it itself."""
+    if "traceback" in event:
+        event["exception"] = event.pop("traceback")
+    return event
+
+
+def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    event["event"] = printable(str(event["event"]))
+    if "exception" in event:
+        event["exception"] = printable(str(event["exception"]), keep="\n\t")
+    return event
+
+
+def _route_libraries(
+    common: Sequence[Processor], render: Sequence[Processor], stream: TextIO
+) -> None:
+    remove: Any = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *common],
+            processors=[remove, *render],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    for name in _PAYLOADS:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,99 @@
+"""The command `trioserver`. Each subcommand is a module beside this one, imported on use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+try:
+    import click
+    import rich as _rich  # noqa: F401 -- asked for here, so that no command fails over it later
+    import typed_settings as _typed_settings  # noqa: F401
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"trioserver: the command line needs {error.name}: pip install 'trioserver[cli]'"
+    ) from None
+
+from trioserver import __version__
+from trioserver.cli.terminal import Exit, Failure, one_line
+
+_COMMANDS: Final = {
+    "demo": "Run the examples, with users and tokens to try them.",
+    "serve": "Run an application.",
+    "connect": "Talk to a server.",
+    "check": "See whether a server keeps to the protocol.",
+    "token": "Make tokens, and look into them.",
+    "secret": "Print a fresh secret for signing tokens.",
+    "config": "Show the server's options, and where they came from.",
+}
+"""In the order of --help. The texts are here so that --help imports none of the modules."""
+
+_EXTRAS: Final = {"demo": "demo"}
+"""The extra that a command needs, where it is not ``cli``."""
+
+_OURS: Final = ("trioserver", "protocol")
+
+
+class _Commands(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        try:
+            module: Any = importlib.import_module(f"trioserver.cli.{cmd_name}")
+        except ImportError as error:
+            if error.name is not None and error.name.partition(".")[0] in _OURS:
+                raise
+            extra = _EXTRAS.get(cmd_name, "cli")
+            raise Failure(
+                f"`trioserver {cmd_name}` cannot start ({one_line(error)}): "
+                f"pip install 'trioserver[{extra}]'"
+            ) from None
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except* KeyboardInterrupt:  # Trio has it in a group
+            pass
+        ctx.exit(Exit.INTERRUPTED)
+
+
+@click.group(
+    cls=_Commands,
+    name="trioserver",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+@click.version_option(__version__, prog_name="trioserver")
+def main() -> None:
+    """A WebSocket server on Trio that knows who is on the other end.
+
+    \b
+    Examples:
+      trioserver demo                   # something to try, on port 8765
+      trioserver serve chat:app         # your application, in chat.py
+      trioserver connect ws://127.0.0.1:8765/ws --token TOKEN
+      trioserver check ws://127.0.0.1:8765/ws --token TOKEN
+      trioserver token make alice --lifetime 1h
+      trioserver secret
+      trioserver config --explain
+
+    \b
+    Exit codes:
+      0    done
+      1    it did not work out: a token is refused, a check fails
+      2    the command line is wrong
+      3    an option or a secret has a value that does not do
+      4    the application cannot be loaded
+      5    the address cannot be listened on
+      130  interrupted
+    """

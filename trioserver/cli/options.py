@@ -1,0 +1,122 @@
+"""The options of `trioserver.config.Config`, as an operator writes them and reads about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+from typed_settings.cls_utils import deep_options
+from typed_settings.types import OptionInfo
+
+from trioserver.config import Config, ListenConfig
+
+SECTION: Final = "trioserver"
+"""The table of the TOML file."""
+
+PREFIX: Final = "TRIOSERVER_"
+"""Of the environment variables."""
+
+MASK: Final = "***"
+
+_KINDS: Final = {int: "a whole number", float: "a number", str: "text, not empty"}
+
+
+@attrs.frozen(kw_only=True)
+class Option:
+    """One option. ``path`` is "port" or "heartbeat.interval"; ``unit`` may be empty.
+
+    ``low`` and ``high`` are None where the value is no number. ``secret``: the value is shown to
+    nobody. ``info`` is typed-settings' view of it.
+    """
+
+    path: str
+    default: Any
+    unit: str
+    help: str
+    low: float | None
+    high: float | None
+    secret: bool
+    info: OptionInfo
+
+    @property
+    def key(self) -> str:
+        """As in the TOML file, with its table."""
+        return f"{SECTION}.{self.path}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.path.upper().replace(".", "_")
+
+    @property
+    def flag(self) -> str:
+        """The command-line option, for those that have one."""
+        return "--" + self.path.replace("_", "-")
+
+    @property
+    def kind(self) -> type:
+        """int, float, str or Path; None may be allowed besides."""
+        return self.info.cls if self.info.cls in _KINDS else Path
+
+    @property
+    def bounds(self) -> str:
+        """What is allowed: "from 0.1 to 300 s", empty where any text is."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"from {_plain(self.low)} to {_plain(self.high)} {self.unit}".rstrip()
+
+    @property
+    def allowed(self) -> str:
+        """`bounds` with the kind of value: "a number from 0.1 to 300 s"."""
+        return f"{_KINDS.get(self.kind, 'a path')} {self.bounds}".rstrip()
+
+    def shown(self, value: Any, *, unit: bool = True) -> str:
+        """A value as text, with its unit; a secret's is masked."""
+        if value is None:
+            return "none"
+        if self.secret:
+            return MASK
+        if not isinstance(value, int | float):
+            return str(value)
+        return f"{_plain(value)} {self.unit if unit else ''}".rstrip()
+
+    def check(self, value: Any) -> None:
+        """Raises `ValueError` for a value of the right type that is out of bounds."""
+        field = attrs.fields_dict(self.info.parent_cls)[self.info.name]
+        validator: Callable[[Any, Any, Any], Any] | None = field.validator
+        if validator is not None:
+            validator(None, field, value)
+
+
+def _plain(number: float) -> str:
+    """Without the ".0" and exponents that Python gives floats."""
+    return str(int(number)) if number == int(number) else str(number)
+
+
+def options_of(settings_class: type) -> tuple[Option, ...]:
+    """All options of an attrs class and of those nested in it, lists of tables aside."""
+    return tuple(
+        _describe(info) for info in deep_options(settings_class) if not info.nested_options
+    )
+
+
+def _describe(info: OptionInfo) -> Option:
+    field = attrs.fields_dict(info.parent_cls)[info.name]
+    return Option(
+        path=info.path,
+        default=info.default,
+        unit=field.metadata.get("unit", ""),
+        help=field.metadata.get("help", ""),
+        low=field.metadata.get("low"),
+        high=field.metadata.get("high"),
+        secret=info.is_secret or field.repr is False,
+        info=info,
+    )
+
+
+OPTIONS: Final = options_of(Config)
+"""All but ``listen``, whose tables have `LISTEN_OPTIONS`."""
+
+LISTEN_OPTIONS: Final = options_of(ListenConfig)

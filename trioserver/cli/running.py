@@ -1,0 +1,52 @@
+"""Runs a server as a program: signals drain it, and what stops it is told in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import trio
+
+from trioserver.application import Application
+from trioserver.cli.terminal import Exit, Failure
+from trioserver.config import Config
+from trioserver.server import Server, serve
+from trioserver.storage import DatabaseUnavailable
+from trioserver.websocket.listeners import CannotListen
+
+
+def run_server(
+    application: Application,
+    config: Config,
+    *,
+    announce: Callable[[Server], None] = lambda server: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT has drained it; a second one ends it at once.
+
+    ``announce`` is called once, when connections are accepted. Raises `Failure` where the server
+    cannot start.
+    """
+    try:
+        trio.run(_serve, application, config, announce)
+    except Exception as error:
+        raise _explained(error) from None
+
+
+async def _serve(
+    application: Application, config: Config, announce: Callable[[Server], None]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        announce(await nursery.start(partial(serve, application, config, handle_signals=True)))
+
+
+def _explained(error: Exception) -> Exception:
+    """A `Failure` for what is the operator's to change; anything else is a bug, and stays."""
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+        cause = cause.exceptions[0]
+    if isinstance(cause, CannotListen):
+        return Failure(str(cause), Exit.CANNOT_LISTEN)
+    # An authenticator refuses the addresses; a database's file cannot be where it should be.
+    if isinstance(cause, ValueError | DatabaseUnavailable):
+        return Failure(str(cause), Exit.CONFIGURATION)
+    return error

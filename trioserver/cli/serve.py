@@ -1,0 +1,61 @@
+"""`trioserver serve`: run an application."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trioserver.application import Application
+from trioserver.cli.arguments import config_option, listen_options, logging_options
+from trioserver.cli.loading import load_application
+from trioserver.cli.logs import set_up_logging
+from trioserver.cli.running import run_server
+from trioserver.cli.settings import load_settings
+from trioserver.cli.terminal import print_error
+from trioserver.server import Server
+
+
+@click.command("serve")
+@click.argument("target", metavar="MODULE:APP")
+@config_option
+@listen_options
+@logging_options
+def command(
+    target: str,
+    config_file: Path | None,
+    log_format: str,
+    log_level: str,
+    **listen: str | int | Path | None,
+) -> None:
+    """Run an application.
+
+    MODULE is looked for in the current directory first. APP is a trioserver.Application in it, or
+    a function without arguments that returns one.
+
+    SIGTERM or Ctrl-C sends the clients away over shutdown.drain_period seconds and ends; a second
+    one ends at once. `trioserver config` lists all options, with their environment variables.
+
+    \b
+    Examples:
+      trioserver serve chat:app
+      trioserver serve chat:app --host 0.0.0.0 --port 443 \\
+        --certificate cert.pem --key key.pem
+      TRIOSERVER_HEARTBEAT_INTERVAL=15 trioserver serve chat:app
+    """
+    set_up_logging(format=log_format, level=log_level)
+    settings = load_settings(config_file, listen)
+    for note in settings.notes:
+        print_error(note)
+    application = load_application(target)
+    if not application.routes:
+        print_error(f"{target} has no routes, so every request is answered 404")
+    run_server(application, settings.config, announce=lambda server: _announce(server, application))
+
+
+def _announce(server: Server, application: Application) -> None:
+    """Where it listens, one address a line, then the paths."""
+    for address in server.addresses:
+        click.echo(f"listening on {address.url}")
+    for route in application.routes:
+        click.echo(f"  {route.path}")

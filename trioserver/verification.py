@@ -34,6 +34,8 @@ async def verify(
     await _check_owner(connection, user, ownership_timeout)
     if known is None:
         timings.owned = trio.current_time()
+    if user.expires_at is not None and user.expires_at <= connection._wall_clock():
+        raise Refusal("token_expired")  # perhaps only while the owner was looked up
     return user
 
 

@@ -198,3 +198,15 @@ async def test_an_owner_check_that_returns_anything_but_true_admits_nobody(
         await client.send(type="auth", token="alice")
         _, closed = await client.receive_end()
         assert closed == Closed(1008, "access_denied")
+
+
+async def test_a_token_that_expires_while_the_owner_is_looked_up_admits_nobody(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(world=World(owner_delay=3.0)) as harness:
+        client = await harness.connect()
+        await client.receive_until("hello")
+        await client.send(type="auth", token="alice:2")
+        _, closed = await client.receive_end()
+        assert closed == Closed(1008, "token_expired")
+        assert harness.world.seen == []

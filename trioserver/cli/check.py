@@ -1,0 +1,175 @@
+"""`trioserver check`: see whether a server keeps to the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import click
+import trio
+from rich.table import Table
+from rich.text import Text
+
+from trioserver.auth import inspect_token, make_secret, make_token
+from trioserver.cli.credentials import parse_url, read_token, token_options
+from trioserver.cli.keys import KeyMaterial, key_options, read_key
+from trioserver.cli.scenarios import Result, Scenario, run
+from trioserver.cli.terminal import Exit, Failure, one_line, print_json, printable, stdout_console
+from trioserver.client import Address
+
+UNREACHABLE: Final = 5
+
+_EXPIRED_AN_HOUR_AGO: Final = -3600.0
+_NOBODY: Final = "trioserver-check"
+_VERDICTS: Final = {True: ("pass", "green"), False: ("FAIL", "bold red"), None: ("skipped", "dim")}
+
+
+@click.command("check")
+@click.argument("url")
+@token_options
+@click.option("--expired", metavar="TEXT", help="An expired token of the same user.")
+@key_options
+@click.option("--other-url", metavar="URL", help="A resource that is not the token's user's.")
+@click.option("--timeout", type=click.FloatRange(0.1, 300), default=10.0, show_default=True,
+              help="Seconds for connecting.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each scenario.")
+def command(
+    url: str,
+    token: str | None,
+    token_file: str | None,
+    expired: str | None,
+    other_url: str | None,
+    timeout: float,
+    as_json: bool,
+    **key: str | None,
+) -> None:
+    """See whether the server at URL keeps to the protocol.
+
+    Each scenario is a connection of its own, all at the same time: a valid token, an expired one,
+    a forged one, none, silence, another message than auth, someone else's resource. With the
+    server's secret or private key the expired token and a stranger's are made here; without, give
+    --expired and --other-url. What cannot be run is skipped.
+
+    \b
+    Exit codes:
+      0  everything that was run is as it should be
+      1  something is not
+      2  the command line is wrong
+      5  the server cannot be reached
+
+    \b
+    Examples:
+      trioserver check ws://127.0.0.1:8765/ws --token-file token.txt
+      trioserver check wss://chat.example/ws/1 --secret-file secret.txt --other-url wss://...
+    """
+    scenarios = plan(
+        parse_url("URL", url),
+        token=read_token(token, token_file),
+        expired=expired,
+        key=read_key(**key),
+        other=None if other_url is None else parse_url("--other-url", other_url),
+    )
+    results = trio.run(partial(run_all, scenarios, timeout=timeout))
+    for result in results:
+        if result.unreachable is not None:
+            failure = Failure(f"cannot check {result.scenario.address}: {result.unreachable}")
+            failure.exit_code = UNREACHABLE  # type: ignore[misc] # as Failure itself does
+            raise failure
+    _print(results, as_json)
+    if any(result.passed is False for result in results):
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def plan(
+    address: Address,
+    *,
+    token: str | None,
+    expired: str | None,
+    key: KeyMaterial | None,
+    other: Address | None,
+) -> tuple[Scenario, ...]:
+    """The scenarios there are, those that cannot be run with the reason why."""
+
+    def scenario(name: str, expected: str, token: str | None, hint: str, **more: Any) -> Scenario:
+        fields: dict[str, Any] = {"address": address, "first": {"type": "auth", "token": token}}
+        fields |= more | {"skipped": hint if token is None else None}
+        return Scenario(name=name, expected=expected, **fields)
+
+    subject = _subject(token)
+    if expired is None and key is not None:
+        expired = _make(key, subject, lifetime=_EXPIRED_AN_HOUR_AGO)
+    made_up = other is None and key is not None
+    stranger = _make(key, _NOBODY) if key is not None and made_up else token if other else None
+    forged = make_token(make_secret(), subject=subject)
+    return (
+        scenario("valid", "ready", token, "give --token"),
+        scenario("expired", "token_expired", expired, "give --expired, or the secret"),
+        scenario("invalid", "token_invalid", forged, ""),
+        scenario("missing", "token_missing", "", "", first={"type": "auth"}),
+        scenario("silent", "auth_timeout", "", "", first=None),
+        scenario("not auth", "auth_required", "", "", first={"type": "message", "id": 1}),
+        scenario(
+            "not the owner",
+            "access_denied",
+            stranger,
+            "give --token with --other-url, or the secret",
+            address=other or address,
+            made_up=made_up,
+        ),
+    )
+
+
+def _subject(token: str | None) -> str:
+    """Whose token it is, so that a made one is of somebody the server knows."""
+    claims = inspect_token(token).claims if token else None
+    subject = (claims or {}).get("sub")
+    return subject if isinstance(subject, str) and subject else _NOBODY
+
+
+def _make(key: KeyMaterial, subject: str, lifetime: float = 600.0) -> str:
+    try:
+        return make_token(key.text, subject=subject, lifetime=lifetime)
+    except ValueError as error:
+        raise Failure(
+            f"{one_line(error)} (The key is from {key.origin}.)", Exit.CONFIGURATION
+        ) from None
+
+
+async def run_all(scenarios: Sequence[Scenario], **options: Any) -> list[Result]:
+    """All at the same time, so that silence does not add up."""
+    results: dict[int, Result] = {}
+
+    async def one(index: int) -> None:
+        results[index] = await run(scenarios[index], **options)
+
+    async with trio.open_nursery() as nursery:
+        for index in range(len(scenarios)):
+            nursery.start_soon(one, index)
+    return [results[index] for index in range(len(scenarios))]
+
+
+def _print(results: Sequence[Result], as_json: bool) -> None:
+    if as_json:
+        for result in results:
+            print_json({
+                "scenario": result.scenario.name,
+                "expected": result.scenario.expected,
+                "seen": result.seen,
+                "verdict": _VERDICTS[result.passed][0].lower(),
+                "ms": round(result.seconds * 1000),
+                "note": result.note,
+            })  # fmt: skip
+        return
+    table = Table("scenario", "expected", "seen", "verdict", "time", "", box=None)
+    for result in results:
+        verdict, style = _VERDICTS[result.passed]
+        table.add_row(
+            result.scenario.name,
+            result.scenario.expected,
+            Text(printable(result.seen)),
+            Text(verdict, style),
+            "" if result.passed is None else f"{result.seconds:.2f} s",
+            Text(printable(result.note), "dim"),
+        )
+    stdout_console().print(table)

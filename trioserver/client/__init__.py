@@ -1,0 +1,38 @@
+"""A client of `trioserver.v1`: ``async with connect(url, token=...) as client``."""
+
+from trioserver.client.address import Address
+from trioserver.client.backoff import Backoff
+from trioserver.client.client import Client, Pushed, State
+from trioserver.client.connecting import connect
+from trioserver.client.errors import (
+    ClientError,
+    ConnectionLost,
+    ConnectTimeout,
+    Overflow,
+    Refused,
+    RequestRefused,
+    RequestTimeout,
+)
+from trioserver.client.reason import CloseReason
+from trioserver.client.streams import Stream
+from trioserver.client.subscriptions import Event, Subscription
+
+__all__ = [
+    "Address",
+    "Backoff",
+    "Client",
+    "ClientError",
+    "CloseReason",
+    "ConnectTimeout",
+    "ConnectionLost",
+    "Event",
+    "Overflow",
+    "Pushed",
+    "Refused",
+    "RequestRefused",
+    "RequestTimeout",
+    "State",
+    "Stream",
+    "Subscription",
+    "connect",
+]

@@ -4,3 +4,8 @@ from tests.support.databases import database_url as database_url
 from tests.support.databases import postgresql_url as postgresql_url
 from tests.support.databases import sqlite_url as sqlite_url
 from tests.support.postgresql import postgresql as postgresql
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long texts are no names for tests; some are keys, which are new in each process."""
+    return argname if isinstance(val, str | bytes) and len(val) > 30 else None

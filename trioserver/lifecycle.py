@@ -185,7 +185,6 @@ class Lifecycle:
             return
         if session.state is not ServerState.VERIFYING:
             return  # something else has ended it in the meantime
-        connection.log = connection.log.bind(user=user.id)
         now = trio.current_time()
         session.admit(
             now=now,
@@ -269,6 +268,7 @@ class Lifecycle:
         statistics = connection.statistics()
         connection.log.info(
             "connection_closed",
+            path=connection.request.path,
             remote=connection.request.remote,
             code=close.code if close and close.reason else peer.code if peer else 1006,
             reason=close.reason if close and close.reason else "peer left",

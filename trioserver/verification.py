@@ -29,6 +29,7 @@ async def verify(
     if known is None:
         timings.authenticated = trio.current_time()
         connection._user = user  # from here on a disconnect by user or token meets it
+        connection.log = connection.log.bind(user=user.id)
     elif known.id != user.id:
         raise Refusal("access_denied", "The new token is for another user.")
     await _check_owner(connection, user, ownership_timeout)

@@ -61,7 +61,8 @@ def command(
     \b
     Examples:
       trioserver check ws://127.0.0.1:8765/ws --token-file token.txt
-      trioserver check wss://chat.example/ws/1 --secret-file secret.txt --other-url wss://...
+      trioserver check wss://chat.example/ws/1 --secret-file secret.txt \\
+        --other-url wss://chat.example/ws/2
     """
     scenarios = plan(
         parse_url("URL", url),

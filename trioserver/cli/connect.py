@@ -91,7 +91,8 @@ def command(
     Examples:
       trioserver connect ws://127.0.0.1:8765/ws --token-file token.txt
       echo 'ping' | trioserver connect ws://127.0.0.1:8765/ws --json
-      trioserver connect ws://127.0.0.1:8765/ws --initial '{"type": "initial", "user_id": "a"}'
+      trioserver connect ws://127.0.0.1:8765/ws \\
+        --initial '{"type": "initial", "user_id": "a"}'
     """
     address = parse_url("URL", url)
     first = _first_message(read_token(token, token_file), initial, heartbeat)

@@ -4,7 +4,8 @@ from protocol.bucket import TokenBucket
 from protocol.client import ClientSession, LocalProtocolError, RemoteProtocolError
 from protocol.errors import ERRORS, ErrorCode, Fatal, Refusal, Retry, close_code_of
 from protocol.messages import SUBPROTOCOL, Id, instant, milliseconds, raw
-from protocol.server import Close, ServerSession, SessionOptions
+from protocol.options import SessionOptions
+from protocol.server import Close, ServerSession
 from protocol.states import CLIENT_TABLE, SERVER_TABLE, ClientState, ServerState
 
 __all__ = [

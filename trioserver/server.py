@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ from trioserver.admission import Admission, Ticket
 from trioserver.application import Application, Match
 from trioserver.config import Config, ListenConfig
 from trioserver.connection import Connection
+from trioserver.draining import send_away
 from trioserver.handlers import unwrap
 from trioserver.lifecycle import Lifecycle
 from trioserver.opening import judge, new_connection
@@ -157,7 +157,7 @@ class Server:
                     if handle_signals:
                         await connections.start(self._watch_signals, services.cancel_scope)
                     await self._accept(listeners, connections, task_status)
-                    await self._send_away()
+                    await self._empty()
                     connections.cancel_scope.cancel()
             finally:
                 await _close_all(listeners)
@@ -295,28 +295,19 @@ class Server:
 
     # -------------------------------------------------------------------------- the end
 
-    def _refusal_now(self) -> Refusal | None:
-        return Refusal(self._drain_reason) if self._drain_requested.is_set() else None
-
-    async def _send_away(self) -> None:
-        """Each ready connection gets a slot to leave in; the others leave at once."""
-        period = self.config.shutdown.drain_period
-        leaving = list(self._ready)
+    async def _empty(self) -> None:
+        """Send everybody away, and wait until the last one has gone."""
         for connection in self._connections.values():
             if connection not in self._ready:
                 connection.disconnect(self._drain_reason)
-        random.shuffle(leaving)  # neighbours in time of arrival should not come back together
-        begin = trio.current_time()
-        slots = [(begin + period * n / len(leaving), c) for n, c in enumerate(leaving, start=1)]
-        for slot, connection in slots:
-            connection._go_away(self._drain_reason, slot - begin)
-        for slot, connection in slots:
-            with trio.move_on_at(slot):
-                await connection._ended.wait()
-            connection.disconnect(self._drain_reason)
+        period = self.config.shutdown.drain_period
+        await send_away(list(self._ready), reason=self._drain_reason, period=period)
         while self._connections:
             self._all_gone = trio.Event()
             await self._all_gone.wait()
+
+    def _refusal_now(self) -> Refusal | None:
+        return Refusal(self._drain_reason) if self._drain_requested.is_set() else None
 
 
 async def serve(

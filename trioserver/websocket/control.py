@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import trio
 
+from trioserver.websocket.frames import Control
 from trioserver.websocket.outbox import Outbox, OutboxClosed
 
 
 class ControlStream(trio.abc.Stream):
-    """Bytes put in with `feed` come out of `receive_some`; what is sent goes to the outbox."""
+    """What is put in with `feed` comes out of `receive_some`; what is sent goes to the outbox."""
 
     def __init__(self, head: bytes, outbox: Outbox) -> None:
         self.closed = trio.Event()
@@ -22,17 +23,21 @@ class ControlStream(trio.abc.Stream):
         self._fed.set()
         self._taken = trio.Event()
 
-    async def feed(self, data: bytes) -> None:
-        """Pass bytes on, and wait until they have been dealt with.
+    async def feed(self, control: Control) -> None:
+        """Pass a control frame on, and wait until it has been dealt with.
 
-        Control frames are a barrier: what came behind a Ping is not looked at before its Pong is
-        on its way. Returns at once when the stream is closed.
+        Control frames are a barrier: what came behind a Ping is not looked at before its Pong has
+        been written. Returns at once when the stream is closed.
         """
         if not self.closed.is_set():
             self._taken = trio.Event()
-            self._incoming += data
+            self._incoming += _as_from_client(control)
             self._fed.set()
             await self._taken.wait()
+
+    async def wait_taken(self) -> None:
+        """Wait until all that was fed has been dealt with."""
+        await self._taken.wait()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Bytes that were fed. Raises `trio.ClosedResourceError` after `close`."""
@@ -54,9 +59,9 @@ class ControlStream(trio.abc.Stream):
         Raises `trio.BrokenResourceError` when the transport has ended.
         """
         try:
-            self._outbox.put_control_nowait(bytes(data))
-            await self._outbox.flush()
+            await self._outbox.send_control(bytes(data))
         except OutboxClosed:
+            self.close()  # trio-websocket will not ask for more, so nobody may wait for that
             raise trio.BrokenResourceError from None
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -73,3 +78,9 @@ class ControlStream(trio.abc.Stream):
         self.closed.set()
         self._taken.set()
         self._fed.set()
+
+
+def _as_from_client(control: Control) -> bytes:
+    """The frame anew, with a mask of zeros: what trio-websocket's parser never stumbles over."""
+    header = bytes((0x80 | control.opcode, 0x80 | len(control.payload), 0, 0, 0, 0))
+    return header + control.payload

@@ -1,8 +1,8 @@
 """RFC 6455 frames, sans-I/O: bytes in, whole messages and control frames out.
 
-Linear in the input however it is cut. What breaks a rule is a `Violation`, whose code is a row of
-`protocol.errors`; after it, data frames are dropped, and control frames still come out where
-frame boundaries are known, so that the closing handshake can come to its end.
+Linear in the input however it is cut. The first rule that is broken is a `Violation`, whose code
+is a row of `protocol.errors`. After it data frames are dropped, and control frames still come out,
+judged no more: so the peer's Close is found, and the closing handshake can come to its end.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Opcode(IntEnum):
 
 
 _KNOWN: Final = frozenset(Opcode)
+_CONTROLS: Final = frozenset({Opcode.CLOSE, Opcode.PING, Opcode.PONG})
 
 
 @attrs.frozen
 class Control:
-    """A control frame: what it says, and its bytes as they came."""
+    """A control frame, whole and unmasked."""
 
     opcode: Opcode
     payload: bytes
-    raw: bytes
 
 
 @attrs.frozen
@@ -63,8 +63,9 @@ Item: TypeAlias = bytes | Control | Violation
 class _Header:
     first: int
     masked: bool
-    start: int  # of the payload
-    length: int
+    size: int  # of the header itself; the mask is its last four bytes
+    length: int  # of the payload
+    minimal: bool  # whether the length is written as section 5.2 wants it
 
     @property
     def final(self) -> bool:
@@ -73,6 +74,10 @@ class _Header:
     @property
     def opcode(self) -> int:
         return self.first & 0x0F
+
+    @property
+    def is_control(self) -> bool:
+        return self.first & 0x08 != 0
 
 
 class _Violated(Exception):
@@ -91,70 +96,71 @@ class FrameDecoder:
     def __init__(self, *, masked: bool, max_message_bytes: int) -> None:
         self.max_message_bytes = max_message_bytes
         self._masked = masked
-        self._buffer = bytearray()
-        self._header: _Header | None = None  # of the frame that is not complete yet
+        self._buffer = bytearray()  # the frame that is not complete yet
+        self._header: _Header | None = None  # and its header, once that is complete
+        self._needed = 0  # bytes before which it is not worth another look
         self._message: bytearray | None = None  # a fragmented message so far
         self._text = _utf8()
-        self._skip = 0  # bytes still to come of a frame that was too big
+        self._skip = 0  # bytes still to come of a frame that is dropped
         self._dropping = False
-        self.lost = False  # frame boundaries are not known any more
 
     def receive(self, data: bytes) -> list[Item]:
-        """What is complete with these bytes, in order."""
+        """What is complete with these bytes, in order. Raises nothing, whatever they are."""
         items: list[Item] = []
-        if self.lost:
-            return items
-        buffer = self._buffer
-        buffer += data
-        position = 0
-        while position < len(buffer):
-            if self._skip:
-                skipped = min(self._skip, len(buffer) - position)
-                self._skip -= skipped
-                position += skipped
-                continue
+        skipped = min(self._skip, len(data))
+        self._skip -= skipped
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._needed:
+                return items
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        position = skipped
+        while position < len(data):
             try:
-                end = self._take_frame(position, items)
+                end = self._take_frame(data, position, items)
             except _Violated as violated:
                 items.append(Violation(violated.code))
                 self.drop_data()
-                if violated.code == "protocol_error":
-                    self.lost = True
-                    buffer.clear()
-                    return items
-                end = self._pass_over(position)
+                end = self._pass_over(data, position)
             if end is None:
                 break
             position = end
-        del buffer[:position]
+        self._buffer += data[position:]
         return items
 
     def drop_data(self) -> None:
         """From now on let only control frames through."""
         self._dropping = True
         self._message = None
+        self._needed = 0
 
-    def _take_frame(self, position: int, items: list[Item]) -> int | None:
+    def _take_frame(self, data: bytes, position: int, items: list[Item]) -> int | None:
         """Take the frame that starts here; where it ends, None where it is not complete."""
         header = self._header
         if header is None:
-            header = _read_header(self._buffer, position)
+            header = self._header = _read_header(data, position)
             if header is None:
+                self._needed = 0
                 return None
-            self._header = header
-            self._check(header)
-            if self._dropping and header.opcode < Opcode.CLOSE:
-                return self._pass_over(position)
-        begin = position + header.start
+            if not self._dropping:
+                self._check(header)
+        if self._dropping and (
+            header.opcode not in _CONTROLS or header.length > MAX_CONTROL_PAYLOAD
+        ):
+            return self._pass_over(data, position)
+        begin = position + header.size
         end = begin + header.length
-        if len(self._buffer) < end:
+        if len(data) < end:
+            self._needed = end - position
             return None
-        payload = bytes(self._buffer[begin:end])
-        if self._masked:
-            payload = apply_mask(payload, bytes(self._buffer[begin - 4 : begin]))
-        if header.opcode >= Opcode.CLOSE:
-            raw = bytes(self._buffer[position:end])
-            items.append(Control(Opcode(header.opcode), payload, raw))
+        payload = data[begin:end]
+        if header.masked:
+            payload = apply_mask(payload, data[begin - 4 : begin])
+        if header.is_control:
+            items.append(Control(Opcode(header.opcode), payload))
+            if header.opcode == Opcode.CLOSE:
+                self.drop_data()  # section 5.5.1: no data follows
         else:
             self._take_data(header, payload, items)
         self._header = None
@@ -178,56 +184,53 @@ class FrameDecoder:
 
     def _check(self, header: _Header) -> None:
         """Judge a frame by its header alone (sections 5.2, 5.4 and 5.5)."""
-        if header.first & 0x70 or header.opcode not in _KNOWN or header.masked != self._masked:
+        if (
+            header.first & 0x70
+            or header.opcode not in _KNOWN
+            or header.masked != self._masked
+            or not header.minimal
+        ):
             raise _Violated("protocol_error")
-        if header.opcode >= Opcode.CLOSE:
+        if header.is_control:
             if not header.final or header.length > MAX_CONTROL_PAYLOAD:
                 raise _Violated("protocol_error")
-            return
-        if self._dropping:
-            return
-        if (header.opcode == Opcode.CONTINUATION) == (self._message is None):
+        elif (header.opcode == Opcode.CONTINUATION) == (self._message is None):
             raise _Violated("protocol_error")
-        if header.opcode == Opcode.BINARY:
+        elif header.opcode == Opcode.BINARY:
             raise _Violated("binary_unsupported")
-        if header.length + len(self._message or b"") > self.max_message_bytes:
+        elif header.length + len(self._message or b"") > self.max_message_bytes:
             raise _Violated("message_too_big")
 
-    def _pass_over(self, position: int) -> int:
+    def _pass_over(self, data: bytes, position: int) -> int:
         """Leave out the frame that starts here, though it may not be complete."""
         header = self._header
         assert header is not None
         self._header = None
-        end = position + header.start + header.length
-        self._skip = max(0, end - len(self._buffer))
-        return min(end, len(self._buffer))
+        end = position + header.size + header.length
+        self._skip = max(0, end - len(data))
+        return min(end, len(data))
 
 
-def _read_header(buffer: bytearray, position: int) -> _Header | None:
+def _read_header(data: bytes, position: int) -> _Header | None:
     """The header that starts here, None where it is not complete; section 5.2."""
-    available = len(buffer) - position
+    available = len(data) - position
     if available < 2:
         return None
-    second = buffer[position + 1]
+    second = data[position + 1]
+    masked = second & 0x80 != 0
     length = second & 0x7F
-    size = 2 + (4 if second & 0x80 else 0)
-    if length == _TWO_BYTE_LENGTH:
-        size += 2
-    elif length == _EIGHT_BYTE_LENGTH:
-        size += 8
+    size = 6 if masked else 2
+    minimal = True
+    if length >= _TWO_BYTE_LENGTH:
+        extended, smallest, beyond = (
+            (2, _TWO_BYTE_LENGTH, 2**16) if length == _TWO_BYTE_LENGTH else (8, 2**16, 2**63)
+        )
+        size += extended
+        length = int.from_bytes(data[position + 2 : position + 2 + extended], "big")
+        minimal = smallest <= length < beyond
     if available < size:
         return None
-    if length == _TWO_BYTE_LENGTH:
-        length = int.from_bytes(buffer[position + 2 : position + 4], "big")
-        minimal = length >= _TWO_BYTE_LENGTH
-    elif length == _EIGHT_BYTE_LENGTH:
-        length = int.from_bytes(buffer[position + 2 : position + 10], "big")
-        minimal = 2**16 <= length < 2**63
-    else:
-        minimal = True
-    if not minimal:
-        raise _Violated("protocol_error")
-    return _Header(buffer[position], bool(second & 0x80), size, length)
+    return _Header(data[position], masked, size, length, minimal)
 
 
 def _checked_text(payload: bytes) -> bytes:

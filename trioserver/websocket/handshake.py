@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 import attrs
 import h11
@@ -22,6 +22,8 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 _RECEIVE_BYTES: Final = 16 * 1024
 _LINGER: Final = 1.0  # seconds; closing on unread input would reset the response away
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
+_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class BadHead(Exception):
@@ -40,16 +42,20 @@ class PeerLeft(Exception):
 
 @attrs.frozen(kw_only=True)
 class Head:
-    """A request's head. ``rest`` is what came behind it; ``headers`` keeps every value."""
+    """A request's head. ``rest`` is what came behind it; ``headers`` keeps every value.
+
+    ``target`` is in origin form: a scheme and a host in front of the path are left out.
+    """
 
     method: str
     target: str = attrs.field(repr=False)
+    http_version: str = "1.1"
     headers: Mapping[str, tuple[str, ...]] = attrs.field(repr=False)
     rest: bytes = attrs.field(default=b"", repr=False)
 
     @property
     def path(self) -> str:
-        """The path, percent-decoded."""
+        """The path, percent-decoded; what is not UTF-8 is replaced."""
         return unquote(self.target.partition("?")[0])
 
     @property
@@ -117,16 +123,25 @@ def _parse(head: bytes, rest: bytes) -> Head:
         raise BadHead(error.error_status_hint, "This is not a request of HTTP/1.1.") from None
     if not isinstance(event, h11.Request):
         raise BadHead(400, "This is not a request of HTTP/1.1.")
-    headers: dict[str, tuple[str, ...]] = {}
+    headers: dict[str, list[str]] = {}
     for name, value in event.headers:
-        key = name.decode("ascii")
-        headers[key] = (*headers.get(key, ()), value.decode("latin-1"))
+        headers.setdefault(name.decode("ascii"), []).append(value.decode("latin-1"))
     return Head(
         method=event.method.decode("ascii"),
-        target=event.target.decode("ascii", "replace"),
-        headers=headers,
+        target=_origin_form(event.target.decode("ascii")),
+        http_version=event.http_version.decode("ascii"),
+        headers={name: tuple(values) for name, values in headers.items()},
         rest=rest,
     )
+
+
+def _origin_form(target: str) -> str:
+    """The target without scheme and host; RFC 9112, section 3.2.2."""
+    origin = _ORIGIN.match(target)
+    if origin is None:
+        return target
+    rest = target[origin.end() :]
+    return rest if rest.startswith("/") else f"/{rest}"
 
 
 def check_upgrade(head: Head) -> None:
@@ -135,10 +150,14 @@ def check_upgrade(head: Head) -> None:
         raise BadHead(
             426,
             "This address speaks WebSocket. Connect with a WebSocket client, to ws:// or wss://.",
-            [("Upgrade", "websocket"), ("Connection", "Upgrade")],
+            [("Upgrade", "websocket")],
         )
     if head.method != "GET":
         raise BadHead(405, "A WebSocket is opened with GET.", [("Allow", "GET")])
+    if head.http_version != "1.1":
+        raise BadHead(400, "A WebSocket is opened with HTTP/1.1. Does a proxy speak an older one?")
+    if not _is_clean_path(head.target):
+        raise BadHead(400, "The path must be UTF-8, without control characters.")
     if len(head.headers["upgrade"]) > 1 or len(head.headers.get("host", ())) != 1:
         raise BadHead(400, "There must be one Host and one Upgrade header.")
     if not any(token.lower() == "upgrade" for token in head.tokens("connection")):
@@ -147,11 +166,21 @@ def check_upgrade(head: Head) -> None:
         raise BadHead(400, "An opening handshake has no body.")
     if head.headers.get("sec-websocket-version") != ("13",):
         raise BadHead(
-            426, "The version of WebSocket spoken here is 13.", [("Sec-WebSocket-Version", "13")]
+            426,
+            "The version of WebSocket spoken here is 13.",
+            [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
         )
     key = head.headers.get("sec-websocket-key", ())
     if len(key) != 1 or not _is_key(key[0]):
         raise BadHead(400, "There must be one good Sec-WebSocket-Key header.")
+
+
+def _is_clean_path(target: str) -> bool:
+    try:
+        path = unquote_to_bytes(target.partition("?")[0]).decode()
+    except UnicodeDecodeError:
+        return False
+    return _CONTROL_CHARACTER.search(path) is None
 
 
 def _is_key(key: str) -> bool:
@@ -161,11 +190,11 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def canonical_head(head: Head) -> bytes:
+def canonical_head(head: Head, subprotocol: str | None) -> bytes:
     """The handshake as trio-websocket gets to see it: what was judged, and nothing else.
 
     No extension is offered to it, and nothing that a peer can choose reaches its parser but the
-    key and the subprotocols' names.
+    key, nor is it ever too long for it. ``subprotocol`` is the one that will be accepted.
     """
     lines = [
         "GET / HTTP/1.1",
@@ -175,8 +204,8 @@ def canonical_head(head: Head) -> bytes:
         "Sec-WebSocket-Version: 13",
         f"Sec-WebSocket-Key: {head.headers['sec-websocket-key'][0]}",
     ]
-    if protocols := subprotocols(head):
-        lines.append(f"Sec-WebSocket-Protocol: {', '.join(protocols)}")
+    if subprotocol is not None:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
@@ -188,12 +217,13 @@ def subprotocols(head: Head) -> tuple[str, ...]:
 async def refuse(stream: trio.abc.Stream, refused: BadHead) -> None:
     """Answer with a refusal and close. Returns within a second or two, whatever the peer does."""
     body = (refused.reason + "\n").encode()
+    upgrade = any(name == "Upgrade" for name, _ in refused.headers)
     headers = [
         ("Content-Type", "text/plain; charset=utf-8"),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
-        ("Connection", "close"),
-        *(pair for pair in refused.headers if pair[0] != "Connection"),
+        ("Connection", "close, Upgrade" if upgrade else "close"),
+        *refused.headers,
     ]
     parser = h11.Connection(h11.SERVER)
     response = h11.Response(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket as stdlib_socket
 import ssl
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -14,6 +16,8 @@ import trio
 
 _BACKLOG: Final = 4096
 """Connections the kernel keeps for us in a reconnect storm; it caps the number at its own."""
+
+_TRIES: Final = 8
 
 Listener: TypeAlias = trio.SocketListener | trio.SSLListener[trio.SocketStream]
 
@@ -47,16 +51,36 @@ class Address:
 async def open_tcp(host: str, port: int, tls: ssl.SSLContext | None) -> list[Listener]:
     """Listen on all addresses of ``host``; port 0 picks one free port for all. `CannotListen`."""
     try:
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        listeners = await _open_on_one_port(host, port)
+    except (OSError, UnicodeError) as error:
         raise CannotListen(
-            f"cannot listen on {host}, port {port}: {reason}; choose another with --port, or 0 for "
-            "a free one"
+            f"cannot listen on {host}, port {port}: {_reason(error)}; choose another with --port, "
+            "or 0 for a free one"
         ) from None
     if tls is None:
         return list(listeners)
     return [trio.SSLListener(listener, tls, https_compatible=True) for listener in listeners]
+
+
+async def _open_on_one_port(host: str, port: int) -> list[trio.SocketListener]:
+    """Where port 0 gave the addresses of ``host`` different ports, take the first for all."""
+    for _ in range(_TRIES):
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
+        ports = [listener.socket.getsockname()[1] for listener in listeners]
+        if len(set(ports)) == 1:
+            return listeners
+        for listener in listeners:
+            listener.socket.close()
+        with suppress(OSError):  # taken by somebody else at another of the addresses
+            return await trio.open_tcp_listeners(ports[0], host=host, backlog=_BACKLOG)
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in words; those of getaddrinfo and of Python itself are in the text."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return error.strerror or type(error).__name__
+    return str(error)
 
 
 def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -64,11 +88,11 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
+        # The empty password: an encrypted key is an error, not a question on the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except OSError as error:
         raise CannotListen(
-            f"cannot use the certificate {certificate} with the key {key}: "
-            f"{error.strerror or error.__class__.__name__}"
+            f"cannot use the certificate {certificate} with the key {key}: {_reason(error)}"
         ) from None
     return context
 
@@ -80,11 +104,13 @@ async def open_unix(path: Path) -> list[Listener]:
     socket = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     try:
         await socket.bind(str(path))
-        await trio.Path(path).chmod(0o660)
-    except OSError as error:
+        await trio.Path(path).chmod(0o660)  # before anybody can connect
+        socket.listen(_BACKLOG)
+    except BaseException as error:
         socket.close()
-        raise CannotListen(f"cannot listen on {path}: {error.strerror}") from None
-    socket.listen(_BACKLOG)
+        if isinstance(error, OSError):
+            raise CannotListen(f"cannot listen on {path}: {_reason(error)}") from None
+        raise
     return [trio.SocketListener(socket)]
 
 
@@ -105,13 +131,29 @@ async def _is_stale(path: Path) -> bool:
 
 
 async def close(listener: Listener) -> None:
-    """Stop listening; a Unix socket's file goes too. A second time changes nothing."""
-    inner = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
-    assert isinstance(inner, trio.SocketListener)
+    """Stop listening. A second time changes nothing."""
     with trio.CancelScope(shield=True):  # nothing here waits for a peer
-        if inner.socket.fileno() >= 0 and inner.socket.family == stdlib_socket.AF_UNIX:
-            await trio.Path(inner.socket.getsockname()).unlink(missing_ok=True)
         await listener.aclose()
+
+
+@attrs.frozen
+class SocketFile:
+    """A Unix socket's file, as it was made: another server may have put its own in its place."""
+
+    path: Path
+    inode: int
+
+    @classmethod
+    async def of(cls, address: Address) -> SocketFile:
+        """The file of a listener that has just been opened."""
+        return cls(Path(address.host), (await trio.Path(address.host).stat()).st_ino)
+
+    async def remove(self) -> None:
+        """Remove it, if it is still this one; file systems use a number again, so ask as well."""
+        path = trio.Path(self.path)
+        with trio.CancelScope(shield=True), suppress(OSError):
+            if (await path.stat()).st_ino == self.inode and await _is_stale(self.path):
+                await path.unlink()
 
 
 def address_of(listener: Listener) -> Address:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+import attrs
 import trio
 
 from trioserver.websocket.frames import Opcode
@@ -14,21 +15,32 @@ _CHUNK_BYTES: Final = 64 * 1024
 """At most about this much is handed to the transport at once, so that a control frame that comes
 in behind a large backlog waits for no more than that."""
 
+_CLOSE: Final = 0x80 | Opcode.CLOSE
+"""The first byte of a Close frame."""
+
 
 class OutboxFull(Exception):
     """The peer does not read fast enough; nothing was queued."""
 
 
 class OutboxClosed(Exception):
-    """The transport has ended; nothing can be sent any more."""
+    """The transport has ended, or a Close frame was queued; nothing can be sent any more."""
+
+
+@attrs.define
+class _Lane:
+    """How many frames of a kind were ever put, and how many of them have left."""
+
+    put: int = 0
+    left: int = 0
 
 
 class Outbox:
     """Frames on their way out. One task, `run`, writes them to ``stream``.
 
     ``max_bytes`` bounds what waits, ``max_age`` (seconds) for how long. When data has waited
-    longer it is dropped and ``on_overdue`` called, which may still put its last words; when the
-    transport has taken nothing for that long, `run` ends as well.
+    longer it is dropped and ``on_overdue`` called, once, which may still put its last words; when
+    the transport has not taken a chunk for that long, nothing more is sent.
     """
 
     def __init__(
@@ -44,12 +56,14 @@ class Outbox:
         self.queued_bytes = 0
         self.bytes_sent = 0
         self.closed = False
-        self._on_overdue = on_overdue
+        self._on_overdue: Callable[[], None] | None = on_overdue
         self._stream = stream
         self._control: deque[bytes] = deque()
         self._data: deque[tuple[bytes, float]] = deque()
-        self._written = 0  # frames, of all that were ever put
-        self._put = 0
+        self._close: bytes | None = None  # the Close frame, which is the last of all
+        self._ending = False
+        self._controls = _Lane()
+        self._others = _Lane()
         self._wake = trio.Event()
         self._moved = trio.Event()
 
@@ -58,12 +72,11 @@ class Outbox:
 
         Raises `OutboxFull`, `OutboxClosed`.
         """
-        if self.closed:
-            raise OutboxClosed
+        self._check_open()
         if not last and self.queued_bytes + len(frame) > self.max_bytes:
             raise OutboxFull
         self._data.append((frame, trio.current_time()))
-        self._queued(frame)
+        self._queued(frame, self._others)
 
     def put_control_nowait(self, frame: bytes) -> None:
         """Queue a control frame ahead of all data, a Close frame behind it. Raises `OutboxClosed`.
@@ -71,24 +84,28 @@ class Outbox:
         Not bounded here: those who send control frames wait for each to be written, or send one
         in an interval.
         """
-        if self.closed:
-            raise OutboxClosed
-        if frame[0] & 0x0F == Opcode.CLOSE:
-            self._data.append((frame, trio.current_time()))
+        self._check_open()
+        if frame[0] == _CLOSE:
+            self._close = frame
+            self._ending = True
+            self._queued(frame, self._others)
         else:
             self._control.append(frame)
-        self._queued(frame)
+            self._queued(frame, self._controls)
 
-    def _queued(self, frame: bytes) -> None:
-        self._put += 1
-        self.queued_bytes += len(frame)
-        self._wake.set()
+    async def send_control(self, frame: bytes) -> None:
+        """Queue a control frame, and wait until it has been written. Raises `OutboxClosed`.
+
+        Cancelling this does not take it back.
+        """
+        self.put_control_nowait(frame)
+        lane = self._others if frame[0] == _CLOSE else self._controls
+        await self._wait_left(lane, lane.put)
 
     def discard(self) -> None:
         """Forget the data that waits; a frame that is being sent is still sent to its end."""
-        for frame, _ in self._data:
-            self.queued_bytes -= len(frame)
-            self._written += 1
+        self.queued_bytes -= sum(len(frame) for frame, _ in self._data)
+        self._others.left += len(self._data)
         self._data.clear()
         self._notify()
 
@@ -98,67 +115,88 @@ class Outbox:
             await self._moved.wait()
 
     async def flush(self) -> None:
-        """Wait until all that is queued now has been written. Raises `OutboxClosed`.
-
-        The sum of frames written is waited for: control frames that overtake what is queued now
-        can only make it wait a little longer.
-        """
-        target = self._put
-        while self._written < target:
-            if self.closed:
-                raise OutboxClosed
-            await self._moved.wait()
+        """Wait until all that is queued now has been written. Raises `OutboxClosed`."""
+        targets = [(lane, lane.put) for lane in (self._controls, self._others)]
+        for lane, target in targets:
+            await self._wait_left(lane, target)
 
     async def run(self) -> None:
-        """Write what is put, until the transport ends, or data has waited too long."""
+        """Write what is put, until the transport ends, or data has waited too long, or `close`."""
         try:
-            while True:
+            while not self.closed:
                 await self._wait_for_work()
                 self._drop_overdue()
-                chunk, frames = self._take_chunk()
-                with trio.move_on_after(self.max_age) as scope:
-                    await self._stream.send_all(chunk)
-                if scope.cancelled_caught:
-                    self.close()
-                    self._on_overdue()
-                    return
-                self.queued_bytes -= len(chunk)
-                self.bytes_sent += len(chunk)
-                self._written += frames
-                self._notify()
+                await self._write_chunk()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return
+            pass
         finally:
             self.close()
-
-    async def _wait_for_work(self) -> None:
-        if not self._control and not self._data:
-            self._wake = trio.Event()
-            await self._wake.wait()
-
-    def _take_chunk(self) -> tuple[bytes, int]:
-        """Control frames first, then as much data as fits; and how many frames that is."""
-        frames = list(self._control)
-        self._control.clear()
-        size = sum(map(len, frames))
-        while self._data and size < _CHUNK_BYTES:
-            frame, _ = self._data.popleft()
-            frames.append(frame)
-            size += len(frame)
-        return b"".join(frames), len(frames)
-
-    def _drop_overdue(self) -> None:
-        if self._data and self._data[0][1] < trio.current_time() - self.max_age:
-            self.discard()
-            self._on_overdue()
 
     def close(self) -> None:
         """Take nothing any more; whoever waits is told."""
         self.closed = True
         self._control.clear()
         self._data.clear()
+        self._close = None
         self.queued_bytes = 0
+        self._wake.set()
         self._notify()
+
+    def _check_open(self) -> None:
+        if self.closed or self._ending:
+            raise OutboxClosed
+
+    def _queued(self, frame: bytes, lane: _Lane) -> None:
+        lane.put += 1
+        self.queued_bytes += len(frame)
+        self._wake.set()
+
+    async def _wait_left(self, lane: _Lane, target: int) -> None:
+        while lane.left < target:
+            if self.closed:
+                raise OutboxClosed
+            await self._moved.wait()
+
+    async def _wait_for_work(self) -> None:
+        if not (self._control or self._data or self._close):
+            self._wake = trio.Event()
+            await self._wake.wait()
+
+    async def _write_chunk(self) -> None:
+        """Control frames, then as much data as fits, then the Close frame."""
+        frames = list(self._control)
+        self._control.clear()
+        controls = len(frames)
+        size = sum(map(len, frames))
+        while self._data and size < _CHUNK_BYTES:
+            frame, _ = self._data.popleft()
+            frames.append(frame)
+            size += len(frame)
+        if self._close is not None and not self._data:
+            frames.append(self._close)
+            self._close = None
+        chunk = b"".join(frames)
+        with trio.move_on_after(self.max_age) as scope:
+            await self._stream.send_all(chunk)
+        if scope.cancelled_caught:
+            self.close()
+            self._overdue()
+        elif not self.closed:
+            self.queued_bytes -= len(chunk)
+            self.bytes_sent += len(chunk)
+            self._controls.left += controls
+            self._others.left += len(frames) - controls
+            self._notify()
+
+    def _drop_overdue(self) -> None:
+        if self._data and self._data[0][1] < trio.current_time() - self.max_age:
+            self.discard()
+            self._overdue()
+
+    def _overdue(self) -> None:
+        tell, self._on_overdue = self._on_overdue, None
+        if tell is not None:
+            tell()
 
     def _notify(self) -> None:
         self._moved.set()

@@ -32,8 +32,14 @@ _NO_STATUS: Final = 1005
 _ABNORMAL: Final = 1006
 """RFC 6455, section 7.4.1: what is recorded where no Close frame, or none with a code, came."""
 
-_CLOSE_TIMEOUT_WHEN_LOST: Final = 1.0
-"""Seconds for the closing handshake where the peer's Close frame could not be told from noise."""
+_PROTOCOL_ERROR: Final = 1002
+_NOT_UTF8: Final = 1007
+
+_CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1014), *range(3000, 5000)})
+"""Those that a peer may send; section 7.4.2 and IANA's list, as far as wsproto knows it."""
+
+_CLOSE_TIMEOUT_IN_NOISE: Final = 1.0
+"""Seconds for the closing handshake where the peer's Close frame may not be told from noise."""
 
 
 class Receiver(Protocol):
@@ -89,9 +95,8 @@ class WebSocket:
         self._rest = b""
         self._receiver: Receiver | None = None
         self._resumed: trio.Event | None = None
-        self._paused_at = 0.0
         self._closing = False
-        self._failed = False
+        self._failed_with: str | None = None
         self._pinged: tuple[bytes, float] | None = None
 
     # -------------------------------------------------------------------------- opening
@@ -99,18 +104,22 @@ class WebSocket:
     async def accept(self, nursery: trio.Nursery, head: Head) -> None:
         """Answer the opening handshake; tasks of this WebSocket run in ``nursery``.
 
-        Raises `trio.BrokenResourceError` when the peer has gone.
+        Raises `trio.BrokenResourceError` when the peer has gone. When this raises, or is
+        cancelled, the tasks end by themselves.
         """
         self._rest = head.rest
-        self._control = ControlStream(canonical_head(head), self.outbox)
+        self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in subprotocols(head) else None
+        self._control = ControlStream(canonical_head(head, self.subprotocol), self.outbox)
         nursery.start_soon(self.outbox.run)
-        request = await trio_websocket.wrap_server_stream(nursery, self._control)
-        offered = SUBPROTOCOL in subprotocols(head)
-        self.subprotocol = SUBPROTOCOL if offered else None
         try:
+            request = await trio_websocket.wrap_server_stream(nursery, self._control)
             self._websocket = await request.accept(subprotocol=self.subprotocol)
         except trio_websocket.ConnectionClosed:
+            self._stop()
             raise trio.BrokenResourceError("the peer has left") from None
+        except trio.Cancelled:
+            self._stop()
+            raise
 
     def start(self, nursery: trio.Nursery, receiver: Receiver) -> None:
         """Read from now on, and tell ``receiver``."""
@@ -175,7 +184,7 @@ class WebSocket:
             await self._deliver(self._decoder.receive(data))
             if self._control.closed.is_set():
                 break
-            if self._resumed is not None and not self._closing:
+            while self._resumed is not None and not self._closing:
                 await self._resumed.wait()
             data = await self._receive()
         self._control.close()
@@ -203,20 +212,21 @@ class WebSocket:
         self._deliver_batch(batch)
 
     def _deliver_batch(self, batch: list[bytes]) -> None:
-        if batch and not self._closing and not self._failed:
+        if batch and not self._closing and self._failed_with is None:
             assert self._receiver is not None
             self.messages_received += len(batch)
             self._receiver.received(batch)
 
     async def _take_control(self, control: Control) -> None:
         if control.opcode is Opcode.CLOSE:
-            self._decoder.drop_data()
-            self._leave(_parse_close(control.payload))
-        elif self._closing or self._failed:
-            return  # after our Close, only the peer's is of interest
+            how, echo = _judge_close(control.payload)
+            self._leave(how)
+            control = Control(Opcode.CLOSE, echo)
+        elif self._closing or self._failed_with is not None:
+            return  # only the peer's Close is of interest now
         elif control.opcode is Opcode.PONG:
             self._take_pong(control.payload)
-        await self._control.feed(control.raw)
+        await self._control.feed(control)
 
     def _take_pong(self, payload: bytes) -> None:
         if self._pinged is not None and payload == self._pinged[0]:
@@ -230,8 +240,8 @@ class WebSocket:
                 self._receiver.left()
 
     def _fail(self, code: str) -> None:
-        if not self._failed and not self._closing and self._receiver is not None:
-            self._failed = True
+        if self._failed_with is None and not self._closing and self._receiver is not None:
+            self._failed_with = code
             self._decoder.drop_data()
             self._receiver.failed(code)
 
@@ -244,26 +254,42 @@ class WebSocket:
         """Send what is queued, then a Close frame; wait for the peer's; close the transport.
 
         Returns within ``timeout`` seconds, whatever the peer does, and also when cancelled; then
-        the transport is closed without ceremony. May be called when the peer has left.
+        the transport is closed without ceremony. For after `accept`; may be called when the peer
+        has left, and more than once.
         """
         self._closing = True
+        self._decoder.drop_data()
         self.resume()
-        if self._decoder.lost:
-            timeout = min(timeout, _CLOSE_TIMEOUT_WHEN_LOST)
+        if self._failed_with == "protocol_error":
+            timeout = min(timeout, _CLOSE_TIMEOUT_IN_NOISE)
         try:
             with trio.move_on_after(timeout):
+                # trio-websocket fails on a Ping that it gets to see after its own Close.
+                await self._control.wait_taken()
                 if self.peer_close is None:
                     await self._websocket.aclose(code, reason)
                 await self._control.closed.wait()
         finally:
+            self._stop()
             await trio.aclose_forcefully(self._stream)
 
+    def _stop(self) -> None:
+        """Let all tasks come to their end."""
+        self._control.close()
+        self.outbox.close()
 
-def _parse_close(payload: bytes) -> PeerClose:
-    """Section 5.5.1; what is malformed counts as an abnormal end."""
+
+def _judge_close(payload: bytes) -> tuple[PeerClose, bytes]:
+    """How the peer has closed, and the payload of what it gets for an answer; section 5.5.1.
+
+    A malformed one counts as an abnormal end.
+    """
     if not payload:
-        return PeerClose(_NO_STATUS, "")
+        return PeerClose(_NO_STATUS, ""), b""
+    code = int.from_bytes(payload[:2], "big")
+    if code not in _CLOSE_CODES:
+        return PeerClose(_ABNORMAL, ""), _PROTOCOL_ERROR.to_bytes(2, "big")
     try:
-        return PeerClose(int.from_bytes(payload[:2], "big"), payload[2:].decode())
+        return PeerClose(code, payload[2:].decode()), payload
     except UnicodeDecodeError:
-        return PeerClose(_ABNORMAL, "")
+        return PeerClose(_ABNORMAL, ""), _NOT_UTF8.to_bytes(2, "big")

@@ -1,0 +1,398 @@
+"""The outbox: order, bounds, and what is left when it ends at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from trioserver.websocket.frames import Opcode, encode_frame
+from trioserver.websocket.outbox import Outbox, OutboxClosed, OutboxFull
+
+KIB = 1024
+MAX_AGE = 10.0
+PING = encode_frame(Opcode.PING, b"")
+CLOSE = encode_frame(Opcode.CLOSE, b"\x03\xe8")
+
+
+class Bench:
+    """An outbox whose transport takes nothing before it is read: a chunk for each `read`."""
+
+    def __init__(self, max_bytes: int = 1024 * KIB, max_age: float = MAX_AGE) -> None:
+        self.sender, self.receiver = trio.testing.lockstep_stream_one_way_pair()
+        self.overdue = 0
+        self.last_words: bytes | None = None
+        self.outbox = Outbox(
+            self.sender, max_bytes=max_bytes, max_age=max_age, on_overdue=self._on_overdue
+        )
+
+    def _on_overdue(self) -> None:
+        self.overdue += 1
+        if self.last_words is not None and not self.outbox.closed:
+            self.outbox.put_nowait(self.last_words, last=True)
+
+    async def read(self) -> bytes:
+        return bytes(await self.receiver.receive_some(1024 * KIB))
+
+    async def read_all(self) -> bytes:
+        """What there is to read when everything has come to rest."""
+        read = bytearray()
+        with trio.move_on_after(MAX_AGE / 1000):
+            while data := await self.read():
+                read += data
+        return bytes(read)
+
+
+@asynccontextmanager
+async def running(bench: Bench) -> AsyncIterator[Outbox]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.outbox.run)
+        yield bench.outbox
+        bench.outbox.close()  # and with it, `run` ends
+
+
+@asynccontextmanager
+async def stalled(bench: Bench) -> AsyncIterator[Outbox]:
+    """With b"stalled" on its way, which the transport does not take yet."""
+    async with running(bench) as outbox:
+        outbox.put_nowait(b"stalled")
+        await trio.testing.wait_all_tasks_blocked()
+        yield outbox
+
+
+# ------------------------------------------------------------------------------ order
+
+
+async def test_frames_leave_in_order_and_in_one_piece(autojump_clock: trio.abc.Clock) -> None:
+    bench = Bench()
+    async with running(bench) as outbox:
+        for frame in (b"one", b"two", b"three"):
+            outbox.put_nowait(frame)
+        assert await bench.read() == b"onetwothree"
+
+
+async def test_control_goes_before_data_and_close_behind_it(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with stalled(bench) as outbox:
+        outbox.put_nowait(b"data")
+        outbox.put_control_nowait(PING)
+        outbox.put_control_nowait(CLOSE)
+        assert await bench.read_all() == b"stalled" + PING + b"data" + CLOSE
+
+
+async def test_control_passes_a_backlog_after_one_chunk(autojump_clock: trio.abc.Clock) -> None:
+    bench = Bench()
+    async with running(bench) as outbox:
+        for _ in range(20):
+            outbox.put_nowait(b"x" * 16 * KIB)
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.put_control_nowait(PING)
+        read = await bench.read_all()
+        assert read.index(PING) <= 64 * KIB
+        assert len(read) == 20 * 16 * KIB + len(PING)
+
+
+async def test_the_close_frame_is_the_last_of_all(autojump_clock: trio.abc.Clock) -> None:
+    bench = Bench()
+    async with running(bench) as outbox:
+        for _ in range(10):
+            outbox.put_nowait(b"x" * 16 * KIB)
+        outbox.put_control_nowait(CLOSE)
+        for put in (outbox.put_nowait, outbox.put_control_nowait):
+            with pytest.raises(OutboxClosed):
+                put(PING)
+        outbox.discard()
+        assert await bench.read_all() == CLOSE
+
+
+async def test_the_answer_to_the_handshake_is_no_close_frame(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """Its first byte, H, has the low bits of one."""
+    bench = Bench()
+    async with running(bench) as outbox:
+        outbox.put_control_nowait(b"HTTP/1.1 101 Switching Protocols")
+        outbox.put_nowait(b"data")
+        assert (await bench.read_all()).endswith(b"data")
+
+
+# ------------------------------------------------------------------------------ bounds
+
+
+async def test_what_waits_is_bounded_and_a_last_word_fits_in(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench(max_bytes=10)
+    async with stalled(bench) as outbox:
+        outbox.put_nowait(b"123")
+        with pytest.raises(OutboxFull):
+            outbox.put_nowait(b"4")
+        outbox.put_nowait(b"last words", last=True)
+        assert outbox.queued_bytes == 20
+        assert await bench.read_all() == b"stalled123last words"
+        assert outbox.queued_bytes == 0
+        assert outbox.bytes_sent == 20
+
+
+async def test_data_that_leaves_just_in_time_is_not_overdue(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with running(bench) as outbox:
+        for _ in range(10):
+            outbox.put_nowait(b"x" * 64 * KIB)
+            await trio.sleep(MAX_AGE * 0.9)
+            await bench.read()
+        assert bench.overdue == 0
+
+
+async def test_last_words_are_sent_instead_of_what_is_overdue(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """A transport that takes a chunk every eight seconds is alive, but too slow."""
+    bench = Bench()
+    bench.last_words = b"too slow"
+    async with running(bench) as outbox:
+        for _ in range(4):
+            outbox.put_nowait(b"x" * 64 * KIB)
+        await trio.sleep(MAX_AGE * 0.8)
+        await bench.read()
+        await trio.sleep(MAX_AGE * 0.8)
+        await bench.read()
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.overdue == 1
+        assert await bench.read_all() == b"too slow"
+        assert outbox.queued_bytes == 0
+
+
+async def test_that_data_is_overdue_is_told_once(autojump_clock: trio.abc.Clock) -> None:
+    """Though nobody takes the last words either."""
+    bench = Bench()
+    bench.last_words = b"too slow"
+    async with running(bench) as outbox:
+        for _ in range(4):
+            outbox.put_nowait(b"x" * 64 * KIB)
+        for _ in range(2):
+            await trio.sleep(MAX_AGE * 0.8)
+            await bench.read()
+        await trio.sleep(MAX_AGE * 2)
+        assert bench.overdue == 1
+        assert outbox.closed
+
+
+async def test_a_transport_that_takes_nothing_ends_it(autojump_clock: trio.abc.Clock) -> None:
+    bench = Bench()
+    bench.last_words = b"nobody hears this"
+    async with stalled(bench) as outbox:
+        begin = trio.current_time()
+        with pytest.raises(OutboxClosed):
+            await outbox.flush()
+        assert trio.current_time() - begin == pytest.approx(MAX_AGE)
+        assert bench.overdue == 1
+        assert outbox.queued_bytes == 0
+
+
+async def test_a_pinger_that_is_never_heard_does_not_fill_the_memory(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with stalled(bench) as outbox:
+        for _ in range(1000):
+            await trio.sleep(1)
+            try:
+                outbox.put_control_nowait(PING)
+            except OutboxClosed:
+                break
+        assert trio.current_time() <= MAX_AGE + 2
+
+
+# ------------------------------------------------------------------------------ waiting
+
+
+async def test_flush_waits_for_all_that_was_queued_also_when_it_is_overtaken(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with running(bench) as outbox, trio.open_nursery() as nursery:
+        for _ in range(3):
+            outbox.put_nowait(b"x" * 64 * KIB)
+        flushed = trio.Event()
+
+        async def flush() -> None:
+            await outbox.flush()
+            flushed.set()
+
+        nursery.start_soon(flush)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(5):
+            outbox.put_control_nowait(PING)
+        for _ in range(3):
+            assert not flushed.is_set()
+            await bench.read()
+            await trio.testing.wait_all_tasks_blocked()
+        assert flushed.is_set()
+
+
+async def test_a_control_frame_does_not_wait_for_the_data_it_overtakes(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with stalled(bench) as outbox, trio.open_nursery() as nursery:
+        for _ in range(8):
+            outbox.put_nowait(b"x" * 64 * KIB)
+        nursery.start_soon(outbox.send_control, PING)
+        await trio.testing.wait_all_tasks_blocked()
+        await bench.read()
+        await bench.read()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+        assert outbox.queued_bytes == 7 * 64 * KIB
+
+
+async def test_a_close_frame_that_is_awaited_has_been_written(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with stalled(bench) as outbox, trio.open_nursery() as nursery:
+        outbox.put_nowait(b"data")
+        nursery.start_soon(outbox.send_control, CLOSE)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await bench.read() == b"stalled"
+        await trio.testing.wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        assert await bench.read() == b"data" + CLOSE
+
+
+async def test_those_who_wait_for_room_are_woken_when_there_is_some(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with running(bench) as outbox, trio.open_nursery() as nursery:
+        for _ in range(4):
+            outbox.put_nowait(b"x" * 64 * KIB)
+        nursery.start_soon(outbox.wait_below, 128 * KIB)
+        for left in (192, 128):
+            await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            await bench.read()
+            await trio.testing.wait_all_tasks_blocked()
+            assert outbox.queued_bytes == left * KIB
+        assert not nursery.child_tasks
+
+
+async def test_what_is_discarded_is_not_sent_nor_waited_for(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with stalled(bench) as outbox, trio.open_nursery() as nursery:
+        outbox.put_nowait(b"forget this")
+        nursery.start_soon(outbox.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        outbox.discard()
+        assert outbox.queued_bytes == len(b"stalled")
+        outbox.put_nowait(b"instead")
+        assert await bench.read_all() == b"stalledinstead"
+        assert outbox.queued_bytes == 0
+
+
+# ------------------------------------------------------------------------------ the end
+
+WAITS: dict[str, Callable[[Outbox], Awaitable[None]]] = {
+    "flush": Outbox.flush,
+    "room": lambda outbox: outbox.wait_below(0),
+    "control": lambda outbox: outbox.send_control(PING),
+    "close": lambda outbox: outbox.send_control(CLOSE),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("how", ["close", "transport"])
+async def test_whoever_waits_is_told_of_the_end(
+    wait: str, how: str, autojump_clock: trio.abc.Clock
+) -> None:
+    bench = Bench()
+    told: list[bool] = []
+
+    async def waiting() -> None:
+        try:
+            await WAITS[wait](bench.outbox)
+        except OutboxClosed:
+            told.append(True)
+
+    async with stalled(bench) as outbox:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(waiting)
+            await trio.testing.wait_all_tasks_blocked()
+            await (bench.receiver.aclose() if how == "transport" else bench.sender.aclose())
+            if how == "close":
+                outbox.close()
+        assert told == [True] * (wait != "room")
+        assert outbox.closed
+        assert outbox.queued_bytes == 0
+        with pytest.raises(OutboxClosed):
+            outbox.put_nowait(b"too late")
+
+
+async def test_close_while_nothing_is_sent_ends_the_task(autojump_clock: trio.abc.Clock) -> None:
+    bench = Bench()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.outbox.run)
+        await trio.testing.wait_all_tasks_blocked()
+        bench.outbox.close()
+        bench.outbox.close()
+
+
+async def test_close_while_a_chunk_is_taken_leaves_the_count_at_nothing(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with stalled(bench) as outbox:
+        outbox.close()
+        await bench.read()
+        await trio.testing.wait_all_tasks_blocked()
+        assert outbox.queued_bytes == 0
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_cancelling_who_waits_leaves_the_others_waiting(
+    wait: str, autojump_clock: trio.abc.Clock
+) -> None:
+    bench = Bench()
+    async with stalled(bench) as outbox:
+        with trio.move_on_after(1) as scope:
+            await WAITS[wait](outbox)
+        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.flush)
+            await bench.read_all()
+        assert outbox.queued_bytes == 0
+
+
+@pytest.mark.parametrize("frames", [0, 1])
+async def test_cancelling_the_writer_closes_it(frames: int, autojump_clock: trio.abc.Clock) -> None:
+    bench = Bench()
+    with trio.move_on_after(1):
+        for _ in range(frames):
+            bench.outbox.put_nowait(b"data")
+        await bench.outbox.run()
+    assert bench.outbox.closed
+    assert bench.outbox.queued_bytes == 0
+    assert bench.overdue == 0
+
+
+async def test_one_writer_at_a_time_whoever_puts(autojump_clock: trio.abc.Clock) -> None:
+    """The stream itself would raise `trio.BusyResourceError` at a second one."""
+    bench = Bench()
+    async with running(bench) as outbox, trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(outbox.send_control, PING)
+            outbox.put_nowait(b"data")
+        read = b""
+        while len(read) < 50 * (len(PING) + 4):
+            read += await bench.read()
+        assert read.count(PING) == read.count(b"data") == 50

@@ -72,6 +72,9 @@ class Subscription:
                 lambda session: session.subscribe(*self.topics),
                 before=lambda: subscriptions.add(self),
             )
+        except RequestRefused:  # nothing is subscribed to, so that nothing is to be taken back
+            subscriptions.remove(self)
+            raise
         except BaseException:
             self._leave()
             raise

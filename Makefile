@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+BENCH_STAMP = $(VENV)/.installed-bench
+NODE_PEER = tests/benchmarks/peers/node
+NODE_STAMP = $(NODE_PEER)/node_modules/.installed
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check bench docs autobahn clean
 
 demo: $(STAMP)
 	$(BIN)/trioserver demo $(ARGS)
@@ -19,10 +22,18 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m protocol.generate --check
 
+# Measures this server and its peers, and writes docs/benchmarks.md. ARGS=--quick tries it out.
+bench: $(BENCH_STAMP) $(NODE_STAMP)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
 # Writes what is generated from the code: schemas, AsyncAPI document, tables, the list of options.
 docs: $(STAMP)
 	$(BIN)/python -m protocol.generate
 	$(BIN)/trioserver config --markdown > docs/configuration.md
+
+# Autobahn's fuzzing client against the data plane, which wants a Python 2.7; PYTHON27 may say where.
+autobahn: $(STAMP)
+	$(BIN)/python -m tests.autobahn.fuzz
 
 $(STAMP): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "trioserver needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -31,5 +42,16 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+# Native parts are built here: nothing is downloaded that somebody else has built.
+$(NODE_STAMP): $(NODE_PEER)/package.json
+	@if ! command -v npm >/dev/null; then echo "npm is missing: the benchmarks leave Node.js out"; exit 0; fi; \
+	cd $(NODE_PEER) && npm install --silent --ignore-scripts --no-audit --no-fund --no-package-lock \
+	&& { npm rebuild --silent --build-from-source || echo "npm could not build better-sqlite3 and bufferutil"; } \
+	&& touch node_modules/.installed || echo "npm has failed: the benchmarks leave Node.js out"
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(NODE_PEER)/node_modules .venv-autobahn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

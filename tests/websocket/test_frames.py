@@ -19,7 +19,9 @@ from wsproto.events import CloseConnection, Event, Ping, Pong, TextMessage
 from protocol import ERRORS
 from tests.websocket.peer import close, frame, text
 from trioserver.websocket.frames import (
+    MALFORMED_CLOSE,
     MAX_HEADER,
+    Binary,
     Control,
     FrameDecoder,
     Item,
@@ -34,8 +36,8 @@ PING = Control(Opcode.PING, b"there?")
 ANY = settings(max_examples=60, deadline=None)
 
 
-def decoder(*, masked: bool = True, limit: int = 2 * MIB) -> FrameDecoder:
-    return FrameDecoder(masked=masked, max_message_bytes=limit)
+def decoder(*, masked: bool = True, limit: int = 2 * MIB, binary: bool = False) -> FrameDecoder:
+    return FrameDecoder(masked=masked, max_message_bytes=limit, binary=binary)
 
 
 def decode(data: bytes, *, limit: int = 2 * MIB) -> list[Item]:
@@ -141,6 +143,33 @@ def test_a_character_may_be_cut_by_fragments() -> None:
     ) == [euro]
 
 
+@pytest.mark.parametrize("masked", [True, False])
+@given(
+    payload=st.binary(max_size=300),
+    edges=st.lists(st.integers(0, 300), max_size=3),
+    cuts=st.lists(st.integers(0, 2**10), max_size=5),
+)
+@ANY
+def test_binary_messages_come_out_where_they_are_asked_for(
+    masked: bool, payload: bytes, edges: list[int], cuts: list[int]
+) -> None:
+    places = [0, *sorted(edges), len(payload)]
+    fragments = [payload[start:end] for start, end in itertools.pairwise(places)]
+    data = b"".join(
+        frame(
+            Opcode.CONTINUATION if index else Opcode.BINARY,
+            fragment,
+            final=index == len(edges),
+            masked=masked,
+        )
+        for index, fragment in enumerate(fragments)
+    )
+    data += frame(Opcode.TEXT, b"and text", masked=masked)
+    items = in_pieces(decoder(masked=masked, binary=True), data, cuts)
+    assert items == [b"".join(fragments), b"and text"]
+    assert [type(item) for item in items] == [Binary, bytes]
+
+
 # ------------------------------------------------------------------------------ what is wrong
 
 FIRST = frame(Opcode.TEXT, b"first", final=False)
@@ -213,6 +242,37 @@ def test_after_a_violation_a_close_is_found_whatever_else_is_wrong() -> None:
         Violation("protocol_error"),
         Control(Opcode.CLOSE, b"\x03\xe8"),
     ]
+
+
+@pytest.mark.parametrize("wrong", [b"\xff", b"\xc0", b"\xe2x", b"\xf4\x90", "€".encode() + b"\x80"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_what_is_not_utf8_is_known_by_the_byte_that_makes_it_so(wrong: bytes, masked: bool) -> None:
+    tested = decoder(masked=masked)
+    behind = b"y" * 1000
+    data = frame(Opcode.TEXT, b"x" * 1000 + wrong + behind, final=False, masked=masked)
+    told = len(data) - len(behind) - 1
+    for place in range(told):
+        assert tested.receive(data[place : place + 1]) == []
+    assert tested.receive(data[told : told + 1]) == [Violation("not_utf8")]
+    rest = frame(Opcode.CONTINUATION, b"z", masked=masked) + frame(Opcode.PING, PING.payload)
+    assert tested.receive(data[told + 1 :] + rest) == [PING]
+
+
+BAD_CLOSES = {
+    "too long": frame(Opcode.CLOSE, b"\x03\xe8" + b"x" * 124),
+    "much too long": frame(Opcode.CLOSE, b"\x03\xe8" + b"x" * 70_000),
+    "2 in two bytes": frame(Opcode.CLOSE, b"\x03\xe8", form=2),
+    "unmasked": frame(Opcode.CLOSE, b"\x03\xe8", masked=False),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CLOSES)
+@pytest.mark.parametrize("step", [1, MIB])
+def test_a_close_that_breaks_a_rule_is_a_malformed_close(name: str, step: int) -> None:
+    wrong = BAD_CLOSES[name]
+    data = text("before") + wrong + text("dropped") + frame(Opcode.PING, PING.payload)
+    items = in_pieces(decoder(), data, range(0, len(data), step))
+    assert items == [b"before", MALFORMED_CLOSE, PING]
 
 
 def test_no_message_comes_out_behind_a_close() -> None:

@@ -1,8 +1,10 @@
 """RFC 6455 frames, sans-I/O: bytes in, whole messages and control frames out.
 
-Linear in the input however it is cut. The first rule that is broken is a `Violation`, whose code
-is a row of `protocol.errors`. After it data frames are dropped, and control frames still come out,
-judged no more: so the peer's Close is found, and the closing handshake can come to its end.
+Linear in the input however it is cut; what is not UTF-8 is known as soon as it comes. The first
+rule that is broken is a `Violation`, whose code is a row of `protocol.errors`. After it data frames
+are dropped, and control frames still come out, judged no more: so the peer's Close is found, and
+the closing handshake can come to its end. A Close that breaks a rule is the peer's Close all the
+same, for there will be no other.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ MAX_HEADER: Final = 14
 
 _TWO_BYTE_LENGTH: Final = 126
 _EIGHT_BYTE_LENGTH: Final = 127
+
+_WHOLE_CLOSE: Final = 0x88
+"""The first byte of a Close frame: final, no reserved bits."""
 
 _utf8: Final = codecs.getincrementaldecoder("utf-8")
 
@@ -55,8 +60,17 @@ class Violation:
     code: str
 
 
+MALFORMED_CLOSE: Final = Control(Opcode.CLOSE, b"\x00")
+"""What a Close frame counts as that is too long, or not masked as it must be. A payload of one byte
+is malformed (section 5.5.1)."""
+
+
+class Binary(bytes):
+    """A whole binary message."""
+
+
 Item: TypeAlias = bytes | Control | Violation
-"""Bytes are a whole text message, known to be UTF-8."""
+"""Bytes are a whole text message, known to be UTF-8, or `Binary`, where that is asked for."""
 
 
 @attrs.frozen
@@ -86,107 +100,132 @@ class _Violated(Exception):
 
 
 class FrameDecoder:
-    """Cuts a stream of bytes into text messages and control frames.
+    """Cuts a stream of bytes into messages and control frames.
 
     ``masked``: whether frames must be masked, as a client's are (section 5.3), or must not be.
+    ``binary``: whether binary messages are understood; where not they are a violation.
     ``max_message_bytes`` may be changed at any time; it is judged by a frame's header, before its
-    payload has been read.
+    payload has been read. That of a data frame is judged as it comes.
     """
 
-    def __init__(self, *, masked: bool, max_message_bytes: int) -> None:
+    def __init__(self, *, masked: bool, max_message_bytes: int, binary: bool = False) -> None:
         self.max_message_bytes = max_message_bytes
         self._masked = masked
-        self._buffer = bytearray()  # the frame that is not complete yet
-        self._header: _Header | None = None  # and its header, once that is complete
-        self._needed = 0  # bytes before which it is not worth another look
-        self._message: bytearray | None = None  # a fragmented message so far
+        self._binary = binary
+        self._buffer = b""  # a header, or a control frame, that is not complete yet
+        self._missing = 0  # bytes still to come of a data frame, or of one that is dropped
+        self._final = False  # whether that frame is the last of its message
+        self._mask = b""  # its mask, turned to where its next byte is
+        self._message: bytearray | None = None  # a message that is not complete yet
+        self._is_text = False  # whether that message is one of text
         self._text = _utf8()
-        self._skip = 0  # bytes still to come of a frame that is dropped
         self._dropping = False
 
     def receive(self, data: bytes) -> list[Item]:
         """What is complete with these bytes, in order. Raises nothing, whatever they are."""
         items: list[Item] = []
-        skipped = min(self._skip, len(data))
-        self._skip -= skipped
-        if self._buffer:
-            self._buffer += data
-            if len(self._buffer) < self._needed:
-                return items
-            data = bytes(self._buffer)
-            self._buffer.clear()
-        position = skipped
+        position = 0
+        if self._missing:
+            position = self._go_on(data, items)
+        elif self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
         while position < len(data):
-            try:
-                end = self._take_frame(data, position, items)
-            except _Violated as violated:
-                items.append(Violation(violated.code))
-                self.drop_data()
-                end = self._pass_over(data, position)
+            end = self._take_frame(data, position, items)
             if end is None:
+                self._buffer = data[position:]
                 break
             position = end
-        self._buffer += data[position:]
         return items
 
     def drop_data(self) -> None:
         """From now on let only control frames through."""
         self._dropping = True
         self._message = None
-        self._needed = 0
 
     def _take_frame(self, data: bytes, position: int, items: list[Item]) -> int | None:
-        """Take the frame that starts here; where it ends, None where it is not complete."""
-        header = self._header
+        """Take the frame that starts here, or as much as there is of a data frame.
+
+        Returns where that ends, None where more is needed to begin.
+        """
+        header = _read_header(data, position)
         if header is None:
-            header = self._header = _read_header(data, position)
-            if header is None:
-                self._needed = 0
-                return None
-            if not self._dropping:
-                self._check(header)
-        if self._dropping and (
-            header.opcode not in _CONTROLS or header.length > MAX_CONTROL_PAYLOAD
-        ):
-            return self._pass_over(data, position)
+            return None
+        opcode = header.opcode
         begin = position + header.size
         end = begin + header.length
-        if len(data) < end:
-            self._needed = end - position
-            return None
-        payload = data[begin:end]
-        if header.masked:
-            payload = apply_mask(payload, data[begin - 4 : begin])
-        if header.is_control:
-            items.append(Control(Opcode(header.opcode), payload))
-            if header.opcode == Opcode.CLOSE:
-                self.drop_data()  # section 5.5.1: no data follows
-        else:
-            self._take_data(header, payload, items)
-        self._header = None
-        return end
+        missing = end - len(data) if end > len(data) else 0
+        try:
+            if not self._dropping:
+                self._check(header)
+            if opcode in _CONTROLS and header.length <= MAX_CONTROL_PAYLOAD:
+                if missing:
+                    return None
+                items.append(Control(Opcode(opcode), _payload(data, begin, end, header)))
+                if opcode == Opcode.CLOSE:
+                    self.drop_data()  # section 5.5.1: no data follows
+            elif not self._dropping:
+                self._take_data(header, _payload(data, begin, end, header), missing, items)
+        except _Violated as violated:
+            if header.first == _WHOLE_CLOSE:
+                items.append(MALFORMED_CLOSE)
+                self.drop_data()
+            else:
+                self._violated(violated, items)
+        if missing:
+            self._missing = missing
+            self._final = header.final
+            self._mask = _turn(data[begin - 4 : begin], len(data) - begin) if header.masked else b""
+        return end - missing
 
-    def _take_data(self, header: _Header, payload: bytes, items: list[Item]) -> None:
+    def _take_data(self, header: _Header, payload: bytes, missing: int, items: list[Item]) -> None:
+        """Take a data frame, or what there is of it; a piece is dealt with as a fragment is."""
         if self._message is None:
-            if header.final:
-                items.append(_checked_text(payload))
+            self._is_text = header.opcode == Opcode.TEXT
+            if header.final and not missing:
+                items.append(_checked_text(payload) if self._is_text else Binary(payload))
                 return
             self._message = bytearray()
             self._text.reset()
-        try:
-            self._text.decode(payload, header.final)
-        except UnicodeDecodeError:
-            raise _Violated("not_utf8") from None
-        self._message += payload
-        if header.final:
-            items.append(bytes(self._message))
+        self._take_piece(payload, header.final and not missing, items)
+
+    def _go_on(self, data: bytes, items: list[Item]) -> int:
+        """Take what there is of the rest of a frame; where that ends."""
+        end = min(self._missing, len(data))
+        self._missing -= end
+        if not self._dropping:
+            piece = data[:end]
+            if self._mask:
+                piece = apply_mask(piece, self._mask)
+                self._mask = _turn(self._mask, end)
+            try:
+                self._take_piece(piece, self._final and not self._missing, items)
+            except _Violated as violated:
+                self._violated(violated, items)
+        return end
+
+    def _take_piece(self, piece: bytes, last: bool, items: list[Item]) -> None:
+        assert self._message is not None
+        if self._is_text:
+            try:
+                self._text.decode(piece, last)
+            except UnicodeDecodeError:
+                raise _Violated("not_utf8") from None
+        self._message += piece
+        if last:
+            items.append(bytes(self._message) if self._is_text else Binary(self._message))
             self._message = None
+
+    def _violated(self, violated: _Violated, items: list[Item]) -> None:
+        items.append(Violation(violated.code))
+        self.drop_data()
 
     def _check(self, header: _Header) -> None:
         """Judge a frame by its header alone (sections 5.2, 5.4 and 5.5)."""
+        opcode = header.opcode
         if (
             header.first & 0x70
-            or header.opcode not in _KNOWN
+            or opcode not in _KNOWN
             or header.masked != self._masked
             or not header.minimal
         ):
@@ -194,21 +233,12 @@ class FrameDecoder:
         if header.is_control:
             if not header.final or header.length > MAX_CONTROL_PAYLOAD:
                 raise _Violated("protocol_error")
-        elif (header.opcode == Opcode.CONTINUATION) == (self._message is None):
+        elif (opcode == Opcode.CONTINUATION) == (self._message is None):
             raise _Violated("protocol_error")
-        elif header.opcode == Opcode.BINARY:
+        elif opcode == Opcode.BINARY and not self._binary:
             raise _Violated("binary_unsupported")
         elif header.length + len(self._message or b"") > self.max_message_bytes:
             raise _Violated("message_too_big")
-
-    def _pass_over(self, data: bytes, position: int) -> int:
-        """Leave out the frame that starts here, though it may not be complete."""
-        header = self._header
-        assert header is not None
-        self._header = None
-        end = position + header.size + header.length
-        self._skip = max(0, end - len(data))
-        return min(end, len(data))
 
 
 def _read_header(data: bytes, position: int) -> _Header | None:
@@ -233,6 +263,12 @@ def _read_header(data: bytes, position: int) -> _Header | None:
     return _Header(data[position], masked, size, length, minimal)
 
 
+def _payload(data: bytes, begin: int, end: int, header: _Header) -> bytes:
+    """The payload, or what there is of it, unmasked."""
+    payload = data[begin:end]
+    return apply_mask(payload, data[begin - 4 : begin]) if header.masked else payload
+
+
 def _checked_text(payload: bytes) -> bytes:
     if not payload.isascii():
         try:
@@ -248,6 +284,11 @@ def apply_mask(payload: bytes, mask: bytes) -> bytes:
     repeated = mask * (size // 4) + mask[: size % 4]
     masked = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
     return masked.to_bytes(size, "little")
+
+
+def _turn(mask: bytes, taken: int) -> bytes:
+    """The mask as it goes on behind so many bytes."""
+    return mask[taken % 4 :] + mask[: taken % 4]
 
 
 def encode_frame(opcode: Opcode, payload: bytes) -> bytes:

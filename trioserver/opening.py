@@ -12,6 +12,7 @@ from trioserver.application import Application, Match, Route
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.websocket.handshake import BadHead, Head, check_upgrade, subprotocols
+from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.request import Request
 from trioserver.websocket.websocket import WebSocket
 
@@ -33,6 +34,7 @@ def new_connection(
     config: Config,
     remote: str,
     wall_clock: Callable[[], float],
+    readiness: Readiness | None,
 ) -> Connection:
     """A connection whose session starts now; the handshake has not been answered yet."""
     session = ServerSession(_session_options(config, match.route), trio.current_time())
@@ -57,6 +59,7 @@ def new_connection(
             max_message_bytes=session.max_message_bytes,
             outbox_bytes=config.outbox.max_bytes,
             outbox_age=config.outbox.max_age,
+            readiness=readiness,
         ),
         wall_clock=wall_clock,
     )

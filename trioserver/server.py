@@ -42,6 +42,7 @@ from trioserver.websocket.listeners import (
     remote_of,
     tls_context,
 )
+from trioserver.websocket.readiness import make_readiness
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -80,6 +81,7 @@ class Server:
         self._accepted = 0
         self._refused: Counter[str] = Counter()
         self._socket_files: list[SocketFile] = []
+        self._readiness = make_readiness()
         self._drain_requested = trio.Event()
         self._drain_reason = "shutdown"
         self._drained = trio.Event()
@@ -149,6 +151,8 @@ class Server:
             for part in self.application.parts:
                 if part.lifespan is not None:
                     await lifespans.enter_async_context(part.lifespan(part))
+            if self._readiness is not None:
+                services.start_soon(self._readiness.run)
             for service in self._services():
                 await services.start(service)
             listeners = await self._open_listeners()
@@ -268,6 +272,7 @@ class Server:
             config=self.config,
             remote=remote,
             wall_clock=self._wall_clock,
+            readiness=self._readiness,
         )
         ticket.evict = partial(connection.disconnect, "server_busy")
         lifecycle = Lifecycle(

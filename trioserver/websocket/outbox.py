@@ -35,8 +35,21 @@ class _Lane:
     left: int = 0
 
 
+@attrs.frozen
+class _Chunk:
+    """Frames that are handed to the transport together, or what is left of them."""
+
+    data: bytes
+    controls: int
+    others: int
+
+
 class Outbox:
-    """Frames on their way out. One task, `run`, writes them to ``stream``.
+    """Frames on their way out: straight to the transport while it takes them, else by `run`.
+
+    ``write_now`` hands bytes to the transport without waiting and says how many it took; it may
+    raise `OSError`. None where the transport has no such thing: then all is left to `run`, the
+    one task that writes to ``stream`` and waits for it.
 
     ``max_bytes`` bounds what waits, ``max_age`` (seconds) for how long. When data has waited
     longer it is dropped and ``on_overdue`` called, once, which may still put its last words; when
@@ -50,6 +63,7 @@ class Outbox:
         max_bytes: int,
         max_age: float,
         on_overdue: Callable[[], None],
+        write_now: Callable[[bytes], int] | None = None,
     ) -> None:
         self.max_bytes = max_bytes
         self.max_age = max_age
@@ -58,6 +72,10 @@ class Outbox:
         self.closed = False
         self._on_overdue: Callable[[], None] | None = on_overdue
         self._stream = stream
+        self._write_now = write_now
+        self._writing = False  # `run` is handing a chunk to the transport
+        self._corked = False
+        self._rest: _Chunk | None = None  # of a chunk that the transport took in part
         self._control: deque[bytes] = deque()
         self._data: deque[tuple[bytes, float]] = deque()
         self._close: bytes | None = None  # the Close frame, which is the last of all
@@ -66,6 +84,7 @@ class Outbox:
         self._others = _Lane()
         self._wake = trio.Event()
         self._moved = trio.Event()
+        self._waiters = 0
 
     def put_nowait(self, frame: bytes, *, last: bool = False) -> None:
         """Queue a data frame; the ``last`` one is taken also when the outbox is full.
@@ -109,10 +128,19 @@ class Outbox:
         self._data.clear()
         self._notify()
 
+    def cork(self) -> None:
+        """Hold back what is put until `uncork`, so that it leaves in one call."""
+        self._corked = True
+
+    def uncork(self) -> None:
+        """Send what was held back."""
+        self._corked = False
+        self._send_now()
+
     async def wait_below(self, queued_bytes: int) -> None:
         """Wait until no more than so much is queued, or the outbox is closed."""
         while self.queued_bytes > queued_bytes and not self.closed:
-            await self._moved.wait()
+            await self._wait_moved()
 
     async def flush(self) -> None:
         """Wait until all that is queued now has been written. Raises `OutboxClosed`."""
@@ -137,7 +165,7 @@ class Outbox:
         self.closed = True
         self._control.clear()
         self._data.clear()
-        self._close = None
+        self._close = self._rest = None
         self.queued_bytes = 0
         self._wake.set()
         self._notify()
@@ -149,21 +177,67 @@ class Outbox:
     def _queued(self, frame: bytes, lane: _Lane) -> None:
         lane.put += 1
         self.queued_bytes += len(frame)
-        self._wake.set()
+        if not self._corked:
+            self._send_now()
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._rest or self._control or self._data or self._close)
+
+    def _send_now(self) -> None:
+        """Hand over what waits, as far as the transport takes it; the rest is for `run`."""
+        if self._write_now is not None and not self._writing:
+            while self._has_work:
+                chunk = self._take_chunk()
+                try:
+                    taken = self._write_now(chunk.data)
+                except OSError:
+                    taken = 0  # `run` is going to meet it, and ends
+                if taken < len(chunk.data):
+                    self.bytes_sent += taken
+                    self.queued_bytes -= taken
+                    self._rest = _Chunk(chunk.data[taken:], chunk.controls, chunk.others)
+                    break
+                self._sent(chunk)
+        if self._has_work:
+            self._wake.set()
 
     async def _wait_left(self, lane: _Lane, target: int) -> None:
         while lane.left < target:
             if self.closed:
                 raise OutboxClosed
+            await self._wait_moved()
+
+    async def _wait_moved(self) -> None:
+        self._waiters += 1
+        try:
             await self._moved.wait()
+        finally:
+            self._waiters -= 1
 
     async def _wait_for_work(self) -> None:
-        if not (self._control or self._data or self._close):
+        if not self._has_work:
             self._wake = trio.Event()
             await self._wake.wait()
 
     async def _write_chunk(self) -> None:
-        """Control frames, then as much data as fits, then the Close frame."""
+        chunk = self._take_chunk()
+        self._writing = True
+        with trio.move_on_after(self.max_age) as scope:
+            await self._stream.send_all(chunk.data)
+        self._writing = False
+        if scope.cancelled_caught:
+            self.close()
+            self._overdue()
+        elif not self.closed:
+            self._sent(chunk)
+
+    def _take_chunk(self) -> _Chunk:
+        """What is left of the last chunk; else control frames, data as far as it fits, the Close
+        frame."""
+        if self._rest is not None:
+            chunk, self._rest = self._rest, None
+            return chunk
         frames = list(self._control)
         self._control.clear()
         controls = len(frames)
@@ -175,18 +249,15 @@ class Outbox:
         if self._close is not None and not self._data:
             frames.append(self._close)
             self._close = None
-        chunk = b"".join(frames)
-        with trio.move_on_after(self.max_age) as scope:
-            await self._stream.send_all(chunk)
-        if scope.cancelled_caught:
-            self.close()
-            self._overdue()
-        elif not self.closed:
-            self.queued_bytes -= len(chunk)
-            self.bytes_sent += len(chunk)
-            self._controls.left += controls
-            self._others.left += len(frames) - controls
-            self._notify()
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        return _Chunk(data, controls, len(frames) - controls)
+
+    def _sent(self, chunk: _Chunk) -> None:
+        self.queued_bytes -= len(chunk.data)
+        self.bytes_sent += len(chunk.data)
+        self._controls.left += chunk.controls
+        self._others.left += chunk.others
+        self._notify()
 
     def _drop_overdue(self) -> None:
         if self._data and self._data[0][1] < trio.current_time() - self.max_age:
@@ -199,5 +270,6 @@ class Outbox:
             tell()
 
     def _notify(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
+        if self._waiters:
+            self._moved.set()
+            self._moved = trio.Event()

@@ -7,6 +7,9 @@ its message was decoded, with no task switch.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import attrs
@@ -25,6 +28,7 @@ from trioserver.websocket.frames import (
 )
 from trioserver.websocket.handshake import Head, canonical_head, subprotocols
 from trioserver.websocket.outbox import Outbox
+from trioserver.websocket.readiness import Readiness, socket_of
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
@@ -79,6 +83,7 @@ class WebSocket:
         max_message_bytes: int,
         outbox_bytes: int,
         outbox_age: float,
+        readiness: Readiness | None = None,
     ) -> None:
         self.peer_close: PeerClose | None = None
         self.subprotocol: str | None = None
@@ -87,10 +92,19 @@ class WebSocket:
         self.messages_sent = 0
         self.last_received = trio.current_time()
         self.round_trip: float | None = None
-        self.outbox = Outbox(
-            stream, max_bytes=outbox_bytes, max_age=outbox_age, on_overdue=self._fail_slow
-        )
         self._stream = stream
+        self._socket = socket_of(stream)
+        self.outbox = Outbox(
+            stream,
+            max_bytes=outbox_bytes,
+            max_age=outbox_age,
+            on_overdue=self._fail_slow,
+            write_now=None if self._socket is None else self._write_now,
+        )
+        self._readiness = readiness if self._socket is not None else None
+        self._undelivered: list[Item] | None = None  # None: the peer's side has ended
+        self._attention = trio.Event()
+        self._unwatch: Callable[[], None] = _nothing
         self._decoder = FrameDecoder(masked=True, max_message_bytes=max_message_bytes)
         self._rest = b""
         self._receiver: Receiver | None = None
@@ -175,26 +189,75 @@ class WebSocket:
             self.last_received = trio.current_time()
 
     async def _read(self) -> None:
-        assert self._receiver is not None
-        data = self._rest or await self._receive()
+        """Read to the end, in this task, or woken by the readiness of all sockets."""
+        items = self._take(self._rest or await self._receive())
         self._rest = b""
-        while data:
-            self.bytes_received += len(data)
-            self.last_received = trio.current_time()
-            await self._deliver(self._decoder.receive(data))
+        while items is not None:
+            await self._deliver(items)
             if self._control.closed.is_set():
                 break
             while self._resumed is not None and not self._closing:
                 await self._resumed.wait()
-            data = await self._receive()
+            if self._readiness is not None and self._socket is not None:
+                items = await self._watch(self._readiness, self._socket.fileno())
+            else:
+                items = self._take(await self._receive())
         self._control.close()
         self._leave(PeerClose(_ABNORMAL, ""))
+
+    def _take(self, data: bytes) -> list[Item] | None:
+        """Decode what one read gave; None where it gave nothing, for that is the end."""
+        if not data:
+            return None
+        self.bytes_received += len(data)
+        self.last_received = trio.current_time()
+        return self._decoder.receive(data)
 
     async def _receive(self) -> bytes:
         try:
             return bytes(await self._stream.receive_some(_RECEIVE_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
+
+    async def _watch(self, readiness: Readiness, fd: int) -> list[Item] | None:
+        """Deliver messages as they come, with no task switch, until something else comes: that
+        and what is behind it, or None for the end, is returned."""
+        if fd < 0:
+            return None
+        self._attention = trio.Event()
+        readable = partial(self._readable, fd)
+        readiness.watch(fd, readable)
+        self._unwatch = partial(readiness.unwatch, fd, readable)
+        try:
+            await self._attention.wait()
+        finally:
+            self._unwatch()
+        items, self._undelivered = self._undelivered, None
+        return items
+
+    def _readable(self, fd: int) -> None:
+        if self._attention.is_set():
+            return
+        try:
+            data = os.read(fd, _RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        items = self._take(data)
+        if items is None:
+            self._undelivered = None
+            self._attention.set()
+            return
+        messages: list[bytes] = []
+        for item in items:
+            if not isinstance(item, bytes):
+                break
+            messages.append(item)
+        self._deliver_batch(messages)
+        if len(messages) < len(items) or self._resumed is not None:
+            self._undelivered = items[len(messages) :]
+            self._attention.set()
 
     async def _deliver(self, items: list[Item]) -> None:
         """Messages in batches; a control frame in between is dealt with before what is behind."""
@@ -212,10 +275,15 @@ class WebSocket:
         self._deliver_batch(batch)
 
     def _deliver_batch(self, batch: list[bytes]) -> None:
+        """What the receiver sends in answer to one batch leaves in one call."""
         if batch and not self._closing and self._failed_with is None:
             assert self._receiver is not None
             self.messages_received += len(batch)
-            self._receiver.received(batch)
+            self.outbox.cork()
+            try:
+                self._receiver.received(batch)
+            finally:
+                self.outbox.uncork()
 
     async def _take_control(self, control: Control) -> None:
         if control.opcode is Opcode.CLOSE:
@@ -274,9 +342,22 @@ class WebSocket:
             await trio.aclose_forcefully(self._stream)
 
     def _stop(self) -> None:
-        """Let all tasks come to their end."""
+        """Let all tasks come to their end; a socket is watched no more before it is closed."""
+        self._unwatch()
+        self._attention.set()
         self._control.close()
         self.outbox.close()
+
+    def _write_now(self, data: bytes) -> int:
+        assert self._socket is not None
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+
+
+def _nothing() -> None:
+    pass
 
 
 def _judge_close(payload: bytes) -> tuple[PeerClose, bytes]:

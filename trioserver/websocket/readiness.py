@@ -1,0 +1,76 @@
+"""Readiness of all plain sockets in one place: an epoll object inside of Trio's own.
+
+Arming Trio's epoll for each message and waking a task for each costs more than everything else
+that is done for a short message. Here all sockets stay armed, level-triggered, in an epoll object
+of their own; one task waits for *it* to be readable, and serves every socket that is. Linux only:
+elsewhere, and for streams that are no plain sockets, each WebSocket's own task reads.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+
+_EVENTS_PER_TICK: Final = 256
+"""Sockets that are served before other tasks get their turn."""
+
+_log: Final = structlog.get_logger("trioserver")
+
+
+class Readiness:
+    """Calls a plain function whenever its socket can be read. `run` has to run."""
+
+    def __init__(self) -> None:
+        assert sys.platform == "linux"
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._callbacks)
+
+    def watch(self, fd: int, readable: Callable[[], None]) -> None:
+        """Call ``readable`` in each tick in which something can be read, or the peer has gone.
+
+        It must not block. If it raises, its socket is watched no more, and a line is logged.
+        """
+        self._callbacks[fd] = readable
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
+
+    def unwatch(self, fd: int, readable: Callable[[], None]) -> None:
+        """Call no more; to be done before the socket is closed. A second time changes nothing."""
+        if self._callbacks.get(fd) is readable:
+            del self._callbacks[fd]
+            if not self._epoll.closed:
+                self._epoll.unregister(fd)
+
+    async def run(self) -> None:
+        """Serve until cancelled. Each tick reads every socket once, so a flood starves nobody."""
+        with self._epoll:
+            while True:
+                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                for fd, _ in self._epoll.poll(0, _EVENTS_PER_TICK):
+                    readable = self._callbacks.get(fd)
+                    if readable is not None:
+                        self._serve(fd, readable)
+
+    def _serve(self, fd: int, readable: Callable[[], None]) -> None:
+        try:
+            readable()
+        except Exception:
+            _log.exception("readiness_callback_failed")
+            self.unwatch(fd, readable)
+
+
+def make_readiness() -> Readiness | None:
+    """One for this process's event loop, None where there is no epoll."""
+    return Readiness() if sys.platform == "linux" else None
+
+
+def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
+    """The socket of a stream that is nothing but a socket; None for TLS and the like."""
+    return stream.socket if isinstance(stream, trio.SocketStream) else None

@@ -14,6 +14,7 @@ from trioserver.config import (
     ShutdownConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
+from trioserver.observer import Act, Attempt, Observer, RefusedRequest
 from trioserver.server import Server, ServerStatistics, serve
 from trioserver.websocket.listeners import Address, CannotListen
 from trioserver.websocket.request import Request
@@ -21,8 +22,10 @@ from trioserver.websocket.request import Request
 __version__ = "0.1.0"
 
 __all__ = [
+    "Act",
     "Address",
     "Application",
+    "Attempt",
     "AuthConfig",
     "CannotListen",
     "Config",
@@ -35,8 +38,10 @@ __all__ = [
     "JWTAuth",
     "LimitsConfig",
     "ListenConfig",
+    "Observer",
     "OutboxConfig",
     "Refusal",
+    "RefusedRequest",
     "Request",
     "Route",
     "Server",

@@ -21,6 +21,7 @@ from trioserver.connection import Connection
 from trioserver.dispatch import Dispatcher
 from trioserver.handlers import call
 from trioserver.heartbeat import heartbeat
+from trioserver.observer import Attempt, Observer
 from trioserver.timings import Timings
 from trioserver.verification import verify
 from trioserver.websocket.handshake import Head
@@ -37,10 +38,12 @@ class Lifecycle:
         connection: Connection,
         *,
         config: Config,
+        observer: Observer,
         on_ready: Callable[[Connection], None],
     ) -> None:
         self.connection = connection
         self._config = config
+        self._observer = observer
         self._on_ready = on_ready
         self._session = connection._session
         self._websocket = connection._websocket
@@ -94,6 +97,7 @@ class Lifecycle:
                 if refusal is not None:
                     connection._fail(refusal)
                 await self._until_settled()
+                self._settled()
                 if self._session.is_ready:
                     self._was_ready = True
                     work.start_soon(heartbeat, connection, self._config.heartbeat)
@@ -117,6 +121,20 @@ class Lifecycle:
                 await self._websocket.outbox.wait_below(0)
         if scope.cancelled_caught:
             self.connection._fail(Refusal("auth_timeout"))
+
+    def _settled(self) -> None:
+        """Tell how the first authentication ended."""
+        begun, close = self._timings.accepted, self._session.close
+        assert begun is not None, "settled before the handshake was accepted"
+        outcome = "ready"
+        if self._timings.ready is None:
+            outcome = close.reason if close and close.reason else "peer_left"
+        self._attempted(outcome, begun)
+
+    def _attempted(self, outcome: str, begun: float, *, refresh: bool = False) -> None:
+        duration = trio.current_time() - begun
+        attempt = Attempt(outcome=outcome, duration=duration, refresh=refresh)
+        self._observer.attempted(self.connection, attempt)
 
     async def _close(self) -> None:
         """The reason is queued already; now the Close frame, and what the peer says to it."""
@@ -205,7 +223,7 @@ class Lifecycle:
 
     async def _refresh(self, credentials: Credentials) -> None:
         """A new token on the same connection: the same user, and ownership verified again."""
-        session = self._session
+        session, begun = self._session, trio.current_time()
         try:
             with trio.move_on_after(self._config.auth.timeout) as scope:
                 user = await self._verify(credentials)
@@ -214,12 +232,14 @@ class Lifecycle:
         except Refusal as refusal:
             if session.state is ServerState.REFRESHING:
                 self._refuse_refresh(refusal)
+                self._attempted(refusal.code, begun, refresh=True)
         else:
             if session.state is ServerState.REFRESHING:
                 self.connection._user = user
                 now, wall = trio.current_time(), self.connection._wall_clock()
                 session.refresh(now=now, wall=wall, expires_at=user.expires_at)
                 self._deadline_moved.set()
+                self._attempted("refreshed", begun, refresh=True)
         self.connection._flush()
 
     def _refuse_refresh(self, refusal: Refusal) -> None:
@@ -266,12 +286,15 @@ class Lifecycle:
         now = trio.current_time()
         close, peer = self._session.close, websocket.peer_close
         statistics = connection.statistics()
+        code = close.code if close and close.reason else peer.code if peer else 1006
+        reason = close.reason if close and close.reason else "peer left"
+        self._observer.closed(connection, code, reason, self._timings)
         connection.log.info(
             "connection_closed",
             path=connection.request.path,
             remote=connection.request.remote,
-            code=close.code if close and close.reason else peer.code if peer else 1006,
-            reason=close.reason if close and close.reason else "peer left",
+            code=code,
+            reason=reason,
             duration_ms=round((now - self._timings.begun) * 1000),
             **self._timings.phases(now),
             **attrs.asdict(statistics),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
@@ -16,32 +15,16 @@ import structlog
 import trio
 
 from protocol import Refusal
-from trioserver.admission import Admission, Ticket
-from trioserver.application import Application, Match
-from trioserver.config import Config, ListenConfig
+from trioserver.application import Application
+from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.draining import send_away
+from trioserver.front_door import FrontDoor
 from trioserver.handlers import unwrap
-from trioserver.lifecycle import Lifecycle
-from trioserver.opening import judge, new_connection
-from trioserver.websocket.handshake import (
-    BadHead,
-    Head,
-    PeerLeft,
-    read_head,
-    refuse,
-)
-from trioserver.websocket.listeners import (
-    Address,
-    Listener,
-    SocketFile,
-    address_of,
-    close,
-    open_tcp,
-    open_unix,
-    remote_of,
-    tls_context,
-)
+from trioserver.listening import Listening
+from trioserver.observer import Observer, Observers
+from trioserver.registry import Registry
+from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness
 
 log: Final = structlog.get_logger("trioserver")
@@ -66,43 +49,47 @@ class Server:
     """A running server. `serve` makes it; ``addresses`` says where it is."""
 
     def __init__(
-        self, application: Application, config: Config, *, wall_clock: Callable[[], float]
+        self,
+        application: Application,
+        config: Config,
+        *,
+        observers: Iterable[Observer] = (),
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.application = application
         self.config = config
         self.addresses: tuple[Address, ...] = ()
-        self._wall_clock = wall_clock
-        self._admission = Admission(
-            max_connections=config.limits.connections,
-            max_unauthenticated=config.limits.unauthenticated,
-        )
-        self._connections: dict[str, Connection] = {}
-        self._ready: set[Connection] = set()
-        self._accepted = 0
-        self._refused: Counter[str] = Counter()
-        self._socket_files: list[SocketFile] = []
         self._readiness = make_readiness()
+        self._registry = Registry()
+        self._front_door = FrontDoor(
+            application,
+            config,
+            registry=self._registry,
+            readiness=self._readiness,
+            observer=Observers(observers),
+            wall_clock=wall_clock,
+        )
         self._drain_requested = trio.Event()
         self._drain_reason = "shutdown"
         self._drained = trio.Event()
-        self._all_gone = trio.Event()
 
     # -------------------------------------------------------------------------- what it offers
 
     @property
     def connections(self) -> tuple[Connection, ...]:
         """All that are ready, in no order."""
-        return tuple(self._ready)
+        return self._registry.ready
 
     def statistics(self) -> ServerStatistics:
         """How it stands at this moment."""
+        door = self._front_door
         return ServerStatistics(
-            open=self._admission.open,
-            unauthenticated=self._admission.unauthenticated,
-            ready=len(self._ready),
-            accepted=self._accepted,
+            open=door.admission.open,
+            unauthenticated=door.admission.unauthenticated,
+            ready=self._registry.ready_count,
+            accepted=door.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
-            refused=dict(self._refused),
+            refused=dict(door.refused),
             draining=self._drain_requested.is_set(),
         )
 
@@ -123,11 +110,9 @@ class Server:
         """
         if user is None and token_id is None and resource is None and connection is None:
             raise ValueError("say whom to disconnect: user, token_id, resource or connection")
-        matching = [
-            candidate
-            for candidate in self._connections.values()
-            if candidate._matches(user, token_id, resource, connection)
-        ]
+        matching = self._registry.matching(
+            user=user, token_id=token_id, resource=resource, connection=connection
+        )
         for candidate in matching:
             candidate.disconnect(code, message)
         return len(matching)
@@ -155,38 +140,50 @@ class Server:
                 services.start_soon(self._readiness.run)
             for service in self._services():
                 await services.start(service)
-            listeners = await self._open_listeners()
+            listening = Listening()
             try:
+                await self._listen(listening)
                 async with trio.open_nursery() as connections:
                     if handle_signals:
                         await connections.start(self._watch_signals, services.cancel_scope)
-                    await self._accept(listeners, connections, task_status)
+                    await self._accept(listening, connections, task_status)
                     await self._empty()
                     connections.cancel_scope.cancel()
             finally:
-                await _close_all(listeners)
-                for file in self._socket_files:
-                    await file.remove()
+                await listening.close()
+                await listening.remove_files()
             services.cancel_scope.cancel()
         self._drained.set()
 
+    async def _listen(self, listening: Listening) -> None:
+        await listening.open(self.config.listeners)
+        self.addresses = listening.addresses
+        for route in self.application.routes:
+            check = getattr(route.auth, "check_addresses", None)
+            if check is not None:
+                check([str(address) for address in self.addresses])
+
     async def _accept(
         self,
-        listeners: list[Listener],
+        listening: Listening,
         connections: trio.Nursery,
         task_status: trio.TaskStatus[Server],
     ) -> None:
         async with trio.open_nursery() as accepting:
             accepting.start_soon(
                 partial(
-                    trio.serve_listeners, self.serve_stream, listeners, handler_nursery=connections
+                    trio.serve_listeners,
+                    self.serve_stream,
+                    listening.listeners,
+                    handler_nursery=connections,
                 )
             )
             log.info("listening", addresses=[address.url for address in self.addresses])
             task_status.started(self)
             await self._drain_requested.wait()
+            self._front_door.closed_for = Refusal(self._drain_reason)
             accepting.cancel_scope.cancel()
-        await _close_all(listeners)
+        await listening.close()
 
     def _services(self) -> list[Callable[..., Any]]:
         """Background work of authenticators and owner checks, each once."""
@@ -194,23 +191,6 @@ class Server:
         different = {id(part): part for part in parts}.values()
         runs = (getattr(part, "run", None) for part in different)
         return [run for run in runs if run is not None]
-
-    async def _open_listeners(self) -> list[Listener]:
-        listeners: list[Listener] = []
-        try:
-            for where in self.config.listeners:
-                listeners += await _open(where)
-            self.addresses = tuple(map(address_of, listeners))
-            unix = [address for address in self.addresses if address.port is None]
-            self._socket_files = [await SocketFile.of(address) for address in unix]
-            for route in self.application.routes:
-                check = getattr(route.auth, "check_addresses", None)
-                if check is not None:
-                    check([str(address) for address in self.addresses])
-        except BaseException:
-            await _close_all(listeners)
-            raise
-        return listeners
 
     async def _watch_signals(
         self, everything: trio.CancelScope, task_status: trio.TaskStatus[None]
@@ -227,98 +207,27 @@ class Server:
                     log.info("draining", signal=name, seconds=self.config.shutdown.drain_period)
                     self._drain_requested.set()
 
-    # -------------------------------------------------------------------------- a connection
-
     async def serve_stream(self, stream: trio.abc.Stream, *, remote: str | None = None) -> None:
         """Serve one stream that is open already, to its end; what listeners accept comes here.
 
         Raises nothing but `trio.Cancelled`. ``remote`` is taken from a socket where not given.
         """
-        self._accepted += 1
-        with trio.CancelScope() as scope:
-            ticket = self._admission.enter(scope.cancel)
-            if ticket is None:
-                self._refused["server_busy"] += 1
-                await trio.aclose_forcefully(stream)
-                return
-            try:
-                await self._serve(stream, ticket, remote_of(stream) if remote is None else remote)
-            except* Exception:
-                log.exception("stream_crashed")
-            finally:
-                self._admission.leave(ticket)
-                await trio.aclose_forcefully(stream)
-
-    async def _serve(self, stream: trio.abc.Stream, ticket: Ticket, remote: str) -> None:
-        try:
-            with trio.fail_after(self.config.limits.head_timeout):
-                head = await read_head(stream, max_bytes=self.config.limits.head_bytes)
-            match = judge(head, self.application)
-        except BadHead as bad:
-            log.info("request_refused", remote=remote, status=bad.status, reason=bad.reason)
-            await refuse(stream, bad)
-        except (PeerLeft, trio.TooSlowError) as error:
-            log.debug("no_request", remote=remote, why=type(error).__name__)
-        else:
-            await self._run_connection(stream, head, match, ticket, remote)
-
-    async def _run_connection(
-        self, stream: trio.abc.Stream, head: Head, match: Match, ticket: Ticket, remote: str
-    ) -> None:
-        connection = new_connection(
-            stream,
-            head,
-            match,
-            config=self.config,
-            remote=remote,
-            wall_clock=self._wall_clock,
-            readiness=self._readiness,
-        )
-        ticket.evict = partial(connection.disconnect, "server_busy")
-        lifecycle = Lifecycle(
-            connection, config=self.config, on_ready=partial(self._on_ready, ticket)
-        )
-        busy = Refusal("server_busy") if self._admission.is_full else None
-        self._connections[connection.id] = connection
-        try:
-            await lifecycle.run(head, self._refusal_now() or busy)
-        finally:
-            del self._connections[connection.id]
-            self._ready.discard(connection)
-            if connection._session.close is not None and connection._session.close.reason:
-                self._refused[connection._session.close.reason] += 1
-            if not self._connections:
-                self._all_gone.set()
-
-    def _on_ready(self, ticket: Ticket, connection: Connection) -> None:
-        self._admission.authenticated(ticket)
-        self._ready.add(connection)
-        if connection.route.supersede:
-            for other in self.connections:
-                if other is not connection and other._is_same_place(connection):
-                    other.disconnect("superseded")
-
-    # -------------------------------------------------------------------------- the end
+        await self._front_door.serve_stream(stream, remote=remote)
 
     async def _empty(self) -> None:
         """Send everybody away, and wait until the last one has gone."""
-        for connection in self._connections.values():
-            if connection not in self._ready:
-                connection.disconnect(self._drain_reason)
+        for connection in self._registry.waiting:
+            connection.disconnect(self._drain_reason)
         period = self.config.shutdown.drain_period
-        await send_away(list(self._ready), reason=self._drain_reason, period=period)
-        while self._connections:
-            self._all_gone = trio.Event()
-            await self._all_gone.wait()
-
-    def _refusal_now(self) -> Refusal | None:
-        return Refusal(self._drain_reason) if self._drain_requested.is_set() else None
+        await send_away(list(self._registry.ready), reason=self._drain_reason, period=period)
+        await self._registry.wait_empty()
 
 
 async def serve(
     application: Application,
     config: Config | None = None,
     *,
+    observers: Iterable[Observer] = (),
     wall_clock: Callable[[], float] = time.time,
     handle_signals: bool | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -329,11 +238,12 @@ async def serve(
     once. Embedded, ``server = await nursery.start(serve, app, config)``: signals are the
     program's, and `Server.drain` is there. Cancelling this ends all connections at once.
 
-    ``handle_signals``: None means as a program only; True needs the main thread. ``wall_clock``
-    gives seconds since the Unix epoch. Raises `CannotListen`, and `ValueError` where an
-    authenticator refuses the addresses.
+    ``observers`` are told what happens. ``handle_signals``: None means as a program only; True
+    needs the main thread. ``wall_clock`` gives seconds since the Unix epoch.
+
+    Raises `CannotListen`, and `ValueError` where an authenticator refuses the addresses.
     """
-    server = Server(application, config or Config(), wall_clock=wall_clock)
+    server = Server(application, config or Config(), observers=observers, wall_clock=wall_clock)
     if handle_signals is None:
         program = task_status is trio.TASK_STATUS_IGNORED
         handle_signals = program and threading.current_thread() is threading.main_thread()
@@ -341,17 +251,3 @@ async def serve(
         await server.run(handle_signals=handle_signals, task_status=task_status)
     except ExceptionGroup as group:
         raise unwrap(group) from None
-
-
-async def _open(where: ListenConfig) -> list[Listener]:
-    if where.unix_path is not None:
-        return await open_unix(where.unix_path)
-    tls = None
-    if where.certificate is not None and where.key is not None:
-        tls = tls_context(where.certificate, where.key)
-    return await open_tcp(where.host, where.port, tls)
-
-
-async def _close_all(listeners: list[Listener]) -> None:
-    for listener in listeners:
-        await close(listener)

@@ -6,7 +6,7 @@ alice's, "2" is bob's, and "3" is for tests to say.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
@@ -16,7 +16,17 @@ import trio
 import trio.testing
 
 from tests.support.client import Client
-from trioserver import Application, Config, Connection, Credentials, Refusal, Request, Server, User
+from trioserver import (
+    Application,
+    Config,
+    Connection,
+    Credentials,
+    Observer,
+    Refusal,
+    Request,
+    Server,
+    User,
+)
 from trioserver.server import serve
 
 EPOCH: Final = 1_700_000_000.0
@@ -225,7 +235,7 @@ class Harness:
         assert (statistics.open, statistics.unauthenticated, statistics.ready) == (0, 0, 0)
         assert statistics.topics == 0
         assert not self.server.connections
-        assert not self.server._connections
+        assert self.server._registry.is_empty
 
 
 ServeFunction = Callable[..., Awaitable[Harness]]
@@ -233,13 +243,17 @@ ServeFunction = Callable[..., Awaitable[Harness]]
 
 @asynccontextmanager
 async def serving(
-    config: Config | None = None, *, world: World | None = None, **options: Any
+    config: Config | None = None,
+    *,
+    world: World | None = None,
+    observers: Iterable[Observer] = (),
+    **options: Any,
 ) -> AsyncIterator[Harness]:
     """A harness around a server of the test application; at the end, nothing may be left."""
     world = world or World()
     app = make_application(world, **options)
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(_serve, app, config or Config(port=0))
+        server = await nursery.start(_serve, app, config or Config(port=0), observers)
         async with trio.open_nursery() as streams:
             harness = Harness(server, world, streams)
             yield harness
@@ -247,5 +261,7 @@ async def serving(
         nursery.cancel_scope.cancel()
 
 
-async def _serve(app: Application, config: Config, *, task_status: Any) -> None:
-    await serve(app, config, wall_clock=wall_clock, task_status=task_status)
+async def _serve(
+    app: Application, config: Config, observers: Iterable[Observer], *, task_status: Any
+) -> None:
+    await serve(app, config, observers=observers, wall_clock=wall_clock, task_status=task_status)

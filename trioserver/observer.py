@@ -1,0 +1,94 @@
+"""What happens in a server, for those who count it or record it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from trioserver.connection import Connection
+    from trioserver.timings import Timings
+
+
+@attrs.frozen(kw_only=True)
+class RefusedRequest:
+    """A request that was answered with an HTTP error, before any WebSocket existed."""
+
+    remote: str
+    path: str
+    status: int
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """One authentication of a connection, as it ended.
+
+    ``outcome`` is "ready" or, of a ``refresh``, "refreshed"; else the error code of the refusal, or
+    "peer_left". ``duration`` is in seconds, from the accepted handshake, or the new `auth`, on.
+    """
+
+    outcome: str
+    duration: float
+    refresh: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Act:
+    """Something that an administrator did. ``affected`` counts what was met, ``target`` says it."""
+
+    actor: str
+    name: str
+    target: Mapping[str, str]
+    affected: int
+
+
+class Observer:
+    """Does nothing; override what is of interest.
+
+    Plain functions, called where it happens: they must not block, and must not raise.
+    """
+
+    def request_refused(self, request: RefusedRequest) -> None:
+        """A request was refused before it became a connection."""
+
+    def attempted(self, connection: Connection, attempt: Attempt) -> None:
+        """An authentication has ended; ``connection.user`` is known where the token was good."""
+
+    def became_ready(self, connection: Connection) -> None:
+        """A connection is READY; its `ready` is on its way."""
+
+    def closed(self, connection: Connection, code: int, reason: str, timings: Timings) -> None:
+        """A connection has ended, with this close code and reason."""
+
+    def administered(self, act: Act) -> None:
+        """An administrator did something."""
+
+
+class Observers(Observer):
+    """Several as one, in order."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def request_refused(self, request: RefusedRequest) -> None:
+        for observer in self._observers:
+            observer.request_refused(request)
+
+    def attempted(self, connection: Connection, attempt: Attempt) -> None:
+        for observer in self._observers:
+            observer.attempted(connection, attempt)
+
+    def became_ready(self, connection: Connection) -> None:
+        for observer in self._observers:
+            observer.became_ready(connection)
+
+    def closed(self, connection: Connection, code: int, reason: str, timings: Timings) -> None:
+        for observer in self._observers:
+            observer.closed(connection, code, reason, timings)
+
+    def administered(self, act: Act) -> None:
+        for observer in self._observers:
+            observer.administered(act)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -23,23 +24,63 @@ from tests.websocket.test_frames import VIOLATIONS
 from trioserver.websocket.frames import Opcode
 from trioserver.websocket.handshake import Head, read_head
 from trioserver.websocket.outbox import OutboxClosed
+from trioserver.websocket.readiness import Readiness, make_readiness
 from trioserver.websocket.websocket import PeerClose, WebSocket
 
 TIMEOUT: Final = 5.0
 MAX_AGE: Final = 20.0
 LIMIT: Final = 69_999
 
-Implementation = type[WebSocket]
 Streams = Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
 
 
-@pytest.fixture(params=[WebSocket], ids=["trio-websocket"])
+def socket_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    ours, theirs = trio.socket.socketpair()
+    return trio.SocketStream(ours), trio.SocketStream(theirs)
+
+
+@attrs.frozen
+class Implementation:
+    """A way in which a WebSocket reads, on the streams that it is for."""
+
+    streams: Streams
+    readiness: Callable[[], Readiness | None]
+
+    @asynccontextmanager
+    async def new(self, stream: trio.abc.Stream) -> AsyncIterator[WebSocket]:
+        """One on ``stream``; at the end nothing may be watched any more."""
+        readiness = self.readiness()
+        async with trio.open_nursery() as nursery:
+            if readiness is not None:
+                nursery.start_soon(readiness.run)
+            yield WebSocket(
+                stream,
+                max_message_bytes=LIMIT,
+                outbox_bytes=2**20,
+                outbox_age=MAX_AGE,
+                readiness=readiness,
+            )
+            assert not readiness
+            nursery.cancel_scope.cancel()
+
+
+BY_TASK: Final = Implementation(trio.testing.memory_stream_pair, lambda: None)
+BY_READINESS: Final = Implementation(socket_pair, make_readiness)
+
+
+WAYS: Final = (
+    pytest.param(BY_TASK, id="task"),
+    pytest.param(
+        BY_READINESS,
+        id="readiness",
+        marks=pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's"),
+    ),
+)
+
+
+@pytest.fixture(params=WAYS)
 def implementation(request: pytest.FixtureRequest) -> Implementation:
     return request.param  # type: ignore[no-any-return]
-
-
-def new(implementation: Implementation, stream: trio.abc.Stream) -> WebSocket:
-    return implementation(stream, max_message_bytes=LIMIT, outbox_bytes=2**20, outbox_age=MAX_AGE)
 
 
 @attrs.frozen
@@ -74,18 +115,18 @@ async def opened(
     implementation: Implementation,
     *,
     rest: bytes = b"",
-    streams: Streams = trio.testing.memory_stream_pair,
+    streams: Streams | None = None,
     receiver: Notes | None = None,
     request: bytes = UPGRADE,
 ) -> AsyncIterator[Open]:
     """An open WebSocket, closed at the end; hangs, and fails, where that leaves a task behind."""
-    ours, theirs = streams()
-    websocket, peer = new(implementation, ours), Peer(theirs)
+    ours, theirs = (streams or implementation.streams)()
+    peer = Peer(theirs)
     notes = Notes() if receiver is None else receiver
-    if isinstance(notes, Echo):
-        notes.websocket = websocket
     with trio.fail_after(1000):
-        async with trio.open_nursery() as nursery:
+        async with implementation.new(ours) as websocket, trio.open_nursery() as nursery:
+            if isinstance(notes, Echo):
+                notes.websocket = websocket
             async with trio.open_nursery() as opening:
                 opening.start_soon(peer.upgrade, rest, request)
                 head = await read_head(ours, max_bytes=2**14)
@@ -93,6 +134,7 @@ async def opened(
             websocket.start(nursery, notes)
             yield Open(websocket, notes, peer, nursery)
             await websocket.close(1000, "", timeout=TIMEOUT)
+        await trio.aclose_forcefully(theirs)
     assert notes.departures <= 1
     assert len(notes.codes) <= 1
 
@@ -155,8 +197,7 @@ async def test_a_peer_that_leaves_during_the_opening_has_left(
     async with trio.open_nursery() as nursery:
         if moment == "before":
             await theirs.aclose()
-        websocket = new(implementation, ours)
-        async with trio.open_nursery() as accepting:
+        async with implementation.new(ours) as websocket, trio.open_nursery() as accepting:
             accepting.start_soon(_accept_and_fail, websocket, nursery)
             await trio.testing.wait_all_tasks_blocked()
             await theirs.aclose()
@@ -179,8 +220,9 @@ async def test_accepting_can_be_cancelled_and_leaves_nothing_behind(
 ) -> None:
     ours, _theirs = trio.testing.lockstep_stream_pair()  # which takes nothing
     async with trio.open_nursery() as nursery:
-        with trio.move_on_after(1) as scope:
-            await new(implementation, ours).accept(nursery, await _upgrade_head())
+        async with implementation.new(ours) as websocket:
+            with trio.move_on_after(1) as scope:
+                await websocket.accept(nursery, await _upgrade_head())
         assert scope.cancelled_caught
         await trio.aclose_forcefully(ours)
 
@@ -239,9 +281,11 @@ async def test_a_ping_goes_ahead_of_data_in_either_form(
     implementation: Implementation, autojump_clock: trio.abc.Clock
 ) -> None:
     async with opened(implementation) as it:
+        it.websocket.outbox.cork()
         it.websocket.send_nowait(b"data")
         it.websocket.ping_nowait(b"frame")
         it.websocket.ping_message_nowait(b"message")
+        it.websocket.outbox.uncork()
         assert await it.peer.receive() == (Opcode.PING, b"frame")
         assert await it.peer.receive() == (Opcode.TEXT, b"message")
         assert await it.peer.receive() == (Opcode.TEXT, b"data")
@@ -682,7 +726,10 @@ hostile = st.one_of(
 
 
 @given(data=hostile, cut=st.integers(0, 100))
-@settings(max_examples=150, deadline=None)
-def test_nothing_that_a_peer_sends_raises_anything_or_leaves_a_task(data: bytes, cut: int) -> None:
+@settings(max_examples=100, deadline=None)
+@pytest.mark.parametrize("source", WAYS)
+def test_nothing_that_a_peer_sends_raises_anything_or_leaves_a_task(
+    source: Implementation, data: bytes, cut: int
+) -> None:
     clock = trio.testing.MockClock(autojump_threshold=0)
-    trio.run(partial(_survive, WebSocket, data, cut), clock=clock)
+    trio.run(partial(_survive, source, data, cut), clock=clock)

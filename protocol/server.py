@@ -17,6 +17,7 @@ from protocol.bucket import TokenBucket
 from protocol.errors import ERRORS, NORMAL_CLOSURE, Fatal, Refusal, close_code_of
 from protocol.messages import (
     CLIENT_TYPES,
+    RESERVED_TYPES,
     SERVER_TYPES,
     SUBPROTOCOL,
     Auth,
@@ -59,7 +60,8 @@ class ServerSession:
     """One session. Feed it with `receive`, ask `deadline`, send what `outgoing` collects.
 
     After the end, ``close`` says with which code and reason to close the WebSocket; what stands in
-    ``outgoing`` goes before that. ``now`` is in seconds, of any clock that never runs backwards;
+    ``outgoing`` goes before that. ``max_message_bytes`` is the limit in force, small before READY.
+    ``now`` is in seconds, of any clock that never runs backwards;
     ``wall`` is in seconds since the Unix epoch.
     """
 
@@ -73,6 +75,7 @@ class ServerSession:
         self.auth: Auth | None = None
         self.auth_fields: Mapping[str, Any] = {}
         self.deadline: float | None = now + options.auth_timeout
+        self.max_message_bytes = options.max_message_bytes_before_ready
         self._expires: tuple[float, float] | None = None  # (by `now`, by `wall`)
         self._held: list[bytes] = []
         rate = float(options.messages_per_second)
@@ -84,13 +87,6 @@ class ServerSession:
     def is_ready(self) -> bool:
         """Whether the application may see this session."""
         return self.state in (ServerState.READY, ServerState.REFRESHING)
-
-    @property
-    def max_message_bytes(self) -> int:
-        """The limit in force: small before READY."""
-        if self.is_ready:
-            return self.options.max_message_bytes
-        return self.options.max_message_bytes_before_ready
 
     # -------------------------------------------------------------------------- opening
 
@@ -121,9 +117,10 @@ class ServerSession:
         """Token and ownership are good: say `ready`. Then ask `receive_held`."""
         assert self.auth is not None, "admitted without credentials"
         self._move(ServerMove.ADMIT)
-        self.heartbeat = self.auth.heartbeat
-        self._expire_at(expires_at, now, wall)
         options = self.options
+        self.heartbeat = self.auth.heartbeat
+        self.max_message_bytes = options.max_message_bytes
+        self._expire_at(expires_at, now, wall)
         ready = Ready(
             connection_id=connection_id,
             user=dict(user),
@@ -186,8 +183,12 @@ class ServerSession:
         except Refusal as refusal:
             self.refuse(refusal, now)
             return None
-        if self.is_ready and not self._within_rate(envelope, now):
-            return None
+        if self.is_ready:
+            if not self._messages.take(now):
+                self._too_fast(envelope, now)
+                return None
+            if envelope.type not in RESERVED_TYPES and envelope.id not in self.in_flight:
+                return envelope  # nearly always: it moves nothing in the table
         try:
             return self._judge(data, envelope, now)
         except Refusal as refusal:
@@ -330,15 +331,12 @@ class ServerSession:
         else:
             self._held.append(data)
 
-    def _within_rate(self, envelope: Message, now: float) -> bool:
-        if self._messages.take(now):
-            return True
+    def _too_fast(self, envelope: Message, now: float) -> None:
         refusal = Refusal("rate_limited", retry_after=self._messages.wait())
         if self._strikes.take(now):
             self.outgoing.append(codec.encode(_error(refusal, envelope.id, fatal=False)))
         else:
             self.fail(refusal, id=envelope.id)
-        return False
 
     def _forget_credentials(self) -> None:
         self.auth = None

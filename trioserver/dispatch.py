@@ -6,16 +6,16 @@ it; only `ping`, `pong` and `cancel` do not.
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from contextlib import aclosing
-from functools import partial
 from typing import Any, TypeAlias
 
 import trio
 
-from protocol import Id, Refusal, codec, raw
+from protocol import Id, Refusal, codec
 from protocol.messages import (
     Ack,
     Cancel,
@@ -31,12 +31,13 @@ from protocol.messages import (
 from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
 from trioserver.handlers import Handler, Kind, call, unwrap
+from trioserver.waiting import run_noticing
 
 _Job: TypeAlias = "Message | Subscribe | Unsubscribe | Publish"
 
 
 class Dispatcher:
-    """The messages of one connection that is ready. `dispatch` takes them, `run` is the loop."""
+    """The messages of one connection. `take` and `dispatch` take them, `start` when it is ready."""
 
     def __init__(
         self, connection: Connection, *, limits: LimitsConfig, handlers: HandlerConfig
@@ -47,17 +48,30 @@ class Dispatcher:
         self._limits = limits
         self._timeouts = handlers
         self._queue: deque[_Job] = deque()
-        self._wake = trio.Event()
-        self._busy = True  # until `run` has called the hook, everything waits
+        self._busy = True  # until the hook has been called, everything waits
+        self._loop_runs = False
+        self._idle = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope()  # around the job that the loop is at
+        self._job: _Job | None = None
+        self._waited = False  # whether that job has
         self._streams: dict[Id, trio.CancelScope] = {}
         self._running_streams = 0
         self._cancelled_early: set[Id] = set()
+
+    def start(self) -> None:
+        """The connection is ready: its hook is called, then its messages are handled."""
+        if self._queue or self._connection.route.ready_hook is not None:
+            self._start_loop()
+        else:
+            self._busy = False
 
     # -------------------------------------------------------------------------- arriving
 
     def dispatch(self, message: Any) -> None:
         """Take a message of the session. Never waits, raises nothing that a peer can cause."""
         match message:
+            case Message():
+                self.take(message)
             case Ping():
                 self._session.pong(message, self._connection._wall_clock())
                 self._connection._flush()
@@ -66,15 +80,11 @@ class Dispatcher:
             case Cancel():
                 self._cancel(message.id)
             case _:
-                self._take(message)
+                if self._begin(message):
+                    self._enqueue(message)
 
-    def _take(self, job: _Job) -> None:
-        if isinstance(job, Message):
-            self._take_message(job)
-        elif self._begin(job):
-            self._enqueue(job)
-
-    def _take_message(self, message: Message) -> None:
+    def take(self, message: Message) -> None:
+        """Take a message for one of the application's handlers."""
         handler = self._connection.route.handlers.get(message.type)
         if handler is None:
             self._connection._refuse(Refusal("unknown_type"), message.id)
@@ -99,8 +109,12 @@ class Dispatcher:
 
     def _enqueue(self, job: _Job) -> None:
         self._queue.append(job)
-        self._busy = True  # from now on, not from when the loop wakes up: nothing may overtake
-        self._wake.set()
+        if not self._busy:
+            self._busy = True  # from now on, not from when the loop wakes up: nothing may overtake
+            if self._loop_runs:
+                self._idle.unpark()
+            else:
+                self._start_loop()
         if len(self._queue) >= self._limits.queue:
             self._websocket.pause()
 
@@ -113,18 +127,42 @@ class Dispatcher:
 
     # -------------------------------------------------------------------------- the loop
 
-    async def run(self) -> None:
+    def _start_loop(self) -> None:
+        self._loop_runs = True
+        self._connection.start_soon(self._loop)
+
+    async def _loop(self) -> None:
         """Call the hook, then work off the queue, one after the other, in order of arrival."""
         await self._call_ready_hook()
         while True:
-            if not self._queue:
+            with trio.CancelScope() as self._scope:
+                await self._work_off()
+            job, self._job = self._job, None
+            if job is not None:
+                self._session.finish(job.id)
+                self._refuse_for(trio.TooSlowError(), job)
+
+    async def _work_off(self) -> None:
+        """Answers leave together as long as no job has to wait for anything."""
+        queue, outbox = self._queue, self._websocket.outbox
+        while True:
+            if not queue:
+                outbox.uncork()
                 self._busy = False
-                self._wake = trio.Event()
-                await self._wake.wait()
-            job = self._queue.popleft()
-            if self._websocket.paused and len(self._queue) <= self._limits.queue // 2:
+                await self._idle.park()
+            self._job = job = queue.popleft()
+            if queue:
+                outbox.cork()
+            if self._websocket.paused and len(queue) <= self._limits.queue // 2:
                 self._websocket.resume()
             await self._run(job)
+            self._job = None
+
+    def _waits(self) -> None:
+        """A job has to wait: only now its time is limited, and what is ready to leave leaves."""
+        self._waited = True
+        self._websocket.outbox.uncork()
+        self._scope.deadline = trio.current_time() + self._timeouts.timeout
 
     async def _call_ready_hook(self) -> None:
         hook = self._connection.route.ready_hook
@@ -137,27 +175,33 @@ class Dispatcher:
             self._connection._fail(self._refusal_for(error, "on_ready"))
 
     async def _run(self, job: _Job) -> None:
-        if isinstance(job, Message):
-            handler = self._connection.route.handlers[job.type]
-            if handler.kind is Kind.STREAM:
-                self._start_stream(handler, job)
-            else:
-                await self._answer(job, partial(self._run_handler, handler, job))
-        else:
-            await self._answer(job, partial(self._run_topics, job))
-
-    async def _answer(self, job: _Job, work: Callable[[], Awaitable[Any]]) -> None:
         try:
-            with trio.fail_after(self._timeouts.timeout):
-                result = await work()
+            if not isinstance(job, Message):
+                work = self._run_topics(job)
+            else:
+                handler = self._connection.route.handlers[job.type]
+                if handler.kind is Kind.STREAM:
+                    self._start_stream(handler, job)
+                    return
+                if handler.kind is Kind.INLINE:
+                    self._session.finish(job.id)
+                    self._run_inline(handler, job)
+                    return
+                work = handler.function(self._connection, *handler.arguments(job))
+            result = await self._await(work)
             self._session.finish(job.id)
             self._acknowledge(job.id, result)
         except Exception as error:
             self._session.finish(job.id)
             self._refuse_for(error, job)
 
-    async def _run_handler(self, handler: Handler, message: Message) -> Any:
-        return await call(handler.function, self._connection, *handler.arguments(message))
+    async def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await run_noticing(work, self._waits)
+        finally:
+            if self._waited:
+                self._waited = False
+                self._scope.deadline = math.inf
 
     async def _run_topics(self, job: Any) -> Any:
         connection, route = self._connection, self._connection.route
@@ -225,7 +269,7 @@ class Dispatcher:
                     return
                 if self._session.close is not None:
                     return
-                self._connection._transmit(codec.encode(Chunk(id=id, seq=seq, data=raw(value))))
+                self._connection._transmit(codec.encode(Chunk(id=id, seq=seq, data=value)))
                 seq += 1
 
     def _end_stream(self, id: Id, end: End) -> None:
@@ -249,7 +293,7 @@ class Dispatcher:
 
     def _acknowledge(self, id: Id | None, result: Any) -> None:
         if id is not None and self._session.close is None:
-            ack = Ack(id=id) if result is None else Ack(id=id, data=raw(result))
+            ack = Ack(id=id) if result is None else Ack(id=id, data=result)
             self._connection._transmit(codec.encode(ack))
 
     def _refuse_for(self, error: Exception, job: _Job) -> None:

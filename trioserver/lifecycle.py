@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from protocol import Refusal, ServerState
-from protocol.messages import Auth
+from protocol.messages import Auth, Message
 from trioserver.auth import Credentials, User
 from trioserver.config import Config
 from trioserver.connection import Connection
@@ -101,7 +101,7 @@ class Lifecycle:
                 if self._session.is_ready:
                     self._was_ready = True
                     work.start_soon(heartbeat, connection, self._config.heartbeat)
-                    work.start_soon(self._dispatcher.run)
+                    self._dispatcher.start()
                     work.start_soon(self._watch_expiry)
                 await connection._ended.wait()
                 work.cancel_scope.cancel()
@@ -150,23 +150,22 @@ class Lifecycle:
 
     def received(self, messages: list[bytes]) -> None:
         """A batch of messages, in order."""
-        connection, session = self.connection, self._session
-        now = trio.current_time()
+        session, dispatcher = self._session, self._dispatcher
+        now = self._websocket.last_received
         try:
             for data in messages:
-                self._receive(data, now)
+                message = session.receive(data, now)
+                if session.outgoing:
+                    self.connection._flush()
+                if type(message) is Message:
+                    dispatcher.take(message)
+                elif message is not None:
+                    self._handle(message)
                 if session.close is not None:
                     break
         except Exception as error:
             self._crashed(error)
-            connection._fail(Refusal("internal_error"))
-
-    def _receive(self, data: bytes, now: float) -> None:
-        message = self._session.receive(data, now)
-        if self._session.outgoing:
-            self.connection._flush()
-        if message is not None:
-            self._handle(message)
+            self.connection._fail(Refusal("internal_error"))
 
     def _handle(self, message: object) -> None:
         if not isinstance(message, Auth):

@@ -396,3 +396,85 @@ async def test_one_writer_at_a_time_whoever_puts(autojump_clock: trio.abc.Clock)
         while len(read) < 50 * (len(PING) + 4):
             read += await bench.read()
         assert read.count(PING) == read.count(b"data") == 50
+
+
+# ------------------------------------------------------------------------------ straight on
+
+
+class Straight(Bench):
+    """An outbox whose transport takes ``room`` bytes at once, and what is over that when read."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.calls: list[bytes] = []
+        self.error: OSError | None = None
+        self.outbox = Outbox(
+            self.sender,
+            max_bytes=1024 * KIB,
+            max_age=MAX_AGE,
+            on_overdue=self._on_overdue,
+            write_now=self._write,
+        )
+
+    def _write(self, data: bytes) -> int:
+        if self.error is not None:
+            raise self.error
+        taken = data[: self.room]
+        self.room -= len(taken)
+        self.calls.append(taken)
+        return len(taken)
+
+
+def test_what_the_transport_takes_leaves_at_once_and_without_a_task() -> None:
+    bench = Straight(room=100)
+    bench.outbox.put_nowait(b"one")
+    bench.outbox.put_control_nowait(PING)
+    bench.outbox.put_nowait(b"two")
+    assert bench.calls == [b"one", PING, b"two"]
+    assert bench.outbox.queued_bytes == 0
+    assert bench.outbox.bytes_sent == 6 + len(PING)
+
+
+async def test_what_is_corked_leaves_in_one_call_control_first() -> None:
+    bench = Straight(room=100)
+    bench.outbox.cork()
+    bench.outbox.put_nowait(b"one")
+    bench.outbox.put_nowait(b"two")
+    bench.outbox.put_control_nowait(PING)
+    assert bench.calls == []
+    bench.outbox.uncork()
+    assert bench.calls == [PING + b"onetwo"]
+    bench.outbox.uncork()  # a second time changes nothing
+    assert bench.calls == [PING + b"onetwo"]
+
+
+@pytest.mark.parametrize("room", range(13))
+async def test_wherever_the_transport_stops_the_rest_follows_in_order(
+    room: int, autojump_clock: trio.abc.Clock
+) -> None:
+    bench = Straight(room)
+    async with trio.open_nursery() as nursery:
+        bench.outbox.start(nursery)
+        for frame in (b"one", b"two", b"six", b"ten"):
+            bench.outbox.put_nowait(frame)
+        rest = b"" if room == 12 else await bench.read_all()
+        assert b"".join(bench.calls) + rest == b"onetwosixten"
+        assert bench.outbox.queued_bytes == 0
+        assert bench.outbox.bytes_sent == 12
+        bench.outbox.close()
+
+
+async def test_a_transport_that_fails_is_left_to_the_task_that_waits_for_it(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Straight(room=100)
+    bench.error = BrokenPipeError()
+    await bench.receiver.aclose()
+    async with trio.open_nursery() as nursery:
+        bench.outbox.start(nursery)
+        bench.outbox.put_nowait(b"one")
+        await trio.testing.wait_all_tasks_blocked()
+    assert bench.outbox.closed
+    with pytest.raises(OutboxClosed):
+        bench.outbox.put_nowait(b"two")

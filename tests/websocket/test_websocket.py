@@ -132,6 +132,7 @@ async def opened(
                 head = await read_head(ours, max_bytes=2**14)
                 await websocket.accept(nursery, head)
             websocket.start(nursery, notes)
+            await trio.testing.wait_all_tasks_blocked()
             yield Open(websocket, notes, peer, nursery)
             await websocket.close(1000, "", timeout=TIMEOUT)
         await trio.aclose_forcefully(theirs)

@@ -24,8 +24,9 @@ MAX_HEADER: Final = 14
 _TWO_BYTE_LENGTH: Final = 126
 _EIGHT_BYTE_LENGTH: Final = 127
 
+_WHOLE_TEXT: Final = 0x81
 _WHOLE_CLOSE: Final = 0x88
-"""The first byte of a Close frame: final, no reserved bits."""
+"""The first byte of a frame that is final and has no reserved bits."""
 
 _utf8: Final = codecs.getincrementaldecoder("utf-8")
 
@@ -130,7 +131,12 @@ class FrameDecoder:
         elif self._buffer:
             data = self._buffer + data
             self._buffer = b""
-        while position < len(data):
+        size = len(data)
+        while position < size:
+            if self._message is None and not self._dropping:
+                position = self._take_common(data, position, items)
+                if position == size:
+                    break
             end = self._take_frame(data, position, items)
             if end is None:
                 self._buffer = data[position:]
@@ -138,10 +144,44 @@ class FrameDecoder:
             position = end
         return items
 
+    @property
+    def missing(self) -> int:
+        """Bytes still to come of the frame that is on its way, as far as that is known."""
+        return self._missing
+
     def drop_data(self) -> None:
         """From now on let only control frames through."""
         self._dropping = True
         self._message = None
+
+    def _take_common(self, data: bytes, position: int, items: list[Item]) -> int:
+        """Take whole text messages of less than 64 KiB for as long as there are; where that ends.
+
+        Nearly all that is ever sent. Whatever is not as plain as that is left to `_take_frame`.
+        """
+        masked, limit, size = self._masked, self.max_message_bytes, len(data)
+        mask_bit, header = (0x80, 6) if masked else (0, 2)
+        while position + header <= size and data[position] == _WHOLE_TEXT:
+            begin = position + header
+            length = data[position + 1] - mask_bit
+            if length == _TWO_BYTE_LENGTH:
+                length = int.from_bytes(data[position + 2 : position + 4], "big")
+                begin += 2
+                if length < _TWO_BYTE_LENGTH:
+                    break
+            elif not 0 <= length < _TWO_BYTE_LENGTH:
+                break
+            end = begin + length
+            if end > size or length > limit:
+                break
+            payload = data[begin:end]
+            if masked:
+                payload = apply_mask(payload, data[begin - 4 : begin])
+            if not payload.isascii() and not _is_utf8(payload):
+                break
+            items.append(payload)
+            position = end
+        return position
 
     def _take_frame(self, data: bytes, position: int, items: list[Item]) -> int | None:
         """Take the frame that starts here, or as much as there is of a data frame.
@@ -270,12 +310,17 @@ def _payload(data: bytes, begin: int, end: int, header: _Header) -> bytes:
 
 
 def _checked_text(payload: bytes) -> bytes:
-    if not payload.isascii():
-        try:
-            payload.decode()
-        except UnicodeDecodeError:
-            raise _Violated("not_utf8") from None
+    if not _is_utf8(payload):
+        raise _Violated("not_utf8")
     return payload
+
+
+def _is_utf8(payload: bytes) -> bool:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def apply_mask(payload: bytes, mask: bytes) -> bytes:

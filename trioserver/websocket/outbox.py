@@ -35,21 +35,13 @@ class _Lane:
     left: int = 0
 
 
-@attrs.frozen
-class _Chunk:
-    """Frames that are handed to the transport together, or what is left of them."""
-
-    data: bytes
-    controls: int
-    others: int
-
-
 class Outbox:
     """Frames on their way out: straight to the transport while it takes them, else by `run`.
 
     ``write_now`` hands bytes to the transport without waiting and says how many it took; it may
     raise `OSError`. None where the transport has no such thing: then all is left to `run`, the
-    one task that writes to ``stream`` and waits for it.
+    one task that writes to ``stream`` and waits for it. `start` says where it is to run, once
+    there is something for it.
 
     ``max_bytes`` bounds what waits, ``max_age`` (seconds) for how long. When data has waited
     longer it is dropped and ``on_overdue`` called, once, which may still put its last words; when
@@ -73,29 +65,50 @@ class Outbox:
         self._on_overdue: Callable[[], None] | None = on_overdue
         self._stream = stream
         self._write_now = write_now
-        self._writing = False  # `run` is handing a chunk to the transport
+        self._nursery: trio.Nursery | None = None  # until `run` has been started in it
         self._corked = False
-        self._rest: _Chunk | None = None  # of a chunk that the transport took in part
+        self._corked_at = 0.0
+        self._writing = False  # `run` is handing the chunk to the transport
         self._control: deque[bytes] = deque()
         self._data: deque[tuple[bytes, float]] = deque()
         self._close: bytes | None = None  # the Close frame, which is the last of all
         self._ending = False
         self._controls = _Lane()
         self._others = _Lane()
+        # What is handed over in one piece, or what is left of it; and its frames of each lane.
+        self._chunk = b""
+        self._chunk_controls = 0
+        self._chunk_others = 0
         self._wake = trio.Event()
         self._moved = trio.Event()
         self._waiters = 0
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """From now on there is a ``nursery`` for `run`."""
+        self._nursery = nursery
+        if self._has_work:
+            self._leave_to_run()
 
     def put_nowait(self, frame: bytes, *, last: bool = False) -> None:
         """Queue a data frame; the ``last`` one is taken also when the outbox is full.
 
         Raises `OutboxFull`, `OutboxClosed`.
         """
-        self._check_open()
-        if not last and self.queued_bytes + len(frame) > self.max_bytes:
+        if self.closed or self._ending:
+            raise OutboxClosed
+        queued = self.queued_bytes
+        if queued + len(frame) > self.max_bytes and not last:
             raise OutboxFull
-        self._data.append((frame, trio.current_time()))
-        self._queued(frame, self._others)
+        self._others.put += 1
+        self.queued_bytes = queued + len(frame)
+        if self._corked:
+            self._data.append((frame, self._corked_at))
+        elif queued or self._write_now is None:
+            self._data.append((frame, trio.current_time()))
+            self._send_now()
+        else:
+            self._chunk, self._chunk_controls, self._chunk_others = frame, 0, 1
+            self._try_chunk()
 
     def put_control_nowait(self, frame: bytes) -> None:
         """Queue a control frame ahead of all data, a Close frame behind it. Raises `OutboxClosed`.
@@ -103,14 +116,18 @@ class Outbox:
         Not bounded here: those who send control frames wait for each to be written, or send one
         in an interval.
         """
-        self._check_open()
+        if self.closed or self._ending:
+            raise OutboxClosed
         if frame[0] == _CLOSE:
             self._close = frame
             self._ending = True
-            self._queued(frame, self._others)
+            self._others.put += 1
         else:
             self._control.append(frame)
-            self._queued(frame, self._controls)
+            self._controls.put += 1
+        self.queued_bytes += len(frame)
+        if not self._corked:
+            self._send_now()
 
     async def send_control(self, frame: bytes) -> None:
         """Queue a control frame, and wait until it has been written. Raises `OutboxClosed`.
@@ -130,12 +147,15 @@ class Outbox:
 
     def cork(self) -> None:
         """Hold back what is put until `uncork`, so that it leaves in one call."""
-        self._corked = True
+        if not self._corked:
+            self._corked = True
+            self._corked_at = trio.current_time()
 
     def uncork(self) -> None:
         """Send what was held back."""
-        self._corked = False
-        self._send_now()
+        if self._corked:
+            self._corked = False
+            self._send_now()
 
     async def wait_below(self, queued_bytes: int) -> None:
         """Wait until no more than so much is queued, or the outbox is closed."""
@@ -165,42 +185,53 @@ class Outbox:
         self.closed = True
         self._control.clear()
         self._data.clear()
-        self._close = self._rest = None
+        self._close = None
+        self._chunk = b""
         self.queued_bytes = 0
         self._wake.set()
         self._notify()
 
-    def _check_open(self) -> None:
-        if self.closed or self._ending:
-            raise OutboxClosed
-
-    def _queued(self, frame: bytes, lane: _Lane) -> None:
-        lane.put += 1
-        self.queued_bytes += len(frame)
-        if not self._corked:
-            self._send_now()
+    @property
+    def oldest(self) -> float | None:
+        """When the oldest of the data that waits was put, by Trio's clock; None without any."""
+        return self._data[0][1] if self._data else None
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._rest or self._control or self._data or self._close)
+        return bool(self._chunk or self._control or self._data or self._close)
 
     def _send_now(self) -> None:
         """Hand over what waits, as far as the transport takes it; the rest is for `run`."""
-        if self._write_now is not None and not self._writing:
+        if self._write_now is None:
+            self._leave_to_run()
+        elif not self._writing:
             while self._has_work:
-                chunk = self._take_chunk()
-                try:
-                    taken = self._write_now(chunk.data)
-                except OSError:
-                    taken = 0  # `run` is going to meet it, and ends
-                if taken < len(chunk.data):
-                    self.bytes_sent += taken
-                    self.queued_bytes -= taken
-                    self._rest = _Chunk(chunk.data[taken:], chunk.controls, chunk.others)
+                self._take_chunk()
+                if not self._try_chunk():
                     break
-                self._sent(chunk)
-        if self._has_work:
-            self._wake.set()
+
+    def _try_chunk(self) -> bool:
+        """Hand the chunk over; whether the transport took all of it."""
+        assert self._write_now is not None
+        chunk = self._chunk
+        try:
+            taken = self._write_now(chunk)
+        except OSError:
+            taken = 0  # `run` is going to meet it, and ends
+        if taken == len(chunk):
+            self._sent(taken)
+            return True
+        self._chunk = chunk[taken:]
+        self.queued_bytes -= taken
+        self.bytes_sent += taken
+        self._leave_to_run()
+        return False
+
+    def _leave_to_run(self) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self.run)
+            self._nursery = None
+        self._wake.set()
 
     async def _wait_left(self, lane: _Lane, target: int) -> None:
         while lane.left < target:
@@ -221,42 +252,44 @@ class Outbox:
             await self._wake.wait()
 
     async def _write_chunk(self) -> None:
-        chunk = self._take_chunk()
+        self._take_chunk()
         self._writing = True
         with trio.move_on_after(self.max_age) as scope:
-            await self._stream.send_all(chunk.data)
+            await self._stream.send_all(self._chunk)
         self._writing = False
         if scope.cancelled_caught:
             self.close()
             self._overdue()
         elif not self.closed:
-            self._sent(chunk)
+            self._sent(len(self._chunk))
 
-    def _take_chunk(self) -> _Chunk:
-        """What is left of the last chunk; else control frames, data as far as it fits, the Close
-        frame."""
-        if self._rest is not None:
-            chunk, self._rest = self._rest, None
-            return chunk
+    def _take_chunk(self) -> None:
+        """Fill the chunk, unless something is left of the last one: control frames, data as far
+        as it fits, the Close frame."""
+        if self._chunk:
+            return
         frames = list(self._control)
         self._control.clear()
-        controls = len(frames)
+        self._chunk_controls = len(frames)
         size = sum(map(len, frames))
-        while self._data and size < _CHUNK_BYTES:
-            frame, _ = self._data.popleft()
+        data = self._data
+        while data and size < _CHUNK_BYTES:
+            frame, _ = data.popleft()
             frames.append(frame)
             size += len(frame)
-        if self._close is not None and not self._data:
+        if self._close is not None and not data:
             frames.append(self._close)
             self._close = None
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        return _Chunk(data, controls, len(frames) - controls)
+        self._chunk = frames[0] if len(frames) == 1 else b"".join(frames)
+        self._chunk_others = len(frames) - self._chunk_controls
 
-    def _sent(self, chunk: _Chunk) -> None:
-        self.queued_bytes -= len(chunk.data)
-        self.bytes_sent += len(chunk.data)
-        self._controls.left += chunk.controls
-        self._others.left += chunk.others
+    def _sent(self, size: int) -> None:
+        """The rest of the chunk has left."""
+        self._chunk = b""
+        self.queued_bytes -= size
+        self.bytes_sent += size
+        self._controls.left += self._chunk_controls
+        self._others.left += self._chunk_others
         self._notify()
 
     def _drop_overdue(self) -> None:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 import attrs
 
 from protocol import codec, raw
+from protocol.messages import Event
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
 from trioserver.handlers import Handler, make_handler
+from trioserver.websocket.frames import Opcode, encode_frame
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection
@@ -144,7 +146,7 @@ class Application:
         self.auth = auth
         self.lifespan = lifespan
         self.state: dict[str, Any] = {}
-        self.engine = MemoryEngine()
+        self.engine = MemoryEngine(_event_frame)
         self._routes: list[Route] = []
         self._included: list[Application] = []
 
@@ -231,6 +233,11 @@ class Application:
         Raises `TypeError` or `ValueError` for what JSON cannot express.
         """
         return self.engine.publish(topic, raw(data))
+
+
+def _event_frame(event: Event) -> bytes:
+    """A server's frames are not masked: one serves all who hear the event."""
+    return encode_frame(Opcode.TEXT, codec.encode(event))
 
 
 async def anyone(user: Any, resource: Mapping[str, str]) -> bool:

@@ -13,7 +13,7 @@ from msgspec import UNSET
 from protocol import Id, Refusal, ServerSession, codec, milliseconds, raw
 from protocol.messages import Goaway, Message
 from trioserver.auth import User
-from trioserver.websocket.frames import MAX_HEADER
+from trioserver.websocket.frames import Opcode, encode_frame
 from trioserver.websocket.outbox import OutboxClosed, OutboxFull
 from trioserver.websocket.request import Request
 from trioserver.websocket.websocket import WebSocket
@@ -160,10 +160,10 @@ class Connection:
         )
 
     def hear(self, event: bytes) -> None:
-        """Take an encoded `event`; for the engine."""
+        """Take an `event` as a frame; for the engine."""
         if self._session.close is None:
             try:
-                self._transmit(event)
+                self._transmit_frame(event)
             except ValueError:
                 self._fail(Refusal("slow_consumer", "An event was larger than the outbox."))
 
@@ -177,10 +177,13 @@ class Connection:
 
         Raises `ValueError` for a message that is larger than the whole outbox.
         """
+        self._transmit_frame(encode_frame(Opcode.TEXT, message))
+
+    def _transmit_frame(self, frame: bytes) -> None:
         try:
-            self._websocket.send_nowait(message)
+            self._websocket.send_frame_nowait(frame)
         except OutboxFull:
-            if len(message) + MAX_HEADER > self._websocket.outbox.max_bytes:
+            if len(frame) > self._websocket.outbox.max_bytes:
                 raise ValueError("the message is larger than the outbox") from None
             self._fail(Refusal("slow_consumer"))
         except OutboxClosed:

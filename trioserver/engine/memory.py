@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -15,7 +16,7 @@ class Subscriber(Protocol):
     """Whoever hears a topic. Subscribers are told apart by identity."""
 
     def hear(self, event: bytes) -> None:
-        """Take an encoded `event` message. It must neither block nor raise."""
+        """Take an event, encoded as the engine was told to. It must neither block nor raise."""
 
 
 @attrs.define
@@ -29,9 +30,12 @@ class MemoryEngine:
 
     A topic costs memory only while somebody hears it. Its offsets have no gaps for as long as
     somebody does, and never go back.
+
+    ``encode`` makes of an event what its subscribers take, once for all of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, encode: Callable[[Event], bytes] = codec.encode) -> None:
+        self._encode = encode
         self._topics: dict[str, _Topic] = {}
         self._last_offset = -1  # of all topics: where a topic that comes back goes on from
 
@@ -52,13 +56,13 @@ class MemoryEngine:
                 del self._topics[topic]
 
     def publish(self, topic: str, data: Raw) -> int:
-        """Tell all who hear ``topic``, and return the event's offset. The text is made once."""
+        """Tell all who hear ``topic``, and return the event's offset."""
         entry = self._topics.get(topic)
         offset = (self._last_offset if entry is None else entry.offset) + 1
         self._last_offset = max(self._last_offset, offset)
         if entry is not None:
             entry.offset = offset
-            event = codec.encode(Event(topic=topic, offset=offset, data=data))
+            event = self._encode(Event(topic=topic, offset=offset, data=data))
             for subscriber in tuple(entry.subscribers):
                 subscriber.hear(event)
         return offset

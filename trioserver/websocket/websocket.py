@@ -154,7 +154,11 @@ class WebSocket:
 
         Raises `OutboxFull`, `OutboxClosed`.
         """
-        self.outbox.put_nowait(encode_frame(Opcode.TEXT, message), last=last)
+        self.send_frame_nowait(encode_frame(Opcode.TEXT, message), last=last)
+
+    def send_frame_nowait(self, frame: bytes, *, last: bool = False) -> None:
+        """Queue a frame that is encoded already, as one for many is. Raises as `send_nowait`."""
+        self.outbox.put_nowait(frame, last=last)
         self.messages_sent += 1
 
     def ping_nowait(self, payload: bytes) -> None:

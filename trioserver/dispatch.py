@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections import deque
 from collections.abc import Coroutine
 from contextlib import aclosing
 from typing import Any, TypeAlias
@@ -47,11 +46,10 @@ class Dispatcher:
         self._websocket = connection._websocket
         self._limits = limits
         self._timeouts = handlers
-        self._queue: deque[_Job] = deque()
+        self._queue: list[_Job] = []  # short, and mostly empty
         self._busy = True  # until the hook has been called, everything waits
-        self._loop_runs = False
-        self._idle = trio.lowlevel.ParkingLot()
-        self._scope = trio.CancelScope()  # around the job that the loop is at
+        self._idle: trio.lowlevel.ParkingLot | None = None  # of the loop, once that runs
+        self._scope: trio.CancelScope  # around the job that the loop is at
         self._job: _Job | None = None
         self._waited = False  # whether that job has
         self._streams: dict[Id, trio.CancelScope] = {}
@@ -111,10 +109,10 @@ class Dispatcher:
         self._queue.append(job)
         if not self._busy:
             self._busy = True  # from now on, not from when the loop wakes up: nothing may overtake
-            if self._loop_runs:
-                self._idle.unpark()
-            else:
+            if self._idle is None:
                 self._start_loop()
+            else:
+                self._idle.unpark()
         if len(self._queue) >= self._limits.queue:
             self._websocket.pause()
 
@@ -128,29 +126,29 @@ class Dispatcher:
     # -------------------------------------------------------------------------- the loop
 
     def _start_loop(self) -> None:
-        self._loop_runs = True
-        self._connection.start_soon(self._loop)
+        self._idle = trio.lowlevel.ParkingLot()
+        self._connection.start_soon(self._loop, self._idle)
 
-    async def _loop(self) -> None:
+    async def _loop(self, idle: trio.lowlevel.ParkingLot) -> None:
         """Call the hook, then work off the queue, one after the other, in order of arrival."""
         await self._call_ready_hook()
         while True:
             with trio.CancelScope() as self._scope:
-                await self._work_off()
+                await self._work_off(idle)
             job, self._job = self._job, None
             if job is not None:
                 self._session.finish(job.id)
                 self._refuse_for(trio.TooSlowError(), job)
 
-    async def _work_off(self) -> None:
+    async def _work_off(self, idle: trio.lowlevel.ParkingLot) -> None:
         """Answers leave together as long as no job has to wait for anything."""
         queue, outbox = self._queue, self._websocket.outbox
         while True:
             if not queue:
                 outbox.uncork()
                 self._busy = False
-                await self._idle.park()
-            self._job = job = queue.popleft()
+                await idle.park()
+            self._job = job = queue.pop(0)
             if queue:
                 outbox.cork()
             if self._websocket.paused and len(queue) <= self._limits.queue // 2:

@@ -1,4 +1,4 @@
-"""The heartbeat loop: a ping at each interval; whoever stays silent after it is gone.
+"""The heartbeat: a ping at each interval; whoever stays silent after it is gone.
 
 Whatever arrives counts as life. The client chose the form: WebSocket Ping frames, or `ping`
 messages for clients that cannot see those.
@@ -6,7 +6,6 @@ messages for clients that cannot see those.
 
 from __future__ import annotations
 
-import itertools
 import math
 from contextlib import suppress
 
@@ -19,30 +18,43 @@ from trioserver.connection import Connection
 from trioserver.websocket.outbox import OutboxClosed
 
 
-async def heartbeat(connection: Connection, config: HeartbeatConfig) -> None:
-    """Ping until cancelled, or until the connection has ended with ``heartbeat_timeout``."""
-    websocket = connection._websocket
-    numbers = itertools.count(1)
-    next_ping = trio.current_time() + config.interval
-    waiting_since = math.inf  # since which ping nothing has been heard
-    while True:
-        await trio.sleep_until(min(next_ping, waiting_since + config.timeout))
-        now = trio.current_time()
+class Heartbeat:
+    """The heartbeat of one connection; `beat` is to be called whenever it is ``due``.
+
+    ``due`` is by Trio's clock, in seconds.
+    """
+
+    def __init__(self, connection: Connection, config: HeartbeatConfig) -> None:
+        self._connection = connection
+        self._config = config
+        self._number = 0
+        self._next_ping = trio.current_time() + config.interval
+        self._waiting_since = math.inf  # since which ping nothing has been heard
+
+    @property
+    def due(self) -> float:
+        """When something is to be done next."""
+        return min(self._next_ping, self._waiting_since + self._config.timeout)
+
+    def beat(self) -> None:
+        """Ping, or end the connection with ``heartbeat_timeout``, or do nothing if it is early."""
+        now, websocket = trio.current_time(), self._connection._websocket
         # A peer that is not being read cannot be heard: its queue of messages is full.
-        if websocket.last_received >= waiting_since or websocket.paused:
-            waiting_since = math.inf
-        elif now >= waiting_since + config.timeout:
-            connection._fail(Refusal("heartbeat_timeout"))
+        if websocket.last_received >= self._waiting_since or websocket.paused:
+            self._waiting_since = math.inf
+        elif now >= self._waiting_since + self._config.timeout:
+            self._connection._fail(Refusal("heartbeat_timeout"))
             return
-        if now >= next_ping:
-            _ping(connection, next(numbers))
-            waiting_since = min(waiting_since, now)
-            next_ping = now + config.interval
+        if now >= self._next_ping:
+            self._ping()
+            self._waiting_since = min(self._waiting_since, now)
+            self._next_ping = now + self._config.interval
 
-
-def _ping(connection: Connection, number: int) -> None:
-    with suppress(OutboxClosed):  # the reader is about to notice
-        if connection._session.heartbeat == "frame":
-            connection._websocket.ping_nowait((number % 2**32).to_bytes(4, "big"))
-        else:
-            connection._websocket.ping_message_nowait(codec.encode(Ping()))
+    def _ping(self) -> None:
+        websocket = self._connection._websocket
+        self._number += 1
+        with suppress(OutboxClosed):  # the reader is about to notice
+            if self._connection._session.heartbeat == "frame":
+                websocket.ping_nowait((self._number % 2**32).to_bytes(4, "big"))
+            else:
+                websocket.ping_message_nowait(codec.encode(Ping()))

@@ -7,6 +7,7 @@ told and the WebSocket closed, then the outer one ends. Whatever is raised stops
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.dispatch import Dispatcher
 from trioserver.handlers import call
-from trioserver.heartbeat import heartbeat
+from trioserver.heartbeat import Heartbeat
 from trioserver.observer import Attempt, Observer
 from trioserver.timings import Timings
 from trioserver.verification import verify
@@ -49,7 +50,7 @@ class Lifecycle:
         self._websocket = connection._websocket
         self._dispatcher = Dispatcher(connection, limits=config.limits, handlers=config.handlers)
         self._timings = Timings(begun=trio.current_time())
-        self._deadline_moved = trio.Event()
+        self._nap = trio.CancelScope()  # of the heartbeat loop
         self._was_ready = False
 
     # -------------------------------------------------------------------------- the whole life
@@ -100,9 +101,8 @@ class Lifecycle:
                 self._settled()
                 if self._session.is_ready:
                     self._was_ready = True
-                    work.start_soon(heartbeat, connection, self._config.heartbeat)
                     self._dispatcher.start()
-                    work.start_soon(self._watch_expiry)
+                    work.start_soon(self._beat)
                 await connection._ended.wait()
                 work.cancel_scope.cancel()
         except* Exception as errors:
@@ -237,7 +237,7 @@ class Lifecycle:
                 self.connection._user = user
                 now, wall = trio.current_time(), self.connection._wall_clock()
                 session.refresh(now=now, wall=wall, expires_at=user.expires_at)
-                self._deadline_moved.set()
+                self._nap.cancel()  # what is due next has changed
                 self._attempted("refreshed", begun, refresh=True)
         self.connection._flush()
 
@@ -259,16 +259,17 @@ class Lifecycle:
 
     # -------------------------------------------------------------------------- time
 
-    async def _watch_expiry(self) -> None:
-        """Warn of the token's end, and end with it; a refresh moves both."""
-        session = self._session
-        while True:
-            deadline = session.deadline
-            self._deadline_moved = trio.Event()
-            with trio.move_on_at(float("inf") if deadline is None else deadline):
-                await self._deadline_moved.wait()
-            session.tick(trio.current_time(), self.connection._wall_clock())
-            self.connection._flush()
+    async def _beat(self) -> None:
+        """The heartbeat loop. It also warns of the token's end, and ends with it."""
+        session, connection = self._session, self.connection
+        heartbeat = Heartbeat(connection, self._config.heartbeat)
+        while session.close is None:
+            deadline = math.inf if session.deadline is None else session.deadline
+            with trio.CancelScope(deadline=min(heartbeat.due, deadline)) as self._nap:
+                await trio.sleep_forever()
+            heartbeat.beat()
+            session.tick(trio.current_time(), connection._wall_clock())
+            connection._flush()
 
     # -------------------------------------------------------------------------- the end
 
@@ -296,7 +297,7 @@ class Lifecycle:
             reason=reason,
             duration_ms=round((now - self._timings.begun) * 1000),
             **self._timings.phases(now),
-            **attrs.asdict(statistics),
+            **attrs.asdict(statistics, recurse=False),
         )
         hook = connection.route.close_hook
         if not self._was_ready or hook is None:

@@ -47,19 +47,19 @@ async def test_a_socket_is_served_whenever_there_is_something_and_at_its_end() -
     assert read[:3] == [b"one", b"two", b""]
 
 
-async def test_what_is_left_is_read_in_later_ticks_and_others_have_their_turn() -> None:
-    ours, theirs = socket.socketpair()
+async def test_a_flood_is_read_a_piece_at_a_time_and_others_have_their_turn() -> None:
+    flood, flood_peer = socket.socketpair()
+    quiet, quiet_peer = socket.socketpair()
     read: list[bytes] = []
-    ticks = 0
-    with closing(ours), closing(theirs):
+    with closing(flood), closing(flood_peer), closing(quiet), closing(quiet_peer):
+        flood_peer.send(b"flood")
+        quiet_peer.send(b"!")
         async with running() as readiness:
-            readiness.watch(ours.fileno(), reader(ours, read, size=1))
-            theirs.send(b"flood")
-            while len(read) < 5:
-                ticks += 1
-                await trio.lowlevel.checkpoint()
-    assert b"".join(read) == b"flood"
-    assert ticks >= 5
+            readiness.watch(flood.fileno(), reader(flood, read, size=1))
+            readiness.watch(quiet.fileno(), reader(quiet, read))
+            await trio.testing.wait_all_tasks_blocked()
+    assert b"".join(read).replace(b"!", b"") == b"flood"
+    assert read.index(b"!") <= 1
 
 
 async def test_a_callback_that_raises_costs_nobody_else(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -18,6 +19,7 @@ import attrs
 import h11
 import trio
 
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _RECEIVE_BYTES: Final = 16 * 1024
 _LINGER: Final = 1.0  # seconds; closing on unread input would reset the response away
@@ -190,19 +192,15 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def canonical_head(head: Head, subprotocol: str | None) -> bytes:
-    """The handshake as trio-websocket gets to see it: what was judged, and nothing else.
-
-    No extension is offered to it, and nothing that a peer can choose reaches its parser but the
-    key, nor is it ever too long for it. ``subprotocol`` is the one that will be accepted.
-    """
+def acceptance(head: Head, subprotocol: str | None) -> bytes:
+    """The answer to a good opening handshake (section 4.2.2); no extension is accepted."""
+    key = head.headers["sec-websocket-key"][0].encode("ascii")
+    accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
     lines = [
-        "GET / HTTP/1.1",
-        "Host: localhost",
+        "HTTP/1.1 101 Switching Protocols",
         "Upgrade: websocket",
         "Connection: Upgrade",
-        "Sec-WebSocket-Version: 13",
-        f"Sec-WebSocket-Key: {head.headers['sec-websocket-key'][0]}",
+        f"Sec-WebSocket-Accept: {accept.decode('ascii')}",
     ]
     if subprotocol is not None:
         lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")

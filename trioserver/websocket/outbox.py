@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -69,8 +68,8 @@ class Outbox:
         self._corked = False
         self._corked_at = 0.0
         self._writing = False  # `run` is handing the chunk to the transport
-        self._control: deque[bytes] = deque()
-        self._data: deque[tuple[bytes, float]] = deque()
+        self._control: list[bytes] = []
+        self._data: list[tuple[bytes, float]] = []  # often empty, and then small
         self._close: bytes | None = None  # the Close frame, which is the last of all
         self._ending = False
         self._controls = _Lane()
@@ -79,9 +78,8 @@ class Outbox:
         self._chunk = b""
         self._chunk_controls = 0
         self._chunk_others = 0
-        self._wake = trio.Event()
-        self._moved = trio.Event()
-        self._waiters = 0
+        self._wake: trio.Event | None = None  # `run` waits for it
+        self._moved: trio.Event | None = None  # others wait for it
 
     def start(self, nursery: trio.Nursery) -> None:
         """From now on there is a ``nursery`` for `run`."""
@@ -188,7 +186,7 @@ class Outbox:
         self._close = None
         self._chunk = b""
         self.queued_bytes = 0
-        self._wake.set()
+        self._wake_up()
         self._notify()
 
     @property
@@ -231,7 +229,12 @@ class Outbox:
         if self._nursery is not None:
             self._nursery.start_soon(self.run)
             self._nursery = None
-        self._wake.set()
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if self._wake is not None:
+            self._wake.set()
+            self._wake = None
 
     async def _wait_left(self, lane: _Lane, target: int) -> None:
         while lane.left < target:
@@ -240,14 +243,12 @@ class Outbox:
             await self._wait_moved()
 
     async def _wait_moved(self) -> None:
-        self._waiters += 1
-        try:
-            await self._moved.wait()
-        finally:
-            self._waiters -= 1
+        if self._moved is None:
+            self._moved = trio.Event()
+        await self._moved.wait()
 
     async def _wait_for_work(self) -> None:
-        if not self._has_work:
+        if not self._has_work and not self.closed:
             self._wake = trio.Event()
             await self._wake.wait()
 
@@ -268,15 +269,16 @@ class Outbox:
         as it fits, the Close frame."""
         if self._chunk:
             return
-        frames = list(self._control)
-        self._control.clear()
+        frames, self._control = self._control, []
         self._chunk_controls = len(frames)
         size = sum(map(len, frames))
-        data = self._data
-        while data and size < _CHUNK_BYTES:
-            frame, _ = data.popleft()
+        data, taken = self._data, 0
+        while taken < len(data) and size < _CHUNK_BYTES:
+            frame = data[taken][0]
             frames.append(frame)
             size += len(frame)
+            taken += 1
+        del data[:taken]
         if self._close is not None and not data:
             frames.append(self._close)
             self._close = None
@@ -303,6 +305,6 @@ class Outbox:
             tell()
 
     def _notify(self) -> None:
-        if self._waiters:
+        if self._moved is not None:
             self._moved.set()
-            self._moved = trio.Event()
+            self._moved = None

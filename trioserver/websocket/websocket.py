@@ -14,10 +14,9 @@ from typing import Final, Protocol
 
 import attrs
 import trio
-import trio_websocket
 
 from protocol import SUBPROTOCOL
-from trioserver.websocket.control import ControlStream
+from trioserver.websocket.control import ClosingHandshake
 from trioserver.websocket.frames import (
     Control,
     FrameDecoder,
@@ -26,8 +25,8 @@ from trioserver.websocket.frames import (
     Violation,
     encode_frame,
 )
-from trioserver.websocket.handshake import Head, canonical_head, subprotocols
-from trioserver.websocket.outbox import Outbox
+from trioserver.websocket.handshake import Head, acceptance, subprotocols
+from trioserver.websocket.outbox import Outbox, OutboxClosed
 from trioserver.websocket.readiness import Readiness, socket_of
 
 _RECEIVE_BYTES: Final = 64 * 1024
@@ -112,6 +111,8 @@ class WebSocket:
         self._receiver: Receiver | None = None
         self._resumed: trio.Event | None = None
         self._closing = False
+        self._closing_handshake: ClosingHandshake | None = None
+        self._gone = False  # nothing can come any more
         self._failed_with: str | None = None
         self._pinged: tuple[bytes, float] | None = None
 
@@ -123,15 +124,14 @@ class WebSocket:
         Raises `trio.BrokenResourceError` when the peer has gone. When this raises, or is
         cancelled, the tasks end by themselves.
         """
+        self._nursery = nursery
         self._rest = head.rest
         self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in subprotocols(head) else None
-        self._control = ControlStream(canonical_head(head, self.subprotocol), self.outbox)
         self.outbox.start(nursery)
         try:
-            request = await trio_websocket.wrap_server_stream(nursery, self._control)
-            self._websocket = await request.accept(subprotocol=self.subprotocol)
-        except trio_websocket.ConnectionClosed:
-            self._stop()
+            self.outbox.put_control_nowait(acceptance(head, self.subprotocol))
+            await self.outbox.flush()
+        except OutboxClosed:
             raise trio.BrokenResourceError("the peer has left") from None
         except trio.Cancelled:
             self._stop()
@@ -140,7 +140,6 @@ class WebSocket:
     def start(self, nursery: trio.Nursery, receiver: Receiver) -> None:
         """Read from now on, and tell ``receiver``."""
         self._receiver = receiver
-        self._nursery = nursery
         if self._rest or self._readiness is None:
             rest, self._rest = self._rest, b""
             nursery.start_soon(self._read, self._take(rest) if rest else [])
@@ -204,7 +203,7 @@ class WebSocket:
         sockets. None is the end."""
         while items is not None:
             await self._deliver(items)
-            if self._control.closed.is_set():
+            if self._gone or (self._closing_handshake and self._closing_handshake.over.is_set()):
                 break
             while self._resumed is not None and not self._closing:
                 await self._resumed.wait()
@@ -212,7 +211,9 @@ class WebSocket:
                 self._watch(self._readiness)
                 return
             items = self._take(await self._receive())
-        self._control.close()
+        self._gone = True
+        if self._closing_handshake is not None:
+            self._closing_handshake.abandon()
         self._leave(PeerClose(_ABNORMAL, ""))
 
     def _take(self, data: bytes) -> list[Item] | None:
@@ -288,7 +289,8 @@ class WebSocket:
         if batch and not self._closing and self._failed_with is None:
             assert self._receiver is not None
             self.messages_received += len(batch)
-            self.outbox.cork()
+            if len(batch) > 1:
+                self.outbox.cork()
             try:
                 self._receiver.received(batch)
             finally:
@@ -298,12 +300,17 @@ class WebSocket:
         if control.opcode is Opcode.CLOSE:
             how, echo = _judge_close(control.payload)
             self._leave(how)
-            control = Control(Opcode.CLOSE, echo)
+            await self._begin_closing().take(Control(Opcode.CLOSE, echo))
         elif self._closing or self._failed_with is not None:
             return  # only the peer's Close is of interest now
         elif control.opcode is Opcode.PONG:
             self._take_pong(control.payload)
-        await self._control.feed(control)
+        else:
+            # What came behind a Ping is not looked at before its Pong has been written.
+            try:
+                await self.outbox.send_control(encode_frame(Opcode.PONG, control.payload))
+            except OutboxClosed:
+                self._gone = True
 
     def _take_pong(self, payload: bytes) -> None:
         if self._pinged is not None and payload == self._pinged[0]:
@@ -341,19 +348,24 @@ class WebSocket:
             timeout = min(timeout, _CLOSE_TIMEOUT_IN_NOISE)
         try:
             with trio.move_on_after(timeout):
-                # trio-websocket fails on a Ping that it gets to see after its own Close.
-                await self._control.wait_taken()
-                if self.peer_close is None:
-                    await self._websocket.aclose(code, reason)
-                await self._control.closed.wait()
+                if not self._gone:
+                    await self._begin_closing().close(code, reason)
         finally:
             self._stop()
             await trio.aclose_forcefully(self._stream)
 
+    def _begin_closing(self) -> ClosingHandshake:
+        """The closing handshake, whoever is first to begin it."""
+        if self._closing_handshake is None:
+            assert self._nursery is not None, "closed before it was accepted"
+            self._closing_handshake = ClosingHandshake(self._nursery, self.outbox)
+        return self._closing_handshake
+
     def _stop(self) -> None:
         """Let all tasks come to their end; a socket is watched no more before it is closed."""
         self._unwatch()
-        self._control.close()
+        if self._closing_handshake is not None:
+            self._closing_handshake.abandon()
         self.outbox.close()
 
     def _write_now(self, data: bytes) -> int:

@@ -1,1 +1,1 @@
-"""RFC 6455 on Trio: the stream that trio-websocket sees, the listener, the outbox."""
+"""RFC 6455 on Trio: frames, handshakes, readiness, listeners, the outbox."""

@@ -94,7 +94,11 @@ class FrontDoor:
                 head = head or await self._read_head(stream, remote)
                 if head is None:
                     return None
-                if self.http is not None and (builtin or not head.is_upgrade):
+                if builtin and head.is_upgrade:
+                    bad = BadHead(404, "There is no WebSocket at this address.")
+                    await self._refuse(stream, bad, remote, head.path)
+                    return None
+                if self.http is not None and not head.is_upgrade:
                     return await self._serve_http(self.http, stream, head, ticket, remote, builtin)
                 await self._answer(stream, head, ticket, remote)
             finally:

@@ -144,13 +144,20 @@ class Server:
 
     async def run(self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled. Nesting is the order of the end."""
-        async with AsyncExitStack() as lifespans, trio.open_nursery() as services:
+        async with AsyncExitStack() as lifespans:
             for part in self.application.parts:
                 if part.lifespan is not None:
                     await lifespans.enter_async_context(part.lifespan(part))
             self._http = self._front_door.http = self._make_http()
             if self._http is not None:
                 await lifespans.enter_async_context(self._http.running())
+            await self._run_services(handle_signals=handle_signals, task_status=task_status)
+        self._drained.set()
+
+    async def _run_services(
+        self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]
+    ) -> None:
+        async with trio.open_nursery() as services:
             if self._readiness is not None:
                 services.start_soon(self._readiness.run)
             for service in self._services():
@@ -171,7 +178,6 @@ class Server:
                     await each.close()
                     await each.remove_files()
             services.cancel_scope.cancel()
-        self._drained.set()
 
     def _make_http(self) -> HttpService | None:
         """The HTTP side, where it is installed and has something to answer. `ImportError`."""

@@ -85,7 +85,7 @@ class HttpConnection:
         self._settled = trio.Event()
         self._exchanges: set[Exchange] = set()  # also those that work on behind their answer
         self._current: Exchange | None = None
-        self._is_unread = False  # something of the body
+        self._is_unread = False  # something that has come
         self._head: Head | None = None
         self._refusal: BadHead | None = None
         self._is_over = False  # after this answer
@@ -142,11 +142,13 @@ class HttpConnection:
             return b""
         await self._hand_over(head.raw)
         rest = await self._receive_body(body, head.rest)
-        self._is_unread = not body.is_complete
         if self._current is not None and not self._current.started:
             self._current.limit(self._config.response_timeout)
+        self._is_unread = not body.is_complete or bool(rest)
         if not rest:
-            rest = await self._receive(math.inf) or b""  # watches whether the client leaves
+            rest = await self._receive(math.inf)  # watches whether the client leaves
+            if not rest and not self._settled.is_set():
+                await self._lose()
         await self._settled.wait()
         return rest
 
@@ -154,16 +156,16 @@ class HttpConnection:
         """Hand over up to the end of the body; what is behind it comes back."""
         while not (body.is_complete or self._settled.is_set()):
             data = data or await self._receive(self._config.body_timeout)
-            if not data:
-                break
-            used = body.take(data)
+            used = body.take(data) if data else 0
             if body.size > self._config.body_bytes:
                 self._end(BadHead(413, "The body of the request is too large."))
-                break
-            await self._hand_over(data[:used])
-            data = data[used:]
-            if body.is_broken:
+            elif body.is_broken:
                 self._end(BadHead(400, "The body of the request is not well-formed."))
+            elif data:
+                await self._hand_over(data[:used])
+            elif not self._settled.is_set():
+                self._end(BadHead(400, "The body of the request breaks off."))
+            data = data[used:]
         return data
 
     async def _hand_over(self, data: bytes) -> None:
@@ -179,10 +181,7 @@ class HttpConnection:
             return b""
         with trio.move_on_after(timeout) as self._reading:
             with suppress(trio.BrokenResourceError):
-                data = bytes(await self._stream.receive_some(_PIECE))
-                if data:
-                    return data
-            await self._lose()
+                return bytes(await self._stream.receive_some(_PIECE))
         if self._reading.cancelled_caught and not self._settled.is_set():
             self._end(BadHead(408, "The body of the request did not arrive in time."))
         return b""
@@ -247,7 +246,7 @@ class HttpConnection:
             "http_request",
             method=exchange.scope["method"],
             path=exchange.scope["path"],
-            status=exchange.status if refusal is None else refusal.status,
+            status=exchange.status or getattr(self._refusal or refusal, "status", None),
             duration_ms=round((trio.current_time() - begun) * 1000),
         )
         if settled.is_set():
@@ -276,7 +275,7 @@ class HttpConnection:
         view = memoryview(data)
         async with self._sending:
             for start in range(0, len(view), _PIECE):
-                if self._is_gone:
+                if self._is_gone or self._refusal is not None:
                     raise ClientGone
                 try:
                     with trio.fail_after(self._config.send_timeout):
@@ -294,8 +293,10 @@ class HttpConnection:
 
     def _end(self, refusal: BadHead | None) -> None:
         """End the connection: with a refusal, if nothing has been answered yet, else abruptly."""
-        if self._current is not None and self._current.started:
-            refusal = None
+        if self._current is not None:
+            self._current.disconnect()
+            if self._current.started:
+                refusal = None
         self._refusal = refusal
         self._is_over = True
         self._is_gone = self._is_gone or refusal is None
@@ -311,9 +312,8 @@ class HttpConnection:
     async def _finish(self) -> None:
         """Close so that the last answer arrives."""
         lost = (trio.BrokenResourceError, trio.ClosedResourceError)
-        with trio.move_on_after(_LINGER), suppress(*lost):
-            if self._is_unread or not self._is_secure:
-                await linger(self._stream)
-        if self._is_secure:
+        if self._is_unread:
             with trio.move_on_after(_LINGER), suppress(*lost):
-                await self._stream.aclose()  # tells TLS that nothing is missing
+                await linger(self._stream)
+        with trio.move_on_after(_LINGER), suppress(*lost):
+            await self._stream.aclose()  # tells TLS that nothing is missing

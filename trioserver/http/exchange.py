@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import structlog
 import trio
+from starlette.requests import ClientDisconnect
 
 from trioserver.websocket.handshake import BadHead
 
@@ -59,10 +61,14 @@ class Exchange:
     async def put(self, event: Event) -> None:
         """Tell the application; waits while it has much to read. It need not read anything."""
         if event["type"] == "http.disconnect":
-            self._input.close()  # also ends the wait of whoever is in here
+            self.disconnect()
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._input.send(event)
+
+    def disconnect(self) -> None:
+        """Have the application hear, behind what has come, that the client has gone."""
+        self._input.close()  # also ends the wait of whoever is in `put`
 
     async def run(self) -> BadHead | None:
         """Run the application to its end; what to answer in its place, if it has failed."""
@@ -70,11 +76,12 @@ class Exchange:
         try:
             with self._cancel_scope:
                 await self._application(self.scope, self._receive, self._tell)
-        except* ClientGone:
+        except* (ClientGone, ClientDisconnect):
             pass
-        except* Exception:
+        except* Exception as errors:
             failed = True
-            log.exception("http_application_failed", path=self.scope["path"])
+            text = "".join(traceback.format_exception(errors))
+            log.error("http_application_failed", path=self.scope["path"], traceback=text)
         finally:
             self._output.close()
         if self._cancel_scope.cancelled_caught:

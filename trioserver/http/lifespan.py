@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -53,14 +54,9 @@ class _Conversation:
         }
         try:
             await self._application(scope, self._receive, self._send)
-        except* Exception as error:
-            if self._answered["startup"].is_set():
-                log.exception("http_lifespan_failed")
-            elif self._has_heard:
-                self._failure = self._failure or f"{type(error.exceptions[0]).__name__}"
-                log.exception("http_lifespan_failed")
-            else:
-                log.debug("http_lifespan_unsupported")
+        except* Exception as errors:
+            if self._has_heard:  # one that knows of no lifespan raises without listening
+                self._crashed(errors)
         finally:
             for event in self._answered.values():
                 event.set()
@@ -79,6 +75,12 @@ class _Conversation:
             raise LifespanFailed(f"a mounted ASGI application did not start in {_TIMEOUT:.0f} s")
         log.error("http_lifespan_failed", reason="it did not shut down in time")
 
+    def _crashed(self, errors: Exception) -> None:
+        if not self._answered["startup"].is_set() and self._failure is None:
+            self._failure = "it raised an exception, see the log"
+        text = "".join(traceback.format_exception(errors))
+        log.error("http_lifespan_failed", traceback=text)
+
     async def _receive(self) -> Message:
         message = await self._events.receive()
         self._has_heard = True
@@ -88,7 +90,8 @@ class _Conversation:
         await trio.lowlevel.checkpoint()
         what, _, how = message["type"].removeprefix("lifespan.").partition(".")
         if how == "failed":
-            self._failure = str(message.get("message") or "it gave no reason").strip()
+            lines = str(message.get("message") or "it gave no reason").strip().splitlines()
+            self._failure = lines[-1]  # Starlette's is a traceback
             if what == "shutdown":
                 log.error("http_lifespan_failed", reason=self._failure)
                 self._failure = None

@@ -137,7 +137,8 @@ class FrontDoor:
         async def refuse(bad: BadHead, refused: Head | None) -> None:
             await self._refuse(stream, bad, remote, "" if refused is None else refused.path)
 
-        if self.admission.is_full:
+        # A probe is answered all the same: a server that is full must not be taken for dead.
+        if self.admission.is_full and not (builtin or http.has_builtin(head.path)):
             await refuse(BadHead(503, "The server is full. Try again later."), head)
             return None
         return await http.serve(stream, head, remote=remote, refuse=refuse, builtin=builtin)

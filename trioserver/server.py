@@ -37,11 +37,15 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 @attrs.frozen(kw_only=True)
 class ServerStatistics:
-    """A snapshot. ``refused`` counts refusals by code since the start."""
+    """A snapshot. ``refused`` counts refusals by code since the start.
+
+    ``open`` are all connections, ``http`` those of them on which HTTP is spoken.
+    """
 
     open: int
     unauthenticated: int
     ready: int
+    http: int
     accepted: int
     topics: int
     refused: Mapping[str, int]
@@ -99,6 +103,7 @@ class Server:
             open=door.admission.open,
             unauthenticated=door.admission.unauthenticated,
             ready=self._registry.ready_count,
+            http=0 if self._http is None else self._http.open,
             accepted=door.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
             refused=dict(door.refused),

@@ -415,8 +415,13 @@ async def test_at_the_cap_an_idle_connection_gives_way(notes: Notes) -> None:
 async def test_at_the_cap_of_all_http_is_told_so(notes: Notes) -> None:
     config = Config(port=0, limits=LimitsConfig(connections=1))
     async with site(app(notes), config) as place:
-        await (await place.open()).get("/hello")
+        assert (await (await place.open()).get("/hello")).status == 200
         assert (await (await place.open()).get("/hello")).status == 503
+        await eventually(lambda: place.server.statistics().open == 1)
+        http = await place.open()
+        assert (await http.get("/healthz")).status == 200
+        assert (await http.get("/readyz")).json["failed"] == ["full"]
+        assert place.server.statistics().http == 2
 
 
 async def test_silent_connections_do_not_push_out_a_download(notes: Notes) -> None:

@@ -53,8 +53,11 @@ class Readiness:
     async def failed(self) -> list[str]:
         """The names of what fails; empty when traffic is welcome. Takes no longer than the checks'
         timeout, or twice that when somebody else is asking."""
-        if self._server.statistics().draining:
+        statistics = self._server.statistics()
+        if statistics.draining:
             return ["draining"]
+        if statistics.open > self._server.config.limits.connections:
+            return ["full"]
         async with self._asking:
             if trio.current_time() - self._asked_at > _FRESH:
                 self._failed = await self._ask()

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Message
 
 log: Final = structlog.get_logger("trioserver")
 
-_TIMEOUT: Final = 60.0
-"""Seconds to start up, and again to shut down."""
+_TIMEOUTS: Final = {"startup": 60.0, "shutdown": 10.0}
+"""In seconds."""
 
 
 class LifespanFailed(Exception):
@@ -64,7 +64,7 @@ class _Conversation:
     async def say(self, what: str) -> None:
         """Tell it, and wait for its answer."""
         self._to_application.send_nowait({"type": f"lifespan.{what}"})
-        with trio.move_on_after(_TIMEOUT):
+        with trio.move_on_after(_TIMEOUTS[what]):
             await self._answered[what].wait()
             if self._failure is not None:
                 raise LifespanFailed(
@@ -72,7 +72,9 @@ class _Conversation:
                 )
             return
         if what == "startup":
-            raise LifespanFailed(f"a mounted ASGI application did not start in {_TIMEOUT:.0f} s")
+            raise LifespanFailed(
+                f"a mounted ASGI application did not start in {_TIMEOUTS[what]:.0f} s"
+            )
         log.error("http_lifespan_failed", reason="it did not shut down in time")
 
     def _crashed(self, errors: Exception) -> None:

@@ -63,6 +63,10 @@ class HttpService:
         """How many HTTP connections there are."""
         return len(self._places)
 
+    def has_builtin(self, path: str) -> bool:
+        """Whether a built-in route answers this path on the port of the WebSockets."""
+        return self._main.has_builtin({"type": "http", "method": "GET", "path": path})
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Inside, the mounted applications have started. Raises `LifespanFailed`."""
@@ -126,11 +130,13 @@ class _Site:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["trioserver"] = self._server
-        ours = any(route.matches(scope)[0] is not Match.NONE for route in self._routes)
-        if ours or self._mounts is None:
+        if self._mounts is None or self.has_builtin(scope):
             await self._own(scope, receive, send)
         else:
             await self._mounts(scope, receive, send)
+
+    def has_builtin(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] is not Match.NONE for route in self._routes)
 
 
 async def _explain(request: Request, error: Exception) -> Response:

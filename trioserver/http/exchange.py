@@ -72,12 +72,12 @@ class Exchange:
 
     async def run(self) -> BadHead | None:
         """Run the application to its end; what to answer in its place, if it has failed."""
-        failed = False
+        failed = gone = False
         try:
             with self._cancel_scope:
                 await self._application(self.scope, self._receive, self._tell)
         except* (ClientGone, ClientDisconnect):
-            pass
+            gone = True
         except* Exception as errors:
             failed = True
             text = "".join(traceback.format_exception(errors))
@@ -87,6 +87,8 @@ class Exchange:
         if self._cancel_scope.cancelled_caught:
             log.error("http_application_too_slow", path=self.scope["path"])
             return BadHead(503, "The server did not answer in time. Try again later.")
+        if not (failed or gone or self.started):
+            log.error("http_application_failed", path=self.scope["path"], reason="no answer")
         if failed or not self.started:
             return BadHead(500, "The server failed; the fault is not yours.")
         return None

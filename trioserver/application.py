@@ -26,6 +26,12 @@ Permission: TypeAlias = "Callable[[Connection, str], bool | Awaitable[bool]]"
 
 Hook: TypeAlias = "Callable[[Connection], Awaitable[None] | None]"
 
+HealthCheck: TypeAlias = Callable[[], Awaitable[object]]
+"""Returns when all is well; returns False, or raises, when it is not."""
+
+AsgiApplication: TypeAlias = Callable[..., Awaitable[None]]
+"""An ASGI application: Starlette, FastAPI, Quart, or a function ``(scope, receive, send)``."""
+
 Lifespan: TypeAlias = "Callable[[Application], AbstractAsyncContextManager[None]]"
 """What `contextlib.asynccontextmanager` makes of a function that takes the application."""
 
@@ -136,15 +142,28 @@ class Application:
     - ``lifespan``: an async context manager that is given the application: what it opens is there
       before the first connection and closed after the last. What handlers need of it goes into
       ``state``, which they reach as ``connection.application.state``.
+    - ``http``: an ASGI application for the requests that are not for a WebSocket; needs the extra
+      "http". ``scope["trioserver"]`` is the `Server`, ``scope["trioserver.application"]`` this.
+    - ``http_prefix``: it gets only what is below this path, "/shop", as if it were mounted there.
 
     One application may be served by several servers in one process, each with its lifespan.
     """
 
     def __init__(
-        self, *, auth: Authenticator | None = None, lifespan: Lifespan | None = None
+        self,
+        *,
+        auth: Authenticator | None = None,
+        lifespan: Lifespan | None = None,
+        http: AsgiApplication | None = None,
+        http_prefix: str = "",
     ) -> None:
+        if http_prefix and (not http_prefix.startswith("/") or http_prefix.endswith("/")):
+            raise ValueError(f"http_prefix is {http_prefix!r}; it must look like '/shop'")
         self.auth = auth
         self.lifespan = lifespan
+        self.http = http
+        self.http_prefix = http_prefix
+        self.health_checks: dict[str, HealthCheck] = {}
         self.state: dict[str, Any] = {}
         self.engine = MemoryEngine(_event_frame)
         self._routes: list[Route] = []
@@ -226,6 +245,17 @@ class Application:
             if resource is not None:
                 return Match(route, resource)
         return None
+
+    def add_health_check(self, name: str, check: HealthCheck) -> None:
+        """Have ``/readyz`` ask ``check`` as well: an async function, called without arguments.
+
+        It fails by returning False, raising, or taking longer than `HttpConfig.check_timeout`.
+        ``name`` is told to whoever asks, the reason only to the log. Raises `ValueError` where the
+        name is taken or is not 1-64 of ``a-z 0-9 _ . -``.
+        """
+        if not re.fullmatch(r"[a-z0-9_.-]{1,64}", name) or name in self.health_checks:
+            raise ValueError(f"{name!r} is taken, or is not 1-64 of a-z 0-9 _ . -")
+        self.health_checks[name] = check
 
     def publish(self, topic: str, data: Any) -> int:
         """Send ``data`` to all subscribers of ``topic``; never waits for any. The event's offset.

@@ -48,6 +48,14 @@ def _bytes(default: int, low: int, high: int, help: str) -> Any:
     return _number(default, low, high, "bytes", help, whole=True)
 
 
+def _flag(default: bool, help: str) -> Any:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, bool):
+            raise ValueError(f"{attribute.name} is {value!r}; it must be true or false")
+
+    return attrs.field(default=default, validator=check, metadata={"help": help, "unit": ""})
+
+
 def _to_path(value: str | Path | None) -> Path | None:
     return None if value is None or value == "" else Path(value)
 
@@ -177,6 +185,44 @@ class ShutdownConfig:
 
 
 @attrs.frozen(kw_only=True)
+class HttpConfig:
+    """HTTP on the port of the WebSockets; it needs the extra ``http``. ``builtin_listen``, when
+    given, is a listener of its own for the built-in routes, which are not served elsewhere then.
+    """
+
+    health: bool = _flag(True, "Serve `/healthz` and `/readyz`.")
+    metrics: bool = _flag(True, "Serve `/metrics`, where the server has metrics.")
+    admin: bool = _flag(True, "Serve `/api/v1/admin`, where the server has an administration.")
+    protocol: bool = _flag(True, "Serve `/protocol`, a page to read, and `/asyncapi.json`.")
+    connections: int = _count(
+        1_000,
+        1,
+        1_000_000,
+        "connections",
+        "Open HTTP connections; at this number an idle one gives way, else the oldest.",
+    )
+    body_bytes: int = _bytes(16 * _MIB, 0, 1024 * _MIB, "The body of one request.")
+    body_timeout: float = _seconds(
+        10.0, 0.1, 3600.0, "For the next piece of a request's body to arrive."
+    )
+    response_timeout: float = _seconds(
+        60.0,
+        0.1,
+        _DAY,
+        "For an application to take a piece of the body, and to begin its answer; also for what it "
+        "does after the connection has ended.",
+    )
+    send_timeout: float = _seconds(
+        10.0, 0.1, 3600.0, "For the client to take 64 KiB of an answer, or what is left of it."
+    )
+    keep_alive_timeout: float = _seconds(
+        15.0, 0.1, 3600.0, "From one answer to the first byte of the next request."
+    )
+    check_timeout: float = _seconds(2.0, 0.01, 60.0, "For all checks of `/readyz`, side by side.")
+    builtin_listen: ListenConfig | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """Everything. ``host``, ``port`` and the like stand for one listener; ``listen``, when given,
     lists them all instead.
@@ -194,6 +240,7 @@ class Config:
     handlers: HandlerConfig = HandlerConfig()
     outbox: OutboxConfig = OutboxConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
+    http: HttpConfig = HttpConfig()
 
     def __attrs_post_init__(self) -> None:
         self.listeners  # noqa: B018 -- what is wrong with them is said now, not at the start

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -15,6 +15,7 @@ from trioserver.admission import Admission, Ticket
 from trioserver.application import Application, Match
 from trioserver.config import Config
 from trioserver.connection import Connection
+from trioserver.http.strictness import check_head
 from trioserver.lifecycle import Lifecycle
 from trioserver.observer import Observer, RefusedRequest
 from trioserver.opening import judge, new_connection
@@ -23,6 +24,9 @@ from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, r
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.readiness import Readiness
 
+if TYPE_CHECKING:
+    from trioserver.http.service import HttpService
+
 log: Final = structlog.get_logger("trioserver")
 
 
@@ -30,7 +34,8 @@ class FrontDoor:
     """Admits, reads the head of the request, judges it, and hands it on.
 
     ``closed_for`` is what new connections are refused with; None while they are welcome.
-    ``refused`` counts refusals by code, ``accepted`` all streams.
+    ``refused`` counts refusals by code, ``accepted`` all streams. ``http`` answers what is not for
+    a WebSocket; None where there is nothing to answer it with.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class FrontDoor:
         self.accepted = 0
         self.refused: Counter[str] = Counter()
         self.closed_for: Refusal | None = None
+        self.http: HttpService | None = None
         self._application = application
         self._config = config
         self._registry = registry
@@ -57,34 +63,85 @@ class FrontDoor:
         self._observer = observer
         self._wall_clock = wall_clock
 
-    async def serve_stream(self, stream: trio.abc.Stream, *, remote: str | None = None) -> None:
-        """Serve one stream to its end. Raises nothing but `trio.Cancelled`."""
+    async def serve_stream(
+        self, stream: trio.abc.Stream, *, remote: str | None = None, builtin: bool = False
+    ) -> None:
+        """Serve one stream to its end. Raises nothing but `trio.Cancelled`.
+
+        ``builtin``: it has come to the listener of the built-in routes, where nothing else is.
+        """
         self.accepted += 1
+        remote = remote_of(stream) if remote is None else remote
+        try:
+            upgrade = await self._admit(stream, remote, None, builtin)
+            if upgrade is not None:  # HTTP came before it: it is admitted anew, as any other
+                await self._admit(stream, remote, upgrade, builtin)
+        except* Exception:
+            log.exception("stream_crashed")
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _admit(
+        self, stream: trio.abc.Stream, remote: str, head: Head | None, builtin: bool
+    ) -> Head | None:
+        """Serve it in a place of its own; an opening handshake that came after HTTP comes back."""
         with trio.CancelScope() as scope:
             ticket = self.admission.enter(scope.cancel)
             if ticket is None:
                 self.refused["server_busy"] += 1
-                await trio.aclose_forcefully(stream)
-                return
+                return None
             try:
-                await self._serve(stream, ticket, remote_of(stream) if remote is None else remote)
-            except* Exception:
-                log.exception("stream_crashed")
+                head = head or await self._read_head(stream, remote)
+                if head is None:
+                    return None
+                if builtin and head.is_upgrade:
+                    bad = BadHead(404, "There is no WebSocket at this address.")
+                    await self._refuse(stream, bad, remote, head.path)
+                    return None
+                if self.http is not None and not head.is_upgrade:
+                    return await self._serve_http(self.http, stream, head, ticket, remote, builtin)
+                await self._answer(stream, head, ticket, remote)
             finally:
                 self.admission.leave(ticket)
-                await trio.aclose_forcefully(stream)
+        return None
 
-    async def _serve(self, stream: trio.abc.Stream, ticket: Ticket, remote: str) -> None:
+    async def _read_head(self, stream: trio.abc.Stream, remote: str) -> Head | None:
         limits = self._config.limits
+        path = ""
         try:
             with trio.fail_after(limits.head_timeout):
                 head = await read_head(stream, max_bytes=limits.head_bytes)
+            path = head.path
+            check_head(head)
         except BadHead as bad:
-            await self._refuse(stream, bad, remote, path="")
+            await self._refuse(stream, bad, remote, path)
         except (PeerLeft, trio.TooSlowError) as error:
             log.debug("no_request", remote=remote, why=type(error).__name__)
         else:
-            await self._answer(stream, head, ticket, remote)
+            return head
+        return None
+
+    async def _serve_http(
+        self,
+        http: HttpService,
+        stream: trio.abc.Stream,
+        head: Head,
+        ticket: Ticket,
+        remote: str,
+        builtin: bool,
+    ) -> Head | None:
+        # It counts as an open connection, but not as one that has yet to authenticate: it never
+        # will, and among those a long download would be the oldest. HTTP has a cap of its own.
+        self.admission.authenticated(ticket)
+
+        async def refuse(bad: BadHead, refused: Head | None) -> None:
+            await self._refuse(stream, bad, remote, "" if refused is None else refused.path)
+
+        # A probe is answered all the same: a server that is full must not be taken for dead.
+        if self.admission.is_full and not (builtin or http.has_builtin(head.path)):
+            await refuse(BadHead(503, "The server is full. Try again later."), head)
+            return None
+        return await http.serve(stream, head, remote=remote, refuse=refuse, builtin=builtin)
 
     async def _answer(
         self, stream: trio.abc.Stream, head: Head, ticket: Ticket, remote: str

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import structlog
 import trio
 
 from protocol import Refusal
-from trioserver.application import Application
+from trioserver.application import Application, AsgiApplication
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.draining import send_away
@@ -27,6 +27,9 @@ from trioserver.registry import Registry
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness
 
+if TYPE_CHECKING:
+    from trioserver.http.service import HttpService
+
 log: Final = structlog.get_logger("trioserver")
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -34,11 +37,15 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 @attrs.frozen(kw_only=True)
 class ServerStatistics:
-    """A snapshot. ``refused`` counts refusals by code since the start."""
+    """A snapshot. ``refused`` counts refusals by code since the start.
+
+    ``open`` are all connections, ``http`` those of them on which HTTP is spoken.
+    """
 
     open: int
     unauthenticated: int
     ready: int
+    http: int
     accepted: int
     topics: int
     refused: Mapping[str, int]
@@ -46,7 +53,12 @@ class ServerStatistics:
 
 
 class Server:
-    """A running server. `serve` makes it; ``addresses`` says where it is."""
+    """A running server. `serve` makes it; ``addresses`` says where it is.
+
+    ``builtin_addresses`` is where the built-in routes are, if they have a listener of their own.
+    ``metrics_endpoint`` and ``admin_application`` become ``/metrics`` and ``/api/v1/admin`` as it
+    starts to run.
+    """
 
     def __init__(
         self,
@@ -69,6 +81,10 @@ class Server:
             observer=Observers(observers),
             wall_clock=wall_clock,
         )
+        self.metrics_endpoint: AsgiApplication | None = None
+        self.admin_application: AsgiApplication | None = None
+        self.builtin_addresses: tuple[Address, ...] = ()
+        self._http: HttpService | None = None
         self._drain_requested = trio.Event()
         self._drain_reason = "shutdown"
         self._drained = trio.Event()
@@ -87,6 +103,7 @@ class Server:
             open=door.admission.open,
             unauthenticated=door.admission.unauthenticated,
             ready=self._registry.ready_count,
+            http=0 if self._http is None else self._http.open,
             accepted=door.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
             refused=dict(door.refused),
@@ -132,32 +149,64 @@ class Server:
 
     async def run(self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled. Nesting is the order of the end."""
-        async with AsyncExitStack() as lifespans, trio.open_nursery() as services:
+        async with AsyncExitStack() as lifespans:
             for part in self.application.parts:
                 if part.lifespan is not None:
                     await lifespans.enter_async_context(part.lifespan(part))
+            self._http = self._front_door.http = self._make_http()
+            if self._http is not None:
+                await lifespans.enter_async_context(self._http.running())
+            await self._run_services(handle_signals=handle_signals, task_status=task_status)
+        self._drained.set()
+
+    async def _run_services(
+        self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]
+    ) -> None:
+        async with trio.open_nursery() as services:
             if self._readiness is not None:
                 services.start_soon(self._readiness.run)
             for service in self._services():
                 await services.start(service)
-            listening = Listening()
+            listening, builtin = Listening(), Listening()
             try:
-                await self._listen(listening)
+                await self._listen(listening, builtin)
                 async with trio.open_nursery() as connections:
                     if handle_signals:
                         await connections.start(self._watch_signals, services.cancel_scope)
+                    if builtin.listeners:
+                        connections.start_soon(self._accept_builtin, builtin, connections)
                     await self._accept(listening, connections, task_status)
                     await self._empty()
                     connections.cancel_scope.cancel()
             finally:
-                await listening.close()
-                await listening.remove_files()
+                for each in (listening, builtin):
+                    await each.close()
+                    await each.remove_files()
             services.cancel_scope.cancel()
-        self._drained.set()
 
-    async def _listen(self, listening: Listening) -> None:
+    def _make_http(self) -> HttpService | None:
+        """The HTTP side, where it is installed and has something to answer. `ImportError`."""
+        config, parts = self.config.http, self.application.parts
+        wanted = any(part.http is not None for part in parts) or config.builtin_listen is not None
+        try:
+            from trioserver.http.service import HttpService
+        except ImportError as error:
+            if wanted:
+                raise ImportError(
+                    "HTTP needs Hypercorn and Starlette: pip install 'trioserver[http]'"
+                ) from error
+            log.info("http_off", meaning="for /healthz and more: pip install 'trioserver[http]'")
+            return None
+        if not (wanted or config.health or config.metrics or config.admin or config.protocol):
+            return None
+        return HttpService(self, metrics=self.metrics_endpoint, admin=self.admin_application)
+
+    async def _listen(self, listening: Listening, builtin: Listening) -> None:
         await listening.open(self.config.listeners)
         self.addresses = listening.addresses
+        if self.config.http.builtin_listen is not None:
+            await builtin.open([self.config.http.builtin_listen])
+            self.builtin_addresses = builtin.addresses
         for route in self.application.routes:
             check = getattr(route.auth, "check_addresses", None)
             if check is not None:
@@ -184,6 +233,11 @@ class Server:
             self._front_door.closed_for = Refusal(self._drain_reason)
             accepting.cancel_scope.cancel()
         await listening.close()
+
+    async def _accept_builtin(self, listening: Listening, connections: trio.Nursery) -> None:
+        """To the very end: whoever asks ``/readyz`` shall hear that it is draining."""
+        serve = partial(self._front_door.serve_stream, builtin=True)
+        await trio.serve_listeners(serve, listening.listeners, handler_nursery=connections)
 
     def _services(self) -> list[Callable[..., Any]]:
         """Background work of authenticators and owner checks, each once."""
@@ -219,8 +273,11 @@ class Server:
         for connection in self._registry.waiting:
             connection.disconnect(self._drain_reason)
         period = self.config.shutdown.drain_period
-        await send_away(list(self._registry.ready), reason=self._drain_reason, period=period)
-        await self._registry.wait_empty()
+        async with trio.open_nursery() as nursery:
+            if self._http is not None:
+                nursery.start_soon(self._http.drain, trio.current_time() + period)
+            await send_away(list(self._registry.ready), reason=self._drain_reason, period=period)
+            await self._registry.wait_empty()
 
 
 async def serve(
@@ -241,7 +298,8 @@ async def serve(
     ``observers`` are told what happens. ``handle_signals``: None means as a program only; True
     needs the main thread. ``wall_clock`` gives seconds since the Unix epoch.
 
-    Raises `CannotListen`, and `ValueError` where an authenticator refuses the addresses.
+    Raises `CannotListen`, `ValueError` where an authenticator refuses the addresses, and
+    `ImportError` where an application has ``http`` and the extra is not installed.
     """
     server = Server(application, config or Config(), observers=observers, wall_clock=wall_clock)
     if handle_signals is None:

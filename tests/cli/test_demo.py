@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -43,6 +44,12 @@ def demo(*arguments: str, **environment: str) -> Iterator[tuple[dict[str, Any], 
 def running() -> Iterator[dict[str, Any]]:
     with demo() as (facts, _):
         yield facts
+
+
+def test_probes_and_the_protocol_are_on_the_same_port(running: dict[str, Any]) -> None:
+    for path in ("/healthz", "/readyz", "/protocol", "/asyncapi.json"):
+        with urlopen(running["http"] + path, timeout=5) as answer:
+            assert answer.status == 200
 
 
 @contextmanager

@@ -290,4 +290,7 @@ def test_misspelt_variables_and_missing_routes_are_pointed_out(
     result = serve("chat:empty")
     assert result.exit_code == 0
     assert "TRIOSERVER_HOTS is no option; did you mean TRIOSERVER_HOST?" in result.stderr
-    assert "chat:empty has no routes, so every request is answered 404" in result.stderr
+    assert (
+        "chat:empty has no routes, so every request but the built-in is answered 404"
+        in result.stderr
+    )

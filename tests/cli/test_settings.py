@@ -297,3 +297,40 @@ def test_a_secret_is_shown_to_nobody() -> None:
     assert option.secret
     assert option.shown("hunter2") == "***"
     assert "hunter2" not in repr(Setting(option, "hunter2", None))
+
+
+# ------------------------------------------------------------------------------ http
+
+
+def test_the_listener_of_the_built_in_routes_is_a_table(file: Path) -> None:
+    file.write_text(
+        "[trioserver.http]\nhealth = false\n[trioserver.http.builtin_listen]\nport = 1\n"
+    )
+    http = load_settings(file).config.http
+    assert (http.health, http.builtin_listen) == (False, ListenConfig(port=1))
+
+
+def test_a_wrong_value_in_that_table_is_named_with_its_place(file: Path) -> None:
+    file.write_text("[trioserver.http.builtin_listen]\nport = -1\n")
+    assert error_of(file) == (
+        f"{file}: trioserver.http.builtin_listen.port is -1; "
+        "it must be a whole number from 0 to 65535"
+    )
+    file.write_text("[trioserver.http]\nbuiltin_listen = 1\n")
+    assert error_of(file) == (
+        f"{file}: write the listener as a table: [trioserver.http.builtin_listen]"
+    )
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("0", False)])
+def test_a_switch_may_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, text: str, value: bool
+) -> None:
+    monkeypatch.setenv("TRIOSERVER_HTTP_ADMIN", text)
+    assert load_settings().config.http.admin is value
+
+
+@pytest.mark.parametrize("value", ["1", "'perhaps'", "0.5"])
+def test_a_switch_is_true_or_false(file: Path, value: str) -> None:
+    file.write_text(f"[trioserver.http]\nadmin = {value}\n")
+    assert error_of(file).endswith(f"trioserver.http.admin is {value}; it must be true or false")

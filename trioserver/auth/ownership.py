@@ -103,6 +103,10 @@ class SQLOwner:
         async with self._database if self._opens else nullcontext():
             await self._batcher.run(task_status=task_status)
 
+    async def check_health(self) -> None:
+        """Raises while the database does not answer."""
+        await self._database.check_health()
+
     def _values(self, resource: Mapping[str, str]) -> list[str]:
         try:
             if self._parameters is not None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trioserver.cli.arguments import config_option, listen_options
-from trioserver.cli.options import LISTEN_OPTIONS, MASK
+from trioserver.cli.options import BUILTIN_LISTEN, LISTEN_OPTIONS, MASK
 from trioserver.cli.reference import configuration_markdown
 from trioserver.cli.settings import OTHER_VARIABLES, Setting, Settings, load_settings
 from trioserver.cli.terminal import print_error, print_json, stdout_console
@@ -69,9 +69,11 @@ def _other_variables() -> dict[str, str]:
 
 
 def _as_json(settings: Settings) -> dict[str, Any]:
+    builtin = settings.config.http.builtin_listen
     return {
         "options": [_option_as_json(setting) for setting in settings.settings],
         "listen": [attrs.asdict(listener) for listener in settings.config.listen],
+        "builtin_listen": builtin and attrs.asdict(builtin),
         "environment": _other_variables(),
         "notes": settings.notes,
     }
@@ -119,11 +121,14 @@ def _row(setting: Setting) -> tuple[Text, Text, str, Text]:
 
 
 def _listener_rows(settings: Settings) -> Iterator[tuple[Text, Text, str, Text]]:
-    for index, listener in enumerate(settings.config.listen):
+    listeners = {f"listen[{n}]": each for n, each in enumerate(settings.config.listen)}
+    if settings.config.http.builtin_listen is not None:
+        listeners[BUILTIN_LISTEN] = settings.config.http.builtin_listen
+    for name, listener in listeners.items():
         for option in LISTEN_OPTIONS:
             value = option.shown(getattr(listener, option.path), unit=False)
-            name = f"listen[{index}].{option.path}"
-            yield Text(name), Text(value), option.unit, Text(settings.listen_origin or "")
+            origin = settings.listen_origin if name != BUILTIN_LISTEN else "the file"
+            yield Text(f"{name}.{option.path}"), Text(value), option.unit, Text(origin or "")
 
 
 def _print_explanations(settings: Settings) -> None:

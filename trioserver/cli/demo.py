@@ -154,6 +154,7 @@ def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
         f"[bold green]trioserver demo[/] at [bold]{url}[/]",
         *(f"{user} has: {', '.join(ids)}" for user, ids in SEED.items()),
         f"Tokens live {in_words(demo.settings.token_lifetime)}. Ctrl-C ends it.",
+        f"The protocol, to read: [bold]{facts['http']}/protocol[/]; for probes: /healthz, /readyz.",
         "",
         "[bold]In another terminal[/]",
         "",

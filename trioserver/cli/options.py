@@ -20,7 +20,18 @@ PREFIX: Final = "TRIOSERVER_"
 
 MASK: Final = "***"
 
-_KINDS: Final = {int: "a whole number", float: "a number", str: "text, not empty"}
+BUILTIN_LISTEN: Final = "http.builtin_listen"
+"""A table of the file: one more listener."""
+
+LISTENER_PATHS: Final = ("listen", BUILTIN_LISTEN)
+"""What only the file has, as tables with `LISTEN_OPTIONS`."""
+
+_KINDS: Final = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text, not empty",
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -57,7 +68,7 @@ class Option:
 
     @property
     def kind(self) -> type:
-        """int, float, str or Path; None may be allowed besides."""
+        """bool, int, float, str or Path; None may be allowed besides."""
         return self.info.cls if self.info.cls in _KINDS else Path
 
     @property
@@ -78,6 +89,8 @@ class Option:
             return "none"
         if self.secret:
             return MASK
+        if isinstance(value, bool):
+            return str(value).lower()
         if not isinstance(value, int | float):
             return str(value)
         return f"{_plain(value)} {self.unit if unit else ''}".rstrip()
@@ -96,9 +109,11 @@ def _plain(number: float) -> str:
 
 
 def options_of(settings_class: type) -> tuple[Option, ...]:
-    """All options of an attrs class and of those nested in it, lists of tables aside."""
+    """All options of an attrs class and of those nested in it, listeners aside."""
     return tuple(
-        _describe(info) for info in deep_options(settings_class) if not info.nested_options
+        _describe(info)
+        for info in deep_options(settings_class)
+        if not info.nested_options and info.path not in LISTENER_PATHS
     )
 
 
@@ -117,6 +132,6 @@ def _describe(info: OptionInfo) -> Option:
 
 
 OPTIONS: Final = options_of(Config)
-"""All but ``listen``, whose tables have `LISTEN_OPTIONS`."""
+"""All but `LISTENER_PATHS`."""
 
 LISTEN_OPTIONS: Final = options_of(ListenConfig)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Final
 
-from trioserver.cli.options import OPTIONS, Option
+from trioserver.cli.options import BUILTIN_LISTEN, OPTIONS, Option
 from trioserver.config import Config
 
 _INTRODUCTION: Final = """\
@@ -58,6 +58,18 @@ unix_path = "/run/trioserver.sock"
 ```
 """
 
+_BUILTIN: Final = """
+### A listener of its own: `[trioserver.http.builtin_listen]`
+
+With this table, of the keys of a listener, the built-in routes are served there and nowhere else.
+
+```toml
+[trioserver.http.builtin_listen]
+host = "127.0.0.1"
+port = 9100
+```
+"""
+
 _COMMANDS: Final = """
 ## Variables of the commands
 
@@ -88,6 +100,8 @@ def _parts() -> Iterator[str]:
         yield from _table(options)
         if not group:
             yield _LISTENERS
+        elif BUILTIN_LISTEN.startswith(f"{group}."):
+            yield _BUILTIN
     yield _COMMANDS
 
 

@@ -48,8 +48,8 @@ def command(
     for note in settings.notes:
         print_error(note)
     application = load_application(target)
-    if not application.routes:
-        print_error(f"{target} has no routes, so every request is answered 404")
+    if not application.routes and all(part.http is None for part in application.parts):
+        print_error(f"{target} has no routes, so every request but the built-in is answered 404")
     run_server(application, settings.config, announce=lambda server: _announce(server, application))
 
 
@@ -59,3 +59,5 @@ def _announce(server: Server, application: Application) -> None:
         click.echo(f"listening on {address.url}")
     for route in application.routes:
         click.echo(f"  {route.path}")
+    for address in server.builtin_addresses:
+        click.echo(f"built-in routes on http{address.url.removeprefix('ws')}")

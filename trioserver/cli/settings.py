@@ -20,7 +20,14 @@ from typed_settings.exceptions import TsError
 from typed_settings.loaders import EnvLoader, TomlFormat
 from typed_settings.types import LoadedSettings, LoaderMeta
 
-from trioserver.cli.options import LISTEN_OPTIONS, OPTIONS, PREFIX, SECTION, Option
+from trioserver.cli.options import (
+    BUILTIN_LISTEN,
+    LISTEN_OPTIONS,
+    OPTIONS,
+    PREFIX,
+    SECTION,
+    Option,
+)
 from trioserver.cli.terminal import Exit, Failure, one_line
 from trioserver.config import Config, ListenConfig
 
@@ -86,13 +93,14 @@ def load_settings(file: Path | None = None, arguments: Mapping[str, Any] | None 
     """
     table = {} if file is None else _read(file)
     listeners = _load_listeners(table.pop(_LISTEN, []), file)
+    builtin = _load_builtin_listener(table, file)
     sources = [*_file_source(table, file), _environment(), _command_line(arguments or {})]
     settings = _merge(sources)
     listen_origin = f"{file}: {SECTION}.{_LISTEN}" if listeners else None
     if listen_origin is not None:
         _check_no_other_listener(settings, listen_origin)
     return Settings(
-        config=_build(settings, listeners),
+        config=_build(settings, listeners, builtin),
         settings=settings,
         listen_origin=listen_origin,
         notes=tuple(_notes()),
@@ -125,7 +133,7 @@ def _check_keys(table: Mapping[str, Any], file: Path) -> None:
                     f"{file}: {SECTION}.{name} is {value!r}; it must be a table: [{SECTION}.{name}]"
                 )
             for inner in value:
-                if f"{name}.{inner}" not in _BY_PATH:
+                if f"{name}.{inner}" not in (*_BY_PATH, BUILTIN_LISTEN):
                     raise _unknown_key(file, f"{name}.{inner}", _BY_PATH)
         elif name not in _BY_PATH and name != _LISTEN:
             raise _unknown_key(file, name, [*_BY_PATH, *_TABLES, _LISTEN])
@@ -206,7 +214,9 @@ def _fits(raw: Any, kind: type) -> bool:
     """Whether conversion may be tried: it would make 3 of 3.7, and 1 of true."""
     if isinstance(raw, str | Path):  # all that environment variables have
         return kind is Path or str(raw) != ""
-    if isinstance(raw, bool) or not isinstance(raw, int | float):
+    if isinstance(raw, bool) or kind is bool:
+        return isinstance(raw, bool) and kind is bool
+    if not isinstance(raw, int | float):
         return False
     return kind is float or (kind is int and raw == int(raw))
 
@@ -223,21 +233,33 @@ def _load_listeners(tables: Any, file: Path | None) -> tuple[ListenConfig, ...]:
         return ()
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise SettingsError(f"{file}: write listeners as [[{SECTION}.{_LISTEN}]] tables")
-    listeners = []
-    for index, table in enumerate(tables):
-        where = f"{_LISTEN}[{index}]."
-        values = {}
-        for name, raw in table.items():
-            if name not in _LISTENER_BY_NAME:
-                raise _unknown_key(file, name, _LISTENER_BY_NAME, where)
-            shown = f"{file}: {SECTION}.{where}{name}"
-            base = file.absolute().parent
-            values[name] = _convert(_LISTENER_BY_NAME[name], raw, shown, base)
-        try:
-            listeners.append(ListenConfig(**values))
-        except ValueError as error:
-            raise SettingsError(f"{file}: {SECTION}.{_LISTEN}[{index}]: {error}") from None
-    return tuple(listeners)
+    return tuple(
+        _load_listener(table, file, f"{_LISTEN}[{index}]") for index, table in enumerate(tables)
+    )
+
+
+def _load_builtin_listener(table: dict[str, Any], file: Path | None) -> ListenConfig | None:
+    group, name = BUILTIN_LISTEN.split(".")
+    if file is None or name not in table.get(group, {}):
+        return None
+    table[group] = dict(table[group])
+    inner = table[group].pop(name)
+    if not isinstance(inner, dict):
+        raise SettingsError(f"{file}: write the listener as a table: [{SECTION}.{BUILTIN_LISTEN}]")
+    return _load_listener(inner, file, BUILTIN_LISTEN)
+
+
+def _load_listener(table: dict[str, Any], file: Path, where: str) -> ListenConfig:
+    values = {}
+    for name, raw in table.items():
+        if name not in _LISTENER_BY_NAME:
+            raise _unknown_key(file, name, _LISTENER_BY_NAME, f"{where}.")
+        shown = f"{file}: {SECTION}.{where}.{name}"
+        values[name] = _convert(_LISTENER_BY_NAME[name], raw, shown, file.absolute().parent)
+    try:
+        return ListenConfig(**values)
+    except ValueError as error:
+        raise SettingsError(f"{file}: {SECTION}.{where}: {error}") from None
 
 
 def _check_no_other_listener(settings: tuple[Setting, ...], listen_origin: str) -> None:
@@ -249,10 +271,15 @@ def _check_no_other_listener(settings: tuple[Setting, ...], listen_origin: str) 
             )
 
 
-def _build(settings: tuple[Setting, ...], listeners: tuple[ListenConfig, ...]) -> Config:
+def _build(
+    settings: tuple[Setting, ...],
+    listeners: tuple[ListenConfig, ...],
+    builtin: ListenConfig | None,
+) -> Config:
     values: dict[str, Any] = {}
     for setting in settings:
         set_path(values, setting.option.path, setting.value)
+    set_path(values, BUILTIN_LISTEN, builtin)
     for field in attrs.fields(Config):
         if field.name in _TABLES:
             default: Any = field.default

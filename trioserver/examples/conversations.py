@@ -114,6 +114,7 @@ def make(
             yield
 
     application = Application(auth=auth, lifespan=lifespan)
+    application.add_health_check("database", database.check_health)
     owner = SQLOwner(
         database, table="conversations", denied="Conversation not found or access denied"
     )

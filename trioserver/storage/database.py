@@ -108,6 +108,10 @@ class Database:
         """
         return await self._call(fn, transaction=False, timeout=timeout)
 
+    async def check_health(self) -> None:
+        """Ask it for nothing. Raises as `read` does when it does not answer."""
+        await self.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+
     async def _call(
         self, fn: Callable[[Connection], T], *, transaction: bool, timeout: float | None
     ) -> T:

@@ -46,7 +46,8 @@ class PeerLeft(Exception):
 class Head:
     """A request's head. ``rest`` is what came behind it; ``headers`` keeps every value.
 
-    ``target`` is in origin form: a scheme and a host in front of the path are left out.
+    ``target`` is in origin form: a scheme and a host in front of the path are left out. ``raw`` is
+    the head as it came, with the empty line at its end.
     """
 
     method: str
@@ -54,6 +55,7 @@ class Head:
     http_version: str = "1.1"
     headers: Mapping[str, tuple[str, ...]] = attrs.field(repr=False)
     rest: bytes = attrs.field(default=b"", repr=False)
+    raw: bytes = attrs.field(default=b"", repr=False)
 
     @property
     def path(self) -> str:
@@ -85,21 +87,19 @@ class Head:
         return any(token.lower() == "websocket" for token in self.tokens("upgrade"))
 
 
-async def read_head(stream: trio.abc.ReceiveStream, *, max_bytes: int) -> Head:
+async def read_head(stream: trio.abc.ReceiveStream, *, max_bytes: int, begun: bytes = b"") -> Head:
     """Read up to the end of the head. Raises `BadHead`, `PeerLeft`.
 
-    Linear in the input however slowly it comes. Cancelling this loses what was read.
+    ``begun`` is what has been read already. Linear in the input however slowly it comes.
+    Cancelling this loses what was read.
     """
-    buffer = bytearray()
-    while True:
-        searched = max(0, len(buffer) - len(_END_OF_HEAD))
-        data = await _receive(stream)
-        buffer += data
-        end = buffer.find(_END_OF_HEAD, searched)
-        if end >= 0:
-            break
+    buffer = bytearray(begun)
+    searched = 0
+    while (end := buffer.find(_END_OF_HEAD, searched)) < 0:
         if len(buffer) > max_bytes:
             raise BadHead(431, "The head of the request is too large.")
+        searched = max(0, len(buffer) - len(_END_OF_HEAD))
+        buffer += await _receive(stream)
     end += len(_END_OF_HEAD)
     if end > max_bytes:
         raise BadHead(431, "The head of the request is too large.")
@@ -134,6 +134,7 @@ def _parse(head: bytes, rest: bytes) -> Head:
         http_version=event.http_version.decode("ascii"),
         headers={name: tuple(values) for name, values in headers.items()},
         rest=rest,
+        raw=head,
     )
 
 

@@ -1,0 +1,319 @@
+"""One HTTP connection: requests, one after the other, until it ends or becomes a WebSocket.
+
+Hypercorn's `H11Protocol` turns bytes into ASGI and back. Here is what surrounds it: each head is
+read and judged by the rules of the first one, a body is cut off where it ends, every wait has a
+deadline, and nothing is sent in a shielded scope. Hypercorn's own `TCPServer` is not used: it would
+read later heads itself, and a reader that has stalled would hold up its end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import attrs
+import structlog
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+
+from trioserver.config import Config
+from trioserver.http.body import Body
+from trioserver.http.exchange import Application, ClientGone, Exchange
+from trioserver.http.strictness import check_head
+from trioserver.websocket.handshake import BadHead, Head, PeerLeft, linger, read_head
+
+log: Final = structlog.get_logger("trioserver")
+
+_PIECE: Final = 64 * 1024
+"""Bytes of an answer that a deadline is for, and of a request that are read at once."""
+
+_LINGER: Final = 1.0  # seconds; closing on unread input would reset the answer away
+
+Address = tuple[str, int]
+Refuse = Callable[[BadHead, Head | None], Awaitable[None]]
+
+
+@attrs.frozen(kw_only=True)
+class Surroundings:
+    """What the connections of one server share. ``context`` knows whether it is draining."""
+
+    config: Config
+    hypercorn: HypercornConfig
+    context: WorkerContext
+
+
+class HttpConnection:
+    """Serves one stream. ``refuse`` answers a bad request, in the words of the front door."""
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        application: Application,
+        surroundings: Surroundings,
+        *,
+        client: Address | None,
+        server: Address | None,
+        refuse: Refuse,
+    ) -> None:
+        self._stream = stream
+        self._application = application
+        self._context = surroundings.context
+        self._limits = surroundings.config.limits
+        self._config = surroundings.config.http
+        self._refuse = refuse
+        self._is_secure = isinstance(stream, trio.SSLStream)
+        self._protocol = H11Protocol(
+            cast(Any, application),  # it comes back to `spawn_app`, and is run there
+            surroundings.hypercorn,
+            self._context,
+            cast(Any, self),  # the task group
+            ConnectionState({}),
+            self._is_secure,
+            client,
+            server,
+            self._take,
+        )
+        self._scope = trio.CancelScope()
+        self._reading = trio.CancelScope()
+        self._sending = trio.Lock()
+        self._settled = trio.Event()
+        self._exchanges: set[Exchange] = set()  # also those that work on behind their answer
+        self._current: Exchange | None = None
+        self._is_unread = False  # something that has come
+        self._head: Head | None = None
+        self._refusal: BadHead | None = None
+        self._is_over = False  # after this answer
+        self._is_gone = False  # nothing can be sent any more
+        self.is_idle = False
+
+    # -------------------------------------------------------------------------- from outside
+
+    async def serve(self, head: Head) -> Head | None:
+        """Serve this request and those that follow.
+
+        Returns the head of an opening handshake, where one of them is that; the stream is open
+        then. Otherwise it is done with.
+        """
+        upgrade: Head | None = None
+        with self._scope:
+            async with trio.open_nursery() as self._nursery:
+                upgrade = await self._serve_all(head)
+                for exchange in self._exchanges:
+                    exchange.limit(self._config.response_timeout)
+                if upgrade is None and not self._is_gone:
+                    await self._finish()
+        return upgrade
+
+    def give_way(self) -> None:
+        """End at once."""
+        self._scope.cancel()
+
+    def drain(self) -> None:
+        """End after the answer that is being given, if there is any."""
+        if self.is_idle:
+            self._reading.cancel()
+
+    # -------------------------------------------------------------------------- requests
+
+    async def _serve_all(self, head: Head | None) -> Head | None:
+        while head is not None and not head.is_upgrade:
+            rest = await self._serve_one(head)
+            if self._refusal is not None and not self._is_gone:
+                await self._refuse(self._refusal, head)
+                self._is_gone = True
+            if self._is_over or self._is_gone:
+                return None
+            head = await self._next_head(rest)
+        return head
+
+    async def _serve_one(self, head: Head) -> bytes:
+        """Returns what came behind the request."""
+        self._head, self._current, self._settled = head, None, trio.Event()
+        limit = self._limits.head_bytes + _PIECE
+        body = Body(head, max_incomplete=limit)
+        if int(head.header("content-length") or 0) > self._config.body_bytes:
+            self._end(BadHead(413, "The body of the request is too large."))
+            return b""
+        await self._hand_over(head.raw)
+        rest = await self._receive_body(body, head.rest)
+        if self._current is not None and not self._current.started:
+            self._current.limit(self._config.response_timeout)
+        self._is_unread = not body.is_complete or bool(rest)
+        if not rest:
+            rest = await self._receive(math.inf)  # watches whether the client leaves
+            if not rest and not self._settled.is_set():
+                await self._lose()
+        await self._settled.wait()
+        return rest
+
+    async def _receive_body(self, body: Body, data: bytes) -> bytes:
+        """Hand over up to the end of the body; what is behind it comes back."""
+        while not (body.is_complete or self._settled.is_set()):
+            data = data or await self._receive(self._config.body_timeout)
+            used = body.take(data) if data else 0
+            if body.size > self._config.body_bytes:
+                self._end(BadHead(413, "The body of the request is too large."))
+            elif body.is_broken:
+                self._end(BadHead(400, "The body of the request is not well-formed."))
+            elif data:
+                await self._hand_over(data[:used])
+            elif not self._settled.is_set():
+                self._end(BadHead(400, "The body of the request breaks off."))
+            data = data[used:]
+        return data
+
+    async def _hand_over(self, data: bytes) -> None:
+        """Give bytes to Hypercorn, which waits while the application does not read."""
+        with trio.move_on_after(self._config.response_timeout) as scope, suppress(ClientGone):
+            await self._protocol.handle(RawData(data))
+        if scope.cancelled_caught:
+            self._end(BadHead(503, "The server did not answer in time. Try again later."))
+
+    async def _receive(self, timeout: float) -> bytes:
+        """Some bytes; none when the request is settled, or the client has left or is too slow."""
+        if self._settled.is_set():
+            return b""
+        with trio.move_on_after(timeout) as self._reading:
+            with suppress(trio.BrokenResourceError):
+                return bytes(await self._stream.receive_some(_PIECE))
+        if self._reading.cancelled_caught and not self._settled.is_set():
+            self._end(BadHead(408, "The body of the request did not arrive in time."))
+        return b""
+
+    async def _next_head(self, rest: bytes) -> Head | None:
+        """The head of the next request, by the same rules as the first; None where none comes."""
+        if self._context.terminated.is_set():
+            return None
+        self._head = None
+        try:
+            begun = rest or await self._wait_for_request()
+            if not begun:
+                return None
+            with trio.fail_after(self._limits.head_timeout):
+                head = await read_head(self._stream, max_bytes=self._limits.head_bytes, begun=begun)
+            self._head = head
+            check_head(head)
+        except BadHead as bad:
+            await self._refuse(bad, self._head)
+            self._is_gone = True
+        except (PeerLeft, trio.TooSlowError):
+            self._is_gone = True
+        else:
+            return head
+        return None
+
+    async def _wait_for_request(self) -> bytes:
+        self.is_idle = True
+        try:
+            with trio.move_on_after(self._config.keep_alive_timeout) as self._reading:
+                return bytes(await self._stream.receive_some(_PIECE))
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            self.is_idle = False
+        return b""
+
+    # -------------------------------------------------------------------------- Hypercorn's side
+
+    async def spawn_app(
+        self, application: Any, config: Any, scope: Any, send: Callable[[Any], Awaitable[None]]
+    ) -> Callable[[Any], Awaitable[None]]:
+        """Hypercorn has read a head: begin to answer it. Returns where it is to put the body."""
+        assert self._head is not None, "a request without a head"
+        scope["path"] = self._head.path
+        scope["raw_path"] = self._head.target.partition("?")[0].encode("ascii")
+        exchange = Exchange(
+            self._application, scope, send, closes=lambda: bool(self._context.terminated.is_set())
+        )
+        self._current = exchange
+        self._exchanges.add(exchange)
+        self._nursery.start_soon(self._run, exchange)
+        return exchange.put
+
+    async def _run(self, exchange: Exchange) -> None:
+        settled, begun = self._settled, trio.current_time()
+        try:
+            refusal = await exchange.run()
+        finally:
+            self._exchanges.discard(exchange)
+        log.debug(
+            "http_request",
+            method=exchange.scope["method"],
+            path=exchange.scope["path"],
+            status=exchange.status or getattr(self._refusal or refusal, "status", None),
+            duration_ms=round((trio.current_time() - begun) * 1000),
+        )
+        if settled.is_set():
+            return  # it was answered before; what went wrong since then is in the log
+        if refusal is None:
+            with suppress(ClientGone):
+                await exchange.end()
+            settled.set()
+            self._reading.cancel()
+        else:
+            self._end(refusal)
+
+    async def _take(self, event: Event) -> None:
+        """What Hypercorn wants done."""
+        if isinstance(event, RawData):
+            await self._send(event.data)
+        elif isinstance(event, Closed):
+            self._is_over = True
+            self._settle()
+            await self._protocol.handle(Closed())
+        elif isinstance(event, Updated) and event.idle:
+            self._settle()
+
+    async def _send(self, data: bytes) -> None:
+        """Send, piece by piece, each by its deadline. Raises `ClientGone`."""
+        view = memoryview(data)
+        async with self._sending:
+            for start in range(0, len(view), _PIECE):
+                if self._is_gone or self._refusal is not None:
+                    raise ClientGone
+                try:
+                    with trio.fail_after(self._config.send_timeout):
+                        await self._stream.send_all(view[start : start + _PIECE])
+                except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                    self._end(None)
+                    raise ClientGone from None
+
+    # -------------------------------------------------------------------------- ends
+
+    def _settle(self) -> None:
+        """This request needs nothing more of its connection."""
+        self._settled.set()
+        self._reading.cancel()
+
+    def _end(self, refusal: BadHead | None) -> None:
+        """End the connection: with a refusal, if nothing has been answered yet, else abruptly."""
+        if self._current is not None:
+            self._current.disconnect()
+            if self._current.started:
+                refusal = None
+        self._refusal = refusal
+        self._is_over = True
+        self._is_gone = self._is_gone or refusal is None
+        self._settle()
+
+    async def _lose(self) -> None:
+        """The client sends nothing more. It may still read, so the answer may go on."""
+        self._is_over = True
+        for exchange in self._exchanges:
+            exchange.limit(self._config.response_timeout)
+        await self._protocol.handle(Closed())
+
+    async def _finish(self) -> None:
+        """Close so that the last answer arrives."""
+        lost = (trio.BrokenResourceError, trio.ClosedResourceError)
+        if self._is_unread:
+            with trio.move_on_after(_LINGER), suppress(*lost):
+                await linger(self._stream)
+        with trio.move_on_after(_LINGER), suppress(*lost):
+            await self._stream.aclose()  # tells TLS that nothing is missing

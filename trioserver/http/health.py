@@ -1,0 +1,120 @@
+"""``/healthz``: the process lives. ``/readyz``: it may get traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trioserver.application import Application, HealthCheck
+from trioserver.http.pages import as_json
+
+if TYPE_CHECKING:
+    from trioserver.server import Server
+
+log: Final = structlog.get_logger("trioserver")
+
+_FRESH: Final = 1.0
+"""Seconds for which an answer is given again: a flood of probes must not reach the database."""
+
+
+def health_routes(server: Server) -> list[Route]:
+    """The two routes."""
+    readiness = Readiness(server)
+
+    async def healthz(request: Request) -> Response:
+        return as_json({"status": "ok"})
+
+    async def readyz(request: Request) -> Response:
+        failed = await readiness.failed()
+        if failed:
+            return as_json({"status": "unavailable", "failed": failed}, 503, {"Retry-After": "5"})
+        return as_json({"status": "ready"})
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]
+
+
+class Readiness:
+    """Asks all checks, side by side, and remembers the answer for a moment."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._timeout = server.config.http.check_timeout
+        self._checks = collect(server.application)
+        self._asking = trio.Lock()
+        self._asked_at = float("-inf")
+        self._failed: list[str] = []
+
+    async def failed(self) -> list[str]:
+        """The names of what fails; empty when traffic is welcome. Takes no longer than the checks'
+        timeout, or twice that when somebody else is asking."""
+        statistics = self._server.statistics()
+        if statistics.draining:
+            return ["draining"]
+        if statistics.open > self._server.config.limits.connections:
+            return ["full"]
+        async with self._asking:
+            if trio.current_time() - self._asked_at > _FRESH:
+                self._failed = await self._ask()
+                self._asked_at = trio.current_time()
+        return self._failed
+
+    async def _ask(self) -> list[str]:
+        failed: dict[str, str] = dict.fromkeys(self._checks, "did not answer in time")
+
+        async def ask(name: str, check: HealthCheck) -> None:
+            try:
+                good = await check()
+            except Exception as error:
+                failed[name] = f"{type(error).__name__}: {error}"
+            else:
+                if good is False:
+                    failed[name] = "said so"
+                else:
+                    del failed[name]
+
+        with trio.move_on_after(self._timeout):
+            async with trio.open_nursery() as nursery:
+                for name, check in self._checks.items():
+                    nursery.start_soon(ask, name, check)
+        if failed and sorted(failed) != self._failed:
+            log.warning("not_ready", failed=failed)
+        elif not failed and self._failed:
+            log.info("ready_again")
+        return sorted(failed)
+
+
+def collect(application: Application) -> Mapping[str, HealthCheck]:
+    """All checks by name: those that were added, and ``check_health`` of whatever has one."""
+    checks: dict[str, HealthCheck] = {}
+    seen: set[int] = set()
+
+    def add(name: str, check: HealthCheck) -> None:
+        number, unique = 1, name
+        while unique in checks:
+            number += 1
+            unique = f"{name}-{number}"
+        checks[unique] = check
+
+    for part in application.parts:
+        for name, check in part.health_checks.items():
+            add(name, check)
+    for name, thing in _things(application):
+        found = getattr(thing, "check_health", None)
+        if found is not None and id(thing) not in seen:
+            seen.add(id(thing))
+            add(name, found)
+    return checks
+
+
+def _things(application: Application) -> Iterator[tuple[str, Any]]:
+    for part in application.parts:
+        yield "engine", part.engine
+    for route in application.routes:
+        yield "auth", route.auth
+        yield "ownership", route.owner

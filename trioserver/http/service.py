@@ -1,0 +1,164 @@
+"""The HTTP side of a server: its ASGI applications, and the connections on which they answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio.worker_context import WorkerContext
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from trioserver.http.builtin import builtin_routes
+from trioserver.http.connection import Address, HttpConnection, Refuse, Surroundings
+from trioserver.http.lifespan import lifespan
+from trioserver.http.mounting import Mounted, Mounts
+from trioserver.http.pages import plain
+from trioserver.http.places import Places
+from trioserver.websocket.handshake import Head
+
+if TYPE_CHECKING:
+    from trioserver.server import Server
+
+
+class HttpService:
+    """Answers what is not for a WebSocket. Made by `trioserver.server`."""
+
+    def __init__(
+        self, server: Server, *, metrics: ASGIApp | None = None, admin: ASGIApp | None = None
+    ) -> None:
+        config = server.config
+        hypercorn = HypercornConfig()
+        hypercorn.include_server_header = False
+        hypercorn.errorlog = None  # what fails is told to our own log
+        hypercorn.h11_max_incomplete_size = config.limits.head_bytes + 64 * 1024
+        self._context = WorkerContext(None)
+        self._surroundings = Surroundings(config=config, hypercorn=hypercorn, context=self._context)
+        self._places = Places(config.http.connections)
+        routes = builtin_routes(server, metrics=metrics, admin=admin)
+        self._states: dict[int, dict[str, Any]] = {}
+        self._mounted = [
+            Mounted(
+                asgi=part.http,
+                application=part,
+                state=self._states.setdefault(id(part.http), {}),
+            )
+            for part in server.application.parts
+            if part.http is not None
+        ]
+        mounts = Mounts(self._mounted, server.application)
+        apart = config.http.builtin_listen is not None
+        self._main = _Site(server, [] if apart else routes, mounts)
+        self._builtin = _Site(server, routes, None)
+
+    @property
+    def open(self) -> int:
+        """How many HTTP connections there are."""
+        return len(self._places)
+
+    def has_builtin(self, path: str) -> bool:
+        """Whether a built-in route answers this path on the port of the WebSockets."""
+        return self._main.has_builtin({"type": "http", "method": "GET", "path": path})
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Inside, the mounted applications have started. Raises `LifespanFailed`."""
+        async with AsyncExitStack() as stack:
+            started: set[int] = set()
+            for mounted in self._mounted:
+                if id(mounted.asgi) not in started:
+                    started.add(id(mounted.asgi))
+                    state = self._states[id(mounted.asgi)]
+                    await stack.enter_async_context(lifespan(mounted.asgi, state))
+            yield
+
+    async def serve(
+        self,
+        stream: trio.abc.Stream,
+        head: Head,
+        *,
+        remote: str,
+        refuse: Refuse,
+        builtin: bool,
+    ) -> Head | None:
+        """Serve a stream whose first head has been read; as `HttpConnection.serve`.
+
+        ``builtin``: with the built-in routes only, for the second listener.
+        """
+        connection = HttpConnection(
+            stream,
+            self._builtin if builtin else self._main,
+            self._surroundings,
+            client=_address(remote),
+            server=_own_address(stream),
+            refuse=refuse,
+        )
+        self._places.enter(connection)
+        try:
+            return await connection.serve(head)
+        finally:
+            self._places.leave(connection)
+
+    async def drain(self, deadline: float) -> None:
+        """End each connection after the answer it is giving; returns at the deadline at last.
+
+        ``deadline`` is in Trio's time. Who is left then is for the caller to cancel.
+        """
+        await self._context.terminated.set()
+        for connection in self._places:
+            connection.drain()
+        with trio.move_on_at(deadline):
+            await self._places.wait_empty()
+
+
+class _Site:
+    """Built-in routes first, then what is mounted."""
+
+    def __init__(self, server: Server, routes: list[BaseRoute], mounts: Mounts | None) -> None:
+        self._server = server
+        self._routes = routes
+        self._own = Starlette(routes=routes, exception_handlers={HTTPException: _explain})
+        self._own.router.redirect_slashes = False
+        self._mounts = mounts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["trioserver"] = self._server
+        if self._mounts is None or self.has_builtin(scope):
+            await self._own(scope, receive, send)
+        else:
+            await self._mounts(scope, receive, send)
+
+    def has_builtin(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] is not Match.NONE for route in self._routes)
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for this only"
+    text = {404: "There is nothing at this path.", 405: "This method is not allowed here."}
+    return plain(text.get(error.status_code, error.detail), error.status_code, error.headers)
+
+
+def _address(remote: str) -> Address | None:
+    """ "[::1]:80" as ("::1", 80); None for what is no address of a host."""
+    host, colon, port = remote.rpartition(":")
+    if colon and port.isdigit():
+        return host.strip("[]"), int(port)
+    return (remote, 0) if remote and remote != "unix" else None
+
+
+def _own_address(stream: trio.abc.Stream) -> Address | None:
+    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    if not isinstance(transport, trio.SocketStream):
+        return None
+    try:
+        name = transport.socket.getsockname()
+    except OSError:
+        return None
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

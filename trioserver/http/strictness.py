@@ -1,0 +1,73 @@
+"""What two parsers could read differently is refused before either of the others sees it.
+
+Request smuggling lives on leniency: RFC 9112, sections 2.2, 3.2, 5.2, 6.1 and 11.2. h11 takes bare
+line feeds and folded headers, and joins lengths that agree. A proxy in front of us, or Hypercorn
+behind us, might do something else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from trioserver.websocket.handshake import BadHead, Head
+
+_BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_LENGTH: Final = re.compile(rb"[0-9]{1,15}")
+_AUTHORITY: Final = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
+_ONCE: Final = ("host", "content-length", "transfer-encoding", "upgrade")
+
+
+def check_head(head: Head) -> None:
+    """Raise `BadHead` for a head that could be read in two ways."""
+    lines = head.raw.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    if _BARE.search(head.raw):
+        raise BadHead(400, "A line of the head does not end with CR LF.")
+    if any(line[:1] in (b" ", b"\t") for line in lines):
+        raise BadHead(400, "A header is folded over several lines.")
+    if _CONTROL.search(head.raw):
+        raise BadHead(400, "The head has control characters.")
+    if head.http_version not in ("1.0", "1.1"):
+        raise BadHead(505, "HTTP/1.1 is spoken here.")
+    _check_framing(head, list(_fields(lines[1:])))
+    _check_target(head, lines[0].split(b" ")[1].decode("ascii"))
+
+
+def _fields(lines: list[bytes]) -> Iterator[tuple[str, bytes]]:
+    for line in lines:
+        name, _, value = line.partition(b":")
+        yield name.decode("ascii").lower(), value.strip(b" \t")
+
+
+def _check_framing(head: Head, fields: list[tuple[str, bytes]]) -> None:
+    count = Counter(name for name, _ in fields)
+    for name in _ONCE:
+        if count[name] > 1:
+            raise BadHead(400, f"There is more than one header {name.title()}.")
+    values = dict(fields)
+    length, coding = values.get("content-length"), values.get("transfer-encoding")
+    if length is not None and coding is not None:
+        raise BadHead(400, "Content-Length and Transfer-Encoding exclude each other.")
+    if length is not None and not _LENGTH.fullmatch(length):
+        raise BadHead(400, "Content-Length is not a length.")
+    if coding is not None and (coding.lower() != b"chunked" or head.http_version != "1.1"):
+        raise BadHead(400, "The only transfer coding understood is chunked, of HTTP/1.1.")
+    upgrade = [token.lower() for token in head.tokens("upgrade")]
+    if upgrade not in ([], ["websocket"]) or "http2-settings" in values:
+        raise BadHead(400, "The only upgrade is to websocket.")
+
+
+def _check_target(head: Head, target: str) -> None:
+    """``target`` as it came: a path, a URL with the same host as `Host`, or * for OPTIONS."""
+    if head.method == "CONNECT":
+        raise BadHead(405, "This is no proxy.")
+    named = _AUTHORITY.match(target)
+    if named is not None:
+        host = head.header("host")
+        if host is not None and host.lower() != named[1].lower():
+            raise BadHead(400, "The URL and the header Host name different hosts.")
+    elif not target.startswith("/") and (target, head.method) != ("*", "OPTIONS"):
+        raise BadHead(400, "The target of the request is no path.")

@@ -13,6 +13,7 @@ import trio
 from protocol import Refusal
 from trioserver.admission import Admission, Ticket
 from trioserver.application import Application, Match
+from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.lifecycle import Lifecycle
@@ -39,6 +40,7 @@ class FrontDoor:
         config: Config,
         *,
         registry: Registry,
+        blocks: Blocks,
         readiness: Readiness | None,
         observer: Observer,
         wall_clock: Callable[[], float],
@@ -53,6 +55,7 @@ class FrontDoor:
         self._application = application
         self._config = config
         self._registry = registry
+        self._blocks = blocks
         self._readiness = readiness
         self._observer = observer
         self._wall_clock = wall_clock
@@ -119,6 +122,7 @@ class FrontDoor:
         lifecycle = Lifecycle(
             connection,
             config=self._config,
+            blocks=self._blocks,
             observer=self._observer,
             on_ready=partial(self._on_ready, ticket),
         )

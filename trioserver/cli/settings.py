@@ -188,6 +188,8 @@ def _merge(sources: list[_Source]) -> tuple[Setting, ...]:
 
 def _convert(option: Option, raw: Any, name: str, base: Path) -> Any:
     """The value in the option's type, within its bounds. Raises `SettingsError`."""
+    if raw == "" and option.optional:
+        return None
     try:
         if not _fits(raw, option.kind):
             raise ValueError

@@ -18,7 +18,7 @@ from trioserver.config import (
     ShutdownConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
-from trioserver.inspection import ConnectionReport, TaskReport
+from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
 from trioserver.observer import Act, Attempt, Observer, RefusedRequest
 from trioserver.server import Blocked, Server, ServerStatistics, serve
 from trioserver.websocket.listeners import Address, CannotListen
@@ -42,6 +42,7 @@ __all__ = [
     "CannotListen",
     "Config",
     "Connection",
+    "ConnectionFilter",
     "ConnectionReport",
     "ConnectionStatistics",
     "Credentials",

@@ -48,6 +48,41 @@ class ConnectionReport:
     tasks: tuple[TaskReport, ...]
 
 
+@attrs.frozen(kw_only=True)
+class ConnectionFilter:
+    """Connections that fit everything that is given; None fits all.
+
+    ``resource`` fits when all its parameters do, ``address`` is without the port, ``after`` is the
+    id of a connection: only those whose ids are behind it.
+    """
+
+    user: str | None = None
+    token_id: str | None = None
+    resource: Mapping[str, str] | None = None
+    route: str | None = None
+    address: str | None = None
+    phase: str | None = None
+    after: str | None = None
+
+    def fits(self, connection: Connection) -> bool:
+        """Whether it does; cheap, it is asked of thousands."""
+        return (
+            (self.after is None or connection.id > self.after)
+            and (self.phase is None or self.phase == connection._session.state.value)
+            and (self.route is None or self.route == connection.route.path)
+            and (self.address is None or self.address == address_of(connection.request.remote))
+            and connection._matches(self.user, self.token_id, self.resource, None)
+        )
+
+
+def address_of(remote: str) -> str | None:
+    """The host of "host:port" or "[host]:port"; a Unix socket and the like stay as they are."""
+    host, colon, port = remote.rpartition(":")
+    if not (colon and port.isdecimal()):
+        return remote or None
+    return host.removeprefix("[").removesuffix("]")
+
+
 def report(connection: Connection) -> ConnectionReport:
     """How a connection stands at this moment."""
     user, nursery = connection._user, connection._nursery

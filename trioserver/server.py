@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from heapq import nsmallest
 from typing import Any, Final
 
 import attrs
@@ -23,7 +24,7 @@ from trioserver.connection import Connection
 from trioserver.draining import send_away
 from trioserver.front_door import FrontDoor
 from trioserver.handlers import unwrap
-from trioserver.inspection import ConnectionReport, report
+from trioserver.inspection import ConnectionFilter, ConnectionReport, report
 from trioserver.listening import Listening
 from trioserver.observer import Act, Observer, Observers
 from trioserver.registry import Registry
@@ -135,12 +136,18 @@ class Server:
         found = self._registry.get(connection)
         return None if found is None else report(found)
 
-    def inspect_all(self) -> Iterator[ConnectionReport]:
-        """How every connection stands, also those that are not ready; in order of arrival.
+    def inspect_all(
+        self, fitting: ConnectionFilter | None = None, *, limit: int | None = None
+    ) -> list[ConnectionReport]:
+        """How connections stand, also those that are not ready, in the order of their ids.
 
-        A report is made as it is asked for.
+        ``limit``: no more than these; the next come with the last one's id as ``after``.
         """
-        return map(report, self._registry.all)
+        chosen = fitting or ConnectionFilter()
+        found = (each for each in self._registry.all if chosen.fits(each))
+        if limit is None:
+            limit = self._front_door.admission.open
+        return [report(each) for each in nsmallest(limit, found, key=lambda each: each.id)]
 
     def administered(self, act: Act) -> None:
         """Tell the observers, the audit among them, of an administrative act."""

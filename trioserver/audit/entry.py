@@ -8,7 +8,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
+from protocol import instant
 from trioserver.connection import Connection
+from trioserver.inspection import address_of
 from trioserver.observer import Act, Attempt
 
 Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss"]
@@ -98,17 +100,11 @@ def of_act(act: Act, at: float) -> Entry:
     )
 
 
-def address_of(remote: str) -> str | None:
-    """The host of "host:port" or "[host]:port"; a Unix socket and the like stay as they are."""
-    host, colon, port = remote.rpartition(":")
-    if not (colon and port.isdecimal()):
-        return remote or None
-    return host.removeprefix("[").removesuffix("]")
-
-
 def as_json(entry: Entry) -> dict[str, Any]:
-    """For machines: all fields, ``target`` as an object."""
-    fields = attrs.asdict(entry)
+    """For machines: the instant as RFC 3339, the duration in ms, ``target`` as an object."""
+    fields = attrs.asdict(entry) | {"at": instant(entry.at)}
+    duration = fields.pop("duration")
+    fields["duration_ms"] = None if duration is None else round(duration * 1000, 3)
     if entry.target is not None:
         with suppress(ValueError):  # it was cut off, and is shown as it is
             fields["target"] = json.loads(entry.target)
@@ -131,6 +127,11 @@ def _outcome(outcome: str) -> tuple[Outcome, str | None]:
     if outcome in _GOOD:
         return _GOOD[outcome], None
     return "refused", _text(outcome)
+
+
+def storable(value: str | None) -> str | None:
+    """The form in which a text is stored, and looked for."""
+    return _text(value)
 
 
 def _text(value: str | None, most: int = _MAX_TEXT) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import attrs
 
-from trioserver.audit.entry import KINDS, OUTCOMES, Entry
+from trioserver.audit.entry import KINDS, OUTCOMES, Entry, storable
 
 MAX_LIMIT: Final = 1000
 """Entries of one page."""
@@ -43,10 +43,10 @@ class AuditQuery:
     until: float | None = None
     kind: str | None = attrs.field(default=None, validator=_one_of(KINDS))
     outcome: str | None = attrs.field(default=None, validator=_one_of(OUTCOMES))
-    code: str | None = None
-    user: str | None = None
-    address: str | None = None
-    route: str | None = None
+    code: str | None = attrs.field(default=None, converter=storable)
+    user: str | None = attrs.field(default=None, converter=storable)
+    address: str | None = attrs.field(default=None, converter=storable)
+    route: str | None = attrs.field(default=None, converter=storable)
     before: int | None = attrs.field(default=None, validator=_within(1, _MAX_ID))
     limit: int = attrs.field(default=100, validator=_within(1, MAX_LIMIT))
 

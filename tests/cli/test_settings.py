@@ -162,7 +162,10 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
             "trioserver.heartbeat.intervall; did you mean heartbeat.interval",
         ),
         ("auth.zzzz = 1", "known here: auth.expiry_warning, auth.ownership_timeout, auth.timeout"),
-        ("zzzzzzzz = 1", "trioserver.zzzzzzzz; known here: auth, certificate, handlers, "),
+        (
+            "zzzzzzzz = 1",
+            "trioserver.zzzzzzzz; known here: admin, audit, auth, certificate, handlers, ",
+        ),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest(file: Path, text: str, hint: str) -> None:

@@ -25,6 +25,8 @@ from trioserver.cli.terminal import Exit, Failure, one_line
 from trioserver.config import Config, ListenConfig
 
 OTHER_VARIABLES: Final = {
+    "TRIOSERVER_ADMIN_TOKEN": True,
+    "TRIOSERVER_ADMIN_URL": False,
     "TRIOSERVER_CONFIG": False,
     "TRIOSERVER_LOG_FORMAT": False,
     "TRIOSERVER_LOG_LEVEL": False,

@@ -300,3 +300,12 @@ def test_a_secret_is_shown_to_nobody() -> None:
     assert option.secret
     assert option.shown("hunter2") == "***"
     assert "hunter2" not in repr(Setting(option, "hunter2", None))
+
+
+def test_a_text_that_may_be_none_is_none_where_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIOSERVER_AUDIT_DATABASE", "postgresql://root:hunter2secret@x/y")
+    settings = load_settings()
+    assert settings.config.audit.database == "postgresql://root:hunter2secret@x/y"
+    assert "hunter2secret" not in repr(settings)
+    monkeypatch.setenv("TRIOSERVER_AUDIT_DATABASE", "")
+    assert load_settings().config.audit.database is None

@@ -2,8 +2,12 @@
 
 from protocol import Id, Refusal
 from trioserver.application import Application, Route, anyone
+from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
 from trioserver.auth import Credentials, JWTAuth, User
+from trioserver.blocks import Block, TooManyBlocks
 from trioserver.config import (
+    AdminConfig,
+    AuditConfig,
     AuthConfig,
     Config,
     HandlerConfig,
@@ -15,8 +19,9 @@ from trioserver.config import (
     ShutdownConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
+from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
 from trioserver.observer import Act, Attempt, Observer, RefusedRequest
-from trioserver.server import Server, ServerStatistics, serve
+from trioserver.server import Blocked, Server, ServerStatistics, serve
 from trioserver.websocket.listeners import Address, CannotListen
 from trioserver.websocket.request import Request
 
@@ -25,12 +30,21 @@ __version__ = "0.1.0"
 __all__ = [
     "Act",
     "Address",
+    "AdminConfig",
     "Application",
     "Attempt",
+    "AuditConfig",
+    "AuditPage",
+    "AuditQuery",
+    "AuditStatistics",
     "AuthConfig",
+    "Block",
+    "Blocked",
     "CannotListen",
     "Config",
     "Connection",
+    "ConnectionFilter",
+    "ConnectionReport",
     "ConnectionStatistics",
     "Credentials",
     "HandlerConfig",
@@ -49,6 +63,8 @@ __all__ = [
     "Server",
     "ServerStatistics",
     "ShutdownConfig",
+    "TaskReport",
+    "TooManyBlocks",
     "User",
     "anyone",
     "serve",

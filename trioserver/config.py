@@ -56,6 +56,18 @@ def _flag(default: bool, help: str) -> Any:
     return attrs.field(default=default, validator=check, metadata={"help": help, "unit": ""})
 
 
+def _text(default: str, help: str) -> Any:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{attribute.name} is {value!r}; it must be text, not empty")
+
+    return attrs.field(default=default, validator=check, metadata={"help": help})
+
+
+def _to_text(value: str | None) -> str | None:
+    return value or None
+
+
 def _to_path(value: str | Path | None) -> Path | None:
     return None if value is None or value == "" else Path(value)
 
@@ -223,6 +235,53 @@ class HttpConfig:
 
 
 @attrs.frozen(kw_only=True)
+class AuditConfig:
+    """What is recorded of authentication and administration, and kept of blocks, in a database."""
+
+    database: str | None = attrs.field(
+        default=None,
+        converter=_to_text,
+        repr=False,
+        metadata={
+            "help": "A path or sqlite:///... for SQLite, or postgresql://... None: nothing is "
+            "recorded, and blocks last as long as the process."
+        },
+    )
+    queue: int = _count(
+        10_000,
+        1,
+        1_000_000,
+        "rows",
+        "Rows that are kept while the database is away; those beyond it are counted as lost.",
+    )
+    batch: int = _count(500, 1, 10_000, "rows", "Rows that are written in one transaction.")
+    flush_interval: float = _seconds(
+        1.0, 0.01, 60.0, "How long a row may wait for others, to be written along with them."
+    )
+    flush_timeout: float = _seconds(
+        5.0, 0.0, 300.0, "For writing what is left in the queue as the server ends."
+    )
+    retention: float = _seconds(
+        90 * _DAY, 60.0, 3650 * _DAY, "The age at which rows are deleted; 7776000 s are 90 days."
+    )
+    block_refresh: float = _seconds(
+        5.0, 0.1, 3600.0, "How often blocks that another server has made or lifted are looked for."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class AdminConfig:
+    """Who may use the administration, and how much it takes."""
+
+    role_claim: str = _text(
+        "role", "The claim that holds an administrator's role: text, or a list of texts."
+    )
+    role: str = _text("admin", "The role that lets in.")
+    body_bytes: int = _bytes(64 * 1024, 1024, 16 * _MIB, "The body of one request.")
+    body_timeout: float = _seconds(10.0, 0.1, 300.0, "For the body of a request to arrive.")
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """Everything. ``host``, ``port`` and the like stand for one listener; ``listen``, when given,
     lists them all instead.
@@ -241,6 +300,8 @@ class Config:
     outbox: OutboxConfig = OutboxConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
     http: HttpConfig = HttpConfig()
+    audit: AuditConfig = AuditConfig()
+    admin: AdminConfig = AdminConfig()
 
     def __attrs_post_init__(self) -> None:
         self.listeners  # noqa: B018 -- what is wrong with them is said now, not at the start

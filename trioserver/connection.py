@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,6 +72,8 @@ class Connection:
         self._websocket = websocket
         self._wall_clock = wall_clock
         self._topics: set[str] = set()
+        self._recent: deque[str] | None = None  # types of messages; made with the first
+        self._begun = trio.current_time()
         self._nursery: trio.Nursery | None = None
         self._settled = trio.Event()  # ready, or ended
         self._ended = trio.Event()

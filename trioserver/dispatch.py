@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections import deque
 from collections.abc import Coroutine
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -31,6 +32,9 @@ from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
 from trioserver.handlers import Handler, Kind, call, unwrap
 from trioserver.waiting import run_noticing
+
+_RECENT: Final = 16
+"""Types of messages that are remembered of each connection."""
 
 _Job: TypeAlias = "Message | Subscribe | Unsubscribe | Publish"
 
@@ -78,6 +82,7 @@ class Dispatcher:
             case Cancel():
                 self._cancel(message.id)
             case _:
+                self._recent().append(type(message).__name__.lower())
                 if self._begin(message):
                     self._enqueue(message)
 
@@ -86,7 +91,9 @@ class Dispatcher:
         handler = self._connection.route.handlers.get(message.type)
         if handler is None:
             self._connection._refuse(Refusal("unknown_type"), message.id)
-        elif handler.kind is Kind.INLINE and not self._busy:
+            return
+        (self._connection._recent or self._recent()).append(message.type)
+        if handler.kind is Kind.INLINE and not self._busy:
             self._run_inline(handler, message)
         elif handler.kind is Kind.STREAM and message.id is None:
             self._connection._refuse(Refusal("invalid_payload", "A stream needs an `id`."))
@@ -95,6 +102,12 @@ class Dispatcher:
                 self._start_stream(handler, message)
             else:
                 self._enqueue(message)
+
+    def _recent(self) -> deque[str]:
+        """The latest types, for who inspects the connection: only names that the route knows."""
+        if self._connection._recent is None:
+            self._connection._recent = deque(maxlen=_RECENT)
+        return self._connection._recent
 
     def _begin(self, job: _Job) -> bool:
         """Count a request as in flight; False where that is one too many, which is answered."""

@@ -13,6 +13,7 @@ import trio
 from protocol import Refusal
 from trioserver.admission import Admission, Ticket
 from trioserver.application import Application, Match
+from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.http.strictness import check_head
@@ -44,6 +45,7 @@ class FrontDoor:
         config: Config,
         *,
         registry: Registry,
+        blocks: Blocks,
         readiness: Readiness | None,
         observer: Observer,
         wall_clock: Callable[[], float],
@@ -59,6 +61,7 @@ class FrontDoor:
         self._application = application
         self._config = config
         self._registry = registry
+        self._blocks = blocks
         self._readiness = readiness
         self._observer = observer
         self._wall_clock = wall_clock
@@ -176,6 +179,7 @@ class FrontDoor:
         lifecycle = Lifecycle(
             connection,
             config=self._config,
+            blocks=self._blocks,
             observer=self._observer,
             on_ready=partial(self._on_ready, ticket),
         )

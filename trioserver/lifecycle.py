@@ -17,6 +17,8 @@ import trio
 from protocol import Refusal, ServerState
 from protocol.messages import Auth, Message
 from trioserver.auth import Credentials, User
+from trioserver.auth.fingerprint import fingerprint
+from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.dispatch import Dispatcher
@@ -39,11 +41,13 @@ class Lifecycle:
         connection: Connection,
         *,
         config: Config,
+        blocks: Blocks,
         observer: Observer,
         on_ready: Callable[[Connection], None],
     ) -> None:
         self.connection = connection
         self._config = config
+        self._blocks = blocks
         self._observer = observer
         self._on_ready = on_ready
         self._session = connection._session
@@ -52,6 +56,7 @@ class Lifecycle:
         self._timings = Timings(begun=trio.current_time())
         self._nap = trio.CancelScope()  # of the heartbeat loop
         self._was_ready = False
+        self._token: str | None = None  # the fingerprint of the latest
 
     # -------------------------------------------------------------------------- the whole life
 
@@ -102,7 +107,7 @@ class Lifecycle:
                 if self._session.is_ready:
                     self._was_ready = True
                     self._dispatcher.start()
-                    work.start_soon(self._beat)
+                    work.start_soon(self._beat, name="heartbeat")
                 await connection._ended.wait()
                 work.cancel_scope.cancel()
         except* Exception as errors:
@@ -133,7 +138,7 @@ class Lifecycle:
 
     def _attempted(self, outcome: str, begun: float, *, refresh: bool = False) -> None:
         duration = trio.current_time() - begun
-        attempt = Attempt(outcome=outcome, duration=duration, refresh=refresh)
+        attempt = Attempt(outcome=outcome, duration=duration, refresh=refresh, token=self._token)
         self._observer.attempted(self.connection, attempt)
 
     async def _close(self) -> None:
@@ -250,9 +255,11 @@ class Lifecycle:
             self._session.fail(refusal, None if auth is None else auth.id)
 
     async def _verify(self, credentials: Credentials) -> User:
+        self._token = fingerprint(credentials.token)
         return await verify(
             self.connection,
             credentials,
+            blocks=self._blocks,
             ownership_timeout=self._config.auth.ownership_timeout,
             timings=self._timings,
         )

@@ -28,21 +28,35 @@ class Attempt:
 
     ``outcome`` is "ready" or, of a ``refresh``, "refreshed"; else the error code of the refusal, or
     "peer_left". ``duration`` is in seconds, from the accepted handshake, or the new `auth`, on.
+    ``token`` is the fingerprint of the token that was shown, None where none was.
     """
 
     outcome: str
     duration: float
     refresh: bool = False
+    token: str | None = None
 
 
 @attrs.frozen(kw_only=True)
 class Act:
-    """Something that an administrator did. ``affected`` counts what was met, ``target`` says it."""
+    """Something that an administrator did, or was refused.
+
+    ``actor`` is the user's id, "" where nobody is known. ``affected`` counts what was met, and
+    ``target`` says it. ``code`` is the error's, of a refusal; None: it was done. ``remote`` and
+    ``path`` are the request's, ``token`` is the fingerprint of the token, and ``duration`` is in
+    seconds; None where there is no such thing.
+    """
 
     actor: str
     name: str
     target: Mapping[str, str]
     affected: int
+    code: str | None = None
+    remote: str = ""
+    path: str | None = None
+    token_id: str | None = None
+    token: str | None = None
+    duration: float | None = None
 
 
 class Observer:
@@ -64,7 +78,7 @@ class Observer:
         """A connection has ended, with this close code and reason."""
 
     def administered(self, act: Act) -> None:
-        """An administrator did something."""
+        """An administrator did something, or was refused."""
 
 
 class Observers(Observer):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import trio
 
+from trioserver.blocks import Block
 from trioserver.connection import Connection
 
 
@@ -69,6 +70,28 @@ class Registry:
             candidate
             for candidate in self._connections.values()
             if candidate._matches(user, token_id, resource, connection)
+        ]
+
+    @property
+    def all(self) -> tuple[Connection, ...]:
+        """Everybody, also those that are not ready yet, in order of arrival."""
+        return tuple(self._connections.values())
+
+    def get(self, id: str) -> Connection | None:
+        """The connection with this id, None where it has ended."""
+        return self._connections.get(id)
+
+    def fitting(self, block: Block) -> list[Connection]:
+        """Those that a block fits.
+
+        Who is still being verified is met too, unless the block names a resource: whether that is
+        theirs is not known yet, and they are refused as soon as it is.
+        """
+        candidates = self.all if block.resource is None else self.ready
+        return [
+            candidate
+            for candidate in candidates
+            if candidate._user is not None and block.fits(candidate._user, candidate.resource)
         ]
 
     async def wait_empty(self) -> None:

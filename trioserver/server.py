@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -15,15 +16,19 @@ import structlog
 import trio
 
 from protocol import Refusal
-from trioserver.application import Application, AsgiApplication
+from trioserver.application import Application
+from trioserver.audit import Auditor, AuditStatistics
+from trioserver.blocks import Block, Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.draining import send_away
 from trioserver.front_door import FrontDoor
 from trioserver.handlers import unwrap
+from trioserver.inspection import ConnectionFilter, ConnectionReport, report
 from trioserver.listening import Listening
-from trioserver.observer import Observer, Observers
+from trioserver.observer import Act, Observer, Observers
 from trioserver.registry import Registry
+from trioserver.storage import Database
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness
 
@@ -39,7 +44,8 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 class ServerStatistics:
     """A snapshot. ``refused`` counts refusals by code since the start.
 
-    ``open`` are all connections, ``http`` those of them on which HTTP is spoken.
+    ``open`` are all connections, ``http`` those of them on which HTTP is spoken; ``audit`` is None
+    where nothing is recorded.
     """
 
     open: int
@@ -50,14 +56,25 @@ class ServerStatistics:
     topics: int
     refused: Mapping[str, int]
     draining: bool
+    blocks: int = 0
+    audit: AuditStatistics | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Blocked:
+    """What `Server.block` did. ``disconnected`` counts connections; ``stored``: it survives a
+    restart.
+    """
+
+    block: Block
+    disconnected: int
+    stored: bool
 
 
 class Server:
     """A running server. `serve` makes it; ``addresses`` says where it is.
 
     ``builtin_addresses`` is where the built-in routes are, if they have a listener of their own.
-    ``metrics_endpoint`` and ``admin_application`` become ``/metrics`` and ``/api/v1/admin`` as it
-    starts to run.
     """
 
     def __init__(
@@ -73,16 +90,29 @@ class Server:
         self.addresses: tuple[Address, ...] = ()
         self._readiness = make_readiness()
         self._registry = Registry()
+        self._wall_clock = wall_clock
+        url = config.audit.database
+        self._database = None if url is None else open_database(url)
+        self._blocks = Blocks(
+            self._database,
+            refresh=config.audit.block_refresh,
+            enforce=self._enforce,
+            wall_clock=wall_clock,
+        )
+        self.audit: Auditor | None = None
+        if self._database is not None:
+            self.audit = Auditor(self._database, config.audit, wall_clock=wall_clock)
+            observers = [*observers, self.audit]
+        self._observer = Observers(observers)
         self._front_door = FrontDoor(
             application,
             config,
             registry=self._registry,
+            blocks=self._blocks,
             readiness=self._readiness,
-            observer=Observers(observers),
+            observer=self._observer,
             wall_clock=wall_clock,
         )
-        self.metrics_endpoint: AsgiApplication | None = None
-        self.admin_application: AsgiApplication | None = None
         self.builtin_addresses: tuple[Address, ...] = ()
         self._http: HttpService | None = None
         self._drain_requested = trio.Event()
@@ -108,7 +138,31 @@ class Server:
             topics=sum(len(part.engine) for part in self.application.parts),
             refused=dict(door.refused),
             draining=self._drain_requested.is_set(),
+            blocks=len(self._blocks.all),
+            audit=None if self.audit is None else self.audit.statistics(),
         )
+
+    def inspect(self, connection: str) -> ConnectionReport | None:
+        """How the connection with this id stands; None where there is none."""
+        found = self._registry.get(connection)
+        return None if found is None else report(found)
+
+    def inspect_all(
+        self, fitting: ConnectionFilter | None = None, *, limit: int | None = None
+    ) -> list[ConnectionReport]:
+        """How connections stand, also those that are not ready, in the order of their ids.
+
+        ``limit``: no more than these; the next come with the last one's id as ``after``.
+        """
+        chosen = fitting or ConnectionFilter()
+        found = (each for each in self._registry.all if chosen.fits(each))
+        if limit is None:
+            limit = self._front_door.admission.open
+        return [report(each) for each in nsmallest(limit, found, key=lambda each: each.id)]
+
+    def administered(self, act: Act) -> None:
+        """Tell the observers, the audit among them, of an administrative act."""
+        self._observer.administered(act)
 
     def disconnect(
         self,
@@ -134,15 +188,88 @@ class Server:
             candidate.disconnect(code, message)
         return len(matching)
 
+    async def block(
+        self,
+        *,
+        user: str | None = None,
+        token_id: str | None = None,
+        session: str | None = None,
+        resource: Mapping[str, str] | None = None,
+        until: float | None = None,
+        reason: str | None = None,
+        actor: str | None = None,
+    ) -> Blocked:
+        """Keep out whoever fits everything given, from now on, and close their connections.
+
+        ``token_id`` is a token's ``jti``, ``session`` the ``sid`` claim, ``resource`` path
+        parameters. ``until`` is in seconds since the Unix epoch, None until `unblock`. With a
+        database (``audit.database``) it is stored when this returns, or, where the database is
+        away, as soon as that is back: ``stored`` says. Clients get ``session_blocked``, or
+        ``token_revoked`` where a token id is given.
+
+        Cancelling this leaves the block in force. Raises `ValueError`, and `TooManyBlocks`.
+        """
+        block = Block(
+            user=user,
+            token_id=token_id,
+            session=session,
+            resource=resource,
+            until=until,
+            reason=reason,
+            actor=actor,
+            created_at=self._wall_clock(),
+        )
+        met = await self._blocks.add(block)
+        return Blocked(block=block, disconnected=met, stored=self._blocks.is_stored(block))
+
+    async def unblock(
+        self,
+        id: str | None = None,
+        *,
+        user: str | None = None,
+        token_id: str | None = None,
+        session: str | None = None,
+        resource: Mapping[str, str] | None = None,
+    ) -> int:
+        """Lift the block with this ``id``, or those that name exactly what is given; how many.
+
+        Raises `ValueError` when nothing is given. Raises `DatabaseUnavailable`, and then nothing
+        is lifted.
+        """
+        target = {"user": user, "token_id": token_id, "session": session, "resource": resource}
+        given = {name: value for name, value in target.items() if value is not None}
+        if id is None and not given:
+            raise ValueError("say what to lift: id, user, token_id, session or resource")
+        return await self._blocks.remove(
+            block
+            for block in self.blocked()
+            if id in (None, block.id) and given in ({}, block.target)
+        )
+
+    def blocked(self) -> tuple[Block, ...]:
+        """The blocks in force, oldest first."""
+        return self._blocks.all
+
+    def _enforce(self, block: Block) -> int:
+        refusal = block.refusal
+        met = self._registry.fitting(block)
+        for connection in met:
+            connection.disconnect(refusal.code)
+        return len(met)
+
+    def start_draining(self, reason: str = "shutdown") -> None:
+        """Begin what `drain` does, and do not wait for it."""
+        if not self._drain_requested.is_set():
+            self._drain_reason = reason
+            self._drain_requested.set()
+
     async def drain(self, reason: str = "shutdown") -> None:
         """Stop accepting, send everybody away in slots spread over the drain period, and end.
 
         ``reason``: "shutdown" or "restart". Returns when the last connection has ended; `serve`
         returns then too. Cancelling this does not stop the draining.
         """
-        if not self._drain_requested.is_set():
-            self._drain_reason = reason
-            self._drain_requested.set()
+        self.start_draining(reason)
         await self._drained.wait()
 
     # -------------------------------------------------------------------------- running
@@ -150,6 +277,8 @@ class Server:
     async def run(self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled. Nesting is the order of the end."""
         async with AsyncExitStack() as lifespans:
+            if self._database is not None:
+                await lifespans.enter_async_context(self._database)
             for part in self.application.parts:
                 if part.lifespan is not None:
                     await lifespans.enter_async_context(part.lifespan(part))
@@ -189,6 +318,7 @@ class Server:
         config, parts = self.config.http, self.application.parts
         wanted = any(part.http is not None for part in parts) or config.builtin_listen is not None
         try:
+            from trioserver.http.admin import admin_app
             from trioserver.http.service import HttpService
         except ImportError as error:
             if wanted:
@@ -199,7 +329,7 @@ class Server:
             return None
         if not (wanted or config.health or config.metrics or config.admin or config.protocol):
             return None
-        return HttpService(self, metrics=self.metrics_endpoint, admin=self.admin_application)
+        return HttpService(self, admin=admin_app(self))
 
     async def _listen(self, listening: Listening, builtin: Listening) -> None:
         await listening.open(self.config.listeners)
@@ -244,7 +374,8 @@ class Server:
         parts = [part for route in self.application.routes for part in (route.auth, route.owner)]
         different = {id(part): part for part in parts}.values()
         runs = (getattr(part, "run", None) for part in different)
-        return [run for run in runs if run is not None]
+        ours = [self._blocks.run] if self.audit is None else [self._blocks.run, self.audit.run]
+        return [*ours, *(run for run in runs if run is not None)]
 
     async def _watch_signals(
         self, everything: trio.CancelScope, task_status: trio.TaskStatus[None]
@@ -278,6 +409,14 @@ class Server:
                 nursery.start_soon(self._http.drain, trio.current_time() + period)
             await send_away(list(self._registry.ready), reason=self._drain_reason, period=period)
             await self._registry.wait_empty()
+
+
+def open_database(url: str) -> Database:
+    """The database of audit and blocks, not open yet. Raises `ValueError` with what to do."""
+    try:
+        return Database(url)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"audit.database: {error}") from None
 
 
 async def serve(

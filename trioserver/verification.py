@@ -12,15 +12,21 @@ import trio
 
 from protocol import Refusal
 from trioserver.auth import Credentials, User
+from trioserver.blocks import Blocks
 from trioserver.connection import Connection
 from trioserver.handlers import unwrap
 from trioserver.timings import Timings
 
 
 async def verify(
-    connection: Connection, credentials: Credentials, *, ownership_timeout: float, timings: Timings
+    connection: Connection,
+    credentials: Credentials,
+    *,
+    blocks: Blocks,
+    ownership_timeout: float,
+    timings: Timings,
 ) -> User:
-    """The user, authenticated and found to own the resource. Raises `Refusal`.
+    """The user, authenticated, found to own the resource, and not blocked. Raises `Refusal`.
 
     On a connection that is ready, only its own user will do. Cancelling this leaves nothing behind.
     """
@@ -32,7 +38,9 @@ async def verify(
         connection.log = connection.log.bind(user=user.id)
     elif known.id != user.id:
         raise Refusal("access_denied", "The new token is for another user.")
+    blocks.check(user)
     await _check_owner(connection, user, ownership_timeout)
+    blocks.check(user, connection.resource)
     if known is None:
         timings.owned = trio.current_time()
     if user.expires_at is not None and user.expires_at <= connection._wall_clock():

@@ -162,7 +162,10 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
             "trioserver.heartbeat.intervall; did you mean heartbeat.interval",
         ),
         ("auth.zzzz = 1", "known here: auth.expiry_warning, auth.ownership_timeout, auth.timeout"),
-        ("zzzzzzzz = 1", "trioserver.zzzzzzzz; known here: auth, certificate, handlers, "),
+        (
+            "zzzzzzzz = 1",
+            "trioserver.zzzzzzzz; known here: admin, audit, auth, certificate, handlers, ",
+        ),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest(file: Path, text: str, hint: str) -> None:
@@ -334,3 +337,12 @@ def test_a_switch_may_come_from_the_environment(
 def test_a_switch_is_true_or_false(file: Path, value: str) -> None:
     file.write_text(f"[trioserver.http]\nadmin = {value}\n")
     assert error_of(file).endswith(f"trioserver.http.admin is {value}; it must be true or false")
+
+
+def test_a_text_that_may_be_none_is_none_where_it_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIOSERVER_AUDIT_DATABASE", "postgresql://root:hunter2secret@x/y")
+    settings = load_settings()
+    assert settings.config.audit.database == "postgresql://root:hunter2secret@x/y"
+    assert "hunter2secret" not in repr(settings)
+    monkeypatch.setenv("TRIOSERVER_AUDIT_DATABASE", "")
+    assert load_settings().config.audit.database is None

@@ -24,11 +24,13 @@ _COMMANDS: Final = {
     "check": "See whether a server keeps to the protocol.",
     "token": "Make tokens, and look into them.",
     "secret": "Print a fresh secret for signing tokens.",
+    "audit": "Show who has authenticated, and what administrators did.",
+    "admin": "Look into a running server, and act on it.",
     "config": "Show the server's options, and where they came from.",
 }
 """In the order of --help. The texts are here so that --help imports none of the modules."""
 
-_EXTRAS: Final = {"demo": "demo"}
+_EXTRAS: Final = {"demo": "demo", "audit": "sql,cli"}
 """The extra that a command needs, where it is not ``cli``."""
 
 _OURS: Final = ("trioserver", "protocol")
@@ -85,6 +87,8 @@ def main() -> None:
       trioserver check ws://127.0.0.1:8765/ws --token TOKEN
       trioserver token make alice --lifetime 1h
       trioserver secret
+      trioserver audit --since 1h
+      trioserver admin connections
       trioserver config --explain
 
     \b
@@ -95,5 +99,7 @@ def main() -> None:
       3    an option or a secret has a value that does not do
       4    the application cannot be loaded
       5    the address cannot be listened on
+      6    the server cannot be reached (admin)
+      7    the token is refused, or lacks the role (admin)
       130  interrupted
     """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from types import NoneType
+from typing import Any, Final, get_args
 
 import attrs
 from typed_settings.cls_utils import deep_options
@@ -69,7 +70,16 @@ class Option:
     @property
     def kind(self) -> type:
         """bool, int, float, str or Path; None may be allowed besides."""
-        return self.info.cls if self.info.cls in _KINDS else Path
+        return next((kind for kind in self._types if kind in _KINDS), Path)
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be none, for which an empty text stands."""
+        return NoneType in self._types
+
+    @property
+    def _types(self) -> tuple[type, ...]:
+        return get_args(self.info.cls) or (self.info.cls,)
 
     @property
     def bounds(self) -> str:

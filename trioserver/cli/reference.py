@@ -75,6 +75,8 @@ _COMMANDS: Final = """
 
 | variable | read by | what for |
 |---|---|---|
+| `TRIOSERVER_ADMIN_TOKEN` | `admin` | the administrator's token, as `--token` |
+| `TRIOSERVER_ADMIN_URL` | `admin` | the server, as `--url` |
 | `TRIOSERVER_CONFIG` | `serve`, `config` | the TOML file, as `--config` |
 | `TRIOSERVER_LOG_FORMAT` | `serve`, `demo` | `auto`, `text` or `json`, as `--log-format` |
 | `TRIOSERVER_LOG_LEVEL` | `serve`, `demo` | `debug`, `info`, `warning`, `error`, as `--log-level` |

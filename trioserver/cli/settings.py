@@ -32,6 +32,8 @@ from trioserver.cli.terminal import Exit, Failure, one_line
 from trioserver.config import Config, ListenConfig
 
 OTHER_VARIABLES: Final = {
+    "TRIOSERVER_ADMIN_TOKEN": True,
+    "TRIOSERVER_ADMIN_URL": False,
     "TRIOSERVER_CONFIG": False,
     "TRIOSERVER_LOG_FORMAT": False,
     "TRIOSERVER_LOG_LEVEL": False,
@@ -196,6 +198,8 @@ def _merge(sources: list[_Source]) -> tuple[Setting, ...]:
 
 def _convert(option: Option, raw: Any, name: str, base: Path) -> Any:
     """The value in the option's type, within its bounds. Raises `SettingsError`."""
+    if raw == "" and option.optional:
+        return None
     try:
         if not _fits(raw, option.kind):
             raise ValueError

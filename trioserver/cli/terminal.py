@@ -24,6 +24,10 @@ class Exit(IntEnum):
     """The application cannot be imported, or is none."""
     CANNOT_LISTEN = 5
     """The address cannot be had, or the certificate cannot be used."""
+    UNREACHABLE = 6
+    """The server that was to be asked does not answer."""
+    DENIED = 7
+    """The token that was shown is refused, or lacks the role."""
     INTERRUPTED = 130
     """Ctrl-C; the shells' number for it: 128 and SIGINT."""
 

@@ -1,0 +1,143 @@
+"""A row of the audit, and how what happens in a server becomes one."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+
+from protocol import instant
+from trioserver.connection import Connection
+from trioserver.inspection import address_of
+from trioserver.observer import Act, Attempt
+
+Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss"]
+Outcome: TypeAlias = Literal["accepted", "refreshed", "refused", "left", "done", "lost"]
+
+KINDS: Final = ("attempt", "refresh", "act", "loss")
+OUTCOMES: Final = ("accepted", "refreshed", "refused", "left", "done", "lost")
+
+_MAX_TEXT: Final = 256
+"""Characters of a column. What peers choose must not fill the disk any faster than that."""
+
+_MAX_TARGET: Final = 2048
+
+_GOOD: Final[dict[str, Outcome]] = {"ready": "accepted", "refreshed": "refreshed"}
+
+
+@attrs.frozen(kw_only=True)
+class Entry:
+    """One row.
+
+    - ``at``: when it ended, in seconds since the Unix epoch.
+    - ``kind``: an authentication (``attempt``, or ``refresh`` on a connection that was ready), an
+      administrative ``act``, or a ``loss``: rows that could not be kept, ``affected`` of them.
+    - ``outcome``: ``accepted``, ``refreshed``, ``refused``, ``left`` (the peer went away before it
+      was settled), ``done`` (an act), ``lost``; ``code`` is the error's, of a refusal.
+    - ``address``: without the port. ``route``: as it was registered; of an act, the HTTP path.
+    - ``user``: the user's id, of an act the administrator's; None where nobody is known.
+    - ``token_id``: the token's ``jti``. ``token``: its `fingerprint`.
+    - ``duration``: in seconds.
+    - ``act``, ``target``, ``affected``: what was done, to whom, and how many were met.
+
+    ``id`` is the row's number, growing, and 0 until it is stored.
+    """
+
+    at: float
+    kind: Kind
+    outcome: Outcome
+    code: str | None = None
+    address: str | None = None
+    route: str | None = None
+    user: str | None = None
+    token_id: str | None = None
+    token: str | None = None
+    duration: float | None = None
+    connection: str | None = None
+    act: str | None = None
+    target: str | None = None
+    affected: int | None = None
+    id: int = 0
+
+
+def of_attempt(connection: Connection, attempt: Attempt, at: float) -> Entry:
+    """The row for an authentication."""
+    user = connection._user
+    outcome, code = _outcome(attempt.outcome)
+    return Entry(
+        at=at,
+        kind="refresh" if attempt.refresh else "attempt",
+        outcome=outcome,
+        code=code,
+        address=_text(address_of(connection.request.remote)),
+        route=_text(connection.route.path),
+        user=None if user is None else _text(user.id),
+        token_id=None if user is None else _text(user.token_id),
+        token=attempt.token,
+        duration=attempt.duration,
+        connection=connection.id,
+    )
+
+
+def of_act(act: Act, at: float) -> Entry:
+    """The row for an administrative act."""
+    return Entry(
+        at=at,
+        kind="act",
+        outcome="done" if act.code is None else "refused",
+        code=_text(act.code),
+        address=_text(address_of(act.remote)),
+        route=_text(act.path),
+        user=_text(act.actor or None),
+        token_id=_text(act.token_id),
+        token=act.token,
+        duration=act.duration,
+        act=_text(act.name),
+        target=_text(json.dumps(dict(act.target)), _MAX_TARGET) if act.target else None,
+        affected=act.affected,
+    )
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """For machines: the instant as RFC 3339, the duration in ms, ``target`` as an object."""
+    fields = attrs.asdict(entry) | {"at": instant(entry.at)}
+    duration = fields.pop("duration")
+    fields["duration_ms"] = None if duration is None else round(duration * 1000, 3)
+    if entry.target is not None:
+        with suppress(ValueError):  # it was cut off, and is shown as it is
+            fields["target"] = json.loads(entry.target)
+    return fields
+
+
+def plainer(entry: Entry) -> Entry:
+    """All text in ASCII: for a database that is in another encoding than UTF-8."""
+    texts: dict[str, Any] = {
+        name: value.encode("ascii", "backslashreplace").decode()
+        for name, value in attrs.asdict(entry).items()
+        if isinstance(value, str)
+    }
+    return attrs.evolve(entry, **texts)
+
+
+def _outcome(outcome: str) -> tuple[Outcome, str | None]:
+    if outcome == "peer_left":
+        return "left", None
+    if outcome in _GOOD:
+        return _GOOD[outcome], None
+    return "refused", _text(outcome)
+
+
+def storable(value: str | None) -> str | None:
+    """The form in which a text is stored, and looked for."""
+    return _text(value)
+
+
+def _text(value: str | None, most: int = _MAX_TEXT) -> str | None:
+    """What any database takes: no NUL, no half of a surrogate pair, and not too much of it."""
+    if value is None:
+        return None
+    if len(value) > most:
+        value = value[: most - 1] + "…"
+    return value.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

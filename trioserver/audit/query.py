@@ -1,0 +1,59 @@
+"""What to look for in the audit."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+
+from trioserver.audit.entry import KINDS, OUTCOMES, Entry, storable
+
+MAX_LIMIT: Final = 1000
+"""Entries of one page."""
+
+_MAX_ID: Final = 2**63 - 1
+
+
+def _one_of(names: tuple[str, ...]) -> Any:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
+        if value is not None and value not in names:
+            raise ValueError(f"{attribute.name} is {value!r}; it is one of {', '.join(names)}")
+
+    return check
+
+
+def _within(low: int, high: int) -> Any:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: int | None) -> None:
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{attribute.name} is {value}; it must be from {low} to {high}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class AuditQuery:
+    """Entries that fit everything that is given; None fits all.
+
+    ``since`` (included) and ``until`` (not included) are in seconds since the Unix epoch.
+    ``before`` is the ``id`` of an entry: only those that were stored earlier. ``limit`` is from 1
+    to 1000. Raises `ValueError` with the name, the value and what is allowed.
+    """
+
+    since: float | None = None
+    until: float | None = None
+    kind: str | None = attrs.field(default=None, validator=_one_of(KINDS))
+    outcome: str | None = attrs.field(default=None, validator=_one_of(OUTCOMES))
+    code: str | None = attrs.field(default=None, converter=storable)
+    user: str | None = attrs.field(default=None, converter=storable)
+    address: str | None = attrs.field(default=None, converter=storable)
+    route: str | None = attrs.field(default=None, converter=storable)
+    before: int | None = attrs.field(default=None, validator=_within(1, _MAX_ID))
+    limit: int = attrs.field(default=100, validator=_within(1, MAX_LIMIT))
+
+
+@attrs.frozen(kw_only=True)
+class AuditPage:
+    """Entries, newest first. ``next`` is the ``before`` of the next page; None: there is none."""
+
+    entries: tuple[Entry, ...]
+    next: int | None

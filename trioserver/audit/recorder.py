@@ -1,0 +1,192 @@
+"""Records what happens, without holding anybody up: a queue, and a task that empties it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from itertools import count, islice
+from typing import Final
+
+import attrs
+import structlog
+import trio
+
+from trioserver.audit.entry import Entry, of_act, of_attempt
+from trioserver.audit.query import AuditPage, AuditQuery
+from trioserver.audit.retention import expire_forever
+from trioserver.audit.store import AuditStore
+from trioserver.config import AuditConfig
+from trioserver.connection import Connection
+from trioserver.observer import Act, Attempt, Observer
+from trioserver.storage import Database, DatabaseUnavailable
+
+log: Final = structlog.get_logger("trioserver")
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 10.0
+"""Seconds between attempts to write, doubled each time: a database that is back is soon used."""
+
+_SAY_AGAIN: Final = 60.0
+"""Seconds between log lines about losses that go on."""
+
+
+@attrs.frozen(kw_only=True)
+class AuditStatistics:
+    """A snapshot. ``queued`` rows wait, ``written`` are stored, ``lost`` are neither.
+
+    ``failing``: the last attempt to write has failed.
+    """
+
+    queued: int
+    written: int
+    lost: int
+    failing: bool
+
+
+class Auditor(Observer):
+    """The audit of a server. `run` writes what the observer's methods take.
+
+    Rows are kept in memory up to ``config.queue``, and written in batches. While the database is
+    away they are kept and tried again; those beyond the bound are lost, which is counted, logged,
+    and recorded itself as soon as there is room. A row is never stored twice.
+
+    ``wall_clock`` gives seconds since the Unix epoch.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        config: AuditConfig,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = AuditStore(database)
+        self._config = config
+        self._wall_clock = wall_clock
+        self._queue: deque[tuple[str, Entry]] = deque()
+        self._arrived = trio.Event()
+        self._full = trio.Event()
+        self._run_id = uuid.uuid4().hex
+        self._numbers = count()
+        self._written = 0
+        self._lost = 0
+        self._untold = 0  # of those lost; a row will tell
+        self._said_at = -_SAY_AGAIN
+        self._failures = 0
+
+    def statistics(self) -> AuditStatistics:
+        """How it stands."""
+        return AuditStatistics(
+            queued=len(self._queue),
+            written=self._written,
+            lost=self._lost,
+            failing=self._failures > 0,
+        )
+
+    async def query(self, query: AuditQuery) -> AuditPage:
+        """The newest entries that fit and are stored. Raises `DatabaseUnavailable`."""
+        return await self._store.query(query)
+
+    # -------------------------------------------------------------------------- what happens
+
+    def attempted(self, connection: Connection, attempt: Attempt) -> None:
+        self._put(of_attempt(connection, attempt, self._wall_clock()))
+
+    def administered(self, act: Act) -> None:
+        self._put(of_act(act, self._wall_clock()))
+
+    def _put(self, entry: Entry) -> None:
+        if len(self._queue) >= self._config.queue:
+            self._lose()
+            return
+        self._queue.append((f"{self._run_id}-{next(self._numbers)}", entry))
+        self._arrived.set()
+        if len(self._queue) >= self._config.batch:
+            self._full.set()
+
+    def _lose(self) -> None:
+        self._lost += 1
+        self._untold += 1
+        now = trio.current_time()
+        if now - self._said_at >= _SAY_AGAIN:
+            self._said_at = now
+            log.error("audit_rows_lost", lost=self._lost, queue=self._config.queue)
+
+    # -------------------------------------------------------------------------- writing
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write until cancelled; then what is left, for no longer than ``flush_timeout``.
+
+        A database that is away does not keep it from starting. Raises `SchemaTooNew` at the start.
+        """
+        try:
+            await self._store.prepare()
+        except DatabaseUnavailable as error:
+            self._failed(error)
+        task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(
+                    expire_forever, self._store, self._config.retention, self._wall_clock
+                )
+                await self._write_forever()
+        finally:
+            await self._flush()
+
+    async def _write_forever(self) -> None:
+        while True:
+            await self._arrived.wait()
+            with trio.move_on_after(self._config.flush_interval):
+                await self._full.wait()
+            while not await self._write_batch():  # noqa: ASYNC110 -- it asks somebody else
+                await trio.sleep(self._pause())
+
+    async def _flush(self) -> None:
+        with trio.CancelScope(shield=True) as scope:
+            scope.deadline = trio.current_time() + self._config.flush_timeout
+            while self._queue:
+                if not await self._write_batch():
+                    await trio.sleep(self._pause())
+        if self._queue:
+            self._lost += len(self._queue)
+            log.error("audit_rows_lost", lost=self._lost, why="the server has ended")
+            self._queue.clear()
+
+    async def _write_batch(self) -> bool:
+        """Store the oldest rows; False where that has failed, and they are still to be stored."""
+        batch = list(islice(self._queue, self._config.batch))
+        try:
+            if batch:
+                await self._store.add(batch)
+        except Exception as error:  # whatever it is, it must not end the server
+            self._failed(error)
+            return False
+        for _ in batch:
+            self._queue.popleft()
+        self._written += len(batch)
+        self._succeeded()
+        if len(self._queue) < self._config.batch:
+            self._full = trio.Event()
+        if not self._queue:
+            self._arrived = trio.Event()
+        return True
+
+    def _pause(self) -> float:
+        return float(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 20)))
+
+    def _failed(self, error: Exception) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            # Of another error only the kind: its text may quote what was to be stored.
+            text = str(error) if isinstance(error, DatabaseUnavailable) else type(error).__name__
+            log.warning("audit_unavailable", error=text, queued=len(self._queue))
+
+    def _succeeded(self) -> None:
+        if self._failures:
+            log.info("audit_available", queued=len(self._queue), lost=self._lost)
+            self._failures = 0
+        if self._untold:
+            lost, self._untold = self._untold, 0
+            self._put(Entry(at=self._wall_clock(), kind="loss", outcome="lost", affected=lost))

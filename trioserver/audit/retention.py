@@ -1,0 +1,54 @@
+"""Deletes rows that are too old, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+import trio
+
+from trioserver.audit.store import EXPIRE_ROWS, AuditStore
+from trioserver.storage import DatabaseUnavailable
+
+log: Final = structlog.get_logger("trioserver")
+
+_LONGEST_INTERVAL: Final = 3600.0
+"""Seconds between looking for old rows."""
+
+_BREATH: Final = 0.1
+"""Seconds between two deletions: who records, and who reads, gets in between."""
+
+_DRIFT: Final = 3600.0
+"""Seconds by which the clock may run ahead of the time that has passed since the start. One that
+jumps further, for a minute or for good, must not delete what is not old."""
+
+
+async def expire_forever(
+    store: AuditStore, retention: float, wall_clock: Callable[[], float]
+) -> None:
+    """Delete what is older than ``retention`` seconds, until cancelled; raises nothing else."""
+    started, started_wall = trio.current_time(), wall_clock()
+    interval = min(retention / 10, _LONGEST_INTERVAL)
+    while True:
+        passed = trio.current_time() - started
+        now = min(wall_clock(), started_wall + passed + _DRIFT)
+        await _expire(store, now - retention)
+        await trio.sleep(interval)
+
+
+async def _expire(store: AuditStore, before: float) -> None:
+    deleted = 0
+    try:
+        while True:
+            some = await store.expire(before)
+            deleted += some
+            if some < EXPIRE_ROWS:
+                break
+            await trio.sleep(_BREATH)
+    except DatabaseUnavailable as error:
+        log.warning("audit_retention_failed", error=str(error))
+    except Exception as error:  # the table was dropped, say: the next write makes it again
+        log.warning("audit_retention_failed", error=type(error).__name__)
+    if deleted:
+        log.info("audit_expired", rows=deleted)

@@ -1,0 +1,64 @@
+"""The audit in its database: what can be asked of it, without a server too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from trioserver.audit.entry import Entry, plainer
+from trioserver.audit.query import AuditPage, AuditQuery
+from trioserver.storage import Database
+
+EXPIRE_ROWS: Final = 1000
+"""Deleted in one transaction. On SQLite it holds the one writer's lock, for some 10 ms."""
+
+
+class AuditStore:
+    """The table of the audit in a `Database`, which somebody else opens.
+
+    All methods raise `DatabaseUnavailable`. The constructor raises `ImportError` with what to
+    install.
+    """
+
+    def __init__(self, database: Database) -> None:
+        from trioserver.audit import table  # here, so that the rest works without SQLAlchemy
+
+        self._database = database
+        self._table = table
+        self._prepared = False
+
+    async def prepare(self) -> None:
+        """Make the table if it is not there. Raises `SchemaTooNew` too."""
+        await self._database.run(self._table.prepare)
+        self._prepared = True
+
+    async def exists(self) -> bool:
+        """Whether the database has an audit at all."""
+        return await self._database.read(self._table.exists)
+
+    async def add(self, rows: Sequence[tuple[str, Entry]]) -> None:
+        """Store entries under their keys; those that are stored already are left as they are."""
+        from sqlalchemy.exc import DataError, DBAPIError
+
+        if not self._prepared:
+            await self.prepare()
+        try:
+            await self._database.run(lambda connection: self._table.add(connection, rows))
+        except DataError:  # the database has another encoding
+            plain = [(key, plainer(entry)) for key, entry in rows]
+            await self._database.run(lambda connection: self._table.add(connection, plain))
+        except DBAPIError:
+            self._prepared = False  # perhaps somebody has dropped the table
+            raise
+
+    async def query(self, query: AuditQuery) -> AuditPage:
+        """The newest entries that fit."""
+        entries = await self._database.read(lambda connection: self._table.find(connection, query))
+        full = len(entries) == query.limit
+        return AuditPage(entries=tuple(entries), next=entries[-1].id if full else None)
+
+    async def expire(self, before: float) -> int:
+        """Delete some entries older than ``before``, in seconds since the epoch; how many."""
+        return await self._database.run(
+            lambda connection: self._table.expire(connection, before, EXPIRE_ROWS)
+        )

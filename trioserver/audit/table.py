@@ -1,0 +1,120 @@
+"""The table of the audit, and every statement on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Select,
+    String,
+    Table,
+    delete,
+    inspect,
+    select,
+)
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+from trioserver.audit.entry import Entry
+from trioserver.audit.query import AuditQuery
+from trioserver.storage.migrations import Step, migrate
+
+_COMPONENT: Final = "audit"
+
+_METADATA: Final = MetaData()
+
+AUDIT: Final = Table(
+    "trioserver_audit",
+    _METADATA,
+    # SQLite numbers rows only where the key is an INTEGER.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("key", String, nullable=False, unique=True),
+    Column("at", Double, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("outcome", String, nullable=False),
+    Column("code", String),
+    Column("address", String),
+    Column("route", String),
+    Column("user_id", String),
+    Column("token_id", String),
+    Column("token", String),
+    Column("duration", Double),
+    Column("connection", String),
+    Column("act", String),
+    Column("target", String),
+    Column("affected", Integer),
+    Index("trioserver_audit_at", "at"),
+    Index("trioserver_audit_user", "user_id", "id"),
+    Index("trioserver_audit_address", "address", "id"),
+    sqlite_autoincrement=True,  # a number is never given twice: pages hang on them
+)
+
+_STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all,)
+
+_FIELDS: Final = {
+    field.name: AUDIT.c["user_id" if field.name == "user" else field.name]
+    for field in attrs.fields(Entry)
+}
+
+
+def prepare(connection: Connection) -> None:
+    """Make the table, or alter it. Raises `SchemaTooNew`."""
+    migrate(connection, _COMPONENT, _STEPS)
+
+
+def exists(connection: Connection) -> bool:
+    """Whether there is an audit in this database."""
+    return inspect(connection).has_table(AUDIT.name)
+
+
+def add(connection: Connection, rows: Sequence[tuple[str, Entry]]) -> None:
+    """Add entries under their keys; a key that is there already changes nothing.
+
+    So a batch of which it is not known whether it was stored can be stored again.
+    """
+    insert: Any = insert_postgresql if connection.dialect.name == "postgresql" else insert_sqlite
+    statement = insert(AUDIT).on_conflict_do_nothing(index_elements=["key"])
+    connection.execute(statement, [_values(key, entry) for key, entry in rows])
+
+
+def _values(key: str, entry: Entry) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        column.name: getattr(entry, name) for name, column in _FIELDS.items() if name != "id"
+    }
+    return values | {"key": key}
+
+
+def find(connection: Connection, query: AuditQuery) -> list[Entry]:
+    """The newest entries that fit, newest first."""
+    rows = connection.execute(_select(query)).mappings()
+    return [Entry(**row) for row in rows]
+
+
+def _select(query: AuditQuery) -> Select[Any]:
+    statement = select(*(column.label(name) for name, column in _FIELDS.items()))
+    for name in ("kind", "outcome", "code", "address", "route", "user"):
+        value = getattr(query, name)
+        if value is not None:
+            statement = statement.where(_FIELDS[name] == value)
+    if query.since is not None:
+        statement = statement.where(AUDIT.c.at >= query.since)
+    if query.until is not None:
+        statement = statement.where(AUDIT.c.at < query.until)
+    if query.before is not None:
+        statement = statement.where(AUDIT.c.id < query.before)
+    return statement.order_by(AUDIT.c.id.desc()).limit(query.limit)
+
+
+def expire(connection: Connection, before: float, most: int) -> int:
+    """Delete up to ``most`` entries older than ``before``; how many."""
+    old = select(AUDIT.c.id).where(AUDIT.c.at < before).order_by(AUDIT.c.at).limit(most)
+    return connection.execute(delete(AUDIT).where(AUDIT.c.id.in_(old))).rowcount

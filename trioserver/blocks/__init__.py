@@ -1,0 +1,6 @@
+"""Keeping users, sessions, tokens and resources out."""
+
+from trioserver.blocks.block import Block
+from trioserver.blocks.blocks import Blocks, TooManyBlocks
+
+__all__ = ["Block", "Blocks", "TooManyBlocks"]

@@ -1,0 +1,99 @@
+"""Rows of the audit as a table, and the options that choose among them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+
+from trioserver.audit import KINDS, MAX_LIMIT, OUTCOMES
+from trioserver.cli.durations import parse_duration
+from trioserver.cli.tables import print_table
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Moment(click.ParamType[float]):
+    """Seconds since the Unix epoch, from RFC 3339, or from a duration before now: "1h"."""
+
+    name = "moment"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As click wants it: what is a number already passes."""
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return time.time() - parse_duration(value)
+        except ValueError:
+            pass
+        try:
+            moment = datetime.fromisoformat(value)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is neither a duration (1h) nor 2026-01-31T12:00:00Z", param, ctx)
+
+
+def filter_options(function: _Function) -> _Function:
+    """The filters of the audit, with the names of `AuditQuery`."""
+    options = (
+        click.option(
+            "--since", type=Moment(), metavar="TIME", help="From then on: 1h, or RFC 3339."
+        ),
+        click.option(
+            "--until", type=Moment(), metavar="TIME", help="Before then: 1h, or RFC 3339."
+        ),
+        click.option("--user", metavar="ID", help="Of this user."),
+        click.option("--address", metavar="ADDRESS", help="From this address, without a port."),
+        click.option("--route", metavar="PATH", help="Of this route, as it was registered."),
+        click.option("--kind", type=click.Choice(KINDS), help="What it is about."),
+        click.option("--outcome", type=click.Choice(OUTCOMES), help="How it ended."),
+        click.option("--code", metavar="CODE", help="Refused with this code."),
+        click.option("--before", type=click.IntRange(1), metavar="ID", help="Older than this row."),
+        click.option(
+            "--limit",
+            type=click.IntRange(1, MAX_LIMIT),
+            default=100,
+            show_default=True,
+            help="No more rows than these.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def print_entries(entries: Iterable[Mapping[str, Any]]) -> None:
+    """A table, newest first. ``entries`` are as `trioserver.audit.as_json` makes them."""
+    names = ("Id", "Time", "What", "Outcome", "User", "Address", "Route", "Token", "ms")
+    print_table(names, map(_row, entries))
+
+
+def _row(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    what = entry["kind"]
+    if entry["act"]:
+        what = f"{entry['act']} {_target(entry['target'])}".strip()
+    outcome = entry["outcome"] if entry["code"] is None else f"{entry['outcome']}: {entry['code']}"
+    if entry["affected"]:
+        outcome += f" ({entry['affected']})"
+    return (
+        entry["id"],
+        entry["at"],
+        what,
+        outcome,
+        entry["user"],
+        entry["address"],
+        entry["route"],
+        entry["token"],
+        entry["duration_ms"],
+    )
+
+
+def _target(target: Any) -> str:
+    if isinstance(target, Mapping):
+        return " ".join(f"{name}={value}" for name, value in target.items())
+    return str(target or "")

@@ -1,0 +1,116 @@
+"""What can be seen of a connection from outside: how it stands, never what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+import trio
+
+from trioserver.connection import Connection, ConnectionStatistics
+
+_MAX_TASKS: Final = 200
+_MAX_DEPTH: Final = 8
+
+
+@attrs.frozen
+class TaskReport:
+    """A task and those in its nurseries. ``name`` is that of its function."""
+
+    name: str
+    children: tuple[TaskReport, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionReport:
+    """A snapshot of a connection.
+
+    - ``phase``: "opening", "waiting" (for the token), "verifying", "ready", "refreshing" or
+      "closed" (its last words are on their way).
+    - ``user``, ``token_id``, ``expires_at`` (seconds since the Unix epoch): None until known.
+    - ``age``: in seconds.
+    - ``tasks``: what runs in its nursery, cut off beyond 200 tasks.
+    - ``recent``: the types of its latest messages, oldest first; of those that its route has.
+    """
+
+    id: str
+    phase: str
+    user: str | None
+    token_id: str | None
+    expires_at: float | None
+    route: str
+    resource: Mapping[str, str]
+    address: str
+    age: float
+    statistics: ConnectionStatistics
+    recent: tuple[str, ...]
+    tasks: tuple[TaskReport, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionFilter:
+    """Connections that fit everything that is given; None fits all.
+
+    ``resource`` fits when all its parameters do, ``address`` is without the port, ``after`` is the
+    id of a connection: only those whose ids are behind it.
+    """
+
+    user: str | None = None
+    token_id: str | None = None
+    resource: Mapping[str, str] | None = None
+    route: str | None = None
+    address: str | None = None
+    phase: str | None = None
+    after: str | None = None
+
+    def fits(self, connection: Connection) -> bool:
+        """Whether it does; cheap, it is asked of thousands."""
+        return (
+            (self.after is None or connection.id > self.after)
+            and (self.phase is None or self.phase == connection._session.state.value)
+            and (self.route is None or self.route == connection.route.path)
+            and (self.address is None or self.address == address_of(connection.request.remote))
+            and connection._matches(self.user, self.token_id, self.resource, None)
+        )
+
+
+def address_of(remote: str) -> str | None:
+    """The host of "host:port" or "[host]:port"; a Unix socket and the like stay as they are."""
+    host, colon, port = remote.rpartition(":")
+    if not (colon and port.isdecimal()):
+        return remote or None
+    return host.removeprefix("[").removesuffix("]")
+
+
+def report(connection: Connection) -> ConnectionReport:
+    """How a connection stands at this moment."""
+    user, nursery = connection._user, connection._nursery
+    return ConnectionReport(
+        id=connection.id,
+        phase=connection._session.state.value,
+        user=None if user is None else user.id,
+        token_id=None if user is None else user.token_id,
+        expires_at=None if user is None else user.expires_at,
+        route=connection.route.path,
+        resource=dict(connection.resource),
+        address=connection.request.remote,
+        age=trio.current_time() - connection._begun,
+        statistics=connection.statistics(),
+        recent=tuple(connection._recent or ()),
+        tasks=() if nursery is None else _tasks(nursery, [_MAX_TASKS], _MAX_DEPTH),
+    )
+
+
+def _tasks(nursery: trio.Nursery, left: list[int], depth: int) -> tuple[TaskReport, ...]:
+    """``left`` holds how many more may be told, over the whole tree."""
+    reports = []
+    for task in sorted(nursery.child_tasks, key=lambda task: task.name):
+        if left[0] <= 0 or depth <= 0:
+            break
+        left[0] -= 1
+        below: list[TaskReport] = []
+        for inner in task.child_nurseries:
+            below += _tasks(inner, left, depth - 1)
+        reports.append(TaskReport(task.name, tuple(below)))
+    return tuple(reports)

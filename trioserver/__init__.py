@@ -2,7 +2,7 @@
 
 from protocol import Id, Refusal
 from trioserver.application import Application, Route, anyone
-from trioserver.auth import Credentials, JWTAuth, User
+from trioserver.auth import ClientCertificateAuth, Credentials, JWTAuth, User
 from trioserver.config import (
     AuthConfig,
     Config,
@@ -12,12 +12,15 @@ from trioserver.config import (
     ListenConfig,
     OutboxConfig,
     ShutdownConfig,
+    TLSConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.observer import Act, Attempt, Observer, RefusedRequest
+from trioserver.reloading import Reconfigured
 from trioserver.server import Server, ServerStatistics, serve
-from trioserver.websocket.listeners import Address, CannotListen
-from trioserver.websocket.request import Request
+from trioserver.websocket.errors import CannotListen
+from trioserver.websocket.listeners import Address
+from trioserver.websocket.request import ClientCertificate, Request
 
 __version__ = "0.1.0"
 
@@ -28,6 +31,8 @@ __all__ = [
     "Attempt",
     "AuthConfig",
     "CannotListen",
+    "ClientCertificate",
+    "ClientCertificateAuth",
     "Config",
     "Connection",
     "ConnectionStatistics",
@@ -40,6 +45,7 @@ __all__ = [
     "ListenConfig",
     "Observer",
     "OutboxConfig",
+    "Reconfigured",
     "Refusal",
     "RefusedRequest",
     "Request",
@@ -47,6 +53,7 @@ __all__ = [
     "Server",
     "ServerStatistics",
     "ShutdownConfig",
+    "TLSConfig",
     "User",
     "anyone",
     "serve",

@@ -57,6 +57,14 @@ class FrontDoor:
         self._observer = observer
         self._wall_clock = wall_clock
 
+    def reconfigure(self, config: Config) -> None:
+        """Other options for connections from now on; those that are open keep what they have."""
+        self._config = config
+        self.admission.reconfigure(
+            max_connections=config.limits.connections,
+            max_unauthenticated=config.limits.unauthenticated,
+        )
+
     async def serve_stream(self, stream: trio.abc.Stream, *, remote: str | None = None) -> None:
         """Serve one stream to its end. Raises nothing but `trio.Cancelled`."""
         self.accepted += 1

@@ -155,14 +155,17 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
     [
         ("prot = 1", "trioserver.prot; did you mean port?"),
         ("unix-path = '/a'", "trioserver.unix-path; did you mean unix_path?"),
-        ("interval = 1", "trioserver.interval; did you mean heartbeat.interval?"),
+        (
+            "interval = 1",
+            "trioserver.interval; did you mean tls.check_interval or heartbeat.interval?",
+        ),
         ("heartbeet.interval = 1", "trioserver.heartbeet; did you mean heartbeat"),
         (
             "heartbeat.intervall = 1",
             "trioserver.heartbeat.intervall; did you mean heartbeat.interval",
         ),
         ("auth.zzzz = 1", "known here: auth.expiry_warning, auth.ownership_timeout, auth.timeout"),
-        ("zzzzzzzz = 1", "trioserver.zzzzzzzz; known here: auth, certificate, handlers, "),
+        ("zzzzzzzz = 1", "trioserver.zzzzzzzz; known here: auth, certificate, client_ca, "),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest(file: Path, text: str, hint: str) -> None:

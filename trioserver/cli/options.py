@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from types import NoneType
+from typing import Any, Final, get_args
 
 import attrs
 from typed_settings.cls_utils import deep_options
@@ -20,7 +21,13 @@ PREFIX: Final = "TRIOSERVER_"
 
 MASK: Final = "***"
 
-_KINDS: Final = {int: "a whole number", float: "a number", str: "text, not empty"}
+_KINDS: Final = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text, not empty",
+    Path: "a path",
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -57,12 +64,32 @@ class Option:
 
     @property
     def kind(self) -> type:
-        """int, float, str or Path; None may be allowed besides."""
-        return self.info.cls if self.info.cls in _KINDS else Path
+        """bool, int, float, str or Path; where None is allowed besides, `optional` says so."""
+        kinds: set[type] = set(get_args(self.info.cls) or (self.info.cls,))
+        (kind,) = kinds - {NoneType}
+        assert kind in _KINDS, f"{self.path} is of no kind that can be written"
+        return kind
+
+    @property
+    def optional(self) -> bool:
+        """Whether the value may be None."""
+        return NoneType in get_args(self.info.cls)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What a text may be; empty where it may be anything."""
+        choices: tuple[str, ...] = attrs.fields_dict(self.info.parent_cls)[
+            self.info.name
+        ].metadata.get("choices", ())
+        return choices
 
     @property
     def bounds(self) -> str:
         """What is allowed: "from 0.1 to 300 s", empty where any text is."""
+        if self.choices:
+            return " or ".join(self.choices)
+        if self.kind is bool:
+            return _KINDS[bool]
         if self.low is None or self.high is None:
             return ""
         return f"from {_plain(self.low)} to {_plain(self.high)} {self.unit}".rstrip()
@@ -70,7 +97,9 @@ class Option:
     @property
     def allowed(self) -> str:
         """`bounds` with the kind of value: "a number from 0.1 to 300 s"."""
-        return f"{_KINDS.get(self.kind, 'a path')} {self.bounds}".rstrip()
+        if self.choices or self.kind is bool:
+            return self.bounds
+        return f"{_KINDS[self.kind]} {self.bounds}".rstrip()
 
     def shown(self, value: Any, *, unit: bool = True) -> str:
         """A value as text, with its unit; a secret's is masked."""
@@ -78,6 +107,8 @@ class Option:
             return "none"
         if self.secret:
             return MASK
+        if isinstance(value, bool):
+            return str(value).lower()
         if not isinstance(value, int | float):
             return str(value)
         return f"{_plain(value)} {self.unit if unit else ''}".rstrip()

@@ -189,10 +189,12 @@ def _merge(sources: list[_Source]) -> tuple[Setting, ...]:
 def _convert(option: Option, raw: Any, name: str, base: Path) -> Any:
     """The value in the option's type, within its bounds. Raises `SettingsError`."""
     try:
+        if option.optional and str(raw) == "":
+            return None
         if not _fits(raw, option.kind):
             raise ValueError
         if option.kind is Path:
-            return base / raw if str(raw) else None
+            return base / raw
         value: Any = _CONVERTER.structure(raw, option.kind)
         option.check(value)
     except (ValueError, TypeError, OverflowError):
@@ -206,7 +208,9 @@ def _fits(raw: Any, kind: type) -> bool:
     """Whether conversion may be tried: it would make 3 of 3.7, and 1 of true."""
     if isinstance(raw, str | Path):  # all that environment variables have
         return kind is Path or str(raw) != ""
-    if isinstance(raw, bool) or not isinstance(raw, int | float):
+    if isinstance(raw, bool):
+        return kind is bool
+    if not isinstance(raw, int | float):
         return False
     return kind is float or (kind is int and raw == int(raw))
 

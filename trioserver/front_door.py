@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -90,7 +91,11 @@ class FrontDoor:
         except BadHead as bad:
             await self._refuse(stream, bad, remote, path="")
         except (PeerLeft, trio.TooSlowError) as error:
-            log.debug("no_request", remote=remote, why=type(error).__name__)
+            cause = error.__cause__
+            if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+                log.info("tls_refused", remote=remote, reason=cause.reason)
+            else:
+                log.debug("no_request", remote=remote, why=type(error).__name__)
         else:
             await self._answer(stream, head, ticket, remote)
 

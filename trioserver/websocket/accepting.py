@@ -16,6 +16,9 @@ _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _PAUSE: Final = 0.1
 """Seconds until it is tried again; meanwhile connections wait in the kernel's queue."""
 
+_CALM: Final = 1.0
+"""Seconds without it after which it is over. At the limit one peer that leaves lets one in."""
+
 _log: Final = structlog.get_logger("trioserver")
 
 
@@ -28,7 +31,7 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
     def __init__(self, transport: trio.SocketListener, tls: ssl.SSLContext | None = None) -> None:
         self.transport = transport
         self.tls = tls
-        self._paused_at: float | None = None
+        self._exhausted: tuple[float, float] | None = None  # since when, and the last time
 
     async def accept(self) -> trio.abc.Stream:
         """As of `trio.abc.Listener`. While file descriptors are short it waits, and says so once.
@@ -51,14 +54,17 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
             return trio.SSLStream(stream, self.tls, server_side=True, https_compatible=True)
 
     def _pause(self, number: int) -> None:
-        if self._paused_at is None:
-            self._paused_at = trio.current_time()
+        now = trio.current_time()
+        if self._exhausted is None:
+            self._exhausted = (now, now)
             _log.error("accepting_paused", reason=os.strerror(number))
+        self._exhausted = (self._exhausted[0], now)
 
     def _resume(self) -> None:
-        if self._paused_at is not None:
-            _log.info("accepting_resumed", seconds=round(trio.current_time() - self._paused_at, 1))
-            self._paused_at = None
+        if self._exhausted is not None and trio.current_time() - self._exhausted[1] >= _CALM:
+            begun, last = self._exhausted
+            _log.info("accepting_resumed", seconds=round(last - begun, 1))
+            self._exhausted = None
 
     async def aclose(self) -> None:
         """As of `trio.abc.AsyncResource`."""

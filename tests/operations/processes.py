@@ -21,6 +21,7 @@ PATIENCE: Final = 20.0
 """Seconds for what takes a fraction of one, on a machine that is busy."""
 
 _APPLICATION: Final = f"""
+    import os
     from trioserver import Application, JWTAuth
 
     app = Application(auth=JWTAuth(secret={SECRET!r}))
@@ -28,6 +29,13 @@ _APPLICATION: Final = f"""
 
     @route.on("echo")
     def echo(connection, data: int):
+        return data
+
+    @route.on("keep")
+    def keep(connection, data: int):
+        file = os.open(os.environ["STORE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, b"%d\\n" % data)
+        os.close(file)
         return data
 """
 
@@ -38,7 +46,7 @@ def token(subject: str = "alice") -> str:
 
 
 def write_application(folder: Path) -> None:
-    """Put it into ``app.py``: ``echo`` answers with the number it is sent."""
+    """Put it into ``app.py``: ``echo`` answers with its number, ``keep`` stores it before that."""
     (folder / "app.py").write_text(textwrap.dedent(_APPLICATION))
 
 

@@ -21,7 +21,9 @@ async def test_nothing_acknowledged_is_lost_and_everybody_comes_back_in_turn(
     assert not outcome.lost
     assert len(outcome.acknowledged) > 10 * CLIENTS
     assert len(outcome.came_back) == CLIENTS
-    assert max(histogram(outcome.came_back, PERIOD, 5)) <= CLIENTS / 2
+    # A busy machine is late, so that many count for the last slice; a stampede is all of them.
+    assert outcome.came_back[-1] - outcome.came_back[0] > PERIOD / 2
+    assert max(histogram(outcome.came_back, PERIOD, 5)) <= CLIENTS * 3 / 4
 
 
 def test_what_came_after_the_period_counts_for_its_last_slice() -> None:

@@ -7,7 +7,7 @@ BENCH_STAMP = $(VENV)/.installed-bench
 NODE_PEER = tests/benchmarks/peers/node
 NODE_STAMP = $(NODE_PEER)/node_modules/.installed
 
-.PHONY: demo test check bench docs autobahn clean
+.PHONY: demo test check bench docs rolling-restart autobahn clean
 
 demo: $(STAMP)
 	$(BIN)/trioserver demo $(ARGS)
@@ -30,6 +30,10 @@ bench: $(BENCH_STAMP) $(NODE_STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m protocol.generate
 	$(BIN)/trioserver config --markdown > docs/configuration.md
+
+# Restarts a server under load, and writes what its clients saw into docs/operating.md.
+rolling-restart: $(STAMP)
+	$(BIN)/python -m tests.operations.rolling_restart
 
 # Autobahn's fuzzing client against the data plane, which wants a Python 2.7; PYTHON27 may say where.
 autobahn: $(STAMP)

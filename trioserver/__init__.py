@@ -3,7 +3,7 @@
 from protocol import Id, Refusal
 from trioserver.application import Application, Route, anyone
 from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
-from trioserver.auth import Credentials, JWTAuth, User
+from trioserver.auth import ClientCertificateAuth, Credentials, JWTAuth, User
 from trioserver.blocks import Block, TooManyBlocks
 from trioserver.config import (
     AdminConfig,
@@ -17,13 +17,16 @@ from trioserver.config import (
     ListenConfig,
     OutboxConfig,
     ShutdownConfig,
+    TLSConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
 from trioserver.observer import Act, Attempt, Observer, RefusedRequest
+from trioserver.reloading import Reconfigured
 from trioserver.server import Blocked, Server, ServerStatistics, serve
-from trioserver.websocket.listeners import Address, CannotListen
-from trioserver.websocket.request import Request
+from trioserver.websocket.errors import CannotListen
+from trioserver.websocket.listeners import Address
+from trioserver.websocket.request import ClientCertificate, Request
 
 __version__ = "0.1.0"
 
@@ -41,6 +44,8 @@ __all__ = [
     "Block",
     "Blocked",
     "CannotListen",
+    "ClientCertificate",
+    "ClientCertificateAuth",
     "Config",
     "Connection",
     "ConnectionFilter",
@@ -56,6 +61,7 @@ __all__ = [
     "ListenConfig",
     "Observer",
     "OutboxConfig",
+    "Reconfigured",
     "Refusal",
     "RefusedRequest",
     "Request",
@@ -63,6 +69,7 @@ __all__ = [
     "Server",
     "ServerStatistics",
     "ShutdownConfig",
+    "TLSConfig",
     "TaskReport",
     "TooManyBlocks",
     "User",

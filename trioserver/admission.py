@@ -43,14 +43,24 @@ class Admission:
         """Take a place; None when there is not even one for a refusal."""
         if self.open >= self.max_connections + SPARE:
             return None
-        if len(self._unauthenticated) >= self.max_unauthenticated:
-            oldest = next(iter(self._unauthenticated))
-            del self._unauthenticated[oldest]
-            oldest.evict()
+        self._make_room(self.max_unauthenticated - 1)
         ticket = Ticket(evict)
         self.open += 1
         self._unauthenticated[ticket] = None
         return ticket
+
+    def reconfigure(self, *, max_connections: int, max_unauthenticated: int) -> None:
+        """Other caps, at once: the oldest unauthenticated ones give way, nobody else does."""
+        self.max_connections = max_connections
+        self.max_unauthenticated = max_unauthenticated
+        self._make_room(max_unauthenticated)
+
+    def _make_room(self, number: int) -> None:
+        """Leave no more than so many unauthenticated ones."""
+        while len(self._unauthenticated) > number:
+            oldest = next(iter(self._unauthenticated))
+            del self._unauthenticated[oldest]
+            oldest.evict()
 
     def authenticated(self, ticket: Ticket) -> None:
         """The holder is known now, and is not evicted any more."""

@@ -68,37 +68,111 @@ def _to_text(value: str | None) -> str | None:
     return value or None
 
 
+def _choice(default: str, choices: tuple[str, ...], help: str) -> Any:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in choices:
+            raise ValueError(
+                f"{attribute.name} is {value!r}; it must be one of {', '.join(choices)}"
+            )
+
+    metadata = {"help": help, "unit": "", "choices": choices}
+    return attrs.field(default=default, validator=check, metadata=metadata)
+
+
 def _to_path(value: str | Path | None) -> Path | None:
     return None if value is None or value == "" else Path(value)
 
 
-# The five options of a listener, which `ListenConfig` and `Config` have in common.
-_HOST: Final = {
-    "help": "An address, or a name that resolves to some. 0.0.0.0 and :: are all of this machine's."
+@attrs.frozen(kw_only=True)
+class _Listener:
+    """The options of a listener, which `ListenConfig` and `Config` have in common."""
+
+    host: str = attrs.field(
+        default="127.0.0.1",
+        metadata={
+            "help": "An address, or a name that resolves to some. 0.0.0.0 and :: are all of this "
+            "machine's."
+        },
+    )
+    port: int = attrs.field(
+        default=8765,
+        validator=_bounded(0, 65535, whole=True),
+        metadata={
+            "unit": "",
+            "low": 0,
+            "high": 65535,
+            "help": "The TCP port; 0 picks a free one.",
+        },
+    )
+    unix_path: Path | None = attrs.field(
+        default=None,
+        converter=_to_path,
+        metadata={"help": "A Unix socket's file, in place of host and port. None: TCP."},
+    )
+    systemd_socket: str | None = attrs.field(
+        default=None,
+        converter=_to_text,
+        metadata={
+            "help": "The name (FileDescriptorName=) of sockets that systemd has opened for this "
+            "listener, in place of host, port and unix_path; * is all of them. None: none."
+        },
+    )
+    reuse_port: bool = _flag(
+        False,
+        "Let other processes of the same user listen on this port as well (SO_REUSEPORT), for a "
+        "restart without a gap.",
+    )
+    certificate: Path | None = attrs.field(
+        default=None,
+        converter=_to_path,
+        metadata={
+            "help": "The certificate chain in PEM. With it and its key, TLS 1.2 and up. None: no "
+            "TLS."
+        },
+    )
+    key: Path | None = attrs.field(
+        default=None,
+        converter=_to_path,
+        metadata={"help": "The certificate's private key in PEM, unencrypted. None: no TLS."},
+    )
+    client_ca: Path | None = attrs.field(
+        default=None,
+        converter=_to_path,
+        metadata={
+            "help": "Certificates of CAs in PEM: clients are asked for a certificate that one of "
+            "them has issued. None: they are not asked."
+        },
+    )
+    client_certificates: str = _choice(
+        "required",
+        ("required", "optional"),
+        "Where there is a client_ca: whether a client without a certificate is turned away in the "
+        "TLS handshake. One with a bad certificate always is.",
+    )
+
+
+# What a Unix socket cannot have, and why.
+_TCP_ONLY: Final = {
+    "certificate": "TLS is for TCP",
+    "systemd_socket": "systemd has bound its sockets already",
+    "reuse_port": "a Unix socket's file has one owner",
 }
-_PORT: Final = {"unit": "", "low": 0, "high": 65535, "help": "The TCP port; 0 picks a free one."}
-_UNIX_PATH: Final = {"help": "A Unix socket's file, in place of host and port. None: TCP."}
-_CERTIFICATE: Final = {
-    "help": "The certificate chain in PEM. With it and its key, TLS 1.2 and up. None: no TLS."
-}
-_KEY: Final = {"help": "The certificate's private key in PEM, unencrypted. None: no TLS."}
 
 
 @attrs.frozen(kw_only=True)
-class ListenConfig:
-    """Where to accept connections: TCP, TLS over TCP, or a Unix socket."""
-
-    host: str = attrs.field(default="127.0.0.1", metadata=_HOST)
-    port: int = attrs.field(default=8765, validator=_bounded(0, 65535, whole=True), metadata=_PORT)
-    unix_path: Path | None = attrs.field(default=None, converter=_to_path, metadata=_UNIX_PATH)
-    certificate: Path | None = attrs.field(default=None, converter=_to_path, metadata=_CERTIFICATE)
-    key: Path | None = attrs.field(default=None, converter=_to_path, metadata=_KEY)
+class ListenConfig(_Listener):
+    """Where to accept connections: TCP, TLS over TCP, a Unix socket, or one that systemd passes."""
 
     def __attrs_post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key go together: set both, or neither")
-        if self.unix_path is not None and self.certificate is not None:
-            raise ValueError("unix_path and certificate exclude each other: TLS is for TCP")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("client_ca needs TLS: set certificate and key as well")
+        if self.unix_path is None:
+            return
+        for name in ("certificate", "systemd_socket", "reuse_port"):
+            if getattr(self, name):
+                raise ValueError(f"unix_path and {name} exclude each other: {_TCP_ONLY[name]}")
 
 
 @attrs.frozen(kw_only=True)
@@ -197,6 +271,19 @@ class ShutdownConfig:
 
 
 @attrs.frozen(kw_only=True)
+class TLSConfig:
+    """How certificates are kept up to date."""
+
+    check_interval: float = _seconds(
+        10.0,
+        0.1,
+        _DAY,
+        "How often it is looked whether the files of a certificate have changed; new handshakes "
+        "then use the new ones.",
+    )
+
+
+@attrs.frozen(kw_only=True)
 class HttpConfig:
     """HTTP on the port of the WebSockets; it needs the extra ``http``. ``builtin_listen``, when
     given, is a listener of its own for the built-in routes, which are not served elsewhere then.
@@ -232,6 +319,11 @@ class HttpConfig:
     )
     check_timeout: float = _seconds(2.0, 0.01, 60.0, "For all checks of `/readyz`, side by side.")
     builtin_listen: ListenConfig | None = None
+
+    @property
+    def listeners(self) -> tuple[ListenConfig, ...]:
+        """What there is besides the listeners of the WebSockets."""
+        return () if self.builtin_listen is None else (self.builtin_listen,)
 
 
 @attrs.frozen(kw_only=True)
@@ -282,16 +374,11 @@ class AdminConfig:
 
 
 @attrs.frozen(kw_only=True)
-class Config:
+class Config(_Listener):
     """Everything. ``host``, ``port`` and the like stand for one listener; ``listen``, when given,
     lists them all instead.
     """
 
-    host: str = attrs.field(default="127.0.0.1", metadata=_HOST)
-    port: int = attrs.field(default=8765, validator=_bounded(0, 65535, whole=True), metadata=_PORT)
-    unix_path: Path | None = attrs.field(default=None, converter=_to_path, metadata=_UNIX_PATH)
-    certificate: Path | None = attrs.field(default=None, converter=_to_path, metadata=_CERTIFICATE)
-    key: Path | None = attrs.field(default=None, converter=_to_path, metadata=_KEY)
     listen: tuple[ListenConfig, ...] = ()
     auth: AuthConfig = AuthConfig()
     heartbeat: HeartbeatConfig = HeartbeatConfig()
@@ -302,6 +389,7 @@ class Config:
     http: HttpConfig = HttpConfig()
     audit: AuditConfig = AuditConfig()
     admin: AdminConfig = AdminConfig()
+    tls: TLSConfig = TLSConfig()
 
     def __attrs_post_init__(self) -> None:
         self.listeners  # noqa: B018 -- what is wrong with them is said now, not at the start
@@ -309,12 +397,7 @@ class Config:
     @property
     def listeners(self) -> tuple[ListenConfig, ...]:
         """All the places to listen on, at least one."""
-        return self.listen or (
-            ListenConfig(
-                host=self.host,
-                port=self.port,
-                unix_path=self.unix_path,
-                certificate=self.certificate,
-                key=self.key,
-            ),
-        )
+        if self.listen:
+            return self.listen
+        names = attrs.fields_dict(_Listener)
+        return (ListenConfig(**{name: getattr(self, name) for name in names}),)

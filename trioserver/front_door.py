@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -66,6 +67,14 @@ class FrontDoor:
         self._observer = observer
         self._wall_clock = wall_clock
 
+    def reconfigure(self, config: Config) -> None:
+        """Other options for connections from now on; those that are open keep what they have."""
+        self._config = config
+        self.admission.reconfigure(
+            max_connections=config.limits.connections,
+            max_unauthenticated=config.limits.unauthenticated,
+        )
+
     async def serve_stream(
         self, stream: trio.abc.Stream, *, remote: str | None = None, builtin: bool = False
     ) -> None:
@@ -119,7 +128,11 @@ class FrontDoor:
         except BadHead as bad:
             await self._refuse(stream, bad, remote, path)
         except (PeerLeft, trio.TooSlowError) as error:
-            log.debug("no_request", remote=remote, why=type(error).__name__)
+            cause = error.__cause__
+            if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
+                log.info("tls_refused", remote=remote, reason=cause.reason)
+            else:
+                log.debug("no_request", remote=remote, why=type(error).__name__)
         else:
             return head
         return None

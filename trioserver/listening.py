@@ -1,40 +1,138 @@
-"""Opening the listeners that the configuration names, and closing them."""
+"""Opening the listeners that the configuration names, keeping their keys fresh, closing them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import attrs
+import structlog
 
 from trioserver.config import ListenConfig
+from trioserver.systemd import PassedSocket, take_sockets
+from trioserver.websocket.accepting import Listener
+from trioserver.websocket.errors import CannotListen
 from trioserver.websocket.listeners import (
     Address,
-    Listener,
     SocketFile,
     address_of,
+    adopt,
     close,
     open_tcp,
     open_unix,
-    tls_context,
 )
+from trioserver.websocket.tls import Stamp, TLSFiles, load, stamp_of
+
+ALL_SOCKETS: Final = "*"
+
+TLS_FILES: Final = ("certificate", "key", "client_ca", "client_certificates")
+"""Options of a listener that can change while it listens."""
+
+_log: Final = structlog.get_logger("trioserver")
+
+
+@attrs.define
+class _Place:
+    """A listener of the configuration: the sockets it has become, and the files as last read."""
+
+    where: ListenConfig
+    files: TLSFiles | None
+    stamp: Stamp
+    listeners: list[Listener]
+
+    def use(self, files: TLSFiles, stamp: Stamp, context: ssl.SSLContext) -> None:
+        self.files, self.stamp = files, stamp
+        for listener in self.listeners:
+            listener.tls = context
+
+
+@attrs.frozen
+class NewKeys:
+    """Contexts that have been loaded and are not in use yet; one for each place with TLS."""
+
+    _loaded: Sequence[tuple[_Place, TLSFiles, Stamp, ssl.SSLContext]]
+
+    def use(self) -> None:
+        """From the next handshake on."""
+        for place, files, stamp, context in self._loaded:
+            place.use(files, stamp, context)
 
 
 class Listening:
     """The open listeners of a server, and where they are."""
 
     def __init__(self) -> None:
-        self.listeners: list[Listener] = []
+        self._places: list[_Place] = []
         self._socket_files: list[SocketFile] = []
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """All that are open."""
+        return [listener for place in self._places for listener in place.listeners]
 
     @property
     def addresses(self) -> tuple[Address, ...]:
         """Where they can be reached; for as long as they are open."""
         return tuple(map(address_of, self.listeners))
 
-    async def open(self, places: Iterable[ListenConfig]) -> None:
-        """Open all. Raises `CannotListen`, and `ValueError` for a bad certificate."""
+    async def open(self, places: Iterable[ListenConfig], passed: list[PassedSocket]) -> None:
+        """Open all, with those of the sockets that are meant for them, which are taken out.
+
+        Raises `CannotListen`, also for a bad certificate.
+        """
         for where in places:
-            self.listeners += await _open(where)
-        unix = [address for address in self.addresses if address.port is None]
-        self._socket_files = [await SocketFile.of(address) for address in unix]
+            await self._open(where, passed)
+
+    async def _open(self, where: ListenConfig, passed: list[PassedSocket]) -> None:
+        files = _files_of(where)
+        stamp = () if files is None else await stamp_of(files)
+        context = None if files is None else await load(files)
+        place = _Place(where, files, stamp, [])
+        self._places.append(place)
+        if where.systemd_socket is not None:
+            place.listeners += _take(where.systemd_socket, passed, context)
+        elif where.unix_path is not None:
+            place.listeners += await open_unix(where.unix_path)
+            for listener in place.listeners:
+                self._socket_files.append(await SocketFile.of(address_of(listener)))
+        else:
+            place.listeners += await open_tcp(
+                where.host, where.port, context, reuse_port=where.reuse_port
+            )
+
+    async def load_keys(self, places: Sequence[ListenConfig]) -> NewKeys:
+        """Read all files of these listeners anew, which may be others than before.
+
+        Raises `CannotListen` for files that do not do; what is in use stays in any case. Listeners
+        that are not the same but for their files are passed over.
+        """
+        loaded = []
+        for place, where in zip(self._places, places, strict=False):
+            files = _files_of(where)
+            if place.files is not None and files is not None and same_place(place.where, where):
+                stamp = await stamp_of(files)
+                loaded.append((place, files, stamp, await load(files)))
+        return NewKeys(loaded)
+
+    async def refresh_keys(self) -> None:
+        """Use what has changed in the files; what does not do is refused with a line in the log."""
+        for place in self._places:
+            if place.files is None:
+                continue
+            files, stamp = place.files, await stamp_of(place.files)
+            if stamp == place.stamp:
+                continue
+            place.stamp = stamp  # a bad file is complained of once
+            try:
+                context = await load(files)
+            except CannotListen as error:
+                _log.error("certificate_refused", error=str(error))
+                continue
+            if place.files == files:
+                place.use(files, stamp, context)
+                _log.info("certificate_reloaded", certificate=str(files.certificate))
 
     async def close(self) -> None:
         """Accept nothing more. A second time changes nothing."""
@@ -47,10 +145,46 @@ class Listening:
             await file.remove()
 
 
-async def _open(where: ListenConfig) -> list[Listener]:
-    if where.unix_path is not None:
-        return await open_unix(where.unix_path)
-    tls = None
-    if where.certificate is not None and where.key is not None:
-        tls = tls_context(where.certificate, where.key)
-    return await open_tcp(where.host, where.port, tls)
+@contextmanager
+def passed_sockets() -> Iterator[list[PassedSocket]]:
+    """The sockets that systemd has opened; those that are left at the end are closed."""
+    passed = take_sockets()
+    try:
+        yield passed
+    finally:
+        for unused in passed:
+            _log.warning("socket_not_used", name=unused.name)
+            unused.socket.close()
+
+
+def _take(name: str, passed: list[PassedSocket], tls: ssl.SSLContext | None) -> list[Listener]:
+    """Take the sockets of this name out of those that were passed."""
+    mine = [each for each in passed if name in (ALL_SOCKETS, each.name)]
+    if not mine:
+        there = ", ".join(each.name for each in passed) or "none at all"
+        raise CannotListen(
+            f"systemd has passed no socket of the name {name} (systemd_socket), but {there}: is "
+            "the service started by its .socket unit, which says FileDescriptorName=?"
+        )
+    for each in mine:
+        passed.remove(each)
+    return [adopt(each.name, each.socket, tls) for each in mine]
+
+
+def _files_of(where: ListenConfig) -> TLSFiles | None:
+    if where.certificate is None or where.key is None:
+        return None
+    return TLSFiles(
+        certificate=where.certificate,
+        key=where.key,
+        client_ca=where.client_ca,
+        client_required=where.client_certificates == "required",
+    )
+
+
+def same_place(one: ListenConfig, other: ListenConfig) -> bool:
+    """Whether two listeners are one and the same but for the files of their TLS."""
+    if (one.certificate is None) != (other.certificate is None):
+        return False
+    mine, others = attrs.asdict(one), attrs.asdict(other)
+    return all(mine[name] == others[name] for name in mine if name not in TLS_FILES)

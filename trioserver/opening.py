@@ -14,6 +14,7 @@ from trioserver.connection import Connection
 from trioserver.websocket.handshake import BadHead, Head, check_upgrade, subprotocols
 from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.request import Request
+from trioserver.websocket.tls import client_certificate_of
 from trioserver.websocket.websocket import WebSocket
 
 
@@ -46,6 +47,7 @@ def new_connection(
         resource=match.resource,
         remote=remote,
         secure=isinstance(stream, trio.SSLStream),
+        certificate=client_certificate_of(stream),
     )
     return Connection(
         id=uuid.uuid4().hex,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from heapq import nsmallest
@@ -25,10 +26,13 @@ from trioserver.draining import send_away
 from trioserver.front_door import FrontDoor
 from trioserver.handlers import unwrap
 from trioserver.inspection import ConnectionFilter, ConnectionReport, report
-from trioserver.listening import Listening
+from trioserver.listening import Listening, passed_sockets
 from trioserver.observer import Act, Observer, Observers
 from trioserver.registry import Registry
+from trioserver.reloading import Reconfigured, compare, keep_what_is_read_at_start
 from trioserver.storage import Database
+from trioserver.systemd import Manager
+from trioserver.websocket.errors import CannotListen
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness
 
@@ -37,7 +41,20 @@ if TYPE_CHECKING:
 
 log: Final = structlog.get_logger("trioserver")
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_DRAIN: Final = {signal.SIGTERM: "shutdown", signal.SIGINT: "shutdown"}
+"""Signals that drain, and the reason that clients are told."""
+
+_RELOAD: Final[list[signal.Signals]] = []
+
+if sys.platform != "win32":
+    _DRAIN[signal.SIGUSR2] = "restart"
+    _RELOAD.append(signal.SIGHUP)
+
+_RELOAD_TIMEOUT: Final = 60.0
+"""Seconds until a reload is given up; files may be where nothing answers."""
+
+_GRACE: Final = 10.0
+"""Seconds for the application to end, beyond those of its connections, until systemd ends it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +101,7 @@ class Server:
         *,
         observers: Iterable[Observer] = (),
         wall_clock: Callable[[], float] = time.time,
+        load_config: Callable[[], Config] | None = None,
     ) -> None:
         self.application = application
         self.config = config
@@ -115,6 +133,11 @@ class Server:
         )
         self.builtin_addresses: tuple[Address, ...] = ()
         self._http: HttpService | None = None
+        self._listening, self._builtin = Listening(), Listening()
+        self._manager = Manager()
+        self._load_config = load_config
+        self._reconfiguring = trio.Lock()
+        self._reload_requested = trio.Event()
         self._drain_requested = trio.Event()
         self._drain_reason = "shutdown"
         self._drained = trio.Event()
@@ -272,6 +295,60 @@ class Server:
         self.start_draining(reason)
         await self._drained.wait()
 
+    # -------------------------------------------------------------------------- other options
+
+    async def reconfigure(self, config: Config) -> Reconfigured:
+        """Use another configuration for all that begins from now on, and read certificates anew.
+
+        Limits of the whole server count at once; connections that are open keep what they began
+        with. What needs a restart is named in what is returned, and in a line of the log. Raises
+        `CannotListen` for certificates that do not do; then, and when cancelled, nothing changes.
+        """
+        async with self._reconfiguring:
+            keys = await self._listening.load_keys(config.listeners)
+            builtin_keys = await self._builtin.load_keys(self.config.http.listeners)
+            outcome = compare(self.config, config)
+            keys.use()
+            builtin_keys.use()
+            self.config = keep_what_is_read_at_start(self.config, config)
+            self._front_door.reconfigure(self.config)
+        log.info("reconfigured", changed=outcome.changed, needs_restart=list(outcome.needs_restart))
+        return outcome
+
+    async def reload(self) -> bool:
+        """What SIGHUP does: configuration, certificates, and the files of authenticators.
+
+        Each that does not do is refused with a line of the log, and the old one stays. Returns
+        whether all did.
+        """
+        self._manager.reloading()
+        good = await self._reload(self._reload_config)
+        for part in self._parts():
+            if hasattr(part, "reload"):
+                good &= await self._reload(partial(self._reload_part, part))
+        self._manager.ready(self._status())
+        return good
+
+    async def _reload(self, attempt: Callable[[], Awaitable[object]]) -> bool:
+        try:
+            with trio.fail_after(_RELOAD_TIMEOUT):
+                await attempt()
+        except Exception as error:
+            known = isinstance(error, ValueError | CannotListen)  # made to be read, no secrets
+            log.error("reload_refused", reason=str(error) if known else type(error).__name__)
+            return False
+        return True
+
+    async def _reload_config(self) -> None:
+        config = self.config
+        if self._load_config is not None:
+            config = await trio.to_thread.run_sync(self._load_config, abandon_on_cancel=True)
+        await self.reconfigure(config)
+
+    async def _reload_part(self, part: Any) -> None:
+        changed = await trio.to_thread.run_sync(part.reload, abandon_on_cancel=True)
+        log.info("keys_reloaded", authenticator=type(part).__name__, changed=changed)
+
     # -------------------------------------------------------------------------- running
 
     async def run(self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]) -> None:
@@ -296,19 +373,22 @@ class Server:
                 services.start_soon(self._readiness.run)
             for service in self._services():
                 await services.start(service)
-            listening, builtin = Listening(), Listening()
             try:
-                await self._listen(listening, builtin)
+                await self._listen()
+                services.start_soon(self._watch_certificates)
                 async with trio.open_nursery() as connections:
                     if handle_signals:
+                        self._manager = Manager.of()
+                        services.start_soon(self._manager.run)
+                        connections.start_soon(self._reload_on_request)
                         await connections.start(self._watch_signals, services.cancel_scope)
-                    if builtin.listeners:
-                        connections.start_soon(self._accept_builtin, builtin, connections)
-                    await self._accept(listening, connections, task_status)
+                    if self._builtin.listeners:
+                        connections.start_soon(self._accept_builtin, connections)
+                    await self._accept(connections, task_status)
                     await self._empty()
                     connections.cancel_scope.cancel()
             finally:
-                for each in (listening, builtin):
+                for each in (self._listening, self._builtin):
                     await each.close()
                     await each.remove_files()
             services.cancel_scope.cancel()
@@ -331,66 +411,94 @@ class Server:
             return None
         return HttpService(self, admin=admin_app(self))
 
-    async def _listen(self, listening: Listening, builtin: Listening) -> None:
-        await listening.open(self.config.listeners)
-        self.addresses = listening.addresses
-        if self.config.http.builtin_listen is not None:
-            await builtin.open([self.config.http.builtin_listen])
-            self.builtin_addresses = builtin.addresses
+    async def _listen(self) -> None:
+        with passed_sockets() as passed:
+            await self._listening.open(self.config.listeners, passed)
+            await self._builtin.open(self.config.http.listeners, passed)
+        self.addresses = self._listening.addresses
+        self.builtin_addresses = self._builtin.addresses
         for route in self.application.routes:
             check = getattr(route.auth, "check_addresses", None)
             if check is not None:
                 check([str(address) for address in self.addresses])
 
     async def _accept(
-        self,
-        listening: Listening,
-        connections: trio.Nursery,
-        task_status: trio.TaskStatus[Server],
+        self, connections: trio.Nursery, task_status: trio.TaskStatus[Server]
     ) -> None:
         async with trio.open_nursery() as accepting:
             accepting.start_soon(
                 partial(
                     trio.serve_listeners,
                     self.serve_stream,
-                    listening.listeners,
+                    self._listening.listeners,
                     handler_nursery=connections,
                 )
             )
             log.info("listening", addresses=[address.url for address in self.addresses])
             task_status.started(self)
+            self._manager.ready(self._status())
             await self._drain_requested.wait()
             self._front_door.closed_for = Refusal(self._drain_reason)
+            self._say_stopping()
             accepting.cancel_scope.cancel()
-        await listening.close()
+        await self._listening.close()
 
-    async def _accept_builtin(self, listening: Listening, connections: trio.Nursery) -> None:
+    def _status(self) -> str:
+        return "listening on " + " ".join(address.url for address in self.addresses)
+
+    def _say_stopping(self) -> None:
+        shutdown = self.config.shutdown
+        within = shutdown.drain_period + shutdown.close_timeout + _GRACE
+        number = self._registry.ready_count
+        self._manager.stopping(f"sending {number} clients away", within=within)
+
+    def _parts(self) -> list[Any]:
+        """Authenticators and owner checks, each once."""
+        parts = [part for route in self.application.routes for part in (route.auth, route.owner)]
+        return list({id(part): part for part in parts}.values())
+
+    async def _accept_builtin(self, connections: trio.Nursery) -> None:
         """To the very end: whoever asks ``/readyz`` shall hear that it is draining."""
         serve = partial(self._front_door.serve_stream, builtin=True)
-        await trio.serve_listeners(serve, listening.listeners, handler_nursery=connections)
+        await trio.serve_listeners(serve, self._builtin.listeners, handler_nursery=connections)
 
     def _services(self) -> list[Callable[..., Any]]:
-        """Background work of authenticators and owner checks, each once."""
-        parts = [part for route in self.application.routes for part in (route.auth, route.owner)]
-        different = {id(part): part for part in parts}.values()
-        runs = (getattr(part, "run", None) for part in different)
+        """Their background work, and the server's own."""
+        runs = (getattr(part, "run", None) for part in self._parts())
         ours = [self._blocks.run] if self.audit is None else [self._blocks.run, self.audit.run]
         return [*ours, *(run for run in runs if run is not None)]
 
     async def _watch_signals(
         self, everything: trio.CancelScope, task_status: trio.TaskStatus[None]
     ) -> None:
-        """The first signal drains, the second ends at once."""
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
+        """The first signal that drains does so, the second ends at once."""
+        with trio.open_signal_receiver(*_DRAIN, *_RELOAD) as signals:
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name
-                if self._drain_requested.is_set():
+                if number in _RELOAD:
+                    self._reload_requested.set()
+                elif self._drain_requested.is_set():
                     log.warning("ending_at_once", signal=name)
                     everything.cancel()
                 else:
                     log.info("draining", signal=name, seconds=self.config.shutdown.drain_period)
+                    self._drain_reason = _DRAIN[signal.Signals(number)]
                     self._drain_requested.set()
+
+    async def _reload_on_request(self) -> None:
+        """In a task of its own: signals that end the server do not wait for files."""
+        while True:
+            await self._reload_requested.wait()
+            self._reload_requested = trio.Event()
+            if not self._drain_requested.is_set():
+                await self.reload()
+
+    async def _watch_certificates(self) -> None:
+        while True:
+            await trio.sleep(self.config.tls.check_interval)
+            await self._listening.refresh_keys()
+            await self._builtin.refresh_keys()
 
     async def serve_stream(self, stream: trio.abc.Stream, *, remote: str | None = None) -> None:
         """Serve one stream that is open already, to its end; what listeners accept comes here.
@@ -426,21 +534,30 @@ async def serve(
     observers: Iterable[Observer] = (),
     wall_clock: Callable[[], float] = time.time,
     handle_signals: bool | None = None,
+    load_config: Callable[[], Config] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an application until it is drained or cancelled.
 
-    As a program, ``trio.run(serve, app, config)``: SIGTERM and SIGINT drain, a second one ends at
-    once. Embedded, ``server = await nursery.start(serve, app, config)``: signals are the
-    program's, and `Server.drain` is there. Cancelling this ends all connections at once.
+    As a program, ``trio.run(serve, app, config)``: SIGTERM and SIGINT drain, SIGUSR2 drains for a
+    restart, a second one ends at once, SIGHUP reloads, and systemd is told. Embedded,
+    ``server = await nursery.start(serve, app, config)``: signals are the program's, and
+    `Server.drain` and `Server.reload` are there. Cancelling this ends all connections at once.
 
     ``observers`` are told what happens. ``handle_signals``: None means as a program only; True
-    needs the main thread. ``wall_clock`` gives seconds since the Unix epoch.
+    needs the main thread. ``wall_clock`` gives seconds since the Unix epoch. ``load_config`` is
+    called in a worker thread to reload the configuration; None keeps ``config``.
 
     Raises `CannotListen`, `ValueError` where an authenticator refuses the addresses, and
     `ImportError` where an application has ``http`` and the extra is not installed.
     """
-    server = Server(application, config or Config(), observers=observers, wall_clock=wall_clock)
+    server = Server(
+        application,
+        config or Config(),
+        observers=observers,
+        wall_clock=wall_clock,
+        load_config=load_config,
+    )
     if handle_signals is None:
         program = task_status is trio.TASK_STATUS_IGNORED
         handle_signals = program and threading.current_thread() is threading.main_thread()

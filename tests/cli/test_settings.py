@@ -95,6 +95,38 @@ def test_an_empty_path_is_none(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert load_settings(file).config.unix_path is None
 
 
+def test_switches_choices_and_names_come_from_every_source(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text("[trioserver]\nreuse_port = true\nsystemd_socket = 'web'\n")
+    monkeypatch.setenv("TRIOSERVER_CLIENT_CERTIFICATES", "optional")
+    config = load_settings(file).config
+    assert (config.reuse_port, config.systemd_socket) == (True, "web")
+    assert config.client_certificates == "optional"
+    monkeypatch.setenv("TRIOSERVER_REUSE_PORT", "false")
+    monkeypatch.setenv("TRIOSERVER_SYSTEMD_SOCKET", "")
+    config = load_settings(file, {"client_certificates": "required"}).config
+    assert (config.reuse_port, config.systemd_socket) == (False, None)
+    assert config.client_certificates == "required"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("reuse_port = 1", "trioserver.reuse_port is 1; it must be true or false"),
+        ("reuse_port = 'perhaps'", "trioserver.reuse_port is 'perhaps'; it must be true or false"),
+        (
+            "client_certificates = 'perhaps'",
+            "trioserver.client_certificates is 'perhaps'; it must be required or optional",
+        ),
+        ("port = true", "trioserver.port is True; it must be a whole number"),
+    ],
+)
+def test_a_wrong_switch_or_choice_says_what_is_allowed(file: Path, text: str, said: str) -> None:
+    file.write_text(f"[trioserver]\n{text}\n")
+    assert said in error_of(file)
+
+
 def test_an_empty_file_is_fine(file: Path) -> None:
     file.write_text("")
     assert load_settings(file).config == Config()
@@ -155,7 +187,10 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
     [
         ("prot = 1", "trioserver.prot; did you mean port?"),
         ("unix-path = '/a'", "trioserver.unix-path; did you mean unix_path?"),
-        ("interval = 1", "trioserver.interval; did you mean heartbeat.interval?"),
+        (
+            "interval = 1",
+            "trioserver.interval; did you mean tls.check_interval or heartbeat.interval?",
+        ),
         ("heartbeet.interval = 1", "trioserver.heartbeet; did you mean heartbeat"),
         (
             "heartbeat.intervall = 1",
@@ -164,7 +199,7 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
         ("auth.zzzz = 1", "known here: auth.expiry_warning, auth.ownership_timeout, auth.timeout"),
         (
             "zzzzzzzz = 1",
-            "trioserver.zzzzzzzz; known here: admin, audit, auth, certificate, handlers, ",
+            "trioserver.zzzzzzzz; known here: admin, audit, auth, certificate, client_ca, ",
         ),
     ],
 )

@@ -19,18 +19,18 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.websocket.peer import Notes, Peer, close, text
 from trioserver.websocket import listeners as module
+from trioserver.websocket.accepting import Listener
+from trioserver.websocket.errors import CannotListen
 from trioserver.websocket.handshake import PeerLeft, read_head
 from trioserver.websocket.listeners import (
     Address,
-    CannotListen,
-    Listener,
     SocketFile,
     address_of,
     open_tcp,
     open_unix,
     remote_of,
-    tls_context,
 )
+from trioserver.websocket.tls import TLSFiles, tls_context
 from trioserver.websocket.websocket import WebSocket
 
 
@@ -158,8 +158,7 @@ async def test_closing_cannot_be_cancelled() -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         await module.close(listener)
-    assert isinstance(listener, trio.SocketListener)
-    assert listener.socket.fileno() == -1
+    assert listener.transport.socket.fileno() == -1
 
 
 @pytest.mark.parametrize(
@@ -184,7 +183,7 @@ def test_who_is_behind_a_stream_in_memory_is_not_known() -> None:
 
 async def test_a_whole_conversation_over_tls(tmp_path: Path) -> None:
     authority, certificate, key = pem_files(tmp_path, "127.0.0.1")
-    tls = tls_context(certificate, key)
+    tls = tls_context(TLSFiles(certificate=certificate, key=key))
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     async with closing(await open_tcp("127.0.0.1", 0, tls)) as (listener,):
@@ -223,7 +222,7 @@ async def test_a_whole_conversation_over_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["TLSv1_1", "TLSv1_2", "TLSv1_3"])
 async def test_tls_is_spoken_from_1_2_upwards(version: str, tmp_path: Path) -> None:
     authority, certificate, key = pem_files(tmp_path, "127.0.0.1")
-    tls = tls_context(certificate, key)
+    tls = tls_context(TLSFiles(certificate=certificate, key=key))
     old = ssl.create_default_context()
     authority.configure_trust(old)
     old.set_ciphers("DEFAULT:@SECLEVEL=0")  # so that the refusal is the server's
@@ -252,7 +251,7 @@ async def test_tls_is_spoken_from_1_2_upwards(version: str, tmp_path: Path) -> N
 
 async def test_someone_who_does_not_speak_tls_has_left(tmp_path: Path) -> None:
     _, certificate, key = pem_files(tmp_path, "127.0.0.1")
-    tls = tls_context(certificate, key)
+    tls = tls_context(TLSFiles(certificate=certificate, key=key))
     client, server = trio.testing.memory_stream_pair()
     await client.send_all(b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(PeerLeft):
@@ -272,7 +271,7 @@ def test_files_that_do_not_do_are_told(wrong: str, tmp_path: Path) -> None:
         "not a key": (certificate, certificate),
     }
     with pytest.raises(CannotListen, match=r"cannot use the certificate .* with the key .*: ."):
-        tls_context(*files[wrong])
+        tls_context(TLSFiles(certificate=files[wrong][0], key=files[wrong][1]))
 
 
 def test_an_encrypted_key_is_an_error_and_no_question_on_the_terminal(tmp_path: Path) -> None:
@@ -286,7 +285,7 @@ def test_an_encrypted_key_is_an_error_and_no_question_on_the_terminal(tmp_path: 
         )
     )
     with pytest.raises(CannotListen):
-        tls_context(certificate, key)
+        tls_context(TLSFiles(certificate=certificate, key=key))
 
 
 # ------------------------------------------------------------------------------ Unix sockets

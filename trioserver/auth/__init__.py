@@ -1,5 +1,6 @@
 """Who is on the other end, and whether what they ask for is theirs."""
 
+from trioserver.auth.certificate import ClientCertificateAuth
 from trioserver.auth.inspect import Inspection, inspect_token
 from trioserver.auth.jwks import JWKS
 from trioserver.auth.jwt import JWTAuth
@@ -11,6 +12,7 @@ from trioserver.auth.user_id import TrustedUserId
 __all__ = [
     "JWKS",
     "Authenticator",
+    "ClientCertificateAuth",
     "Credentials",
     "Inspection",
     "JWTAuth",

@@ -6,6 +6,7 @@ import inspect
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
@@ -13,6 +14,7 @@ import structlog
 import trio
 
 from protocol import Refusal
+from trioserver.auth.files import read_keys
 from trioserver.auth.jwks import JWKS
 from trioserver.auth.keys import Key, KeySet
 from trioserver.auth.user import Credentials, User
@@ -31,6 +33,9 @@ class JWTAuth:
 
     - ``secret``: an HMAC secret of 32 bytes or more, see `Key.secret`; None is none.
     - ``keys``: more keys. Several for one purpose are told apart by their ``kid``.
+    - ``secret_file``: a text file of such secrets, one a line. `reload` reads it again: to change
+      the secret, add the new one, sign with it, and remove the old one when its tokens have ended.
+    - ``key_files``: files that hold a public key in PEM each, or a JWK set; `reload` likewise.
     - ``jwks``: the provider's JWKS URL, or a `JWKS` for other intervals; None is none. The server
       has to run `run`, which fetches.
 
@@ -58,6 +63,8 @@ class JWTAuth:
         *,
         secret: str | bytes | None = None,
         keys: Iterable[Key] = (),
+        secret_file: str | Path | None = None,
+        key_files: Iterable[str | Path] = (),
         jwks: str | JWKS | None = None,
         issuer: str | Collection[str] | None = None,
         audience: str | Collection[str] | None = None,
@@ -88,21 +95,37 @@ class JWTAuth:
         self._public = tuple(public)
         self.clock = clock
         self._jwks = JWKS(jwks) if isinstance(jwks, str) else jwks
+        self._secret_file = None if secret_file is None else Path(secret_file)
+        self._key_files = tuple(map(Path, key_files))
+        self._file_keys = read_keys(self._secret_file, self._key_files)
         self.rotate(secret=secret, keys=keys)
 
     def rotate(self, *, secret: str | bytes | None = None, keys: Iterable[Key] = ()) -> None:
-        """Replaces ``secret`` and ``keys``, from the next token on; keys from a JWKS URL stay.
+        """Replaces ``secret`` and ``keys``, from the next token on; keys from files and URL stay.
 
         Raises `ValueError`, and changes nothing, where no key is left or one cannot be used. To
         let old tokens run out, give the old key as well, with a ``valid_until``.
         """
         own = KeySet([*keys, *([] if secret is None else [Key.secret(secret)])])
-        if not own.keys and self._jwks is None:
+        if not own.keys and not self._file_keys and self._jwks is None:
             raise ValueError(
                 "JWTAuth has nothing to verify tokens with: set secret (`trioserver secret` makes "
-                "one), keys or jwks."
+                "one), keys, secret_file, key_files or jwks."
             )
         self._own_keys = own
+
+    def reload(self) -> list[str]:
+        """Reads ``secret_file`` and ``key_files`` again, for the tokens that come from now on.
+
+        Returns these files where anything has changed. Raises `ValueError`, and changes nothing,
+        where one cannot be used; no secret is in its message.
+        """
+        keys = read_keys(self._secret_file, self._key_files)
+        if keys == self._file_keys:
+            return []
+        self._file_keys = keys
+        files = [*self._key_files, *([self._secret_file] if self._secret_file else [])]
+        return [str(file) for file in files]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fetches the JWKS until cancelled, see `JWKS.run`; without one it ends at once."""
@@ -132,8 +155,9 @@ class JWTAuth:
     def check(self, token: object) -> User:
         """As calling it does, with the keys at hand and without asking ``revoked``."""
         keys = self._own_keys
-        if self._jwks is not None:
-            keys = KeySet(keys.keys + self._jwks.keys.keys)
+        if self._file_keys or self._jwks is not None:
+            fetched = () if self._jwks is None else self._jwks.keys.keys
+            keys = KeySet(keys.keys + self._file_keys + fetched)
         try:
             claims = verify(token, keys, self._rules, self.clock())
         except UnknownKey:

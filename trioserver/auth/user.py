@@ -46,7 +46,9 @@ Authenticator: TypeAlias = Callable[[Credentials, Request], Awaitable[User | Ref
 - ``async run(*, task_status)``: background work (fetching keys), started before the server accepts
   connections and cancelled after the last of them has ended;
 - ``check_addresses(addresses)``: called with the addresses the server is about to listen on;
-  raises `ValueError` to refuse the start.
+  raises `ValueError` to refuse the start;
+- ``reload()``: plain, called in a worker thread when the server is told to reload (SIGHUP): reads
+  its files again and returns the names of what has changed; raises `ValueError` to keep the old.
 """
 
 Owner: TypeAlias = Callable[[User, Mapping[str, str]], Awaitable[bool]]

@@ -13,7 +13,7 @@ from trioserver.cli.options import LISTEN_OPTIONS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_METAVARS: Final = {int: "NUMBER", str: "ADDRESS", Path: "FILE"}
+_METAVARS: Final = {"host": "ADDRESS", "port": "NUMBER", "systemd_socket": "NAME"}
 
 config_option: Final = click.option(
     "--config",
@@ -27,17 +27,20 @@ config_option: Final = click.option(
 
 
 def listen_options(function: _Function) -> _Function:
-    """``--host``, ``--port``, ``--unix-path``, ``--certificate`` and ``--key``, None by default.
+    """``--host``, ``--port``, ``--certificate`` and all else that a listener has, None by default.
 
     They arrive as keyword arguments of these names, fit for `load_settings`.
     """
     for option in reversed(LISTEN_OPTIONS):
+        shown = option.default is not None and option.kind is not bool
+        flag = option.flag if option.kind is not bool else f"{option.flag}/--no-{option.flag[2:]}"
+        kind: Any = click.Path(path_type=Path) if option.kind is Path else option.kind
         function = click.option(
-            option.flag,
-            type=click.Path(path_type=Path) if option.kind is Path else option.kind,
-            metavar=_METAVARS[option.kind],
+            flag,
+            type=click.Choice(option.choices) if option.choices else kind,
+            metavar="FILE" if option.kind is Path else _METAVARS.get(option.path),
             default=None,
-            help=option.help + ("" if option.default is None else f"  [default: {option.default}]"),
+            help=option.help + (f"  [default: {option.default}]" if shown else ""),
         )(function)
     return function
 

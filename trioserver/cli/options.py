@@ -32,6 +32,7 @@ _KINDS: Final = {
     int: "a whole number",
     float: "a number",
     str: "text, not empty",
+    Path: "a path",
 }
 
 
@@ -69,21 +70,32 @@ class Option:
 
     @property
     def kind(self) -> type:
-        """bool, int, float, str or Path; None may be allowed besides."""
-        return next((kind for kind in self._types if kind in _KINDS), Path)
+        """bool, int, float, str or Path; where None is allowed besides, `optional` says so."""
+        kinds: set[type] = set(get_args(self.info.cls) or (self.info.cls,))
+        (kind,) = kinds - {NoneType}
+        assert kind in _KINDS, f"{self.path} is of no kind that can be written"
+        return kind
 
     @property
     def optional(self) -> bool:
-        """Whether it may be none, for which an empty text stands."""
-        return NoneType in self._types
+        """Whether the value may be None."""
+        return NoneType in get_args(self.info.cls)
 
     @property
-    def _types(self) -> tuple[type, ...]:
-        return get_args(self.info.cls) or (self.info.cls,)
+    def choices(self) -> tuple[str, ...]:
+        """What a text may be; empty where it may be anything."""
+        choices: tuple[str, ...] = attrs.fields_dict(self.info.parent_cls)[
+            self.info.name
+        ].metadata.get("choices", ())
+        return choices
 
     @property
     def bounds(self) -> str:
         """What is allowed: "from 0.1 to 300 s", empty where any text is."""
+        if self.choices:
+            return " or ".join(self.choices)
+        if self.kind is bool:
+            return _KINDS[bool]
         if self.low is None or self.high is None:
             return ""
         return f"from {_plain(self.low)} to {_plain(self.high)} {self.unit}".rstrip()
@@ -91,7 +103,9 @@ class Option:
     @property
     def allowed(self) -> str:
         """`bounds` with the kind of value: "a number from 0.1 to 300 s"."""
-        return f"{_KINDS.get(self.kind, 'a path')} {self.bounds}".rstrip()
+        if self.choices or self.kind is bool:
+            return self.bounds
+        return f"{_KINDS[self.kind]} {self.bounds}".rstrip()
 
     def shown(self, value: Any, *, unit: bool = True) -> str:
         """A value as text, with its unit; a secret's is masked."""

@@ -12,7 +12,7 @@ from trioserver.cli.terminal import Exit, Failure
 from trioserver.config import Config
 from trioserver.server import Server, serve
 from trioserver.storage import DatabaseUnavailable
-from trioserver.websocket.listeners import CannotListen
+from trioserver.websocket.errors import CannotListen
 
 
 def run_server(
@@ -20,23 +20,28 @@ def run_server(
     config: Config,
     *,
     announce: Callable[[Server], None] = lambda server: None,
+    load_config: Callable[[], Config] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT has drained it; a second one ends it at once.
 
-    ``announce`` is called once, when connections are accepted. Raises `Failure` where the server
-    cannot start.
+    SIGHUP reloads, with ``load_config`` where there is one. ``announce`` is called once, when
+    connections are accepted. Raises `Failure` where the server cannot start.
     """
     try:
-        trio.run(_serve, application, config, announce)
+        trio.run(_serve, application, config, announce, load_config)
     except Exception as error:
         raise _explained(error) from None
 
 
 async def _serve(
-    application: Application, config: Config, announce: Callable[[Server], None]
+    application: Application,
+    config: Config,
+    announce: Callable[[Server], None],
+    load_config: Callable[[], Config] | None,
 ) -> None:
+    run = partial(serve, application, config, handle_signals=True, load_config=load_config)
     async with trio.open_nursery() as nursery:
-        announce(await nursery.start(partial(serve, application, config, handle_signals=True)))
+        announce(await nursery.start(run))
 
 
 def _explained(error: Exception) -> Exception:

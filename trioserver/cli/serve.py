@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,8 +14,9 @@ from trioserver.cli.arguments import config_option, listen_options, logging_opti
 from trioserver.cli.loading import load_application
 from trioserver.cli.logs import set_up_logging
 from trioserver.cli.running import run_server
-from trioserver.cli.settings import load_settings
+from trioserver.cli.settings import SettingsError, load_settings
 from trioserver.cli.terminal import print_error
+from trioserver.config import Config
 from trioserver.server import Server
 
 
@@ -34,7 +38,9 @@ def command(
     a function without arguments that returns one.
 
     SIGTERM or Ctrl-C sends the clients away over shutdown.drain_period seconds and ends; a second
-    one ends at once. `trioserver config` lists all options, with their environment variables.
+    one ends at once. SIGUSR2 does the same, and tells them that it is for a restart. SIGHUP reads
+    the TOML file, keys and certificates again. `trioserver config` lists all options, with their
+    environment variables.
 
     \b
     Examples:
@@ -50,7 +56,20 @@ def command(
     application = load_application(target)
     if not application.routes and all(part.http is None for part in application.parts):
         print_error(f"{target} has no routes, so every request but the built-in is answered 404")
-    run_server(application, settings.config, announce=lambda server: _announce(server, application))
+    run_server(
+        application,
+        settings.config,
+        announce=lambda server: _announce(server, application),
+        load_config=partial(_reload, config_file, listen),
+    )
+
+
+def _reload(config_file: Path | None, listen: Mapping[str, Any]) -> Config:
+    """The configuration as it is now. Raises `ValueError` for one that will not do."""
+    try:
+        return load_settings(config_file, listen).config
+    except SettingsError as error:
+        raise ValueError(error.message) from None
 
 
 def _announce(server: Server, application: Application) -> None:

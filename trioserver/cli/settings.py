@@ -204,7 +204,7 @@ def _convert(option: Option, raw: Any, name: str, base: Path) -> Any:
         if not _fits(raw, option.kind):
             raise ValueError
         if option.kind is Path:
-            return base / raw if str(raw) else None
+            return base / raw
         value: Any = _CONVERTER.structure(raw, option.kind)
         option.check(value)
     except (ValueError, TypeError, OverflowError):

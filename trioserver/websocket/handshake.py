@@ -39,7 +39,7 @@ class BadHead(Exception):
 
 
 class PeerLeft(Exception):
-    """The peer left before the head of its request was complete."""
+    """The peer left before the head of its request was complete; TLS may be the cause."""
 
 
 @attrs.frozen(kw_only=True)
@@ -109,8 +109,8 @@ async def read_head(stream: trio.abc.ReceiveStream, *, max_bytes: int, begun: by
 async def _receive(stream: trio.abc.ReceiveStream) -> bytes:
     try:
         data = await stream.receive_some(_RECEIVE_BYTES)
-    except trio.BrokenResourceError:
-        data = b""
+    except trio.BrokenResourceError as error:
+        raise PeerLeft from error.__cause__
     if not data:
         raise PeerLeft
     return bytes(data)

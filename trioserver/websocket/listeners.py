@@ -9,21 +9,18 @@ import ssl
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import attrs
 import trio
+
+from trioserver.websocket.accepting import Listener
+from trioserver.websocket.errors import CannotListen, reason_of
 
 _BACKLOG: Final = 4096
 """Connections the kernel keeps for us in a reconnect storm; it caps the number at its own."""
 
 _TRIES: Final = 8
-
-Listener: TypeAlias = trio.SocketListener | trio.SSLListener[trio.SocketStream]
-
-
-class CannotListen(Exception):
-    """An address cannot be had; the text says which, and what to do."""
 
 
 @attrs.frozen
@@ -48,53 +45,58 @@ class Address:
         return f"ws{'s' * self.secure}://{Address(local, self.port)}"
 
 
-async def open_tcp(host: str, port: int, tls: ssl.SSLContext | None) -> list[Listener]:
-    """Listen on all addresses of ``host``; port 0 picks one free port for all. `CannotListen`."""
+async def open_tcp(
+    host: str, port: int, tls: ssl.SSLContext | None, *, reuse_port: bool = False
+) -> list[Listener]:
+    """Listen on all addresses of ``host``; port 0 picks one free port for all. `CannotListen`.
+
+    ``reuse_port``: let other processes that say so too, of the same user, listen there as well.
+    """
     try:
-        listeners = await _open_on_one_port(host, port)
+        transports = await _open_on_one_port(host, port, reuse_port)
     except (OSError, UnicodeError) as error:
         raise CannotListen(
-            f"cannot listen on {host}, port {port}: {_reason(error)}; choose another with --port, "
-            "or 0 for a free one"
+            f"cannot listen on {host}, port {port}: {reason_of(error)}; choose another with "
+            "--port, or 0 for a free one"
         ) from None
-    if tls is None:
-        return list(listeners)
-    return [trio.SSLListener(listener, tls, https_compatible=True) for listener in listeners]
+    return [Listener(transport, tls) for transport in transports]
 
 
-async def _open_on_one_port(host: str, port: int) -> list[trio.SocketListener]:
+async def _open_on_one_port(host: str, port: int, reuse_port: bool) -> list[trio.SocketListener]:
     """Where port 0 gave the addresses of ``host`` different ports, take the first for all."""
     for _ in range(_TRIES):
-        listeners = await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
+        listeners = await _open(host, port, reuse_port)
         ports = [listener.socket.getsockname()[1] for listener in listeners]
         if len(set(ports)) == 1:
             return listeners
         for listener in listeners:
             listener.socket.close()
         with suppress(OSError):  # taken by somebody else at another of the addresses
-            return await trio.open_tcp_listeners(ports[0], host=host, backlog=_BACKLOG)
+            return await _open(host, ports[0], reuse_port)
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _reason(error: Exception) -> str:
-    """What is wrong, in words; those of getaddrinfo and of Python itself are in the text."""
-    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        return error.strerror or type(error).__name__
-    return str(error)
-
-
-def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.2 and up. Raises `CannotListen` for files that do not do."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+async def _open(host: str, port: int, reuse_port: bool) -> list[trio.SocketListener]:
+    if not reuse_port:
+        return await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
+    sockets: list[stdlib_socket.socket] = []
     try:
-        # The empty password: an encrypted key is an error, not a question on the terminal.
-        context.load_cert_chain(certificate, key, password="")
-    except OSError as error:
-        raise CannotListen(
-            f"cannot use the certificate {certificate} with the key {key}: {_reason(error)}"
-        ) from None
-    return context
+        for family, place in await _resolve(host, port):
+            sockets.append(
+                stdlib_socket.create_server(place, family=family, backlog=_BACKLOG, reuse_port=True)
+            )
+    except BaseException:
+        for socket in sockets:
+            socket.close()
+        raise
+    return [trio.SocketListener(trio.socket.from_stdlib_socket(socket)) for socket in sockets]
+
+
+async def _resolve(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+    found = await trio.socket.getaddrinfo(
+        host, port, type=stdlib_socket.SOCK_STREAM, flags=stdlib_socket.AI_PASSIVE
+    )
+    return [(family, (str(place[0]), int(place[1]))) for family, _, _, _, place in found]
 
 
 async def open_unix(path: Path) -> list[Listener]:
@@ -109,9 +111,24 @@ async def open_unix(path: Path) -> list[Listener]:
     except BaseException as error:
         socket.close()
         if isinstance(error, OSError):
-            raise CannotListen(f"cannot listen on {path}: {_reason(error)}") from None
+            raise CannotListen(f"cannot listen on {path}: {reason_of(error)}") from None
         raise
-    return [trio.SocketListener(socket)]
+    return [Listener(trio.SocketListener(socket))]
+
+
+def adopt(name: str, socket: stdlib_socket.socket, tls: ssl.SSLContext | None) -> Listener:
+    """Accept on a socket that somebody else has opened and goes on to own. `CannotListen`."""
+    socket.setblocking(False)
+    listening = socket.type == stdlib_socket.SOCK_STREAM and socket.getsockopt(
+        stdlib_socket.SOL_SOCKET, stdlib_socket.SO_ACCEPTCONN
+    )
+    if not listening:
+        socket.close()
+        raise CannotListen(f"the socket {name} is none to listen on: it needs ListenStream=")
+    if tls is not None and socket.family == stdlib_socket.AF_UNIX:
+        socket.close()
+        raise CannotListen(f"the socket {name} is a Unix socket, and TLS is for TCP")
+    return Listener(trio.SocketListener(trio.socket.from_stdlib_socket(socket)), tls)
 
 
 async def _is_stale(path: Path) -> bool:
@@ -158,13 +175,11 @@ class SocketFile:
 
 def address_of(listener: Listener) -> Address:
     """Where a listener listens."""
-    secure = isinstance(listener, trio.SSLListener)
-    inner = listener.transport_listener if isinstance(listener, trio.SSLListener) else listener
-    assert isinstance(inner, trio.SocketListener)
-    if inner.socket.family == stdlib_socket.AF_UNIX:
-        return Address(str(inner.socket.getsockname()), None)
-    host, port = inner.socket.getsockname()[:2]
-    return Address(str(host), int(port), secure)
+    socket = listener.transport.socket
+    if socket.family == stdlib_socket.AF_UNIX:
+        return Address(str(socket.getsockname()), None)
+    host, port = socket.getsockname()[:2]
+    return Address(str(host), int(port), listener.tls is not None)
 
 
 def remote_of(stream: trio.abc.Stream) -> str:

@@ -2,9 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import attrs
+
+
+@attrs.frozen(kw_only=True)
+class ClientCertificate:
+    """A client's certificate, which the TLS handshake has verified: issuer, dates, and the key.
+
+    ``subject`` has the values of each name (``commonName``, ``organizationName``),
+    ``alternative_names`` those of each kind (``DNS``, ``email``, ``URI``). ``expires_at`` is in
+    seconds since the Unix epoch; ``der`` is the certificate itself.
+    """
+
+    subject: Mapping[str, tuple[str, ...]] = attrs.field(repr=False)
+    alternative_names: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict, repr=False)
+    serial_number: str
+    expires_at: float
+    der: bytes = attrs.field(repr=False)
+
+    @classmethod
+    def of(cls, der: bytes, fields: Mapping[str, Any]) -> ClientCertificate:
+        """From what `ssl.SSLSocket.getpeercert` gives, in both forms."""
+        subject = [pair for group in fields["subject"] for pair in group]
+        return cls(
+            subject=_grouped(subject),
+            alternative_names=_grouped(fields.get("subjectAltName", ())),
+            serial_number=fields["serialNumber"],
+            expires_at=float(ssl.cert_time_to_seconds(fields["notAfter"])),
+            der=der,
+        )
+
+
+def _grouped(pairs: Iterable[tuple[str, Any]]) -> dict[str, tuple[str, ...]]:
+    grouped: dict[str, tuple[str, ...]] = {}
+    for name, value in pairs:
+        if isinstance(value, str):  # a directory name is a tuple
+            grouped[name] = (*grouped.get(name, ()), value)
+    return grouped
 
 
 @attrs.frozen(kw_only=True)
@@ -13,7 +51,8 @@ class Request:
 
     ``path`` is percent-decoded; ``query`` and ``headers`` keep the first value of each name,
     header names in lower case. ``remote`` and ``local`` are ``host:port``, or a Unix socket's
-    path. The query and the headers may hold secrets: neither is in the repr.
+    path. ``certificate`` is the client's, None where it showed none or was not asked for one. The
+    query and the headers may hold secrets: neither is in the repr.
     """
 
     path: str
@@ -24,3 +63,4 @@ class Request:
     remote: str = ""
     local: str = ""
     secure: bool = False
+    certificate: ClientCertificate | None = None

@@ -1,0 +1,111 @@
+"""Keys from files, and reading them again while tokens come in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm
+
+from protocol import Refusal
+from trioserver.auth import JWTAuth, WeakSecret, make_secret, make_token
+
+FIRST, SECOND = make_secret(), make_secret()
+PRIVATE = generate_private_key(SECP256R1())
+
+
+def pem() -> str:
+    public = PRIVATE.public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def jwk() -> dict[str, Any]:
+    return {**json.loads(ECAlgorithm.to_jwk(PRIVATE.public_key())), "kid": "one"}
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Path:
+    path = tmp_path / "secret"
+    path.write_text(f"{FIRST}\n")
+    return path
+
+
+def test_a_secret_is_changed_without_refusing_anybody(secret_file: Path) -> None:
+    auth = JWTAuth(secret_file=secret_file)
+    old, new = make_token(FIRST, subject="alice"), make_token(SECOND, subject="alice")
+    assert auth.check(old).id == "alice"
+    with pytest.raises(Refusal):
+        auth.check(new)
+    assert auth.reload() == []
+    secret_file.write_text(f"{SECOND}\n\n {FIRST} \n")
+    assert auth.reload() == [str(secret_file)]
+    assert auth.check(old).id == auth.check(new).id == "alice"
+    secret_file.write_text(SECOND)
+    auth.reload()
+    assert auth.check(new).id == "alice"
+    with pytest.raises(Refusal):
+        auth.check(old)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", " \n\n", "Tr0ub4dor", "changeme" * 8, f"{FIRST}\nTr0ub4dor"]
+)
+def test_a_bad_file_changes_nothing_and_no_secret_is_told(
+    secret_file: Path, content: str | None
+) -> None:
+    auth = JWTAuth(secret_file=secret_file)
+    if content is None:
+        secret_file.unlink()
+    else:
+        secret_file.write_text(content)
+    with pytest.raises(ValueError, match="secret") as raised:
+        auth.reload()
+    assert str(secret_file) in str(raised.value)
+    for line in (FIRST, "Tr0ub4dor", "changeme"):
+        assert line not in str(raised.value)
+    assert auth.check(make_token(FIRST, subject="alice")).id == "alice"
+
+
+def test_a_bad_file_stops_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        JWTAuth(secret_file=path)
+    path.write_bytes(b"\xff" * 40)
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        JWTAuth(secret_file=path)
+    path.write_text("changeme")
+    with pytest.raises(ValueError, match=r"`trioserver secret`"):
+        JWTAuth(secret_file=path)
+    assert issubclass(WeakSecret, ValueError)
+
+
+@pytest.mark.parametrize("form", ["PEM", "JWK", "JWK set"])
+def test_public_keys_are_read_in_every_form(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "keys"
+    texts = {"PEM": pem(), "JWK": json.dumps(jwk()), "JWK set": json.dumps({"keys": [jwk()]})}
+    path.write_text(texts[form])
+    auth = JWTAuth(key_files=[path])
+    key_id = None if form == "PEM" else "one"
+    assert auth.check(make_token(PRIVATE, subject="alice", key_id=key_id)).id == "alice"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"keys": 1}', '{"keys": []}', '{"keys": [1]}', '{"kty": "x"}', "[" * 10_000]
+)
+def test_files_without_keys_are_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"{path}: "):
+        JWTAuth(key_files=[path])
+
+
+def test_rotating_leaves_the_keys_of_files(secret_file: Path) -> None:
+    auth = JWTAuth(secret=SECOND, secret_file=secret_file)
+    auth.rotate()
+    assert auth.check(make_token(FIRST, subject="alice")).id == "alice"
+    with pytest.raises(Refusal):
+        auth.check(make_token(SECOND, subject="alice"))

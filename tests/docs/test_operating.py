@@ -1,0 +1,64 @@
+"""What docs/operating.md says to write into files, read as the server reads it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.markdown import ROOT, blocks
+from trioserver.cli.settings import load_settings
+
+OPERATING = Path("docs/operating.md")
+DEPLOY = ROOT / "docs" / "deploy"
+
+
+@pytest.mark.parametrize("block", blocks(OPERATING, "toml"))
+def test_every_configuration_is_one(block: str, tmp_path: Path) -> None:
+    path = tmp_path / "server.toml"
+    path.write_text(block)
+    settings = load_settings(path)
+    assert any(setting.origin for setting in settings.settings), "it sets something"
+
+
+@pytest.mark.parametrize("block", blocks(OPERATING, "python"))
+def test_every_program_runs(block: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_units_are_understood_by_systemd(tmp_path: Path) -> None:
+    for kind in ("service", "socket"):
+        text = (DEPLOY / f"trioserver.{kind}").read_text()
+        text = text.replace(
+            "/opt/chat/venv/bin/trioserver", f"{Path(sys.executable).parent}/trioserver"
+        )
+        (tmp_path / f"chat.{kind}").write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--recursive-errors=no", str(tmp_path / "chat.service")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    said = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "chat." in line]
+    assert said == []
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_image_does_not_run_as_root_and_is_looked_after() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert text.index("USER 10001") > text.index("RUN ")
+    assert "/healthz" in text
+    assert 'CMD ["trioserver", "serve", "chat:app"]' in text, "else signals go to a shell"

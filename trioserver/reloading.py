@@ -1,0 +1,90 @@
+"""What is different between two configurations, and what of it can be had without a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+
+from trioserver.config import Config, ListenConfig
+from trioserver.listening import TLS_FILES, same_place
+
+_MASK: Final = "***"
+
+AT_START: Final = ("audit", "http")
+"""Tables of the configuration that are read as the server starts and never again. Listeners are
+judged one by one."""
+
+
+@attrs.frozen(kw_only=True)
+class Reconfigured:
+    """What `Server.reconfigure` did.
+
+    ``changed``: by the option's name, "old -> new"; secrets are masked. ``needs_restart``: options
+    that are different as well, and count only from the next start on.
+    """
+
+    changed: Mapping[str, str]
+    needs_restart: tuple[str, ...]
+
+
+def compare(old: Config, new: Config) -> Reconfigured:
+    """What becomes of it when ``new`` takes the place of ``old``."""
+    differences = {name: (one, other) for name, one, other, _ in _differences(old, new)}
+    hidden = {name for name, *_, secret in _differences(old, new) if secret}
+    late = [name for name in differences if _is_late(name, old, new)]
+    return Reconfigured(
+        changed={
+            name: _MASK if name in hidden else f"{_shown(one)} -> {_shown(other)}"
+            for name, (one, other) in differences.items()
+            if name not in late
+        },
+        needs_restart=tuple(late),
+    )
+
+
+def keep_what_is_read_at_start(old: Config, new: Config) -> Config:
+    """The new configuration with the tables of the old one that stay in force."""
+    return attrs.evolve(new, **{table: getattr(old, table) for table in AT_START})
+
+
+def _differences(
+    old: Any, new: Any, path: str = "", secret: bool = False
+) -> Iterator[tuple[str, Any, Any, bool]]:
+    if attrs.has(type(old)) and type(old) is type(new):
+        for field in attrs.fields(type(old)):
+            name = f"{path}.{field.name}" if path else field.name
+            values = getattr(old, field.name), getattr(new, field.name)
+            yield from _differences(*values, name, secret or field.repr is False)
+    elif path == "listen" and len(old) == len(new):
+        for index, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from _differences(one, other, f"listen[{index}]", secret)
+    elif old != new:
+        yield path, old, new, secret
+
+
+def _is_late(name: str, old: Config, new: Config) -> bool:
+    """Whether the option of this name counts only from the next start on."""
+    if any(name == late or name.startswith(f"{late}.") for late in AT_START):
+        return True
+    table, _, option = name.rpartition(".")
+    is_listener = table.startswith("listen[") or name in attrs.fields_dict(ListenConfig)
+    if name == "listen":
+        return True
+    if not is_listener:
+        return False
+    index = int(table[len("listen[") : -1]) if table else 0
+    both_listed = bool(old.listen) == bool(new.listen)
+    return not (
+        option in TLS_FILES
+        and both_listed
+        and index < min(len(old.listeners), len(new.listeners))
+        and same_place(old.listeners[index], new.listeners[index])
+    )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,11 +10,13 @@ from trioserver.config import (
     HeartbeatConfig,
     LimitsConfig,
     ListenConfig,
+    OriginConfig,
     OutboxConfig,
+    ProxyConfig,
     ShutdownConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
-from trioserver.observer import Act, Attempt, Observer, RefusedRequest
+from trioserver.observer import Act, Attempt, Block, Eviction, Observer, RefusedRequest
 from trioserver.server import Server, ServerStatistics, serve
 from trioserver.websocket.listeners import Address, CannotListen
 from trioserver.websocket.request import Request
@@ -27,11 +29,13 @@ __all__ = [
     "Application",
     "Attempt",
     "AuthConfig",
+    "Block",
     "CannotListen",
     "Config",
     "Connection",
     "ConnectionStatistics",
     "Credentials",
+    "Eviction",
     "HandlerConfig",
     "HeartbeatConfig",
     "Id",
@@ -39,7 +43,9 @@ __all__ = [
     "LimitsConfig",
     "ListenConfig",
     "Observer",
+    "OriginConfig",
     "OutboxConfig",
+    "ProxyConfig",
     "Refusal",
     "RefusedRequest",
     "Request",

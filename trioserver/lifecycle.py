@@ -30,7 +30,8 @@ from trioserver.websocket.handshake import Head
 class Lifecycle:
     """Runs a `Connection`; it is also the `Receiver` of its WebSocket's messages.
 
-    ``on_ready`` is called at the moment it becomes READY, before `ready` is sent.
+    ``on_auth`` is called when it has sent its first token, and waits for us; then ``on_ready`` at
+    the moment it becomes READY, before `ready` is sent, or ``on_refused`` when it will never be.
     """
 
     def __init__(
@@ -39,12 +40,16 @@ class Lifecycle:
         *,
         config: Config,
         observer: Observer,
+        on_auth: Callable[[], None],
         on_ready: Callable[[Connection], None],
+        on_refused: Callable[[], None],
     ) -> None:
         self.connection = connection
         self._config = config
         self._observer = observer
+        self._on_auth = on_auth
         self._on_ready = on_ready
+        self._on_refused = on_refused
         self._session = connection._session
         self._websocket = connection._websocket
         self._dispatcher = Dispatcher(connection, limits=config.limits, handlers=config.handlers)
@@ -129,6 +134,7 @@ class Lifecycle:
         outcome = "ready"
         if self._timings.ready is None:
             outcome = close.reason if close and close.reason else "peer_left"
+            self._on_refused()
         self._attempted(outcome, begun)
 
     def _attempted(self, outcome: str, begun: float, *, refresh: bool = False) -> None:
@@ -191,6 +197,7 @@ class Lifecycle:
 
     def _verify_first(self, credentials: Credentials) -> None:
         self._timings.auth_received = trio.current_time()
+        self._on_auth()
         self.connection.start_soon(self._admit, credentials)
 
     async def _admit(self, credentials: Credentials) -> None:

@@ -18,10 +18,14 @@ from trioserver.websocket.listeners import (
 
 
 class Listening:
-    """The open listeners of a server, and where they are."""
+    """The open listeners of a server, and where they are.
+
+    ``proxied`` are those of them whose connections begin with a header of the PROXY protocol.
+    """
 
     def __init__(self) -> None:
         self.listeners: list[Listener] = []
+        self.proxied: list[Listener] = []
         self._socket_files: list[SocketFile] = []
 
     @property
@@ -32,7 +36,10 @@ class Listening:
     async def open(self, places: Iterable[ListenConfig]) -> None:
         """Open all. Raises `CannotListen`, and `ValueError` for a bad certificate."""
         for where in places:
-            self.listeners += await _open(where)
+            opened = await _open(where)
+            self.listeners += opened
+            if where.proxy_protocol:
+                self.proxied += opened
         unix = [address for address in self.addresses if address.port is None]
         self._socket_files = [await SocketFile.of(address) for address in unix]
 

@@ -34,7 +34,9 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 @attrs.frozen(kw_only=True)
 class ServerStatistics:
-    """A snapshot. ``refused`` counts refusals by code since the start."""
+    """A snapshot. ``refused`` counts refusals by code since the start, ``evicted`` those who were
+    not authenticated and had to give way, ``blocks`` how often an address was blocked;
+    ``blocked_addresses`` are blocked now."""
 
     open: int
     unauthenticated: int
@@ -42,6 +44,9 @@ class ServerStatistics:
     accepted: int
     topics: int
     refused: Mapping[str, int]
+    evicted: int
+    blocks: int
+    blocked_addresses: int
     draining: bool
 
 
@@ -82,14 +87,17 @@ class Server:
 
     def statistics(self) -> ServerStatistics:
         """How it stands at this moment."""
-        door = self._front_door
+        door, gate = self._front_door, self._front_door.gate
         return ServerStatistics(
-            open=door.admission.open,
-            unauthenticated=door.admission.unauthenticated,
+            open=gate.admission.open,
+            unauthenticated=gate.admission.unauthenticated,
             ready=self._registry.ready_count,
             accepted=door.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
-            refused=dict(door.refused),
+            refused=dict(gate.refused),
+            evicted=gate.admission.evicted,
+            blocks=gate.conduct.blocks,
+            blocked_addresses=gate.conduct.blocked_count(trio.current_time()),
             draining=self._drain_requested.is_set(),
         )
 
@@ -170,14 +178,12 @@ class Server:
         task_status: trio.TaskStatus[Server],
     ) -> None:
         async with trio.open_nursery() as accepting:
-            accepting.start_soon(
-                partial(
-                    trio.serve_listeners,
-                    self.serve_stream,
-                    listening.listeners,
-                    handler_nursery=connections,
+            proxied = partial(self._front_door.serve_stream, proxied=True)
+            for listener in listening.listeners:
+                handler = proxied if listener in listening.proxied else self.serve_stream
+                accepting.start_soon(
+                    partial(trio.serve_listeners, handler, [listener], handler_nursery=connections)
                 )
-            )
             log.info("listening", addresses=[address.url for address in self.addresses])
             task_status.started(self)
             await self._drain_requested.wait()

@@ -153,7 +153,7 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("prot = 1", "trioserver.prot; did you mean port?"),
+        ("prot = 1", "trioserver.prot; did you mean port or proxy?"),
         ("unix-path = '/a'", "trioserver.unix-path; did you mean unix_path?"),
         ("interval = 1", "trioserver.interval; did you mean heartbeat.interval?"),
         ("heartbeet.interval = 1", "trioserver.heartbeet; did you mean heartbeat"),

@@ -27,11 +27,16 @@ config_option: Final = click.option(
 
 
 def listen_options(function: _Function) -> _Function:
-    """``--host``, ``--port``, ``--unix-path``, ``--certificate`` and ``--key``, None by default.
+    """``--host``, ``--port``, ``--unix-path``, ``--certificate``, ``--key`` and
+    ``--proxy-protocol``, None by default.
 
     They arrive as keyword arguments of these names, fit for `load_settings`.
     """
     for option in reversed(LISTEN_OPTIONS):
+        if option.kind is bool:
+            pair = f"{option.flag}/--no-{option.flag.removeprefix('--')}"
+            function = click.option(pair, default=None, help=option.help)(function)
+            continue
         function = click.option(
             option.flag,
             type=click.Path(path_type=Path) if option.kind is Path else option.kind,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_origin
 
 import attrs
 from typed_settings.cls_utils import deep_options
@@ -20,14 +20,21 @@ PREFIX: Final = "TRIOSERVER_"
 
 MASK: Final = "***"
 
-_KINDS: Final = {int: "a whole number", float: "a number", str: "text, not empty"}
+_KINDS: Final = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text, not empty",
+    tuple: "a list of texts",
+}
 
 
 @attrs.frozen(kw_only=True)
 class Option:
     """One option. ``path`` is "port" or "heartbeat.interval"; ``unit`` may be empty.
 
-    ``low`` and ``high`` are None where the value is no number. ``secret``: the value is shown to
+    ``low`` and ``high`` are None where the value is no number; ``choice`` says what is allowed
+    where that is neither. ``secret``: the value is shown to
     nobody. ``info`` is typed-settings' view of it.
     """
 
@@ -37,6 +44,7 @@ class Option:
     help: str
     low: float | None
     high: float | None
+    choice: str | None
     secret: bool
     info: OptionInfo
 
@@ -57,27 +65,34 @@ class Option:
 
     @property
     def kind(self) -> type:
-        """int, float, str or Path; None may be allowed besides."""
-        return self.info.cls if self.info.cls in _KINDS else Path
+        """bool, int, float, str, Path, or tuple, of texts; None may be allowed besides."""
+        kind = get_origin(self.info.cls) or self.info.cls
+        return kind if kind in _KINDS else Path
 
     @property
     def bounds(self) -> str:
         """What is allowed: "from 0.1 to 300 s", empty where any text is."""
         if self.low is None or self.high is None:
-            return ""
+            return "true or false" if self.kind is bool else self.choice or ""
         return f"from {_plain(self.low)} to {_plain(self.high)} {self.unit}".rstrip()
 
     @property
     def allowed(self) -> str:
         """`bounds` with the kind of value: "a number from 0.1 to 300 s"."""
+        if self.low is None and self.bounds:
+            return self.bounds
         return f"{_KINDS.get(self.kind, 'a path')} {self.bounds}".rstrip()
 
     def shown(self, value: Any, *, unit: bool = True) -> str:
         """A value as text, with its unit; a secret's is masked."""
-        if value is None:
+        if value is None or value == ():
             return "none"
         if self.secret:
             return MASK
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, tuple):
+            return ", ".join(value)
         if not isinstance(value, int | float):
             return str(value)
         return f"{_plain(value)} {self.unit if unit else ''}".rstrip()
@@ -111,6 +126,7 @@ def _describe(info: OptionInfo) -> Option:
         help=field.metadata.get("help", ""),
         low=field.metadata.get("low"),
         high=field.metadata.get("high"),
+        choice=field.metadata.get("allowed"),
         secret=info.is_secret or field.repr is False,
         info=info,
     )

@@ -6,6 +6,7 @@ not wait, verify, or run anything. The rules are the table in `protocol.states`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -360,4 +361,7 @@ def _error(refusal: Refusal, id: Id | None, *, fatal: bool) -> Error:
     error = Error(
         code=refusal.code, message=refusal.message, retry=refusal.retry, fatal=fatal, id=id
     )
-    return error if after is None else structs.replace(error, retry_after_ms=milliseconds(after))
+    if after is None:
+        return error
+    # Rounded up: whoever waits for so long must not be too early. A billionth is no delay.
+    return structs.replace(error, retry_after_ms=math.ceil(after * 1000 - 1e-6))

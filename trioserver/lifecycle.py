@@ -93,7 +93,7 @@ class Lifecycle:
         try:
             async with trio.open_nursery() as work:
                 connection._nursery = work
-                if refusal is None:
+                if refusal is None and self._session.close is None:
                     self._session.start(token=token)
                     if token is not None:
                         self._verify_first(Credentials(source="query", token=token))
@@ -119,7 +119,8 @@ class Lifecycle:
     async def _until_settled(self) -> None:
         """One scope over everything before READY: receiving, verifying, and sending the answer."""
         deadline = self._session.deadline
-        assert deadline is not None, "every session starts with a deadline"
+        if deadline is None:
+            return  # refused, or disconnected in the handshake
         with trio.CancelScope(deadline=deadline) as scope:
             await self.connection._settled.wait()
             if self._session.is_ready:

@@ -115,8 +115,8 @@ class OriginPolicy:
         if text == _NULL:
             return "the page has no origin: a file, or a sandboxed frame; serve it over HTTP"
         if origin is None:
-            stripped = _ORIGIN.fullmatch(text.rstrip("/"))
-            return "an origin has no slash at its end" if stripped else "this is no origin"
+            slash = _has_only_a_slash_too_many(text)
+            return "an origin has no slash at its end" if slash else "this is no origin"
         known = [*self._exact]
         host = _host_header(hosts, origin.scheme) if self._same_host else None
         if host is not None:
@@ -199,8 +199,12 @@ def _text(origin: _Origin) -> str:
     return f"{origin.scheme}://{host}" + (f":{origin.port}" if origin.port != default else "")
 
 
+def _has_only_a_slash_too_many(text: str) -> bool:
+    return text.endswith("/") and _ORIGIN.fullmatch(text.rstrip("/")) is not None
+
+
 def _advice(entry: str) -> str:
-    if _ORIGIN.fullmatch(entry.rstrip("/")):
+    if _has_only_a_slash_too_many(entry):
         return "leave out the slash at its end"
     if "://" not in entry:
         return f"it begins with a scheme, as https://example.org, or is {SAME_HOST} or {ANY}"

@@ -88,6 +88,7 @@ class WebSocket:
         outbox_age: float,
         readiness: Readiness | None = None,
     ) -> None:
+        self.is_accepted = False
         self.peer_close: PeerClose | None = None
         self.subprotocol: str | None = None
         self.bytes_received = 0
@@ -130,6 +131,7 @@ class WebSocket:
         try:
             request = await trio_websocket.wrap_server_stream(nursery, self._control)
             self._websocket = await request.accept(subprotocol=self.subprotocol)
+            self.is_accepted = True
         except trio_websocket.ConnectionClosed:
             self._stop()
             raise trio.BrokenResourceError("the peer has left") from None

@@ -18,18 +18,18 @@ class TokenBucket:
         self._level = burst
         self._updated = now
 
-    def take(self, now: float) -> bool:
-        """Take one; False, and nothing taken, where there is none."""
+    def take(self, now: float, amount: float = 1.0) -> bool:
+        """Take so many; False, and nothing taken, where there are fewer."""
         level = self._level
         if now > self._updated:
             level = min(self.burst, level + (now - self._updated) * self.rate)
             self._updated = now
-        if level < 1.0:
+        if level < amount:
             self._level = level
             return False
-        self._level = level - 1.0
+        self._level = level - amount
         return True
 
-    def wait(self) -> float:
-        """Seconds from the last `take` until there is one again."""
-        return max(0.0, (1.0 - self._level) / self.rate)
+    def wait(self, amount: float = 1.0) -> float:
+        """Seconds from the last `take` until there are so many again."""
+        return max(0.0, (amount - self._level) / self.rate)

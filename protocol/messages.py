@@ -145,6 +145,7 @@ class Limits(Struct, frozen=True):
     max_streams: int
     max_subscriptions: int
     messages_per_second: int
+    bytes_per_second: int
 
 
 class Ready(_Reserved, frozen=True):

@@ -11,8 +11,9 @@ from protocol.messages import Limits
 class SessionOptions:
     """What the server offers and allows; durations in seconds.
 
-    ``auth_aliases`` are types that count as `auth` before READY. ``messages_per_second`` has a
-    burst of twice its size; beyond that as much again is refused before the session is closed.
+    ``auth_aliases`` are types that count as `auth` before READY. ``messages_per_second`` and
+    ``bytes_per_second`` have a burst of twice their size, the latter of one message at the least;
+    beyond that as much again is refused before the session is closed.
     """
 
     auth_timeout: float = 10.0
@@ -27,6 +28,7 @@ class SessionOptions:
     max_streams: int = 32
     max_subscriptions: int = 1000
     messages_per_second: int = 1000
+    bytes_per_second: int = 8 * 1024 * 1024
 
     @property
     def limits(self) -> Limits:
@@ -37,4 +39,5 @@ class SessionOptions:
             max_streams=self.max_streams,
             max_subscriptions=self.max_subscriptions,
             messages_per_second=self.messages_per_second,
+            bytes_per_second=self.bytes_per_second,
         )

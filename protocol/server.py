@@ -6,6 +6,7 @@ not wait, verify, or run anything. The rules are the table in `protocol.states`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -48,6 +49,10 @@ ERRORS_PER_SECOND: Final = 1.0
 """A client that is wrong more often than this, for longer than the burst, is broken."""
 
 
+BYTES_FORGIVEN: Final = 1000.0
+"""Bytes that were too many are forgiven at this fraction of the rate at which bytes are taken."""
+
+
 @attrs.frozen
 class Close:
     """How the session ended: a WebSocket close code, and the error code as the reason."""
@@ -81,6 +86,10 @@ class ServerSession:
         rate = float(options.messages_per_second)
         self._messages = TokenBucket(rate, 2 * rate, now)
         self._strikes = TokenBucket(1.0, 2 * rate, now)
+        rate = float(options.bytes_per_second)
+        burst = max(2 * rate, float(options.max_message_bytes))
+        self._bytes = TokenBucket(rate, burst, now)
+        self._byte_strikes = TokenBucket(rate / BYTES_FORGIVEN, burst, now)
         self._errors = TokenBucket(ERRORS_PER_SECOND, ERROR_BURST, now)
 
     @property
@@ -185,7 +194,11 @@ class ServerSession:
             return None
         if self.is_ready:
             if not self._messages.take(now):
-                self._too_fast(envelope, now)
+                self._too_fast(envelope, self._messages.wait(), self._strikes.take(now))
+                return None
+            size = len(data)
+            if not self._bytes.take(now, size):
+                self._too_fast(envelope, self._bytes.wait(size), self._byte_strikes.take(now, size))
                 return None
             if envelope.type not in RESERVED_TYPES and envelope.id not in self.in_flight:
                 return envelope  # nearly always: it moves nothing in the table
@@ -331,9 +344,9 @@ class ServerSession:
         else:
             self._held.append(data)
 
-    def _too_fast(self, envelope: Message, now: float) -> None:
-        refusal = Refusal("rate_limited", retry_after=self._messages.wait())
-        if self._strikes.take(now):
+    def _too_fast(self, envelope: Message, wait: float, forgiven: bool) -> None:
+        refusal = Refusal("rate_limited", retry_after=wait)
+        if forgiven:
             self.outgoing.append(codec.encode(_error(refusal, envelope.id, fatal=False)))
         else:
             self.fail(refusal, id=envelope.id)
@@ -348,4 +361,7 @@ def _error(refusal: Refusal, id: Id | None, *, fatal: bool) -> Error:
     error = Error(
         code=refusal.code, message=refusal.message, retry=refusal.retry, fatal=fatal, id=id
     )
-    return error if after is None else structs.replace(error, retry_after_ms=milliseconds(after))
+    if after is None:
+        return error
+    # Rounded up: whoever waits for so long must not be too early. A billionth is no delay.
+    return structs.replace(error, retry_after_ms=math.ceil(after * 1000 - 1e-6))

@@ -15,13 +15,15 @@ from trioserver.config import (
     HttpConfig,
     LimitsConfig,
     ListenConfig,
+    OriginConfig,
     OutboxConfig,
+    ProxyConfig,
     ShutdownConfig,
     TLSConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
-from trioserver.observer import Act, Attempt, Observer, RefusedRequest
+from trioserver.observer import Act, AddressBlock, Attempt, Eviction, Observer, RefusedRequest
 from trioserver.reloading import Reconfigured
 from trioserver.server import Blocked, Server, ServerStatistics, serve
 from trioserver.websocket.errors import CannotListen
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Act",
     "Address",
+    "AddressBlock",
     "AdminConfig",
     "Application",
     "Attempt",
@@ -52,6 +55,7 @@ __all__ = [
     "ConnectionReport",
     "ConnectionStatistics",
     "Credentials",
+    "Eviction",
     "HandlerConfig",
     "HeartbeatConfig",
     "HttpConfig",
@@ -60,7 +64,9 @@ __all__ = [
     "LimitsConfig",
     "ListenConfig",
     "Observer",
+    "OriginConfig",
     "OutboxConfig",
+    "ProxyConfig",
     "Reconfigured",
     "Refusal",
     "RefusedRequest",

@@ -14,6 +14,7 @@ from protocol.messages import Event
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
 from trioserver.handlers import Handler, make_handler
+from trioserver.origins import OriginPolicy
 from trioserver.websocket.frames import Opcode, encode_frame
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Route:
         auth_aliases: Iterable[str],
         allow_query_token: bool,
         supersede: bool,
+        origins: Iterable[str] | None,
     ) -> None:
         self.application = application
         self.path = path
@@ -65,6 +67,7 @@ class Route:
         self.auth_aliases = frozenset(auth_aliases)
         self.allow_query_token = allow_query_token
         self.supersede = supersede
+        self.origins = None if origins is None else OriginPolicy(origins)
         self.handlers: dict[str, Handler] = {}
         self.may_subscribe: Permission = _no_one
         self.may_publish: Permission = _no_one
@@ -200,6 +203,7 @@ class Application:
         auth_aliases: Iterable[str] = (),
         allow_query_token: bool = False,
         supersede: bool = False,
+        origins: Iterable[str] | None = None,
     ) -> Route:
         """Add a route. ``path`` may have parameters: "/ws/conversations/{conversation_id}".
 
@@ -210,6 +214,7 @@ class Application:
         - ``allow_query_token``: take the token from ``?token=`` too. URLs are logged by proxies
           and kept by browsers; turn it on for clients that can do nothing else.
         - ``supersede``: a new connection of the same user to the same resource ends the old one.
+        - ``origins``: which web pages may connect, in place of `OriginConfig.allow`.
 
         Raises `ValueError` with what to change.
         """
@@ -227,6 +232,7 @@ class Application:
             auth_aliases=auth_aliases,
             allow_query_token=allow_query_token,
             supersede=supersede,
+            origins=origins,
         )
         if owner is None and _PARAMETER.search(path):
             raise ValueError(

@@ -7,11 +7,14 @@ value, and what is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
+
+from trioserver.addresses import Networks
+from trioserver.origins import OriginPolicy
 
 _DAY = 86400.0
 _MIB = 1024 * 1024
@@ -49,11 +52,31 @@ def _bytes(default: int, low: int, high: int, help: str) -> Any:
 
 
 def _flag(default: bool, help: str) -> Any:
-    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not isinstance(value, bool):
-            raise ValueError(f"{attribute.name} is {value!r}; it must be true or false")
+    return attrs.field(default=default, validator=_is_flag, metadata={"help": help, "unit": ""})
 
-    return attrs.field(default=default, validator=check, metadata={"help": help, "unit": ""})
+
+def _is_flag(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{attribute.name} is {value!r}; it must be true or false")
+
+
+def _texts(help: str, parse: Callable[[tuple[str, ...]], Any], allowed: str) -> Any:
+    """A list of texts that ``parse`` takes; it raises `ValueError` for those it does not."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+        try:
+            if not all(isinstance(text, str) for text in value):
+                raise ValueError(f"{value!r} is no list of texts")
+            parse(value)
+        except ValueError as error:
+            raise ValueError(f"{attribute.name}: {error}") from None
+
+    metadata = {"help": help, "unit": "", "allowed": allowed}
+    return attrs.field(default=(), converter=_to_tuple, validator=check, metadata=metadata)
+
+
+def _to_tuple(value: Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _text(default: str, help: str) -> Any:
@@ -121,6 +144,11 @@ class _Listener:
         False,
         "Let other processes of the same user listen on this port as well (SO_REUSEPORT), for a "
         "restart without a gap.",
+    )
+    proxy_protocol: bool = _flag(
+        False,
+        "Each connection begins with a header of the PROXY protocol, version 1 or 2, from a proxy "
+        "of proxy.trusted; one that does not is dropped.",
     )
     certificate: Path | None = attrs.field(
         default=None,
@@ -214,6 +242,50 @@ class LimitsConfig:
     unauthenticated: int = _count(
         1_000, 1, 1_000_000, "connections", "Open connections that are not authenticated yet."
     )
+    unauthenticated_per_address: int = _count(
+        50,
+        1,
+        1_000_000,
+        "connections",
+        "The same of one address, an IPv6 network of 64 bits being one; the oldest gives way.",
+    )
+    unauthenticated_grace: float = _seconds(
+        2.0,
+        0.0,
+        300.0,
+        "For so long a new connection gives way only where all places are taken, not to others of "
+        "its address.",
+    )
+    connections_per_user: int = _count(
+        100, 1, 1_000_000, "connections", "Of one user; the oldest gives way: `superseded`."
+    )
+    handshakes_per_second: int = _count(
+        100,
+        1,
+        1_000_000,
+        "handshakes",
+        "Of one address; a burst may be ten times as many. Beyond: HTTP 429.",
+    )
+    forged_tokens: int = _count(
+        20,
+        1,
+        1_000_000,
+        "tokens",
+        "So many answers `token_invalid` within forged_tokens_window block an address; one that is "
+        "authenticated in between starts the count anew.",
+    )
+    forged_tokens_window: float = _seconds(
+        60.0, 1.0, _DAY, "The time in which a count of forged tokens is forgotten."
+    )
+    block_time: float = _seconds(
+        15.0,
+        0.0,
+        _DAY,
+        "An address is blocked for so long, and cannot be again for as long after it. 0: never.",
+    )
+    addresses: int = _count(
+        10_000, 1, 10_000_000, "addresses", "How many are remembered, some 500 bytes each."
+    )
     head_bytes: int = _bytes(16 * 1024, 512, _MIB, "The head of the HTTP request.")
     head_timeout: float = _seconds(
         5.0, 0.1, 300.0, "For the head of the request to arrive, TLS handshake included."
@@ -224,6 +296,13 @@ class LimitsConfig:
     )
     messages_per_second: int = _count(
         1_000, 1, 10_000_000, "messages", "From one client; a burst may be twice as many."
+    )
+    bytes_per_second: int = _count(
+        8 * _MIB,
+        1024,
+        1024 * _MIB,
+        "bytes",
+        "Of messages from one client; a burst may be twice as many, or one message.",
     )
     in_flight: int = _count(
         256, 1, 100_000, "requests", "Requests of one connection that are not answered yet."
@@ -237,6 +316,43 @@ class LimitsConfig:
         "Messages of one connection that wait for `async def` handlers; beyond, reading pauses.",
     )
     subscriptions: int = _count(1_000, 0, 1_000_000, "topics", "Subscriptions of one connection.")
+
+
+@attrs.frozen(kw_only=True)
+class OriginConfig:
+    """Which web pages may connect; clients that send no Origin header are no web pages."""
+
+    allow: tuple[str, ...] = _texts(
+        "As `https://example.org` or `https://*.example.org`, which is all below it; `same-host` "
+        "is the host that is connected to, and `*` is every page. None: `same-host`.",
+        OriginPolicy,
+        "a list of origins",
+    )
+
+
+@attrs.frozen(kw_only=True)
+class ProxyConfig:
+    """Proxies in front of the server, whose word is taken for who the client is."""
+
+    trusted: tuple[str, ...] = _texts(
+        "Their networks or addresses, as `10.0.0.0/8`, and `unix` for those that come by a Unix "
+        "socket. None: nobody's word is taken.",
+        Networks,
+        "a list of networks",
+    )
+    header: str = attrs.field(
+        default="x-forwarded-for",
+        metadata={
+            "allowed": "x-forwarded-for, forwarded or none",
+            "help": "Where they say it: `x-forwarded-for`, `forwarded` (RFC 7239), or `none`. Only "
+            "name one that each of them sets: what it leaves alone is the client's invention.",
+        },
+    )
+
+    @header.validator
+    def _check_header(self, _: Any, value: str) -> None:
+        if value not in ("x-forwarded-for", "forwarded", "none"):
+            raise ValueError(f"header is {value!r}; it must be x-forwarded-for, forwarded or none")
 
 
 @attrs.frozen(kw_only=True)
@@ -383,6 +499,8 @@ class Config(_Listener):
     auth: AuthConfig = AuthConfig()
     heartbeat: HeartbeatConfig = HeartbeatConfig()
     limits: LimitsConfig = LimitsConfig()
+    origins: OriginConfig = OriginConfig()
+    proxy: ProxyConfig = ProxyConfig()
     handlers: HandlerConfig = HandlerConfig()
     outbox: OutboxConfig = OutboxConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
@@ -392,7 +510,12 @@ class Config(_Listener):
     tls: TLSConfig = TLSConfig()
 
     def __attrs_post_init__(self) -> None:
-        self.listeners  # noqa: B018 -- what is wrong with them is said now, not at the start
+        listeners = self.listeners  # what is wrong with them is said now, not at the start
+        if not self.proxy.trusted and any(where.proxy_protocol for where in listeners):
+            raise ValueError(
+                "proxy_protocol without proxy.trusted would drop every connection: say which "
+                "networks the proxies are in"
+            )
 
     @property
     def listeners(self) -> tuple[ListenConfig, ...]:

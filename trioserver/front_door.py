@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import structlog
 import trio
 
 from protocol import Refusal
-from trioserver.admission import Admission, Ticket
+from trioserver.addresses import plain
+from trioserver.admission import Ticket
 from trioserver.application import Application, Match
 from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
+from trioserver.gate import Gate
 from trioserver.http.strictness import check_head
 from trioserver.lifecycle import Lifecycle
-from trioserver.observer import Observer, RefusedRequest
+from trioserver.observer import Observer, Observers
 from trioserver.opening import judge, new_connection
 from trioserver.registry import Registry
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
 from trioserver.websocket.listeners import remote_of
+from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
 from trioserver.websocket.readiness import Readiness
 
 if TYPE_CHECKING:
@@ -32,11 +35,26 @@ if TYPE_CHECKING:
 log: Final = structlog.get_logger("trioserver")
 
 
+@attrs.define
+class _Arrival:
+    """A stream that has been accepted.
+
+    ``peer`` is who has sent it, as far as that is known. ``proxied``: a header of the PROXY
+    protocol has yet to say so. ``builtin``: it has come to the listener of the built-in routes,
+    where nothing else is.
+    """
+
+    stream: trio.abc.Stream
+    peer: str
+    proxied: bool
+    builtin: bool
+
+
 class FrontDoor:
     """Admits, reads the head of the request, judges it, and hands it on.
 
     ``closed_for`` is what new connections are refused with; None while they are welcome.
-    ``refused`` counts refusals by code, ``accepted`` all streams. ``http`` answers what is not for
+    ``accepted`` counts all streams; the ``gate`` counts the rest. ``http`` answers what is not for
     a WebSocket; None where there is nothing to answer it with.
     """
 
@@ -51,12 +69,8 @@ class FrontDoor:
         observer: Observer,
         wall_clock: Callable[[], float],
     ) -> None:
-        self.admission = Admission(
-            max_connections=config.limits.connections,
-            max_unauthenticated=config.limits.unauthenticated,
-        )
+        self.gate = Gate(config, observer)
         self.accepted = 0
-        self.refused: Counter[str] = Counter()
         self.closed_for: Refusal | None = None
         self.http: HttpService | None = None
         self._application = application
@@ -64,116 +78,137 @@ class FrontDoor:
         self._registry = registry
         self._blocks = blocks
         self._readiness = readiness
-        self._observer = observer
+        self._observer = Observers([self.gate, observer])
         self._wall_clock = wall_clock
 
     def reconfigure(self, config: Config) -> None:
         """Other options for connections from now on; those that are open keep what they have."""
         self._config = config
-        self.admission.reconfigure(
-            max_connections=config.limits.connections,
-            max_unauthenticated=config.limits.unauthenticated,
-        )
+        self.gate.reconfigure(config)
 
     async def serve_stream(
-        self, stream: trio.abc.Stream, *, remote: str | None = None, builtin: bool = False
+        self,
+        stream: trio.abc.Stream,
+        *,
+        remote: str | None = None,
+        proxied: bool = False,
+        builtin: bool = False,
     ) -> None:
         """Serve one stream to its end. Raises nothing but `trio.Cancelled`.
 
-        ``builtin``: it has come to the listener of the built-in routes, where nothing else is.
+        ``proxied``: it begins with a header of the PROXY protocol. ``builtin``: it has come to the
+        listener of the built-in routes.
         """
         self.accepted += 1
-        remote = remote_of(stream) if remote is None else remote
+        peer = plain(remote_of(stream) if remote is None else remote)
+        arrival = _Arrival(stream, peer, proxied, builtin)
         try:
-            upgrade = await self._admit(stream, remote, None, builtin)
+            upgrade = await self._admit(arrival, None)
             if upgrade is not None:  # HTTP came before it: it is admitted anew, as any other
-                await self._admit(stream, remote, upgrade, builtin)
+                await self._admit(arrival, upgrade)
         except* Exception:
             log.exception("stream_crashed")
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _admit(
-        self, stream: trio.abc.Stream, remote: str, head: Head | None, builtin: bool
-    ) -> Head | None:
+    async def _admit(self, arrival: _Arrival, head: Head | None) -> Head | None:
         """Serve it in a place of its own; an opening handshake that came after HTTP comes back."""
         with trio.CancelScope() as scope:
-            ticket = self.admission.enter(scope.cancel)
+            ticket = self.gate.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
             if ticket is None:
-                self.refused["server_busy"] += 1
                 return None
             try:
-                head = head or await self._read_head(stream, remote)
-                if head is None:
-                    return None
-                if builtin and head.is_upgrade:
-                    bad = BadHead(404, "There is no WebSocket at this address.")
-                    await self._refuse(stream, bad, remote, head.path)
-                    return None
-                if self.http is not None and not head.is_upgrade:
-                    return await self._serve_http(self.http, stream, head, ticket, remote, builtin)
-                await self._answer(stream, head, ticket, remote)
+                head = head or await self._read_head(arrival, ticket)
+                return None if head is None else await self._serve(arrival, ticket, head)
             finally:
-                self.admission.leave(ticket)
+                self.gate.admission.leave(ticket)
         return None
 
-    async def _read_head(self, stream: trio.abc.Stream, remote: str) -> Head | None:
+    async def _read_head(self, arrival: _Arrival, ticket: Ticket) -> Head | None:
         limits = self._config.limits
         path = ""
         try:
             with trio.fail_after(limits.head_timeout):
-                head = await read_head(stream, max_bytes=limits.head_bytes)
+                if arrival.proxied:
+                    arrival.peer = await self._announced(arrival.stream, arrival.peer)
+                    arrival.proxied = False
+                    if not self.gate.announce(ticket, arrival.peer):
+                        return None
+                head = await read_head(arrival.stream, max_bytes=limits.head_bytes)
             path = head.path
             check_head(head)
+        except BadProxyHeader as bad:
+            self.gate.drop_bad_proxy(arrival.peer, str(bad))
         except BadHead as bad:
-            await self._refuse(stream, bad, remote, path)
+            await self._refuse(arrival.stream, bad, arrival.peer, path)
         except (PeerLeft, trio.TooSlowError) as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
-                log.info("tls_refused", remote=remote, reason=cause.reason)
+                log.info("tls_refused", remote=arrival.peer, reason=cause.reason)
             else:
-                log.debug("no_request", remote=remote, why=type(error).__name__)
+                log.debug("no_request", remote=arrival.peer, why=type(error).__name__)
         else:
             return head
         return None
 
+    async def _serve(self, arrival: _Arrival, ticket: Ticket, head: Head) -> Head | None:
+        remote = self.gate.identify(ticket, arrival.peer, head)
+        if self.http is not None and not head.is_upgrade:
+            return await self._serve_http(self.http, arrival, head, ticket, remote)
+        if arrival.builtin:
+            bad = BadHead(404, "There is no WebSocket at this address.")
+            await self._refuse(arrival.stream, bad, remote, head.path)
+        else:
+            await self._answer(arrival.stream, head, ticket, remote)
+        return None
+
     async def _serve_http(
-        self,
-        http: HttpService,
-        stream: trio.abc.Stream,
-        head: Head,
-        ticket: Ticket,
-        remote: str,
-        builtin: bool,
+        self, http: HttpService, arrival: _Arrival, head: Head, ticket: Ticket, remote: str
     ) -> Head | None:
         # It counts as an open connection, but not as one that has yet to authenticate: it never
         # will, and among those a long download would be the oldest. HTTP has a cap of its own.
-        self.admission.authenticated(ticket)
+        self.gate.admission.authenticated(ticket)
+        stream, builtin = arrival.stream, arrival.builtin
 
         async def refuse(bad: BadHead, refused: Head | None) -> None:
             await self._refuse(stream, bad, remote, "" if refused is None else refused.path)
 
-        # A probe is answered all the same: a server that is full must not be taken for dead.
-        if self.admission.is_full and not (builtin or http.has_builtin(head.path)):
-            await refuse(BadHead(503, "The server is full. Try again later."), head)
+        try:
+            if not builtin:
+                self.gate.check(remote, head)
+            # A probe is answered all the same: a server that is full must not be taken for dead.
+            if self.gate.admission.is_full and not (builtin or http.has_builtin(head.path)):
+                raise BadHead(503, "The server is full. Try again later.")
+        except BadHead as bad:
+            await refuse(bad, head)
             return None
         return await http.serve(stream, head, remote=remote, refuse=refuse, builtin=builtin)
+
+    async def _announced(self, stream: trio.abc.Stream, peer: str) -> str:
+        """Who a trusted proxy says that it is, or else the proxy. Raises `BadProxyHeader`."""
+        if not self.gate.may_announce(peer):
+            raise BadProxyHeader("the peer is not in proxy.trusted")
+        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        assert isinstance(transport, trio.SocketStream), "only sockets are listened on"
+        try:
+            return plain(await read_proxy_header(transport.socket) or peer)
+        except OSError:
+            raise PeerLeft from None
 
     async def _answer(
         self, stream: trio.abc.Stream, head: Head, ticket: Ticket, remote: str
     ) -> None:
         try:
+            self.gate.check(remote, head)
             match = judge(head, self._application)
+            self.gate.check_origin(match.route, head, secure=isinstance(stream, trio.SSLStream))
         except BadHead as bad:
             await self._refuse(stream, bad, remote, head.path)
         else:
             await self._run_connection(stream, head, match, ticket, remote)
 
     async def _refuse(self, stream: trio.abc.Stream, bad: BadHead, remote: str, path: str) -> None:
-        log.info("request_refused", remote=remote, status=bad.status, reason=bad.reason)
-        self._observer.request_refused(
-            RefusedRequest(remote=remote, path=path, status=bad.status, reason=bad.reason)
-        )
+        self.gate.refuse(bad, remote, path)
         await refuse(stream, bad)
 
     async def _run_connection(
@@ -194,18 +229,20 @@ class FrontDoor:
             config=self._config,
             blocks=self._blocks,
             observer=self._observer,
+            on_auth=partial(self.gate.admission.verifying, ticket),
             on_ready=partial(self._on_ready, ticket),
+            on_refused=partial(self.gate.admission.refused, ticket),
         )
-        busy = Refusal("server_busy") if self.admission.is_full else None
+        busy = Refusal("server_busy") if self.gate.admission.is_full else None
         self._registry.add(connection)
         try:
             await lifecycle.run(head, self.closed_for or busy)
         finally:
             self._registry.remove(connection)
             if connection._session.close is not None and connection._session.close.reason:
-                self.refused[connection._session.close.reason] += 1
+                self.gate.refused[connection._session.close.reason] += 1
 
     def _on_ready(self, ticket: Ticket, connection: Connection) -> None:
-        self.admission.authenticated(ticket)
-        self._registry.became_ready(connection)
+        self.gate.admission.authenticated(ticket)
+        self._registry.became_ready(connection, self._config.limits.connections_per_user)
         self._observer.became_ready(connection)

@@ -33,7 +33,8 @@ from trioserver.websocket.handshake import Head
 class Lifecycle:
     """Runs a `Connection`; it is also the `Receiver` of its WebSocket's messages.
 
-    ``on_ready`` is called at the moment it becomes READY, before `ready` is sent.
+    ``on_auth`` is called when it has sent its first token, and waits for us; then ``on_ready`` at
+    the moment it becomes READY, before `ready` is sent, or ``on_refused`` when it will never be.
     """
 
     def __init__(
@@ -43,13 +44,17 @@ class Lifecycle:
         config: Config,
         blocks: Blocks,
         observer: Observer,
+        on_auth: Callable[[], None],
         on_ready: Callable[[Connection], None],
+        on_refused: Callable[[], None],
     ) -> None:
         self.connection = connection
         self._config = config
         self._blocks = blocks
         self._observer = observer
+        self._on_auth = on_auth
         self._on_ready = on_ready
+        self._on_refused = on_refused
         self._session = connection._session
         self._websocket = connection._websocket
         self._dispatcher = Dispatcher(connection, limits=config.limits, handlers=config.handlers)
@@ -94,7 +99,7 @@ class Lifecycle:
         try:
             async with trio.open_nursery() as work:
                 connection._nursery = work
-                if refusal is None:
+                if refusal is None and self._session.close is None:
                     self._session.start(token=token)
                     if token is not None:
                         self._verify_first(Credentials(source="query", token=token))
@@ -119,7 +124,8 @@ class Lifecycle:
     async def _until_settled(self) -> None:
         """One scope over everything before READY: receiving, verifying, and sending the answer."""
         deadline = self._session.deadline
-        assert deadline is not None, "every session starts with a deadline"
+        if deadline is None:
+            return  # refused, or disconnected in the handshake
         with trio.CancelScope(deadline=deadline) as scope:
             await self.connection._settled.wait()
             if self._session.is_ready:
@@ -134,6 +140,7 @@ class Lifecycle:
         outcome = "ready"
         if self._timings.ready is None:
             outcome = close.reason if close and close.reason else "peer_left"
+            self._on_refused()
         self._attempted(outcome, begun)
 
     def _attempted(self, outcome: str, begun: float, *, refresh: bool = False) -> None:
@@ -196,6 +203,7 @@ class Lifecycle:
 
     def _verify_first(self, credentials: Credentials) -> None:
         self._timings.auth_received = trio.current_time()
+        self._on_auth()
         self.connection.start_soon(self._admit, credentials)
 
     async def _admit(self, credentials: Credentials) -> None:

@@ -73,6 +73,12 @@ class Listening:
         return [listener for place in self._places for listener in place.listeners]
 
     @property
+    def proxied(self) -> list[Listener]:
+        """Those of them whose connections begin with a header of the PROXY protocol."""
+        places = (place for place in self._places if place.where.proxy_protocol)
+        return [listener for place in places for listener in place.listeners]
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
         """Where they can be reached; for as long as they are open."""
         return tuple(map(address_of, self.listeners))

@@ -14,12 +14,39 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class RefusedRequest:
-    """A request that was answered with an HTTP error, before any WebSocket existed."""
+    """A request that was refused before any WebSocket existed.
+
+    ``status`` is that of the HTTP answer, 0 where the connection was closed without one, and
+    ``path`` is empty where it was not asked for. ``code`` is one of a few words: "bad_request",
+    "origin", "handshake_rate", "address_blocked", "server_busy", "proxy_protocol".
+    """
 
     remote: str
     path: str
     status: int
     reason: str
+    code: str = "bad_request"
+
+
+@attrs.frozen(kw_only=True)
+class Eviction:
+    """Somebody who was not authenticated had to give way, after ``age`` seconds.
+
+    ``remote`` is what it was counted under: an IPv4 address, an IPv6 network of 64 bits, or empty
+    where it had no address of its own. ``cap`` is "address" or "all".
+    """
+
+    remote: str
+    cap: str
+    age: float
+
+
+@attrs.frozen(kw_only=True)
+class AddressBlock:
+    """An address, or an IPv6 network of 64 bits, is not let in for ``duration`` seconds."""
+
+    remote: str
+    duration: float
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +107,12 @@ class Observer:
     def administered(self, act: Act) -> None:
         """An administrator did something, or was refused."""
 
+    def evicted(self, eviction: Eviction) -> None:
+        """Somebody who was not authenticated had to give way to somebody else."""
+
+    def address_blocked(self, block: AddressBlock) -> None:
+        """Too many forged tokens came from an address."""
+
 
 class Observers(Observer):
     """Several as one, in order."""
@@ -106,3 +139,11 @@ class Observers(Observer):
     def administered(self, act: Act) -> None:
         for observer in self._observers:
             observer.administered(act)
+
+    def evicted(self, eviction: Eviction) -> None:
+        for observer in self._observers:
+            observer.evicted(eviction)
+
+    def address_blocked(self, block: AddressBlock) -> None:
+        for observer in self._observers:
+            observer.address_blocked(block)

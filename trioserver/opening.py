@@ -83,4 +83,5 @@ def _session_options(config: Config, route: Route) -> SessionOptions:
         max_streams=limits.streams,
         max_subscriptions=limits.subscriptions,
         messages_per_second=limits.messages_per_second,
+        bytes_per_second=limits.bytes_per_second,
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import trio
 
 from trioserver.blocks import Block
 from trioserver.connection import Connection
+
+_Person: TypeAlias = tuple[int, str]
+"""A user of an authenticator; the users of another may have the same ids."""
 
 
 class Registry:
@@ -16,6 +20,7 @@ class Registry:
     def __init__(self) -> None:
         self._connections: dict[str, Connection] = {}
         self._ready: set[Connection] = set()
+        self._by_user: dict[_Person, dict[Connection, None]] = {}
         self._empty = trio.Event()
 
     @property
@@ -42,9 +47,20 @@ class Registry:
         """It has begun."""
         self._connections[connection.id] = connection
 
-    def became_ready(self, connection: Connection) -> None:
-        """It is ready; where its route says so, that ends the others in the same place."""
+    def became_ready(self, connection: Connection, max_per_user: int) -> None:
+        """It is ready; where its route says so, that ends the others in the same place.
+
+        Beyond ``max_per_user`` the oldest of the user ends, and not the newest: the oldest may be
+        one that the user lost long ago, and that is only not yet known to be dead. It is told
+        ``superseded``, and so stays away: two that took turns would never come to rest.
+        """
         self._ready.add(connection)
+        mine = self._by_user.setdefault(_person(connection), {})
+        mine[connection] = None
+        while len(mine) > max_per_user:
+            oldest = next(iter(mine))
+            del mine[oldest]
+            oldest.disconnect("superseded", "Too many connections of this user.")
         if connection.route.supersede:
             for other in self.ready:
                 if other is not connection and other._is_same_place(connection):
@@ -53,9 +69,17 @@ class Registry:
     def remove(self, connection: Connection) -> None:
         """It has ended."""
         del self._connections[connection.id]
-        self._ready.discard(connection)
+        if connection in self._ready:
+            self._ready.remove(connection)
+            self._forget(connection)
         if not self._connections:
             self._empty.set()
+
+    def _forget(self, connection: Connection) -> None:
+        mine = self._by_user.get(_person(connection), {})
+        mine.pop(connection, None)
+        if not mine:
+            self._by_user.pop(_person(connection), None)
 
     def matching(
         self,
@@ -99,3 +123,7 @@ class Registry:
         while self._connections:
             self._empty = trio.Event()
             await self._empty.wait()
+
+
+def _person(connection: Connection) -> _Person:
+    return id(connection.route.auth), connection.user.id

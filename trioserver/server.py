@@ -61,8 +61,10 @@ _GRACE: Final = 10.0
 class ServerStatistics:
     """A snapshot. ``refused`` counts refusals by code since the start.
 
-    ``open`` are all connections, ``http`` those of them on which HTTP is spoken; ``audit`` is None
-    where nothing is recorded.
+    ``open`` are all connections, ``http`` those of them on which HTTP is spoken. ``evicted`` counts
+    those who were not authenticated and had to give way, ``address_blocks`` how often an address
+    was blocked; ``blocked_addresses`` are blocked now. ``blocks`` are those of users, sessions,
+    tokens and resources; ``audit`` is None where nothing is recorded.
     """
 
     open: int
@@ -72,6 +74,9 @@ class ServerStatistics:
     accepted: int
     topics: int
     refused: Mapping[str, int]
+    evicted: int
+    address_blocks: int
+    blocked_addresses: int
     draining: bool
     blocks: int = 0
     audit: AuditStatistics | None = None
@@ -151,15 +156,18 @@ class Server:
 
     def statistics(self) -> ServerStatistics:
         """How it stands at this moment."""
-        door = self._front_door
+        door, gate = self._front_door, self._front_door.gate
         return ServerStatistics(
-            open=door.admission.open,
-            unauthenticated=door.admission.unauthenticated,
+            open=gate.admission.open,
+            unauthenticated=gate.admission.unauthenticated,
             ready=self._registry.ready_count,
             http=0 if self._http is None else self._http.open,
             accepted=door.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
-            refused=dict(door.refused),
+            refused=dict(gate.refused),
+            evicted=gate.admission.evicted,
+            address_blocks=gate.conduct.blocks,
+            blocked_addresses=gate.conduct.blocked_count(trio.current_time()),
             draining=self._drain_requested.is_set(),
             blocks=len(self._blocks.all),
             audit=None if self.audit is None else self.audit.statistics(),
@@ -180,7 +188,7 @@ class Server:
         chosen = fitting or ConnectionFilter()
         found = (each for each in self._registry.all if chosen.fits(each))
         if limit is None:
-            limit = self._front_door.admission.open
+            limit = self._front_door.gate.admission.open
         return [report(each) for each in nsmallest(limit, found, key=lambda each: each.id)]
 
     def administered(self, act: Act) -> None:
@@ -382,8 +390,8 @@ class Server:
                         services.start_soon(self._manager.run)
                         connections.start_soon(self._reload_on_request)
                         await connections.start(self._watch_signals, services.cancel_scope)
-                    if self._builtin.listeners:
-                        connections.start_soon(self._accept_builtin, connections)
+                    # To the very end: whoever asks /readyz shall hear that it is draining.
+                    self._accept_on(self._builtin, connections, connections)
                     await self._accept(connections, task_status)
                     await self._empty()
                     connections.cancel_scope.cancel()
@@ -426,14 +434,7 @@ class Server:
         self, connections: trio.Nursery, task_status: trio.TaskStatus[Server]
     ) -> None:
         async with trio.open_nursery() as accepting:
-            accepting.start_soon(
-                partial(
-                    trio.serve_listeners,
-                    self.serve_stream,
-                    self._listening.listeners,
-                    handler_nursery=connections,
-                )
-            )
+            self._accept_on(self._listening, accepting, connections)
             log.info("listening", addresses=[address.url for address in self.addresses])
             task_status.started(self)
             self._manager.ready(self._status())
@@ -457,10 +458,18 @@ class Server:
         parts = [part for route in self.application.routes for part in (route.auth, route.owner)]
         return list({id(part): part for part in parts}.values())
 
-    async def _accept_builtin(self, connections: trio.Nursery) -> None:
-        """To the very end: whoever asks ``/readyz`` shall hear that it is draining."""
-        serve = partial(self._front_door.serve_stream, builtin=True)
-        await trio.serve_listeners(serve, self._builtin.listeners, handler_nursery=connections)
+    def _accept_on(
+        self, listening: Listening, accepting: trio.Nursery, connections: trio.Nursery
+    ) -> None:
+        for listener in listening.listeners:
+            serve = partial(
+                self._front_door.serve_stream,
+                proxied=listener in listening.proxied,
+                builtin=listening is self._builtin,
+            )
+            accepting.start_soon(
+                partial(trio.serve_listeners, serve, [listener], handler_nursery=connections)
+            )
 
     def _services(self) -> list[Callable[..., Any]]:
         """Their background work, and the server's own."""

@@ -132,6 +132,59 @@ def test_an_empty_file_is_fine(file: Path) -> None:
     assert load_settings(file).config == Config()
 
 
+# ------------------------------------------------------------------------------ lists, flags
+
+
+def test_a_list_is_a_list_in_the_file_and_has_commas_elsewhere(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text('[trioserver.origins]\nallow = ["https://a.test", "https://*.b.test"]\n')
+    monkeypatch.setenv("TRIOSERVER_PROXY_TRUSTED", "10.0.0.0/8, unix,")
+    config = load_settings(file).config
+    assert config.origins.allow == ("https://a.test", "https://*.b.test")
+    assert config.proxy.trusted == ("10.0.0.0/8", "unix")
+    monkeypatch.setenv("TRIOSERVER_ORIGINS_ALLOW", "")
+    assert load_settings(file).config.origins.allow == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('allow = ["a.test"]', "'a.test' is no origin: it begins with a scheme"),
+        ('allow = "https://a.test/"', "leave out the slash at its end"),
+        ("allow = [1]", "it must be a list of origins"),
+        ("allow = 1", "it must be a list of origins"),
+    ],
+)
+def test_a_wrong_list_is_answered_with_what_is_wrong(file: Path, text: str, said: str) -> None:
+    file.write_text(f"[trioserver.origins]\n{text}\n")
+    message = error_of(file)
+    assert message.startswith(f"{file}: trioserver.origins.allow")
+    assert said in message
+
+
+def test_a_word_that_is_none_of_those_allowed_is_answered_with_them(file: Path) -> None:
+    file.write_text("[trioserver.proxy]\nheader = 'via'\n")
+    assert error_of(file) == (
+        f"{file}: trioserver.proxy.header is 'via'; it must be x-forwarded-for, forwarded or none"
+    )
+
+
+def test_a_flag_is_true_or_false(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("[trioserver]\nproxy_protocol = true\nproxy.trusted = ['unix']\n")
+    assert load_settings(file).config.proxy_protocol
+    monkeypatch.setenv("TRIOSERVER_PROXY_PROTOCOL", "false")
+    assert not load_settings(file).config.proxy_protocol
+    assert load_settings(file, {"proxy_protocol": True}).config.proxy_protocol
+    monkeypatch.setenv("TRIOSERVER_PROXY_PROTOCOL", "perhaps")
+    assert error_of() == "TRIOSERVER_PROXY_PROTOCOL is 'perhaps'; it must be true or false"
+
+
+def test_proxy_protocol_without_proxies_is_said(file: Path) -> None:
+    file.write_text("[[trioserver.listen]]\nproxy_protocol = true\n")
+    assert "say which networks the proxies are in" in error_of(file)
+
+
 # ------------------------------------------------------------------------------ listeners
 
 
@@ -185,7 +238,7 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        ("prot = 1", "trioserver.prot; did you mean port?"),
+        ("prot = 1", "trioserver.prot; did you mean port or proxy?"),
         ("unix-path = '/a'", "trioserver.unix-path; did you mean unix_path?"),
         (
             "interval = 1",

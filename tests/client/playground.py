@@ -37,6 +37,7 @@ READY = codec.encode(
             max_streams=32,
             max_subscriptions=1000,
             messages_per_second=1000,
+            bytes_per_second=8 * 1024 * 1024,
         ),
     )
 ).decode()

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import pytest
+import trio.testing
 from trio.testing import MockClock
 
 from tests.support.app import serving
 from tests.support.client import Rejected
-from trioserver import Attempt, Connection, Observer, RefusedRequest
+from trioserver import (
+    AddressBlock,
+    Attempt,
+    Config,
+    Connection,
+    Eviction,
+    LimitsConfig,
+    Observer,
+    RefusedRequest,
+)
+from trioserver.observer import Observers
 from trioserver.timings import Timings
 
 
@@ -19,6 +30,12 @@ class Notes(Observer):
 
     def request_refused(self, request: RefusedRequest) -> None:
         self.events.append(("refused", request.status, request.path))
+
+    def evicted(self, eviction: Eviction) -> None:
+        self.events.append(("evicted", eviction.remote, eviction.cap))
+
+    def address_blocked(self, block: AddressBlock) -> None:
+        self.events.append(("blocked", block.remote, block.duration))
 
     def attempted(self, connection: Connection, attempt: Attempt) -> None:
         self.events.append(("attempted", attempt.outcome, attempt.refresh))
@@ -80,3 +97,35 @@ async def test_a_request_for_nothing_is_told_with_its_path(autojump_clock: MockC
             await harness.connect("/nowhere")
         await harness.assert_nothing_left()
     assert notes.events == [("refused", 404, "/nowhere")]
+
+
+async def test_evictions_and_blocks_are_told_with_the_address(autojump_clock: MockClock) -> None:
+    notes = Notes()
+    limits = LimitsConfig(unauthenticated=1, forged_tokens=1)
+    async with serving(Config(port=0, limits=limits), observers=[notes]) as harness:
+        harness.connect_raw(remote="192.0.2.1:1")
+        await trio.testing.wait_all_tasks_blocked()
+        client = await harness.connect(remote="192.0.2.2:1")
+        await client.send(type="auth", token="forged")
+        await client.receive_end()
+        await harness.assert_nothing_left()
+    assert notes.events == [
+        ("evicted", "192.0.2.1", "all"),
+        ("blocked", "192.0.2.2", limits.block_time),
+        ("attempted", "token_invalid", False),
+        ("closed", 1008, "token_invalid"),
+    ]
+
+
+def test_several_observers_are_each_told_everything() -> None:
+    told: list[str] = []
+
+    class All(Observer):
+        def __getattribute__(self, name: str) -> object:
+            return lambda *_: told.append(name)
+
+    names = [name for name in vars(Observer) if not name.startswith("_")]
+    for name in names:
+        arguments = {"attempted": 2, "closed": 4}.get(name, 1)
+        getattr(Observers([All(), All()]), name)(*[None] * arguments)
+    assert told == [name for name in names for _ in range(2)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any, Final
 
 import attrs
@@ -206,18 +207,20 @@ class Harness:
     world: World
     nursery: trio.Nursery
 
-    def connect_raw(self, *, lockstep: bool = False) -> Client:
+    def connect_raw(self, *, lockstep: bool = False, remote: str | None = None) -> Client:
         """A client that has not sent anything yet; in ``lockstep``, what it does not read blocks
-        the server's sending."""
+        the server's sending. ``remote`` is its address, none by default."""
         make = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
         ours, theirs = make()
-        self.nursery.start_soon(self.server.serve_stream, theirs)
+        self.nursery.start_soon(partial(self.server.serve_stream, theirs, remote=remote))
         return Client(ours)
 
-    async def connect(self, path: str = "/ws/1") -> Client:
-        """A client after the opening handshake."""
-        client = self.connect_raw()
-        await client.open(path)
+    async def connect(
+        self, path: str = "/ws/1", *, remote: str | None = None, **headers: str
+    ) -> Client:
+        """A client after the opening handshake; ``headers`` are written with underscores."""
+        client = self.connect_raw(remote=remote)
+        await client.open(path, headers=headers)
         return client
 
     async def ready(self, path: str = "/ws/1", token: str = "alice", **more: Any) -> Client:

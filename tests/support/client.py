@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -77,16 +78,29 @@ class Client:
         self.answer_close = True
         self.pings = 0
         self.pongs: list[bytes] = []
+        self.rejected_with: dict[bytes, bytes] = {}  # headers
         self._ws = WSConnection(ConnectionType.CLIENT)
         self._messages: deque[str] = deque()
         self._closed: Closed | None = None
         self._accepted = False
         self._body = b""
 
-    async def open(self, path: str, *, subprotocols: list[str] | None = None) -> None:
+    async def open(
+        self,
+        path: str,
+        *,
+        subprotocols: list[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Do the opening handshake. Raises `Rejected`."""
+        more = [(name.replace("_", "-"), value) for name, value in (headers or {}).items()]
         await self.send_event(
-            Request(host="server", target=path, subprotocols=subprotocols or ["trioserver.v1"])
+            Request(
+                host="server",
+                target=path,
+                subprotocols=subprotocols or ["trioserver.v1"],
+                extra_headers=[(name.encode(), value.encode()) for name, value in more],
+            )
         )
         while not self._accepted:
             await self._receive_some()
@@ -175,6 +189,7 @@ class Client:
                 self._accepted = True
             case RejectConnection():
                 self._status = event.status_code
+                self.rejected_with = dict(event.headers)
             case RejectData():
                 self._body += event.data
                 if event.body_finished:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
-from typing import Any, Final, get_args
+from typing import Any, Final, get_args, get_origin
 
 import attrs
 from typed_settings.cls_utils import deep_options
@@ -33,6 +33,7 @@ _KINDS: Final = {
     float: "a number",
     str: "text, not empty",
     Path: "a path",
+    tuple: "a list of texts",
 }
 
 
@@ -40,7 +41,8 @@ _KINDS: Final = {
 class Option:
     """One option. ``path`` is "port" or "heartbeat.interval"; ``unit`` may be empty.
 
-    ``low`` and ``high`` are None where the value is no number. ``secret``: the value is shown to
+    ``low`` and ``high`` are None where the value is no number; ``choice`` says what is allowed
+    where that is neither. ``secret``: the value is shown to
     nobody. ``info`` is typed-settings' view of it.
     """
 
@@ -50,6 +52,7 @@ class Option:
     help: str
     low: float | None
     high: float | None
+    choice: str | None
     secret: bool
     info: OptionInfo
 
@@ -70,7 +73,9 @@ class Option:
 
     @property
     def kind(self) -> type:
-        """bool, int, float, str or Path; where None is allowed besides, `optional` says so."""
+        """bool, int, float, str, Path, or tuple, of texts; `optional` says if None is allowed."""
+        if get_origin(self.info.cls) is tuple:
+            return tuple
         kinds: set[type] = set(get_args(self.info.cls) or (self.info.cls,))
         (kind,) = kinds - {NoneType}
         assert kind in _KINDS, f"{self.path} is of no kind that can be written"
@@ -97,24 +102,26 @@ class Option:
         if self.kind is bool:
             return _KINDS[bool]
         if self.low is None or self.high is None:
-            return ""
+            return self.choice or ""
         return f"from {_plain(self.low)} to {_plain(self.high)} {self.unit}".rstrip()
 
     @property
     def allowed(self) -> str:
         """`bounds` with the kind of value: "a number from 0.1 to 300 s"."""
-        if self.choices or self.kind is bool:
+        if self.choices or self.kind is bool or (self.low is None and self.bounds):
             return self.bounds
         return f"{_KINDS[self.kind]} {self.bounds}".rstrip()
 
     def shown(self, value: Any, *, unit: bool = True) -> str:
         """A value as text, with its unit; a secret's is masked."""
-        if value is None:
+        if value is None or value == ():
             return "none"
         if self.secret:
             return MASK
         if isinstance(value, bool):
             return str(value).lower()
+        if isinstance(value, tuple):
+            return ", ".join(value)
         if not isinstance(value, int | float):
             return str(value)
         return f"{_plain(value)} {self.unit if unit else ''}".rstrip()
@@ -150,6 +157,7 @@ def _describe(info: OptionInfo) -> Option:
         help=field.metadata.get("help", ""),
         low=field.metadata.get("low"),
         high=field.metadata.get("high"),
+        choice=field.metadata.get("allowed"),
         secret=info.is_secret or field.repr is False,
         info=info,
     )

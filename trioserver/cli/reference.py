@@ -40,12 +40,13 @@ A program that embeds the server writes the same names:
 `Config(port=443, heartbeat=HeartbeatConfig(interval=15))`.
 
 An empty text stands for none in the file and in the environment, for options that may be none.
+A list is `["a", "b"]` in the file and `a,b` in the environment.
 """
 
 _LISTENERS: Final = """
 ## Several listeners: `[[trioserver.listen]]`
 
-Each table is one listener, with the five keys above. Where there is any, those keys must not be set
+Each table is one listener, with the keys above. Where there is any, those keys must not be set
 anywhere else.
 
 ```toml

@@ -205,9 +205,13 @@ def _convert(option: Option, raw: Any, name: str, base: Path) -> Any:
             raise ValueError
         if option.kind is Path:
             return base / raw
-        value: Any = _CONVERTER.structure(raw, option.kind)
+        if option.kind is tuple:
+            raw = _texts(raw)
+        value: Any = raw if option.kind is tuple else _CONVERTER.structure(raw, option.kind)
         option.check(value)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError) as error:
+        if option.kind is tuple and str(error):
+            raise SettingsError(f"{name}: {str(error).partition(': ')[2]}") from None
         shown = "of no use" if option.secret else repr(raw)
         hint = _service_hint(name, raw)
         raise SettingsError(f"{name} is {shown}; it must be {option.allowed}{hint}") from None
@@ -217,12 +221,20 @@ def _convert(option: Option, raw: Any, name: str, base: Path) -> Any:
 def _fits(raw: Any, kind: type) -> bool:
     """Whether conversion may be tried: it would make 3 of 3.7, and 1 of true."""
     if isinstance(raw, str | Path):  # all that environment variables have
-        return kind is Path or str(raw) != ""
+        return kind in (Path, tuple) or str(raw) != ""
+    if kind is tuple:
+        return isinstance(raw, list) and all(isinstance(text, str) for text in raw)
     if isinstance(raw, bool) or kind is bool:
         return isinstance(raw, bool) and kind is bool
     if not isinstance(raw, int | float):
         return False
     return kind is float or (kind is int and raw == int(raw))
+
+
+def _texts(raw: str | list[str]) -> tuple[str, ...]:
+    """A list as the file has it, or as environment variables have it: with commas."""
+    texts = raw.split(",") if isinstance(raw, str) else raw
+    return tuple(text.strip() for text in texts if text.strip())
 
 
 def _service_hint(name: str, raw: Any) -> str:

@@ -87,6 +87,7 @@ class WebSocket:
         outbox_age: float,
         readiness: Readiness | None = None,
     ) -> None:
+        self.is_accepted = False
         self.peer_close: PeerClose | None = None
         self.subprotocol: str | None = None
         self.bytes_received = 0
@@ -131,6 +132,7 @@ class WebSocket:
         try:
             self.outbox.put_control_nowait(acceptance(head, self.subprotocol))
             await self.outbox.flush()
+            self.is_accepted = True
         except OutboxClosed:
             raise trio.BrokenResourceError("the peer has left") from None
         except trio.Cancelled:

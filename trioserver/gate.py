@@ -1,0 +1,239 @@
+"""Who is let in, and as whom: addresses, caps, rates, blocks, origins.
+
+Before the head of a request only the peer's own address is known; after it, who is behind a proxy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any, Final
+
+import structlog
+import trio
+
+from trioserver.addresses import UNIX, Networks, host_of, key_of, plain
+from trioserver.admission import Admission, Cap, Ticket
+from trioserver.application import Route
+from trioserver.conduct import Conduct
+from trioserver.config import Config
+from trioserver.connection import Connection
+from trioserver.forwarded import client_of
+from trioserver.observer import AddressBlock, Attempt, Eviction, Observer, RefusedRequest
+from trioserver.origins import OriginPolicy
+from trioserver.websocket.handshake import BadHead, Head
+
+log: Final = structlog.get_logger("trioserver")
+
+_SAY_WHO: Final = ("x-forwarded-for", "forwarded")
+
+
+class NotLetIn(BadHead):
+    """A refusal that is no fault of the request's form. ``code`` is as of `RefusedRequest`."""
+
+    def __init__(
+        self,
+        code: str,
+        status: int,
+        reason: str,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        event: str = "request_refused",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(status, reason, headers)
+        self.code = code
+        self.event = event
+        self.details = details or {}
+
+
+class Gate(Observer):
+    """Keeps the counts, and learns from how authentications end.
+
+    ``refused`` counts refusals: codes of errors, and those of `RefusedRequest`.
+    """
+
+    def __init__(self, config: Config, observer: Observer) -> None:
+        self.refused: Counter[str] = Counter()
+        self._observer = observer
+        self._has_warned = False
+        limits = config.limits
+        self.conduct = Conduct(limits, on_block=self._on_block)
+        self.admission = Admission(
+            max_connections=limits.connections,
+            max_unauthenticated=limits.unauthenticated,
+            max_per_address=limits.unauthenticated_per_address,
+            grace=limits.unauthenticated_grace,
+            on_eviction=self._on_eviction,
+        )
+        self._set_policies(config)
+
+    def reconfigure(self, config: Config) -> None:
+        """Other options from now on. Blocks stay; how often addresses connect is counted anew."""
+        limits = config.limits
+        self.conduct.reconfigure(limits)
+        self.admission.reconfigure(
+            max_connections=limits.connections,
+            max_unauthenticated=limits.unauthenticated,
+            max_per_address=limits.unauthenticated_per_address,
+            grace=limits.unauthenticated_grace,
+        )
+        self._set_policies(config)
+
+    def _set_policies(self, config: Config) -> None:
+        self._header = config.proxy.header
+        self._trusted = Networks(config.proxy.trusted)
+        self._origins = OriginPolicy(config.origins.allow)
+
+    # -------------------------------------------------------------------------- coming in
+
+    def enter(self, evict: Callable[[], None], peer: str, *, known: bool = True) -> Ticket | None:
+        """Take a place; None where the stream is to be dropped, which has been counted.
+
+        ``known``: ``peer`` is who it is, and not a proxy that has yet to say so.
+        """
+        now = trio.current_time()
+        key = self._key(peer) if known else ""
+        if not self._is_worth_an_answer(key, now):
+            self._drop(peer, "address_blocked", "The address is blocked.")
+            return None
+        ticket = self.admission.enter(evict, key, now)
+        if ticket is None:
+            self._drop(peer, "server_busy", "The server is full.")
+        return ticket
+
+    def may_announce(self, peer: str) -> bool:
+        """Whether this peer's word is taken for who it speaks for."""
+        return peer in self._trusted
+
+    def announce(self, ticket: Ticket, peer: str) -> bool:
+        """A proxy has said who it is, ahead of all else; False: to be dropped, and counted."""
+        now = trio.current_time()
+        key = self._key(peer)
+        if not self._is_worth_an_answer(key, now):
+            self._drop(peer, "address_blocked", "The address is blocked.")
+            return False
+        self.admission.identify(ticket, key, now)
+        return True
+
+    def identify(self, ticket: Ticket, peer: str, head: Head) -> str:
+        """Who has sent this head: ``peer``, or whom it speaks for where it is a trusted proxy."""
+        if peer not in self._trusted:
+            self._warn_of_unheard_proxy(peer, head)
+            return peer
+        if self._header != "none":
+            lines = head.headers.get(self._header, ())
+            peer = client_of(peer, self._header, lines, self._trusted)
+            self.admission.identify(ticket, self._key(peer), trio.current_time())
+        return peer
+
+    def check(self, peer: str, head: Head) -> None:
+        """Whether the address may ask for anything, and how often. Raises `NotLetIn`."""
+        now, key = trio.current_time(), self._key(peer)
+        seconds = self.conduct.blocked_for(key, now)
+        if seconds > 0:
+            raise _too_many("address_blocked", "Too many forged tokens came from here.", seconds)
+        if head.is_upgrade:
+            seconds = self.conduct.handshake(key, now)
+            if seconds > 0:
+                raise _too_many("handshake_rate", "Too many handshakes came from here.", seconds)
+
+    def check_origin(self, route: Route, head: Head, *, secure: bool) -> None:
+        """Whether the page that this handshake comes from may connect. Raises `NotLetIn`."""
+        policy = route.origins or self._origins
+        headers = head.headers
+        rejected = policy.judge(headers.get("origin", ()), headers.get("host", ()), secure=secure)
+        if rejected is not None:
+            details = {"origin": rejected.origin, "allowed": list(rejected.allowed)}
+            if rejected.hint is not None:
+                details["hint"] = rejected.hint
+            raise NotLetIn(
+                "origin",
+                403,
+                "Pages of this origin may not connect here.",
+                event="websocket_rejected_invalid_origin",
+                details=details,
+            )
+
+    # -------------------------------------------------------------------------- being refused
+
+    def refuse(self, bad: BadHead, remote: str, path: str) -> None:
+        """Log and count a refusal that is going to be answered."""
+        code, event, details = "bad_request", "request_refused", {}
+        if isinstance(bad, NotLetIn):
+            code, event, details = bad.code, bad.event, dict(bad.details)
+            self.refused[code] += 1
+        level = log.info if event == "request_refused" else log.warning
+        level(event, remote=remote, path=path, status=bad.status, reason=bad.reason, **details)
+        self._observer.request_refused(
+            RefusedRequest(
+                remote=remote, path=path, status=bad.status, reason=bad.reason, code=code
+            )
+        )
+
+    def drop_bad_proxy(self, peer: str, reason: str) -> None:
+        """Log and count a connection that did not begin as the listener wants it."""
+        log.warning("proxy_protocol_failed", remote=peer, reason=reason)
+        self._drop(peer, "proxy_protocol", reason)
+
+    def _drop(self, peer: str, code: str, reason: str) -> None:
+        """No line in the log: who is dropped unheard may come thousands of times a second."""
+        self.refused[code] += 1
+        self._observer.request_refused(
+            RefusedRequest(remote=peer, path="", status=0, reason=reason, code=code)
+        )
+
+    def _is_worth_an_answer(self, key: str, now: float) -> bool:
+        return not self.conduct.blocked_for(key, now) or self.conduct.may_be_told(key, now)
+
+    # -------------------------------------------------------------------------- learning
+
+    def attempted(self, connection: Connection, attempt: Attempt) -> None:
+        """Only a forged token counts: an expired one is a laptop that slept, and what fails here
+        is no fault of theirs."""
+        key = self._key(connection.request.remote)
+        if attempt.outcome == "token_invalid":
+            self.conduct.forged(key, trio.current_time())
+        elif attempt.outcome in ("ready", "refreshed"):
+            self.conduct.authenticated(key)
+
+    def _key(self, peer: str) -> str:
+        """A proxy's own address is nobody's: what is counted there would count for everybody."""
+        return "" if peer in self._trusted else key_of(peer)
+
+    def _on_block(self, key: str, seconds: float) -> None:
+        log.warning("address_blocked", remote=key, seconds=seconds)
+        self._observer.address_blocked(AddressBlock(remote=key, duration=seconds))
+
+    def _on_eviction(self, ticket: Ticket, cap: Cap) -> None:
+        age = trio.current_time() - ticket.since
+        self._observer.evicted(Eviction(remote=ticket.key, cap=cap, age=age))
+
+    def _warn_of_unheard_proxy(self, peer: str, head: Head) -> None:
+        """Once, where somebody nearby, most likely a proxy of the operator's, is not trusted."""
+        says = any(name in head.headers for name in _SAY_WHO)
+        if says and not self._has_warned and _is_nearby(peer):
+            self._has_warned = True
+            log.warning(
+                "proxy_not_trusted",
+                remote=peer,
+                hint="it sends X-Forwarded-For or Forwarded; if it is your proxy, put its network "
+                "into proxy.trusted, or all its clients count as one address",
+            )
+
+
+def _too_many(code: str, reason: str, seconds: float) -> NotLetIn:
+    after = str(math.ceil(seconds))
+    return NotLetIn(code, 429, f"{reason} Try again in {after} s.", [("Retry-After", after)])
+
+
+def _is_nearby(peer: str) -> bool:
+    host = host_of(plain(peer))
+    if host == UNIX:
+        return True
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return False

@@ -1,0 +1,213 @@
+"""Which web pages may connect: the Origin header, judged before the handshake is accepted.
+
+A browser sends the origin of the page (RFC 6455, section 10.2; RFC 6454), so that a page of
+somebody else cannot use what the browser knows. Other clients send none, and need none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import AddressValueError, IPv6Address
+from typing import Final
+
+import attrs
+
+ANY: Final = "*"
+SAME_HOST: Final = "same-host"
+"""Entries of a list that are no origins: all of them; those of the host that is connected to."""
+
+_NULL: Final = "null"
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_SHOWN: Final = 256
+"""Characters of an origin that go into the log."""
+
+_HOST: Final = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+"
+_ORIGIN: Final = re.compile(
+    rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<wild>\*\.)?(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?"
+)
+_HOST_HEADER: Final = re.compile(rf"(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?")
+
+
+@attrs.frozen
+class _Origin:
+    """Scheme, host in lower case without brackets, port, None where the scheme has none."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+
+@attrs.frozen
+class RejectedOrigin:
+    """For the log, not for the peer: what was sent, what would do, and the likely mistake."""
+
+    origin: str
+    allowed: tuple[str, ...]
+    hint: str | None
+
+
+class OriginPolicy:
+    """An allow-list of origins: "https://example.org", "https://*.example.org", `ANY`,
+    `SAME_HOST`, "null". An empty one stands for `SAME_HOST`.
+
+    Raises `ValueError` with the entry that is none of these, and what to write.
+    """
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        if isinstance(allowed, str):
+            raise ValueError(f"origins is {allowed!r}; it must be a list of texts")
+        self.allowed = tuple(allowed) or (SAME_HOST,)
+        self._any = ANY in self.allowed
+        self._same_host = SAME_HOST in self.allowed
+        self._null = _NULL in self.allowed
+        self._exact: set[_Origin] = set()
+        self._below: set[_Origin] = set()
+        for entry in self.allowed:
+            if entry not in (ANY, SAME_HOST, _NULL):
+                self._add(entry)
+
+    def _add(self, entry: str) -> None:
+        match = _ORIGIN.fullmatch(entry)
+        origin = match and _origin(match)
+        if match is None or origin is None:
+            raise ValueError(f"{entry!r} is no origin: {_advice(entry)}")
+        if match["wild"] and (_is_ip(origin.host) or origin.host.startswith(".")):
+            raise ValueError(f"{entry!r} is no origin: '*.' goes before a domain")
+        (self._below if match["wild"] else self._exact).add(origin)
+
+    def judge(
+        self, origins: tuple[str, ...], hosts: tuple[str, ...], *, secure: bool
+    ) -> RejectedOrigin | None:
+        """None where the request may go on; ``origins`` and ``hosts`` are its header lines.
+
+        ``secure``: the request came over TLS to this very server.
+        """
+        if not origins or self._any:
+            return None
+        text = ", ".join(origins)
+        if self._null and text == _NULL:
+            return None
+        match = _ORIGIN.fullmatch(text)
+        origin = None if match is None or match["wild"] else _origin(match)
+        if origin is not None and self._allows(origin, hosts, secure):
+            return None
+        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+        return RejectedOrigin(shown, self.allowed, self._hint(text, origin, hosts))
+
+    def _allows(self, origin: _Origin, hosts: tuple[str, ...], secure: bool) -> bool:
+        if origin in self._exact:
+            return True
+        if self._same_host and _is_same_host(origin, hosts, secure):
+            return True
+        host = origin.host
+        if not self._below or _is_ip(host) or host.startswith("."):
+            return False
+        while (dot := host.find(".")) >= 0:
+            host = host[dot + 1 :]
+            if attrs.evolve(origin, host=host) in self._below:
+                return True
+        return False
+
+    def _hint(self, text: str, origin: _Origin | None, hosts: tuple[str, ...]) -> str | None:
+        """What an operator has most likely overlooked."""
+        if text == _NULL:
+            return "the page has no origin: a file, or a sandboxed frame; serve it over HTTP"
+        if origin is None:
+            slash = _has_only_a_slash_too_many(text)
+            return "an origin has no slash at its end" if slash else "this is no origin"
+        known = [*self._exact]
+        host = _host_header(hosts, origin.scheme) if self._same_host else None
+        if host is not None:
+            known.append(_Origin(origin.scheme, *host))
+            if origin == known[-1]:
+                return "the page came over http, and this server is spoken to over TLS"
+        for other in sorted(known, key=str):
+            hint = _difference(origin, other)
+            if hint is not None:
+                return f"{hint}: {_text(other)} is allowed, {_text(origin)} is another origin"
+        for parent in self._below:
+            if (parent.scheme, parent.host, parent.port) == (
+                origin.scheme,
+                origin.host,
+                origin.port,
+            ):
+                return f"'*.{parent.host}' is for what is below {parent.host}, not for itself"
+        return None
+
+
+def _difference(origin: _Origin, other: _Origin) -> str | None:
+    """What alone tells two origins apart, when it is one thing that is easily mistaken."""
+    same_scheme, same_port = origin.scheme == other.scheme, origin.port == other.port
+    if origin.host == other.host:
+        if same_scheme:
+            return "the port differs"
+        defaults = (_DEFAULT_PORTS.get(origin.scheme), _DEFAULT_PORTS.get(other.scheme))
+        return "the scheme differs" if same_port or (origin.port, other.port) == defaults else None
+    if same_scheme and same_port:
+        if origin.host in _LOOPBACK and other.host in _LOOPBACK:
+            return "localhost and its addresses are different origins"
+        if origin.host.removeprefix("www.") == other.host.removeprefix("www."):
+            return "with and without 'www.' are different origins"
+    return None
+
+
+def _origin(match: re.Match[str]) -> _Origin | None:
+    scheme = match["scheme"].lower()
+    host = _plain_host(match["host"])
+    port = int(match["port"]) if match["port"] else _DEFAULT_PORTS.get(scheme)
+    if host is None or (port is not None and not 0 < port < 65536):
+        return None
+    return _Origin(scheme, host, port)
+
+
+def _plain_host(host: str) -> str | None:
+    """In lower case; an IPv6 address in its one canonical form, without brackets."""
+    if not host.startswith("["):
+        return host.lower()
+    try:
+        return str(IPv6Address(host[1:-1]))
+    except AddressValueError:
+        return None
+
+
+def _is_ip(host: str) -> bool:
+    """As URLs have it: what ends in a number is an IPv4 address."""
+    return ":" in host or host.rpartition(".")[2].isdigit()
+
+
+def _is_same_host(origin: _Origin, hosts: tuple[str, ...], secure: bool) -> bool:
+    """Whether a page of the host that is connected to. Where a proxy ends TLS the scheme that the
+    client has used is not known, and either will do; where this server ends it, it is https."""
+    if origin.scheme not in (("https",) if secure else ("http", "https")):
+        return False
+    return _host_header(hosts, origin.scheme) == (origin.host, origin.port)
+
+
+def _host_header(hosts: tuple[str, ...], scheme: str) -> tuple[str, int | None] | None:
+    match = _HOST_HEADER.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    host = None if match is None else _plain_host(match["host"])
+    if match is None or host is None:
+        return None
+    return host, int(match["port"]) if match["port"] else _DEFAULT_PORTS.get(scheme)
+
+
+def _text(origin: _Origin) -> str:
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    default = _DEFAULT_PORTS.get(origin.scheme)
+    return f"{origin.scheme}://{host}" + (f":{origin.port}" if origin.port != default else "")
+
+
+def _has_only_a_slash_too_many(text: str) -> bool:
+    return text.endswith("/") and _ORIGIN.fullmatch(text.rstrip("/")) is not None
+
+
+def _advice(entry: str) -> str:
+    if _has_only_a_slash_too_many(entry):
+        return "leave out the slash at its end"
+    if "://" not in entry:
+        return f"it begins with a scheme, as https://example.org, or is {SAME_HOST} or {ANY}"
+    if not entry.isascii():
+        return "write the host as browsers send it, in ASCII (xn--...)"
+    return "it is a scheme, a host and perhaps a port, as https://example.org:8443, and no more"

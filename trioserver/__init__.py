@@ -10,8 +10,10 @@ from trioserver.config import (
     HeartbeatConfig,
     LimitsConfig,
     ListenConfig,
+    LogConfig,
     OutboxConfig,
     ShutdownConfig,
+    TracingConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.observer import Act, Attempt, Observer, RefusedRequest
@@ -38,6 +40,7 @@ __all__ = [
     "JWTAuth",
     "LimitsConfig",
     "ListenConfig",
+    "LogConfig",
     "Observer",
     "OutboxConfig",
     "Refusal",
@@ -47,6 +50,7 @@ __all__ = [
     "Server",
     "ServerStatistics",
     "ShutdownConfig",
+    "TracingConfig",
     "User",
     "anyone",
     "serve",

@@ -27,6 +27,7 @@ class Admission:
         self.max_connections = max_connections
         self.max_unauthenticated = max_unauthenticated
         self.open = 0
+        self.evicted = 0
         self._unauthenticated: dict[Ticket, None] = {}
 
     @property
@@ -46,6 +47,7 @@ class Admission:
         if len(self._unauthenticated) >= self.max_unauthenticated:
             oldest = next(iter(self._unauthenticated))
             del self._unauthenticated[oldest]
+            self.evicted += 1
             oldest.evict()
         ticket = Ticket(evict)
         self.open += 1

@@ -48,6 +48,17 @@ def _bytes(default: int, low: int, high: int, help: str) -> Any:
     return _number(default, low, high, "bytes", help, whole=True)
 
 
+def _choice(default: str, choices: tuple[str, ...], help: str) -> Any:
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in choices:
+            allowed = ", ".join(choices)
+            raise ValueError(f"{attribute.name} is {value!r}; it must be one of {allowed}")
+
+    return attrs.field(
+        default=default, validator=check, metadata={"help": help, "choices": choices}
+    )
+
+
 def _to_path(value: str | Path | None) -> Path | None:
     return None if value is None or value == "" else Path(value)
 
@@ -151,6 +162,12 @@ class HandlerConfig:
 
     timeout: float = _seconds(30.0, 0.01, _DAY, "For an `async def` handler, or a hook.")
     chunk_timeout: float = _seconds(60.0, 0.01, _DAY, "For the next value of a stream.")
+    slow_inline: float = _seconds(
+        0.02,
+        0.0001,
+        3600.0,
+        "A `def` handler that holds up all others for longer is counted, and named in a warning.",
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -176,6 +193,36 @@ class ShutdownConfig:
     )
 
 
+LOG_FORMATS: Final = ("auto", "text", "json")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@attrs.frozen(kw_only=True)
+class LogConfig:
+    """What a program that serves writes to stderr. An embedding program logs as it likes."""
+
+    format: str = _choice(
+        "auto", LOG_FORMATS, "`auto` is coloured text on a terminal, and JSON lines elsewhere."
+    )
+    level: str = _choice(
+        "info",
+        LOG_LEVELS,
+        "For the server and the application; other libraries are heard from warning on.",
+    )
+
+
+@attrs.frozen(kw_only=True)
+class TracingConfig:
+    """Spans for a tracing system, by OpenTelemetry, which is the extra ``otel``."""
+
+    spans: str = _choice(
+        "off",
+        ("off", "on"),
+        "Whether handshakes, authentications, ownership checks and handlers make spans, with the "
+        "tracer provider of the process.",
+    )
+
+
 @attrs.frozen(kw_only=True)
 class Config:
     """Everything. ``host``, ``port`` and the like stand for one listener; ``listen``, when given,
@@ -194,6 +241,8 @@ class Config:
     handlers: HandlerConfig = HandlerConfig()
     outbox: OutboxConfig = OutboxConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
+    log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
 
     def __attrs_post_init__(self) -> None:
         self.listeners  # noqa: B018 -- what is wrong with them is said now, not at the start

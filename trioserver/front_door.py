@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -13,15 +14,22 @@ import trio
 from protocol import Refusal
 from trioserver.admission import Admission, Ticket
 from trioserver.application import Application, Match
+from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
 from trioserver.connection import Connection
+from trioserver.counts import Counts
 from trioserver.lifecycle import Lifecycle
 from trioserver.observer import Observer, RefusedRequest
 from trioserver.opening import judge, new_connection
 from trioserver.registry import Registry
+from trioserver.seldom import Seldom
+from trioserver.tracing import Tracing
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.readiness import Readiness
+
+_DROPS_PERIOD: Final = 10.0  # seconds between two lines about connections that were dropped
+_PATH_CHARACTERS: Final = 256  # of a path in the log; who is refused has chosen it
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -40,7 +48,9 @@ class FrontDoor:
         *,
         registry: Registry,
         readiness: Readiness | None,
+        counts: Counts,
         observer: Observer,
+        tracing: Tracing | None,
         wall_clock: Callable[[], float],
     ) -> None:
         self.admission = Admission(
@@ -54,7 +64,10 @@ class FrontDoor:
         self._config = config
         self._registry = registry
         self._readiness = readiness
+        self._counts = counts
         self._observer = observer
+        self._tracing = tracing
+        self._drops = Seldom(_DROPS_PERIOD)
         self._wall_clock = wall_clock
 
     async def serve_stream(self, stream: trio.abc.Stream, *, remote: str | None = None) -> None:
@@ -64,15 +77,24 @@ class FrontDoor:
             ticket = self.admission.enter(scope.cancel)
             if ticket is None:
                 self.refused["server_busy"] += 1
+                self._dropped()
                 await trio.aclose_forcefully(stream)
                 return
             try:
                 await self._serve(stream, ticket, remote_of(stream) if remote is None else remote)
-            except* Exception:
-                log.exception("stream_crashed")
+            except* Exception as errors:
+                # Formatted here: an embedder's structlog may print the variables of each frame.
+                log.error("stream_crashed", traceback="".join(traceback.format_exception(errors)))
             finally:
                 self.admission.leave(ticket)
                 await trio.aclose_forcefully(stream)
+
+    def _dropped(self) -> None:
+        """Nobody is told one by one that there is no place: this is where floods end."""
+        self._counts.dropped()
+        suppressed = self._drops.ask(trio.current_time())
+        if suppressed is not None:
+            log.warning("connections_dropped", reason="server_busy", more_before=suppressed)
 
     async def _serve(self, stream: trio.abc.Stream, ticket: Ticket, remote: str) -> None:
         limits = self._config.limits
@@ -80,7 +102,7 @@ class FrontDoor:
             with trio.fail_after(limits.head_timeout):
                 head = await read_head(stream, max_bytes=limits.head_bytes)
         except BadHead as bad:
-            await self._refuse(stream, bad, remote, path="")
+            await self._refuse(stream, bad, remote, head=None)
         except (PeerLeft, trio.TooSlowError) as error:
             log.debug("no_request", remote=remote, why=type(error).__name__)
         else:
@@ -92,12 +114,22 @@ class FrontDoor:
         try:
             match = judge(head, self._application)
         except BadHead as bad:
-            await self._refuse(stream, bad, remote, head.path)
+            await self._refuse(stream, bad, remote, head)
         else:
             await self._run_connection(stream, head, match, ticket, remote)
 
-    async def _refuse(self, stream: trio.abc.Stream, bad: BadHead, remote: str, path: str) -> None:
-        log.info("request_refused", remote=remote, status=bad.status, reason=bad.reason)
+    async def _refuse(
+        self, stream: trio.abc.Stream, bad: BadHead, remote: str, head: Head | None
+    ) -> None:
+        path = "" if head is None else head.path
+        log.info(
+            "request_refused",
+            remote=remote,
+            path=path[:_PATH_CHARACTERS],
+            status=bad.status,
+            reason=bad.reason,
+            token=None if head is None else fingerprint(head.query.get("token")),
+        )
         self._observer.request_refused(
             RefusedRequest(remote=remote, path=path, status=bad.status, reason=bad.reason)
         )
@@ -119,7 +151,9 @@ class FrontDoor:
         lifecycle = Lifecycle(
             connection,
             config=self._config,
+            counts=self._counts,
             observer=self._observer,
+            tracing=self._tracing,
             on_ready=partial(self._on_ready, ticket),
         )
         busy = Refusal("server_busy") if self.admission.is_full else None
@@ -128,6 +162,7 @@ class FrontDoor:
             await lifecycle.run(head, self.closed_for or busy)
         finally:
             self._registry.remove(connection)
+            self._counts.gone(connection)
             if connection._session.close is not None and connection._session.close.reason:
                 self.refused[connection._session.close.reason] += 1
 

@@ -28,6 +28,11 @@ class Registry:
         return len(self._ready)
 
     @property
+    def all(self) -> tuple[Connection, ...]:
+        """All of them, the oldest first."""
+        return tuple(self._connections.values())
+
+    @property
     def is_empty(self) -> bool:
         """Whether nobody is connected."""
         return not self._connections

@@ -27,8 +27,9 @@ _KINDS: Final = {int: "a whole number", float: "a number", str: "text, not empty
 class Option:
     """One option. ``path`` is "port" or "heartbeat.interval"; ``unit`` may be empty.
 
-    ``low`` and ``high`` are None where the value is no number. ``secret``: the value is shown to
-    nobody. ``info`` is typed-settings' view of it.
+    ``low`` and ``high`` are None where the value is no number, ``choices`` is empty where it is not
+    one of a few words. ``secret``: the value is shown to nobody. ``info`` is typed-settings' view
+    of it.
     """
 
     path: str
@@ -37,6 +38,7 @@ class Option:
     help: str
     low: float | None
     high: float | None
+    choices: tuple[str, ...]
     secret: bool
     info: OptionInfo
 
@@ -53,7 +55,7 @@ class Option:
     @property
     def flag(self) -> str:
         """The command-line option, for those that have one."""
-        return "--" + self.path.replace("_", "-")
+        return "--" + self.path.replace("_", "-").replace(".", "-")
 
     @property
     def kind(self) -> type:
@@ -62,7 +64,9 @@ class Option:
 
     @property
     def bounds(self) -> str:
-        """What is allowed: "from 0.1 to 300 s", empty where any text is."""
+        """What is allowed: "from 0.1 to 300 s", "one of on, off"; empty where any text is."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
         if self.low is None or self.high is None:
             return ""
         return f"from {_plain(self.low)} to {_plain(self.high)} {self.unit}".rstrip()
@@ -70,6 +74,8 @@ class Option:
     @property
     def allowed(self) -> str:
         """`bounds` with the kind of value: "a number from 0.1 to 300 s"."""
+        if self.choices:
+            return self.bounds
         return f"{_KINDS.get(self.kind, 'a path')} {self.bounds}".rstrip()
 
     def shown(self, value: Any, *, unit: bool = True) -> str:
@@ -111,6 +117,7 @@ def _describe(info: OptionInfo) -> Option:
         help=field.metadata.get("help", ""),
         low=field.metadata.get("low"),
         high=field.metadata.get("high"),
+        choices=field.metadata.get("choices", ()),
         secret=info.is_secret or field.repr is False,
         info=info,
     )

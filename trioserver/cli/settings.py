@@ -26,8 +26,6 @@ from trioserver.config import Config, ListenConfig
 
 OTHER_VARIABLES: Final = {
     "TRIOSERVER_CONFIG": False,
-    "TRIOSERVER_LOG_FORMAT": False,
-    "TRIOSERVER_LOG_LEVEL": False,
     "TRIOSERVER_SECRET": True,
     "TRIOSERVER_TOKEN": True,
     "TRIOSERVER_TOKEN_LIFETIME": False,

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol import codec
 from protocol.messages import RESERVED_TYPES, Message
-from trioserver.log_context import bind_request
+from trioserver.log_context import UNBOUND, set_request_id
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection
@@ -111,7 +111,8 @@ def unwrap(error: Exception) -> Exception:
 
 def call_inline(handler: Handler, connection: Connection, message: Message) -> Any:
     """Call a `def` handler with a message of its type; lines that it logs name the request."""
-    bind_request(message.id)
+    id = message.id
+    set_request_id(UNBOUND if id is None else id)
     return handler.function(connection, *handler.arguments(message))
 
 

@@ -40,7 +40,9 @@ class Histogram:
     def add(self, seconds: float) -> None:
         """Count a duration."""
         self.seconds += seconds
-        self.buckets[bisect_left(self.bounds, seconds)] += 1
+        bounds = self.bounds
+        # Most are the shortest there are, and comparing once is cheaper than searching.
+        self.buckets[0 if seconds <= bounds[0] else bisect_left(bounds, seconds)] += 1
 
     @property
     def count(self) -> int:

@@ -15,13 +15,13 @@ from structlog.contextvars import bind_contextvars, bound_contextvars
 
 from protocol import Id
 
-_UNBOUND: Final = ...
+UNBOUND: Final = ...
 """What structlog leaves out of a line."""
 
 
 def _variable(name: str) -> ContextVar[Any]:
     """structlog's variable of this name: setting it is cheaper than binding by name."""
-    return Context().run(lambda: bind_contextvars(**{name: _UNBOUND}))[name].var
+    return Context().run(lambda: bind_contextvars(**{name: UNBOUND}))[name].var
 
 
 _CONNECTION_ID: Final = _variable("connection_id")
@@ -32,13 +32,17 @@ _REQUEST_ID: Final = _variable("request_id")
 def bind_connection(connection_id: str, user: str | None) -> None:
     """From here on in this task, and in those it starts, lines are this connection's."""
     _CONNECTION_ID.set(connection_id)
-    _USER.set(_UNBOUND if user is None else user)
-    _REQUEST_ID.set(_UNBOUND)
+    _USER.set(UNBOUND if user is None else user)
+    _REQUEST_ID.set(UNBOUND)
+
+
+set_request_id: Final = _REQUEST_ID.set
+"""As `bind_request`, for where each call counts; `UNBOUND` for none."""
 
 
 def bind_request(id: Id | None) -> None:
     """From here on in this task, lines are this request's; None: of none in particular."""
-    _REQUEST_ID.set(_UNBOUND if id is None else id)
+    _REQUEST_ID.set(UNBOUND if id is None else id)
 
 
 @contextmanager
@@ -46,8 +50,8 @@ def bound_connection(connection_id: str, user: str | None = None) -> Iterator[No
     """Lines are this connection's inside; nothing is left behind in the caller's task."""
     with bound_contextvars(
         connection_id=connection_id,
-        user=_UNBOUND if user is None else user,
-        request_id=_UNBOUND,
+        user=UNBOUND if user is None else user,
+        request_id=UNBOUND,
     ):
         yield
 

@@ -56,4 +56,5 @@ class Census:
             self.queueing += 1
             self.queued_bytes += queued
             self.queued_bytes_max = max(self.queued_bytes_max, queued)
-            self.oldest = max(self.oldest, self._now - outbox.oldest(self._now))
+            if outbox.oldest is not None:
+                self.oldest = max(self.oldest, self._now - outbox.oldest)

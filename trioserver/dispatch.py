@@ -34,7 +34,7 @@ from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
 from trioserver.handlers import Handler, Kind, call, call_inline, unwrap
 from trioserver.handling_times import Outcome, RouteTimes
-from trioserver.log_context import LogContext, bind_connection, bind_request
+from trioserver.log_context import bind_connection, bind_request, context_for
 from trioserver.waiting import run_noticing
 
 _Job: TypeAlias = "Message | Subscribe | Unsubscribe | Publish"
@@ -62,7 +62,7 @@ class Dispatcher:
         self._call_inline: Callable[..., Any] = (
             call_inline if tracing is None else partial(tracing.call_inline, call_inline)
         )
-        self._log_context = LogContext(connection.id, None)  # `start` knows the user
+        self._run_in_context = context_for(connection.id, None).run  # `start` knows the user
         self._queue: deque[_Job] = deque()
         self._busy = True  # until the hook has been called, everything waits
         self._loop_runs = False
@@ -76,7 +76,8 @@ class Dispatcher:
 
     def start(self) -> None:
         """The connection is ready: its hook is called, then its messages are handled."""
-        self._log_context = LogContext(self._connection.id, self._connection.user.id)
+        connection = self._connection
+        self._run_in_context = context_for(connection.id, connection.user.id).run
         if self._queue or self._connection.route.ready_hook is not None:
             self._start_loop()
         else:
@@ -138,7 +139,7 @@ class Dispatcher:
     def _run_inline(self, handler: Handler, message: Message) -> None:
         began = perf_counter()
         try:
-            result = self._log_context.run(self._call_inline, handler, self._connection, message)
+            result = self._run_in_context(self._call_inline, handler, self._connection, message)
             self._acknowledge(message.id, result)
         except Exception as error:
             outcome = self._refuse_for(error, message)

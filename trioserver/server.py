@@ -286,7 +286,8 @@ async def serve(
 
     ``observers`` are told what happens. ``tracer`` makes OpenTelemetry spans; None makes them where
     the configuration says so, with the process's tracer provider. ``handle_signals``: None means
-    as a program only; True needs the main thread. ``wall_clock`` gives seconds since the Unix epoch.
+    as a program only; True needs the main thread. ``wall_clock`` gives seconds since the Unix
+    epoch.
 
     Raises `CannotListen`; `ValueError` where an authenticator refuses the addresses; `ImportError`
     where tracing is on and OpenTelemetry not installed.

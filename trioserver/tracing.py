@@ -100,9 +100,7 @@ class ConnectionTracing:
             **{"trioserver.message_type": handler.type, "trioserver.kind": handler.kind.value},
         )
 
-    async def call_async(
-        self, handler: Handler, connection: Connection, message: Message
-    ) -> Any:
+    async def call_async(self, handler: Handler, connection: Connection, message: Message) -> Any:
         """Call an `async def` handler, in a span."""
         with self.handle(handler, message):
             return await handler.function(connection, *handler.arguments(message))

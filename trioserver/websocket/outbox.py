@@ -157,10 +157,6 @@ class Outbox:
             self._corked = False
             self._send_now()
 
-    def oldest(self, now: float) -> float:
-        """When the oldest data that waits was put, by Trio's clock; ``now`` where none does."""
-        return self._data[0][1] if self._data else now
-
     async def wait_below(self, queued_bytes: int) -> None:
         """Wait until no more than so much is queued, or the outbox is closed."""
         while self.queued_bytes > queued_bytes and not self.closed:

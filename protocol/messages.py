@@ -37,11 +37,13 @@ class Message(Struct, frozen=True, omit_defaults=True):
     """An application's message, in either direction; also the envelope every message is read by.
 
     ``type`` is checked against the registered types, and against `TYPE_PATTERN` when unknown.
+    ``traceparent`` may be anything: `protocol.traceparent` reads it, where it is wanted.
     """
 
     type: str
     id: Id | None = None
     data: Raw | UnsetType = UNSET
+    traceparent: Raw | UnsetType = UNSET
 
 
 class _Reserved(Struct, frozen=True, omit_defaults=True, tag_field="type", tag=str.lower):

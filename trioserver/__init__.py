@@ -15,11 +15,13 @@ from trioserver.config import (
     HttpConfig,
     LimitsConfig,
     ListenConfig,
+    LogConfig,
     OriginConfig,
     OutboxConfig,
     ProxyConfig,
     ShutdownConfig,
     TLSConfig,
+    TracingConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
@@ -63,6 +65,7 @@ __all__ = [
     "JWTAuth",
     "LimitsConfig",
     "ListenConfig",
+    "LogConfig",
     "Observer",
     "OriginConfig",
     "OutboxConfig",
@@ -78,6 +81,7 @@ __all__ = [
     "TLSConfig",
     "TaskReport",
     "TooManyBlocks",
+    "TracingConfig",
     "User",
     "anyone",
     "serve",

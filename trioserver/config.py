@@ -361,6 +361,12 @@ class HandlerConfig:
 
     timeout: float = _seconds(30.0, 0.01, _DAY, "For an `async def` handler, or a hook.")
     chunk_timeout: float = _seconds(60.0, 0.01, _DAY, "For the next value of a stream.")
+    slow_inline: float = _seconds(
+        0.02,
+        0.0001,
+        3600.0,
+        "A `def` handler that holds up all others for longer is counted, and named in a warning.",
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -383,6 +389,36 @@ class ShutdownConfig:
     )
     close_timeout_before_ready: float = _seconds(
         1.0, 0.1, 60.0, "For the closing handshake of a connection that was not ready."
+    )
+
+
+LOG_FORMATS: Final = ("auto", "text", "json")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+@attrs.frozen(kw_only=True)
+class LogConfig:
+    """What a program that serves writes to stderr. An embedding program logs as it likes."""
+
+    format: str = _choice(
+        "auto", LOG_FORMATS, "`auto` is coloured text on a terminal, and JSON lines elsewhere."
+    )
+    level: str = _choice(
+        "info",
+        LOG_LEVELS,
+        "For the server and the application; other libraries are heard from warning on.",
+    )
+
+
+@attrs.frozen(kw_only=True)
+class TracingConfig:
+    """Spans for a tracing system, by OpenTelemetry, which is the extra ``otel``."""
+
+    spans: str = _choice(
+        "off",
+        ("off", "on"),
+        "Whether handshakes, authentications, ownership checks and handlers make spans, with the "
+        "tracer provider of the process.",
     )
 
 
@@ -508,6 +544,8 @@ class Config(_Listener):
     audit: AuditConfig = AuditConfig()
     admin: AdminConfig = AdminConfig()
     tls: TLSConfig = TLSConfig()
+    log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
 
     def __attrs_post_init__(self) -> None:
         listeners = self.listeners  # what is wrong with them is said now, not at the start

@@ -21,6 +21,7 @@ from trioserver.websocket.websocket import WebSocket
 
 if TYPE_CHECKING:
     from trioserver.application import Application, Route
+    from trioserver.tracing import ConnectionTracing
 
 ROOM_BYTES: Final = 64 * 1024
 """Those who can wait, wait until no more than this is queued: the rest of the outbox is for those
@@ -71,6 +72,7 @@ class Connection:
         self._session = session
         self._websocket = websocket
         self._wall_clock = wall_clock
+        self._tracing: ConnectionTracing | None = None
         self._topics: set[str] = set()
         self._recent: deque[str] | None = None  # types of messages; made with the first
         self._begun = trio.current_time()

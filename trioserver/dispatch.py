@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import traceback
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from functools import partial
+from time import perf_counter
 from typing import Any, Final, TypeAlias
 
 import trio
@@ -30,7 +32,9 @@ from protocol.messages import (
 )
 from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
-from trioserver.handlers import Handler, Kind, call, unwrap
+from trioserver.handlers import Handler, Kind, call, call_inline, unwrap
+from trioserver.handling_times import Outcome, RouteTimes
+from trioserver.log_context import bind_connection, bind_request, context_for
 from trioserver.waiting import run_noticing
 
 _RECENT: Final = 16
@@ -43,7 +47,12 @@ class Dispatcher:
     """The messages of one connection. `take` and `dispatch` take them, `start` when it is ready."""
 
     def __init__(
-        self, connection: Connection, *, limits: LimitsConfig, handlers: HandlerConfig
+        self,
+        connection: Connection,
+        *,
+        limits: LimitsConfig,
+        handlers: HandlerConfig,
+        times: RouteTimes,
     ) -> None:
         self._connection = connection
         self._session = connection._session
@@ -51,6 +60,13 @@ class Dispatcher:
         self._limits = limits
         self._timeouts = handlers
         self._queue: list[_Job] = []  # short, and mostly empty
+        self._times = times
+        self._slow_inline = handlers.slow_inline
+        self._tracing = tracing = connection._tracing
+        self._call_inline: Callable[..., Any] = (
+            call_inline if tracing is None else partial(tracing.call_inline, call_inline)
+        )
+        self._run_in_context: Callable[..., Any]  # from `start` on, which knows the user
         self._busy = True  # until the hook has been called, everything waits
         self._idle: trio.lowlevel.ParkingLot | None = None  # of the loop, once that runs
         self._scope: trio.CancelScope  # around the job that the loop is at
@@ -62,6 +78,8 @@ class Dispatcher:
 
     def start(self) -> None:
         """The connection is ready: its hook is called, then its messages are handled."""
+        connection = self._connection
+        self._run_in_context = context_for(connection.id, connection.user.id).run
         if self._queue or self._connection.route.ready_hook is not None:
             self._start_loop()
         else:
@@ -78,7 +96,7 @@ class Dispatcher:
                 self._session.pong(message, self._connection._wall_clock())
                 self._connection._flush()
             case Pong():
-                pass  # that it came is what it says
+                self._websocket.take_pong(None)
             case Cancel():
                 self._cancel(message.id)
             case _:
@@ -130,11 +148,20 @@ class Dispatcher:
             self._websocket.pause()
 
     def _run_inline(self, handler: Handler, message: Message) -> None:
+        began = perf_counter()
         try:
-            result = handler.function(self._connection, *handler.arguments(message))
+            result = self._run_in_context(self._call_inline, handler, self._connection, message)
             self._acknowledge(message.id, result)
         except Exception as error:
-            self._refuse_for(error, message)
+            outcome = self._refuse_for(error, message)
+            seconds = perf_counter() - began
+            self._times[message.type].add(outcome, seconds)
+        else:
+            seconds = perf_counter() - began
+            self._times[message.type].add_ok(seconds)
+        if seconds > self._slow_inline:
+            times = self._times[message.type]
+            times.held_the_loop(self._connection.route.path, handler, seconds)
 
     # -------------------------------------------------------------------------- the loop
 
@@ -144,6 +171,7 @@ class Dispatcher:
 
     async def _loop(self, idle: trio.lowlevel.ParkingLot) -> None:
         """Call the hook, then work off the queue, one after the other, in order of arrival."""
+        bind_connection(self._connection.id, self._connection.user.id)
         await self._call_ready_hook()
         while True:
             with trio.CancelScope() as self._scope:
@@ -183,9 +211,11 @@ class Dispatcher:
             with trio.fail_after(self._timeouts.timeout):
                 await call(hook, self._connection)
         except Exception as error:
-            self._connection._fail(self._refusal_for(error, "on_ready"))
+            self._connection._fail(self._judge(error, "on_ready", None)[1])
 
     async def _run(self, job: _Job) -> None:
+        bind_request(job.id)
+        began, outcome = perf_counter(), None
         try:
             if not isinstance(job, Message):
                 work = self._run_topics(job)
@@ -198,13 +228,28 @@ class Dispatcher:
                     self._session.finish(job.id)
                     self._run_inline(handler, job)
                     return
-                work = handler.function(self._connection, *handler.arguments(job))
+                work = self._call(handler, job)
+            outcome = Outcome.CANCELLED
             result = await self._await(work)
             self._session.finish(job.id)
             self._acknowledge(job.id, result)
+            outcome = Outcome.OK
         except Exception as error:
             self._session.finish(job.id)
-            self._refuse_for(error, job)
+            outcome = self._refuse_for(error, job)
+        finally:
+            if outcome is Outcome.CANCELLED and self._scope.cancel_called:
+                outcome = Outcome.TIMEOUT
+            if outcome is not None:
+                self._times[_name(job)].add(outcome, perf_counter() - began)
+
+    def _call(self, handler: Handler, message: Message) -> Coroutine[Any, Any, Any]:
+        if self._tracing is not None:
+            return self._tracing.call_async(handler, self._connection, message)
+        work: Coroutine[Any, Any, Any] = handler.function(
+            self._connection, *handler.arguments(message)
+        )
+        return work
 
     async def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
         try:
@@ -255,19 +300,31 @@ class Dispatcher:
             connection.start_soon(self._stream, handler, message, id)
 
     async def _stream(self, handler: Handler, message: Message, id: Id) -> None:
+        bind_connection(self._connection.id, self._connection.user.id)
+        bind_request(id)
+        began, outcome = perf_counter(), Outcome.CANCELLED
         scope = self._streams[id]
         try:
             with scope:
                 await self._send_chunks(handler, message, id)
+                outcome = Outcome.OK
             self._end_stream(id, End(id=id, cancelled=scope.cancelled_caught))
         except Exception as error:
             self._session.finish(id)
-            self._refuse_for(error, message)
+            outcome = self._refuse_for(error, message)
         finally:
+            self._times[handler.type].add(outcome, perf_counter() - began)
             del self._streams[id]
             self._running_streams -= 1
 
     async def _send_chunks(self, handler: Handler, message: Message, id: Id) -> None:
+        if self._tracing is None:
+            await self._send_values(handler, message, id)
+        else:
+            with self._tracing.handle(handler, message):
+                await self._send_values(handler, message, id)
+
+    async def _send_values(self, handler: Handler, message: Message, id: Id) -> None:
         values = handler.function(self._connection, *handler.arguments(message))
         seq = 0
         async with aclosing(values):
@@ -307,22 +364,28 @@ class Dispatcher:
             ack = Ack(id=id) if result is None else Ack(id=id, data=result)
             self._connection._transmit(codec.encode(ack))
 
-    def _refuse_for(self, error: Exception, job: _Job) -> None:
-        name = job.type if isinstance(job, Message) else type(job).__name__.lower()
-        self._connection._refuse(self._refusal_for(error, name), job.id)
+    def _refuse_for(self, error: Exception, job: _Job) -> Outcome:
+        outcome, refusal = self._judge(error, _name(job), job.id)
+        self._connection._refuse(refusal, job.id)
+        return outcome
 
-    def _refusal_for(self, error: Exception, name: str) -> Refusal:
+    def _judge(self, error: Exception, name: str, id: Id | None) -> tuple[Outcome, Refusal]:
         """What the peer is told; what it is not told goes to the log."""
         error = unwrap(error)
         if isinstance(error, Refusal):
-            return error
+            return Outcome.REFUSED, error
+        log = self._connection.log if id is None else self._connection.log.bind(request_id=id)
         if isinstance(error, trio.TooSlowError):
-            self._connection.log.warning("handler_too_slow", handler=name)
-            return Refusal("unavailable", "This took too long; try again later.")
-        self._connection.log.error(
-            "handler_failed", handler=name, traceback="".join(traceback.format_exception(error))
-        )
-        return Refusal("internal_error")
+            log.warning("handler_too_slow", handler=name)
+            return Outcome.TIMEOUT, Refusal("unavailable", "This took too long; try again later.")
+        text = "".join(traceback.format_exception(error))
+        log.error("handler_failed", handler=name, traceback=text)
+        return Outcome.FAILED, Refusal("internal_error")
+
+
+def _name(job: _Job) -> str:
+    """The type of a message that there is a handler for, or of one of the protocol's own."""
+    return job.type if isinstance(job, Message) else type(job).__name__.lower()
 
 
 def _topics(job: Subscribe | Unsubscribe) -> tuple[str, ...]:

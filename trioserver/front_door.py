@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import traceback
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -18,12 +19,14 @@ from trioserver.application import Application, Match
 from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
+from trioserver.counts import Counts
 from trioserver.gate import Gate
 from trioserver.http.strictness import check_head
 from trioserver.lifecycle import Lifecycle
 from trioserver.observer import Observer, Observers
 from trioserver.opening import judge, new_connection
 from trioserver.registry import Registry
+from trioserver.tracing import Tracing
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
@@ -66,7 +69,9 @@ class FrontDoor:
         registry: Registry,
         blocks: Blocks,
         readiness: Readiness | None,
+        counts: Counts,
         observer: Observer,
+        tracing: Tracing | None,
         wall_clock: Callable[[], float],
     ) -> None:
         self.gate = Gate(config, observer)
@@ -78,7 +83,9 @@ class FrontDoor:
         self._registry = registry
         self._blocks = blocks
         self._readiness = readiness
+        self._counts = counts
         self._observer = Observers([self.gate, observer])
+        self._tracing = tracing
         self._wall_clock = wall_clock
 
     def reconfigure(self, config: Config) -> None:
@@ -106,8 +113,9 @@ class FrontDoor:
             upgrade = await self._admit(arrival, None)
             if upgrade is not None:  # HTTP came before it: it is admitted anew, as any other
                 await self._admit(arrival, upgrade)
-        except* Exception:
-            log.exception("stream_crashed")
+        except* Exception as errors:
+            # Formatted here: an embedder's structlog may print the variables of each frame.
+            log.error("stream_crashed", traceback="".join(traceback.format_exception(errors)))
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -126,7 +134,7 @@ class FrontDoor:
 
     async def _read_head(self, arrival: _Arrival, ticket: Ticket) -> Head | None:
         limits = self._config.limits
-        path = ""
+        head = None
         try:
             with trio.fail_after(limits.head_timeout):
                 if arrival.proxied:
@@ -135,12 +143,11 @@ class FrontDoor:
                     if not self.gate.announce(ticket, arrival.peer):
                         return None
                 head = await read_head(arrival.stream, max_bytes=limits.head_bytes)
-            path = head.path
             check_head(head)
         except BadProxyHeader as bad:
             self.gate.drop_bad_proxy(arrival.peer, str(bad))
         except BadHead as bad:
-            await self._refuse(arrival.stream, bad, arrival.peer, path)
+            await self._refuse(arrival.stream, bad, arrival.peer, head)
         except (PeerLeft, trio.TooSlowError) as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
@@ -157,7 +164,7 @@ class FrontDoor:
             return await self._serve_http(self.http, arrival, head, ticket, remote)
         if arrival.builtin:
             bad = BadHead(404, "There is no WebSocket at this address.")
-            await self._refuse(arrival.stream, bad, remote, head.path)
+            await self._refuse(arrival.stream, bad, remote, head)
         else:
             await self._answer(arrival.stream, head, ticket, remote)
         return None
@@ -171,7 +178,7 @@ class FrontDoor:
         stream, builtin = arrival.stream, arrival.builtin
 
         async def refuse(bad: BadHead, refused: Head | None) -> None:
-            await self._refuse(stream, bad, remote, "" if refused is None else refused.path)
+            await self._refuse(stream, bad, remote, refused)
 
         try:
             if not builtin:
@@ -203,12 +210,14 @@ class FrontDoor:
             match = judge(head, self._application)
             self.gate.check_origin(match.route, head, secure=isinstance(stream, trio.SSLStream))
         except BadHead as bad:
-            await self._refuse(stream, bad, remote, head.path)
+            await self._refuse(stream, bad, remote, head)
         else:
             await self._run_connection(stream, head, match, ticket, remote)
 
-    async def _refuse(self, stream: trio.abc.Stream, bad: BadHead, remote: str, path: str) -> None:
-        self.gate.refuse(bad, remote, path)
+    async def _refuse(
+        self, stream: trio.abc.Stream, bad: BadHead, remote: str, head: Head | None
+    ) -> None:
+        self.gate.refuse(bad, remote, head)
         await refuse(stream, bad)
 
     async def _run_connection(
@@ -228,7 +237,9 @@ class FrontDoor:
             connection,
             config=self._config,
             blocks=self._blocks,
+            counts=self._counts,
             observer=self._observer,
+            tracing=self._tracing,
             on_auth=partial(self.gate.admission.verifying, ticket),
             on_ready=partial(self._on_ready, ticket),
             on_refused=partial(self.gate.admission.refused, ticket),
@@ -239,6 +250,7 @@ class FrontDoor:
             await lifecycle.run(head, self.closed_for or busy)
         finally:
             self._registry.remove(connection)
+            self._counts.gone(connection)
             if connection._session.close is not None and connection._session.close.reason:
                 self.gate.refused[connection._session.close.reason] += 1
 

@@ -17,15 +17,20 @@ import trio
 from trioserver.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.admission import Admission, Cap, Ticket
 from trioserver.application import Route
+from trioserver.auth.fingerprint import fingerprint
 from trioserver.conduct import Conduct
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.forwarded import client_of
 from trioserver.observer import AddressBlock, Attempt, Eviction, Observer, RefusedRequest
 from trioserver.origins import OriginPolicy
+from trioserver.seldom import Seldom
 from trioserver.websocket.handshake import BadHead, Head
 
 log: Final = structlog.get_logger("trioserver")
+
+_DROPS_PERIOD: Final = 10.0  # seconds between two lines about connections that were dropped
+_PATH_CHARACTERS: Final = 256  # of a path in the log; who is refused has chosen it
 
 _SAY_WHO: Final = ("x-forwarded-for", "forwarded")
 
@@ -58,6 +63,7 @@ class Gate(Observer):
     def __init__(self, config: Config, observer: Observer) -> None:
         self.refused: Counter[str] = Counter()
         self._observer = observer
+        self._drops = Seldom(_DROPS_PERIOD)
         self._has_warned = False
         limits = config.limits
         self.conduct = Conduct(limits, on_block=self._on_block)
@@ -159,14 +165,23 @@ class Gate(Observer):
 
     # -------------------------------------------------------------------------- being refused
 
-    def refuse(self, bad: BadHead, remote: str, path: str) -> None:
+    def refuse(self, bad: BadHead, remote: str, head: Head | None) -> None:
         """Log and count a refusal that is going to be answered."""
+        path = "" if head is None else head.path
         code, event, details = "bad_request", "request_refused", {}
         if isinstance(bad, NotLetIn):
             code, event, details = bad.code, bad.event, dict(bad.details)
             self.refused[code] += 1
         level = log.info if event == "request_refused" else log.warning
-        level(event, remote=remote, path=path, status=bad.status, reason=bad.reason, **details)
+        level(
+            event,
+            remote=remote,
+            path=path[:_PATH_CHARACTERS],
+            status=bad.status,
+            reason=bad.reason,
+            token=None if head is None else fingerprint(head.query.get("token")),
+            **details,
+        )
         self._observer.request_refused(
             RefusedRequest(
                 remote=remote, path=path, status=bad.status, reason=bad.reason, code=code
@@ -179,8 +194,11 @@ class Gate(Observer):
         self._drop(peer, "proxy_protocol", reason)
 
     def _drop(self, peer: str, code: str, reason: str) -> None:
-        """No line in the log: who is dropped unheard may come thousands of times a second."""
+        """Few lines in the log: who is dropped unheard may come thousands of times a second."""
         self.refused[code] += 1
+        suppressed = self._drops.ask(trio.current_time())
+        if suppressed is not None:
+            log.warning("connections_dropped", reason=code, more_before=suppressed)
         self._observer.request_refused(
             RefusedRequest(remote=peer, path="", status=0, reason=reason, code=code)
         )

@@ -5,13 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import msgspec
 
 from protocol import codec
 from protocol.messages import RESERVED_TYPES, Message
+from trioserver.log_context import UNBOUND, set_request_id
+
+if TYPE_CHECKING:
+    from trioserver.connection import Connection
 
 _MAX_PARAMETERS: Final = 2  # the connection, and the payload where one is wanted
 
@@ -103,6 +107,13 @@ def unwrap(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def call_inline(handler: Handler, connection: Connection, message: Message) -> Any:
+    """Call a `def` handler with a message of its type; lines that it logs name the request."""
+    id = message.id
+    set_request_id(UNBOUND if id is None else id)
+    return handler.function(connection, *handler.arguments(message))
 
 
 async def call(function: Callable[..., Any], *arguments: Any) -> Any:

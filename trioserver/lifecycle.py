@@ -21,11 +21,14 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
+from trioserver.counts import PEER_LEFT, Counts
 from trioserver.dispatch import Dispatcher
 from trioserver.handlers import call
 from trioserver.heartbeat import Heartbeat
+from trioserver.log_context import bound_connection
 from trioserver.observer import Attempt, Observer
 from trioserver.timings import Timings
+from trioserver.tracing import Tracing, step
 from trioserver.verification import verify
 from trioserver.websocket.handshake import Head
 
@@ -43,7 +46,9 @@ class Lifecycle:
         *,
         config: Config,
         blocks: Blocks,
+        counts: Counts,
         observer: Observer,
+        tracing: Tracing | None,
         on_auth: Callable[[], None],
         on_ready: Callable[[Connection], None],
         on_refused: Callable[[], None],
@@ -57,7 +62,15 @@ class Lifecycle:
         self._on_refused = on_refused
         self._session = connection._session
         self._websocket = connection._websocket
-        self._dispatcher = Dispatcher(connection, limits=config.limits, handlers=config.handlers)
+        self._websocket.on_round_trip = counts.round_trips.add
+        connection._tracing = None if tracing is None else tracing.of(connection)
+        self._dispatcher = Dispatcher(
+            connection,
+            limits=config.limits,
+            handlers=config.handlers,
+            times=counts.handling.of(connection.route),
+        )
+        self._fingerprint: str | None = None
         self._timings = Timings(begun=trio.current_time())
         self._nap = trio.CancelScope()  # of the heartbeat loop
         self._was_ready = False
@@ -70,20 +83,21 @@ class Lifecycle:
 
         Raises nothing but `trio.Cancelled`.
         """
-        try:
-            async with trio.open_nursery() as io:
-                if await self._accept(io, head):
-                    await self._live(io, refusal, self._query_token(head))
-                    await self._close()
-                io.cancel_scope.cancel()
-        except* Exception as errors:
-            self._crashed(errors)
-        finally:
-            self.connection._release()
-            await self._closed()
+        with bound_connection(self.connection.id):
+            try:
+                async with trio.open_nursery() as io:
+                    if await self._accept(io, head):
+                        await self._live(io, refusal, self._query_token(head))
+                        await self._close()
+                    io.cancel_scope.cancel()
+            except* Exception as errors:
+                self._crashed(errors)
+            finally:
+                self.connection._release()
+                await self._closed()
 
     async def _accept(self, io: trio.Nursery, head: Head) -> bool:
-        with trio.move_on_after(self._config.auth.timeout):
+        with step(self.connection, "handshake"), trio.move_on_after(self._config.auth.timeout):
             try:
                 await self._websocket.accept(io, head)
             except trio.BrokenResourceError:
@@ -139,7 +153,7 @@ class Lifecycle:
         assert begun is not None, "settled before the handshake was accepted"
         outcome = "ready"
         if self._timings.ready is None:
-            outcome = close.reason if close and close.reason else "peer_left"
+            outcome = close.reason if close and close.reason else PEER_LEFT
             self._on_refused()
         self._attempted(outcome, begun)
 
@@ -147,6 +161,22 @@ class Lifecycle:
         duration = trio.current_time() - begun
         attempt = Attempt(outcome=outcome, duration=duration, refresh=refresh, token=self._token)
         self._observer.attempted(self.connection, attempt)
+        if not refresh and self.connection._tracing is not None:
+            self.connection._tracing.settled(outcome)
+        if outcome not in ("ready", "refreshed", PEER_LEFT):
+            self._log_refusal("refresh_refused" if refresh else "connection_refused", outcome)
+
+    def _log_refusal(self, event: str, reason: str) -> None:
+        """Who the user is stands beside it where the token was good, and so does the token's id."""
+        connection = self.connection
+        connection.log.info(
+            event,
+            reason=reason,
+            remote=connection.request.remote,
+            path=connection.request.path,
+            token=self._fingerprint,
+            token_id=None if connection._user is None else connection._user.token_id,
+        )
 
     async def _close(self) -> None:
         """The reason is queued already; now the Close frame, and what the peer says to it."""
@@ -204,6 +234,7 @@ class Lifecycle:
     def _verify_first(self, credentials: Credentials) -> None:
         self._timings.auth_received = trio.current_time()
         self._on_auth()
+        self._fingerprint = fingerprint(credentials.token)
         self.connection.start_soon(self._admit, credentials)
 
     async def _admit(self, credentials: Credentials) -> None:
@@ -236,6 +267,7 @@ class Lifecycle:
     async def _refresh(self, credentials: Credentials) -> None:
         """A new token on the same connection: the same user, and ownership verified again."""
         session, begun = self._session, trio.current_time()
+        self._fingerprint = fingerprint(credentials.token)
         try:
             with trio.move_on_after(self._config.auth.timeout) as scope:
                 user = await self._verify(credentials)
@@ -311,14 +343,19 @@ class Lifecycle:
             code=code,
             reason=reason,
             duration_ms=round((now - self._timings.begun) * 1000),
-            **self._timings.phases(now),
+            **self._timings.phases_ms(now),
             **attrs.asdict(statistics, recurse=False),
         )
+        if connection._tracing is not None:
+            connection._tracing.settled(PEER_LEFT)
         hook = connection.route.close_hook
         if not self._was_ready or hook is None:
             return
         try:
-            with trio.fail_after(self._config.handlers.timeout):
+            with (
+                bound_connection(connection.id, connection.user.id),
+                trio.fail_after(self._config.handlers.timeout),
+            ):
                 await call(hook, connection)
         except Exception as error:
             self._log_failure("close_hook_failed", error)

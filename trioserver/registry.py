@@ -34,6 +34,11 @@ class Registry:
         return len(self._ready)
 
     @property
+    def all(self) -> tuple[Connection, ...]:
+        """Everybody, also those that are not ready yet, in order of arrival."""
+        return tuple(self._connections.values())
+
+    @property
     def is_empty(self) -> bool:
         """Whether nobody is connected."""
         return not self._connections
@@ -95,11 +100,6 @@ class Registry:
             for candidate in self._connections.values()
             if candidate._matches(user, token_id, resource, connection)
         ]
-
-    @property
-    def all(self) -> tuple[Connection, ...]:
-        """Everybody, also those that are not ready yet, in order of arrival."""
-        return tuple(self._connections.values())
 
     def get(self, id: str) -> Connection | None:
         """The connection with this id, None where it has ended."""

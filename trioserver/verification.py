@@ -7,6 +7,7 @@ A look-up that fails or hangs is no refusal, and admits nobody. Whatever is rais
 from __future__ import annotations
 
 import traceback
+from typing import Final
 
 import trio
 
@@ -15,7 +16,11 @@ from trioserver.auth import Credentials, User
 from trioserver.blocks import Blocks
 from trioserver.connection import Connection
 from trioserver.handlers import unwrap
+from trioserver.log_context import bind_connection
 from trioserver.timings import Timings
+from trioserver.tracing import step
+
+MASK: Final = "***"
 
 
 async def verify(
@@ -31,15 +36,19 @@ async def verify(
     On a connection that is ready, only its own user will do. Cancelling this leaves nothing behind.
     """
     known = connection._user
-    user = await _authenticate(connection, credentials)
+    bind_connection(connection.id, None if known is None else known.id)
+    with step(connection, "authentication"):
+        user = await _authenticate(connection, credentials)
     if known is None:
         timings.authenticated = trio.current_time()
         connection._user = user  # from here on a disconnect by user or token meets it
         connection.log = connection.log.bind(user=user.id)
+        bind_connection(connection.id, user.id)
     elif known.id != user.id:
         raise Refusal("access_denied", "The new token is for another user.")
     blocks.check(user)
-    await _check_owner(connection, user, ownership_timeout)
+    with step(connection, "ownership"):
+        await _check_owner(connection, user, ownership_timeout)
     blocks.check(user, connection.resource)
     if known is None:
         timings.owned = trio.current_time()
@@ -52,7 +61,10 @@ async def _authenticate(connection: Connection, credentials: Credentials) -> Use
     try:
         user = await connection.route.auth(credentials, connection.request)
     except Exception as error:
-        raise _refusal_for(connection, "authenticator_failed", error, "internal_error") from None
+        refusal = _refusal_for(
+            connection, "authenticator_failed", error, "internal_error", secret=credentials.token
+        )
+        raise refusal from None
     if isinstance(user, Refusal):
         raise user
     return user
@@ -72,10 +84,14 @@ async def _check_owner(connection: Connection, user: User, timeout: float) -> No
         raise Refusal("access_denied")
 
 
-def _refusal_for(connection: Connection, event: str, error: Exception, code: str) -> Refusal:
+def _refusal_for(
+    connection: Connection, event: str, error: Exception, code: str, secret: str | None = None
+) -> Refusal:
     error = unwrap(error)
     if isinstance(error, Refusal):
         return error
     text = "".join(traceback.format_exception(error))
+    if secret:  # libraries like to say what they could not read
+        text = text.replace(secret, MASK).replace(repr(secret)[1:-1], MASK)
     connection.log.error(event, traceback=text)
     return Refusal(code)

@@ -63,6 +63,8 @@ FIELDS: Final[dict[str, str]] = {
     "Goaway.deadline_ms": "Time until the server closes the connection.",
     "Goaway.reconnect_after_ms": "When to connect again, counted from this message.",
     "Message.type": "A type of the application's own.",
+    "Message.traceparent": "The trace that a request belongs to, as W3C Trace Context writes it; "
+    "ignored where malformed.",
 }
 """By ``Struct.field``, else by the field alone."""
 

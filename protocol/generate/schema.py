@@ -19,6 +19,7 @@ from protocol.messages import (
     Message,
     ServerMessage,
 )
+from protocol.traceparent import TRACEPARENT_PATTERN
 from protocol.transcript import (
     ACTIONS,
     CloseFrame,
@@ -73,6 +74,10 @@ def components(template: str) -> dict[str, Any]:
     schemas["Message"]["properties"]["type"] |= {
         "pattern": TYPE_PATTERN,
         "not": {"enum": sorted(RESERVED_TYPES)},
+    }
+    schemas["Message"]["properties"]["traceparent"] |= {
+        "type": "string",
+        "pattern": TRACEPARENT_PATTERN,
     }
     return schemas
 

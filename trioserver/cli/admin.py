@@ -17,7 +17,8 @@ from trioserver.cli.durations import Duration, in_words
 from trioserver.cli.entries import filter_options, print_entries
 from trioserver.cli.keys import read_text
 from trioserver.cli.tables import print_fields, print_table
-from trioserver.cli.terminal import Exit, print_error, print_json, printable, stdout_console
+from trioserver.cli.terminal import Exit, print_error, print_json, stdout_console
+from trioserver.printable import printable
 
 _VARIABLE: Final = "TRIOSERVER_ADMIN_TOKEN"
 _json: Final = click.option("--json", "as_json", is_flag=True, help="The server's answer as JSON.")

@@ -16,7 +16,8 @@ from urllib.parse import quote, urlencode, urlsplit
 import attrs
 
 from trioserver.auth.loopback import is_loopback
-from trioserver.cli.terminal import Exit, Failure, printable
+from trioserver.cli.terminal import Exit, Failure
+from trioserver.printable import printable
 
 PREFIX: Final = "/api/v1/admin"
 

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from trioserver.cli.logs import FORMATS, LEVELS
 from trioserver.cli.options import LISTEN_OPTIONS
+from trioserver.config import LOG_FORMATS, LOG_LEVELS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -46,23 +46,20 @@ def listen_options(function: _Function) -> _Function:
 
 
 def logging_options(function: _Function) -> _Function:
-    """``--log-format`` and ``--log-level``; as ``log_format``, ``log_level``."""
+    """``--log-format`` and ``--log-level``; as ``log_format``, ``log_level``, None by default.
+
+    They go before what the configuration says.
+    """
     level = click.option(
         "--log-level",
-        type=click.Choice(LEVELS),
-        default="info",
-        envvar="TRIOSERVER_LOG_LEVEL",
-        show_default=True,
-        show_envvar=True,
-        help="What the server and the application log.",
+        type=click.Choice(LOG_LEVELS),
+        default=None,
+        help="What the server and the application log.  [default: info]",
     )
     format = click.option(
         "--log-format",
-        type=click.Choice(FORMATS),
-        default="auto",
-        envvar="TRIOSERVER_LOG_FORMAT",
-        show_default=True,
-        show_envvar=True,
-        help="auto is text on a terminal, and JSON lines elsewhere.",
+        type=click.Choice(LOG_FORMATS),
+        default=None,
+        help="auto is text on a terminal, and JSON lines elsewhere.  [default: auto]",
     )
     return format(level(function))

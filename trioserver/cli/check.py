@@ -15,8 +15,9 @@ from trioserver.auth import inspect_token, make_secret, make_token
 from trioserver.cli.credentials import parse_url, read_token, token_options
 from trioserver.cli.keys import KeyMaterial, key_options, read_key
 from trioserver.cli.scenarios import Result, Scenario, run
-from trioserver.cli.terminal import Exit, Failure, one_line, print_json, printable, stdout_console
+from trioserver.cli.terminal import Exit, Failure, one_line, print_json, stdout_console
 from trioserver.client import Address
+from trioserver.printable import printable
 
 UNREACHABLE: Final = 5
 

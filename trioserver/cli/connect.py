@@ -19,9 +19,10 @@ from protocol.messages import Auth, HeartbeatMode
 from trioserver.cli.credentials import parse_url, read_token, token_options
 from trioserver.cli.lines import read_lines
 from trioserver.cli.talk import Screen, Talk
-from trioserver.cli.terminal import print_json, printable, stderr_console, stdout_console
+from trioserver.cli.terminal import print_json, stderr_console, stdout_console
 from trioserver.client import Address, CloseReason
 from trioserver.client.raw import RawConnection, open_raw
+from trioserver.printable import printable
 
 
 class Ended(IntEnum):

@@ -17,11 +17,11 @@ from trioserver import Application, JWTAuth, Server
 from trioserver.auth import Key, TrustedUserId, make_secret, make_token
 from trioserver.cli.arguments import logging_options
 from trioserver.cli.durations import in_words
-from trioserver.cli.logs import set_up_logging
 from trioserver.cli.running import run_server
 from trioserver.cli.settings import load_settings
 from trioserver.cli.terminal import Exit, Failure, print_json, stdout_console
 from trioserver.examples import agents, conversations
+from trioserver.logs import set_up_logging
 
 SEED: Final = {"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]}
 """The users, and the conversations that are theirs."""
@@ -89,8 +89,8 @@ def command(
     data: Path | None,
     as_json: bool,
     trust_user_id: bool,
-    log_format: str,
-    log_level: str,
+    log_format: str | None,
+    log_level: str | None,
 ) -> None:
     """Run the examples, with users and conversations to try them on.
 
@@ -104,8 +104,9 @@ def command(
       trioserver demo --port 0 --json
       trioserver demo --trust-user-id
     """
-    set_up_logging(format=log_format, level=log_level)
-    config = load_settings(None, {"host": host, "port": port}).config
+    arguments = {"host": host, "port": port, "log.format": log_format, "log.level": log_level}
+    config = load_settings(None, arguments).config
+    set_up_logging(format=config.log.format, level=config.log.level)
     with tempfile.TemporaryDirectory(prefix="trioserver-") as temporary:
         demo = Demo(_settings(), _directory(data or Path(temporary)), trust_user_id)
         run_server(demo.application(), config, announce=partial(_announce, demo, as_json))

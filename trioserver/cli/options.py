@@ -41,9 +41,9 @@ _KINDS: Final = {
 class Option:
     """One option. ``path`` is "port" or "heartbeat.interval"; ``unit`` may be empty.
 
-    ``low`` and ``high`` are None where the value is no number; ``choice`` says what is allowed
-    where that is neither. ``secret``: the value is shown to
-    nobody. ``info`` is typed-settings' view of it.
+    ``low`` and ``high`` are None where the value is no number, ``choices`` is empty where it is not
+    one of a few words; ``choice`` says what is allowed where it is neither. ``secret``: the value
+    is shown to nobody. ``info`` is typed-settings' view of it.
     """
 
     path: str
@@ -52,6 +52,7 @@ class Option:
     help: str
     low: float | None
     high: float | None
+    choices: tuple[str, ...]
     choice: str | None
     secret: bool
     info: OptionInfo
@@ -69,7 +70,7 @@ class Option:
     @property
     def flag(self) -> str:
         """The command-line option, for those that have one."""
-        return "--" + self.path.replace("_", "-")
+        return "--" + self.path.replace("_", "-").replace(".", "-")
 
     @property
     def kind(self) -> type:
@@ -87,16 +88,8 @@ class Option:
         return NoneType in get_args(self.info.cls)
 
     @property
-    def choices(self) -> tuple[str, ...]:
-        """What a text may be; empty where it may be anything."""
-        choices: tuple[str, ...] = attrs.fields_dict(self.info.parent_cls)[
-            self.info.name
-        ].metadata.get("choices", ())
-        return choices
-
-    @property
     def bounds(self) -> str:
-        """What is allowed: "from 0.1 to 300 s", empty where any text is."""
+        """What is allowed: "from 0.1 to 300 s", "a or b"; empty where any text is."""
         if self.choices:
             return " or ".join(self.choices)
         if self.kind is bool:
@@ -157,6 +150,7 @@ def _describe(info: OptionInfo) -> Option:
         help=field.metadata.get("help", ""),
         low=field.metadata.get("low"),
         high=field.metadata.get("high"),
+        choices=field.metadata.get("choices", ()),
         choice=field.metadata.get("allowed"),
         secret=info.is_secret or field.repr is False,
         info=info,

@@ -79,8 +79,6 @@ _COMMANDS: Final = """
 | `TRIOSERVER_ADMIN_TOKEN` | `admin` | the administrator's token, as `--token` |
 | `TRIOSERVER_ADMIN_URL` | `admin` | the server, as `--url` |
 | `TRIOSERVER_CONFIG` | `serve`, `config` | the TOML file, as `--config` |
-| `TRIOSERVER_LOG_FORMAT` | `serve`, `demo` | `auto`, `text` or `json`, as `--log-format` |
-| `TRIOSERVER_LOG_LEVEL` | `serve`, `demo` | `debug`, `info`, `warning`, `error`, as `--log-level` |
 | `TRIOSERVER_SECRET` | `token`, `check`, `demo` | the secret that signs and verifies tokens |
 | `TRIOSERVER_TOKEN` | `connect`, `check`, `token inspect` | the token, as `--token` |
 | `TRIOSERVER_TOKEN_LIFETIME` | `demo` | how long its tokens are good, in seconds |

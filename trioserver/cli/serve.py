@@ -12,11 +12,11 @@ import click
 from trioserver.application import Application
 from trioserver.cli.arguments import config_option, listen_options, logging_options
 from trioserver.cli.loading import load_application
-from trioserver.cli.logs import set_up_logging
 from trioserver.cli.running import run_server
 from trioserver.cli.settings import SettingsError, load_settings
 from trioserver.cli.terminal import print_error
 from trioserver.config import Config
+from trioserver.logs import set_up_logging
 from trioserver.server import Server
 
 
@@ -28,8 +28,8 @@ from trioserver.server import Server
 def command(
     target: str,
     config_file: Path | None,
-    log_format: str,
-    log_level: str,
+    log_format: str | None,
+    log_level: str | None,
     **listen: str | int | Path | None,
 ) -> None:
     """Run an application.
@@ -49,8 +49,9 @@ def command(
         --certificate cert.pem --key key.pem
       TRIOSERVER_HEARTBEAT_INTERVAL=15 trioserver serve chat:app
     """
-    set_up_logging(format=log_format, level=log_level)
-    settings = load_settings(config_file, listen)
+    logs = {"log.format": log_format, "log.level": log_level}
+    settings = load_settings(config_file, {**listen, **logs})
+    set_up_logging(format=settings.config.log.format, level=settings.config.log.level)
     for note in settings.notes:
         print_error(note)
     application = load_application(target)

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from trioserver.cli.terminal import printable, stdout_console
+from trioserver.cli.terminal import stdout_console
+from trioserver.printable import printable
 
 
 def print_table(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

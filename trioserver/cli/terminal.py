@@ -10,6 +10,8 @@ from typing import IO, Any
 import click
 from rich.console import Console
 
+from trioserver.printable import printable
+
 
 class Exit(IntEnum):
     """What a program that runs a command can tell from its exit code; 0 is done."""
@@ -65,11 +67,6 @@ def print_json(value: Any) -> None:
     """One line of JSON on stdout. What JSON cannot express is its text."""
     sys.stdout.write(json.dumps(value, default=str) + "\n")
     sys.stdout.flush()
-
-
-def printable(text: str, *, keep: str = "") -> str:
-    """Without what a terminal would obey: text of a peer, a file or a token is only shown."""
-    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
 
 
 def one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import select
 import sys
+import traceback
 from collections.abc import Callable
 from time import perf_counter
 from typing import Final
@@ -76,7 +77,7 @@ class Readiness:
         try:
             readable()
         except Exception:
-            _log.exception("readiness_callback_failed")
+            _log.error("readiness_callback_failed", traceback=traceback.format_exc())
             self.unwatch(fd, readable)
 
 

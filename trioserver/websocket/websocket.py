@@ -75,7 +75,9 @@ class PeerClose:
 class WebSocket:
     """A WebSocket on ``stream``; `accept` first, then `start`, `close` at the end.
 
-    ``max_message_bytes`` may be changed at any time. All times are Trio's clock, in seconds.
+    ``max_message_bytes`` may be changed at any time. ``on_round_trip`` is called with the seconds
+    from a ping to its pong, ``round_trip`` is the last of them. All times are Trio's clock, in
+    seconds.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class WebSocket:
         self.messages_sent = 0
         self.last_received = trio.current_time()
         self.round_trip: float | None = None
+        self.on_round_trip: Callable[[float], None] = _ignore
         self._stream = stream
         self._socket = socket_of(stream)
         self.outbox = Outbox(
@@ -115,7 +118,7 @@ class WebSocket:
         self._closing_handshake: ClosingHandshake | None = None
         self._gone = False  # nothing can come any more
         self._failed_with: str | None = None
-        self._pinged: tuple[bytes, float] | None = None
+        self._pinged: tuple[bytes | None, float] | None = None  # None: by a message
 
     # -------------------------------------------------------------------------- opening
 
@@ -168,7 +171,11 @@ class WebSocket:
         self.outbox.put_control_nowait(encode_frame(Opcode.PING, payload))
 
     def ping_message_nowait(self, message: bytes) -> None:
-        """Send a text message as a Ping is sent: ahead of all data. Raises `OutboxClosed`."""
+        """Send a text message as a Ping is sent: ahead of all data; `take_pong` is for its answer.
+
+        Raises `OutboxClosed`.
+        """
+        self._pinged = (None, trio.current_time())
         self.outbox.put_control_nowait(encode_frame(Opcode.TEXT, message))
         self.messages_sent += 1
 
@@ -306,7 +313,7 @@ class WebSocket:
         elif self._closing or self._failed_with is not None:
             return  # only the peer's Close is of interest now
         elif control.opcode is Opcode.PONG:
-            self._take_pong(control.payload)
+            self.take_pong(control.payload)
         else:
             # What came behind a Ping is not looked at before its Pong has been written.
             try:
@@ -314,10 +321,12 @@ class WebSocket:
             except OutboxClosed:
                 self._gone = True
 
-    def _take_pong(self, payload: bytes) -> None:
+    def take_pong(self, payload: bytes | None) -> None:
+        """A Pong with this payload, or with None the answer to a `ping_message_nowait`."""
         if self._pinged is not None and payload == self._pinged[0]:
             self.round_trip = trio.current_time() - self._pinged[1]
             self._pinged = None
+            self.on_round_trip(self.round_trip)
 
     def _leave(self, how: PeerClose) -> None:
         if self.peer_close is None:
@@ -379,6 +388,10 @@ class WebSocket:
 
 
 def _nothing() -> None:
+    pass
+
+
+def _ignore(seconds: float) -> None:
     pass
 
 

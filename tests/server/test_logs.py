@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from trioserver.cli.logs import set_up_logging
+from trioserver.logs import set_up_logging
 
 LOCAL = "eyJ-a-token-in-a-local-variable"
 

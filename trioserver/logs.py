@@ -14,10 +14,7 @@ from typing import Any, Final, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from trioserver.cli.terminal import printable
-
-FORMATS: Final = ("auto", "text", "json")
-LEVELS: Final = ("debug", "info", "warning", "error")
+from trioserver.printable import printable
 
 _PAYLOADS: Final = ("trio-websocket", "wsproto")
 """Loggers that write what peers send at debug level; never below WARNING, whoever asks."""
@@ -26,11 +23,11 @@ _PAYLOADS: Final = ("trio-websocket", "wsproto")
 def set_up_logging(
     *, format: str = "auto", level: str = "info", stream: TextIO | None = None
 ) -> None:
-    """Configure structlog and the standard `logging` of this process.
+    """Configure structlog and the standard `logging` of this process, as `trioserver serve` does.
 
-    ``format``: one of `FORMATS`; "auto" is text on a terminal and JSON lines elsewhere. ``level``:
-    one of `LEVELS`, for trioserver and the application; other libraries are heard from WARNING on.
-    ``stream``: None is stderr.
+    ``format``: "auto", "text" or "json"; "auto" is coloured text on a terminal and JSON lines
+    elsewhere. ``level``: "debug", "info", "warning" or "error", for trioserver and the application;
+    other libraries are heard from WARNING on. ``stream``: None is stderr.
     """
     stream = stream or sys.stderr
     terminal = stream.isatty()

@@ -1,0 +1,60 @@
+"""All connections at one moment, added up."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from protocol import ServerState
+from trioserver.connection import Connection
+from trioserver.counts import Counts
+
+_PHASE_OF: Final = {
+    ServerState.OPENING: "handshake",
+    ServerState.WAITING: "waiting",
+    ServerState.VERIFYING: "verifying",
+    ServerState.READY: "ready",
+    ServerState.REFRESHING: "ready",
+    ServerState.CLOSED: "closing",
+}
+
+
+class Census:
+    """What `take` has seen so far, and what ended before: to be made before the first `take`.
+
+    ``oldest`` is for how long the oldest message in any outbox has waited, in seconds.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        self.phases = dict.fromkeys(_PHASE_OF.values(), 0)
+        self.messages_received = counts.messages_received
+        self.messages_sent = counts.messages_sent
+        self.bytes_received = counts.bytes_received
+        self.bytes_sent = counts.bytes_sent
+        self.queued_bytes = 0
+        self.queued_bytes_max = 0
+        self.queueing = 0
+        self.oldest = 0.0
+        self.in_flight = 0
+        self.subscriptions = 0
+        self._now = trio.current_time()
+
+    def take(self, connection: Connection) -> None:
+        """Add one, whether it still is connected or has ended since this began."""
+        websocket, session = connection._websocket, connection._session
+        outbox = websocket.outbox
+        self.phases[_PHASE_OF[session.state]] += 1
+        self.messages_received += websocket.messages_received
+        self.messages_sent += websocket.messages_sent
+        self.bytes_received += websocket.bytes_received
+        self.bytes_sent += outbox.bytes_sent
+        self.in_flight += len(session.in_flight)
+        self.subscriptions += len(connection._topics)
+        queued = outbox.queued_bytes
+        if queued:
+            self.queueing += 1
+            self.queued_bytes += queued
+            self.queued_bytes_max = max(self.queued_bytes_max, queued)
+            if outbox.oldest is not None:
+                self.oldest = max(self.oldest, self._now - outbox.oldest)

@@ -1,0 +1,38 @@
+"""A server's numbers at one moment, for those who put them into a form of their own."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+from trioserver.census import Census
+from trioserver.counts import Counts
+
+
+@attrs.frozen(kw_only=True)
+class Measurements:
+    """``counts`` are live and go on counting; ``census`` is of those connected at the moment.
+
+    ``open`` includes those that have not sent the head of their request yet. ``drain_left`` is how
+    many are still to be sent away.
+    """
+
+    counts: Counts
+    census: Census
+    accepted: int
+    evicted: int
+    open: int
+    topics: int
+    draining: bool
+    drain_left: int
+
+
+class Measured(Protocol):
+    """A `Server`, as far as it is of interest here."""
+
+    def measurements(self) -> Measurements:
+        """Look at all connections at once."""
+
+    async def measure(self) -> Measurements:
+        """The same in small steps, between which others get their turn."""

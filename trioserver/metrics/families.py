@@ -1,0 +1,164 @@
+"""A server's measurements as families of metrics: their names, their labels, and what they say.
+
+No label has a value that a peer can choose: they are phases, error codes of the protocol's table,
+HTTP statuses, and the application's own routes and message types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import accumulate
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from trioserver.handling_times import Outcome
+from trioserver.histogram import Histogram
+from trioserver.measurements import Measurements
+
+
+class Families(Collector):
+    """A collector of one set of measurements."""
+
+    def __init__(self, measurements: Measurements) -> None:
+        self._measurements = measurements
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them, in the order of a connection's life."""
+        yield from self._connections()
+        yield from self._refusals()
+        yield from self._traffic()
+        yield from self._handlers()
+        yield from self._outboxes()
+        yield from self._drain()
+
+    def _connections(self) -> Iterator[Metric]:
+        all, counts, census = (
+            self._measurements,
+            self._measurements.counts,
+            self._measurements.census,
+        )
+        phases = {"head": max(0, all.open - sum(census.phases.values())), **census.phases}
+        yield _gauges("connections", "Open connections, by the phase they are in.", "phase", phases)
+        yield _counter("connections_accepted", "Streams that were accepted.", all.accepted)
+        yield _counter(
+            "connections_ready", "Connections that became ready.", counts.became_ready_total
+        )
+        yield _counters(
+            "connections_closed",
+            "Connections that have ended, by error code, or peer_left.",
+            "reason",
+            counts.ends,
+        )
+        lengths = HistogramMetricFamily(
+            "trioserver_phase_seconds",
+            "How long connections were in each phase; known when they end.",
+            labels=["phase"],
+        )
+        for name, histogram in counts.phases.items():
+            _add(lengths, [name], histogram)
+        yield lengths
+
+    def _refusals(self) -> Iterator[Metric]:
+        counts = self._measurements.counts
+        yield _counters(
+            "refusals",
+            "Who was not let in: by error code, http_STATUS, or another reason that is documented.",
+            "reason",
+            counts.refusals,
+        )
+        yield _counters(
+            "refreshes", "New tokens on open connections, by outcome.", "outcome", counts.refreshes
+        )
+        yield _counter(
+            "evictions",
+            "Silent connections that gave way to new ones.",
+            self._measurements.evicted,
+        )
+
+    def _traffic(self) -> Iterator[Metric]:
+        census = self._measurements.census
+        yield _counter("messages_received", "Messages from clients.", census.messages_received)
+        yield _counter("messages_sent", "Messages to clients.", census.messages_sent)
+        yield _counter("bytes_received", "WebSocket bytes from clients.", census.bytes_received)
+        yield _counter("bytes_sent", "WebSocket bytes to clients.", census.bytes_sent)
+        yield _gauge("requests_in_flight", "Requests without an answer yet.", census.in_flight)
+        yield _gauge("subscriptions", "Subscriptions of all connections.", census.subscriptions)
+        yield _gauge("topics", "Topics that have subscribers.", self._measurements.topics)
+        round_trips = HistogramMetricFamily(
+            "trioserver_heartbeat_round_trip_seconds", "From a ping to its pong."
+        )
+        _add(round_trips, [], self._measurements.counts.round_trips)
+        yield round_trips
+
+    def _handlers(self) -> Iterator[Metric]:
+        labels = ["route", "type"]
+        durations = HistogramMetricFamily(
+            "trioserver_handler_seconds",
+            "From the start of a handler to its answer; for a stream, to its end.",
+            labels=[*labels, "outcome"],
+        )
+        slow = CounterMetricFamily(
+            "trioserver_slow_inline_handlers",
+            "Messages for which a def handler held up all others for too long.",
+            labels=labels,
+        )
+        for path, type, times in self._measurements.counts.handling:
+            for outcome in Outcome:
+                if times.outcomes[outcome].count:
+                    _add(durations, [path, type, outcome.name.lower()], times.outcomes[outcome])
+            if times.slow:
+                slow.add_metric([path, type], times.slow)
+        yield durations
+        yield slow
+
+    def _outboxes(self) -> Iterator[Metric]:
+        census = self._measurements.census
+        yield _gauge("outbox_connections", "Connections with anything queued.", census.queueing)
+        yield _gauge("outbox_bytes", "What all outboxes hold.", census.queued_bytes)
+        yield _gauge("outbox_bytes_max", "What the fullest one holds.", census.queued_bytes_max)
+        yield _gauge(
+            "outbox_oldest_seconds", "How long the oldest message has waited.", census.oldest
+        )
+
+    def _drain(self) -> Iterator[Metric]:
+        all = self._measurements
+        yield _gauge("draining", "1 while clients are being sent away.", int(all.draining))
+        yield _gauge(
+            "drain_connections", "How many were ready as draining began.", all.counts.drain_total
+        )
+        yield _gauge("drain_connections_left", "How many of them are left.", all.drain_left)
+
+
+def _gauge(name: str, help: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"trioserver_{name}", help, value=value)
+
+
+def _counter(name: str, help: str, value: float) -> Metric:
+    return CounterMetricFamily(f"trioserver_{name}", help, value=value)
+
+
+def _gauges(name: str, help: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(f"trioserver_{name}", help, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _counters(name: str, help: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(f"trioserver_{name}", help, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+    """As Prometheus has it: each bucket counts all that is below its bound."""
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    below = list(accumulate(histogram.buckets))
+    family.add_metric(labels, list(zip(bounds, below, strict=True)), histogram.seconds)

@@ -1,0 +1,164 @@
+"""Spans for OpenTelemetry: the opening of a connection, and each handler.
+
+Only made where tracing is on; where it is off, nothing here is called. A span says what kind of
+thing happened, to whom, and how it ended; no payload, token, or text of an exception is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
+
+from protocol import Refusal
+from protocol.traceparent import traceparent_of
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Link, Span, Tracer
+
+    from protocol.messages import Message
+    from trioserver.connection import Connection
+    from trioserver.handlers import Handler
+
+_FAULTS: Final = frozenset({"internal_error", "unavailable"})
+"""Refusals that are the server's own fault, and make a span an error."""
+
+
+class Tracing:
+    """Makes spans with ``tracer``; None is the tracer provider of the process.
+
+    Raises `ImportError` where OpenTelemetry is not installed.
+    """
+
+    def __init__(self, tracer: Tracer | None = None) -> None:
+        try:
+            from opentelemetry import trace
+        except ImportError:
+            raise ImportError("tracing needs OpenTelemetry: install trioserver[otel]") from None
+        self._tracer = tracer or trace.get_tracer("trioserver")
+
+    def of(self, connection: Connection) -> ConnectionTracing:
+        """The spans of one connection; the first of them, ``connect``, begins now."""
+        return ConnectionTracing(self._tracer, connection)
+
+
+class ConnectionTracing:
+    """``connect`` lasts until READY, or until that has failed; its steps are below it.
+
+    A handler's span belongs to the trace that its message names, else begins one of its own: a
+    trace of a connection's whole life would have no end. It has a link to ``connect``.
+    """
+
+    def __init__(self, tracer: Tracer, connection: Connection) -> None:
+        from opentelemetry import trace
+        from opentelemetry.context import Context
+
+        self._tracer = tracer
+        self._connection = connection
+        self._nothing = Context()
+        self._connect: Span | None = tracer.start_span(
+            "connect", self._nothing, kind=trace.SpanKind.SERVER, attributes=self._attributes()
+        )
+        self._below = trace.set_span_in_context(self._connect, self._nothing)
+        self._links = [trace.Link(self._connect.get_span_context())]
+
+    def settled(self, outcome: str) -> None:
+        """The opening has ended: "ready", an error code, or "peer_left". Only the first counts."""
+        span, self._connect = self._connect, None
+        if span is not None:
+            span.set_attributes({**self._attributes(), "trioserver.outcome": outcome})
+            if outcome in _FAULTS:
+                _mark_as_error(span, outcome)
+            span.end()
+
+    def step(self, name: str) -> AbstractContextManager[Any]:
+        """A step of the opening; or, of a refresh, a trace of its own."""
+        from opentelemetry import trace
+
+        opening = self._connect is not None
+        return self._span(
+            name,
+            self._below if opening else self._nothing,
+            trace.SpanKind.INTERNAL,
+            links=[] if opening else self._links,
+        )
+
+    def handle(self, handler: Handler, message: Message) -> AbstractContextManager[Any]:
+        """A handler with one message; for a stream, to its end."""
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        parent, context = traceparent_of(message), self._nothing
+        if parent is not None:
+            carrier = {"traceparent": parent}
+            context = TraceContextTextMapPropagator().extract(carrier, self._nothing)
+        return self._span(
+            f"handle {handler.type}",
+            context,
+            trace.SpanKind.SERVER,
+            links=self._links,
+            **{"trioserver.message_type": handler.type, "trioserver.kind": handler.kind.value},
+        )
+
+    async def call_async(self, handler: Handler, connection: Connection, message: Message) -> Any:
+        """Call an `async def` handler, in a span."""
+        with self.handle(handler, message):
+            return await handler.function(connection, *handler.arguments(message))
+
+    def call_inline(
+        self, call: Callable[..., Any], handler: Handler, connection: Connection, message: Message
+    ) -> Any:
+        """``call`` with the rest, in a span."""
+        with self.handle(handler, message):
+            return call(handler, connection, message)
+
+    @contextmanager
+    def _span(
+        self, name: str, context: Any, kind: Any, *, links: list[Link], **attributes: str
+    ) -> Iterator[None]:
+        with self._tracer.start_as_current_span(
+            name,
+            context,
+            kind=kind,
+            attributes={**self._attributes(), **attributes},
+            links=links,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            outcome = "cancelled"
+            try:
+                yield
+                outcome = "ok"
+            except Refusal as refusal:
+                outcome = refusal.code
+                if outcome in _FAULTS:
+                    _mark_as_error(span, outcome)
+                raise
+            except Exception as error:
+                outcome = "failed"
+                _mark_as_error(span, type(error).__name__)
+                raise
+            finally:
+                span.set_attribute("trioserver.outcome", outcome)
+
+    def _attributes(self) -> dict[str, str]:
+        connection = self._connection
+        attributes = {
+            "trioserver.connection_id": connection.id,
+            "trioserver.route": connection.route.path,
+        }
+        if connection._user is not None:
+            attributes["enduser.id"] = connection._user.id
+        return attributes
+
+
+def step(connection: Connection, name: str) -> AbstractContextManager[Any]:
+    """`ConnectionTracing.step`, where the connection is traced."""
+    tracing = connection._tracing
+    return nullcontext() if tracing is None else tracing.step(name)
+
+
+def _mark_as_error(span: Span, description: str) -> None:
+    from opentelemetry.trace import Status, StatusCode
+
+    span.set_status(Status(StatusCode.ERROR, description))

@@ -932,7 +932,7 @@ class Link {
 
   /**
    * Notice a server that is gone: `ready` promised a sign of life at each interval. It is asked
-   * before it is given up where its signs are frames, which no page sees, and where this timer comes much
+   * before it is given up where its signs are frames, which no page sees, and where this timer is
    * too late: the machine slept, and what has arrived meanwhile may not have been handed over yet.
    */
   _watch(ms, asked = false) {

@@ -14,7 +14,9 @@ from trioserver.config import (
     ShutdownConfig,
 )
 from trioserver.connection import Connection, ConnectionStatistics
+from trioserver.mailbox import Mailbox, Posted
 from trioserver.observer import Act, Attempt, Observer, RefusedRequest
+from trioserver.presence import Presence, Present
 from trioserver.server import Server, ServerStatistics, serve
 from trioserver.websocket.listeners import Address, CannotListen
 from trioserver.websocket.request import Request
@@ -38,8 +40,12 @@ __all__ = [
     "JWTAuth",
     "LimitsConfig",
     "ListenConfig",
+    "Mailbox",
     "Observer",
     "OutboxConfig",
+    "Posted",
+    "Presence",
+    "Present",
     "Refusal",
     "RefusedRequest",
     "Request",

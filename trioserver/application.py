@@ -13,6 +13,9 @@ from protocol import codec, raw
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
 from trioserver.handlers import Handler, make_handler
+from trioserver.mailbox import Mailbox
+from trioserver.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
+from trioserver.presence import Presence
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection
@@ -48,6 +51,8 @@ class Route:
         auth_aliases: Iterable[str],
         allow_query_token: bool,
         supersede: bool,
+        presence: Presence | None,
+        mailbox: Mailbox | None,
     ) -> None:
         self.application = application
         self.path = path
@@ -62,13 +67,31 @@ class Route:
         self.may_publish: Permission = _no_one
         self.ready_hook: Hook | None = None
         self.close_hook: Hook | None = None
+        self._presence = presence
+        self._mailbox = mailbox
         self._pattern = _compile(path)
         for alias in self.auth_aliases:
             if not codec.is_type_name(alias):
                 raise ValueError(f"auth_aliases: {alias!r} is no message type")
+        if presence is not None:
+            presence._belong_to(self)
+        if mailbox is not None:
+            self.handlers[ACKNOWLEDGE] = make_handler(ACKNOWLEDGE, acknowledge)
 
     def __repr__(self) -> str:
         return f"Route({self.path!r})"
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names of the path's parameters."""
+        return frozenset(self._pattern.groupindex)
+
+    @property
+    def presence(self) -> Presence:
+        """Who is connected. Raises `RuntimeError` where the route was made without."""
+        if self._presence is None:
+            raise RuntimeError(f"{self.path}: give the route a presence: presence=Presence()")
+        return self._presence
 
     def match(self, path: str) -> dict[str, str] | None:
         """The path parameters, None where the path is another's."""
@@ -134,15 +157,21 @@ class Application:
     - ``lifespan``: an async context manager that is given the application: what it opens is there
       before the first connection and closed after the last. What handlers need of it goes into
       ``state``, which they reach as ``connection.application.state``.
+    - ``mailbox``: keeps messages for users who are not there; see `Mailbox`.
 
     One application may be served by several servers in one process, each with its lifespan.
     """
 
     def __init__(
-        self, *, auth: Authenticator | None = None, lifespan: Lifespan | None = None
+        self,
+        *,
+        auth: Authenticator | None = None,
+        lifespan: Lifespan | None = None,
+        mailbox: Mailbox | None = None,
     ) -> None:
         self.auth = auth
         self.lifespan = lifespan
+        self._mailbox = mailbox
         self.state: dict[str, Any] = {}
         self.engine = MemoryEngine()
         self._routes: list[Route] = []
@@ -157,6 +186,13 @@ class Application:
     def parts(self) -> list[Application]:
         """This application and all that it includes, each before its own parts."""
         return [self, *(part for other in self._included for part in other.parts)]
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """What keeps messages for users. Raises `RuntimeError` where there is none."""
+        if self._mailbox is None:
+            raise RuntimeError("give the application a mailbox: mailbox=Mailbox(database)")
+        return self._mailbox
 
     def include(self, other: Application) -> None:
         """Serve another application's routes too; it keeps its topics, services and lifespan.
@@ -179,6 +215,8 @@ class Application:
         auth_aliases: Iterable[str] = (),
         allow_query_token: bool = False,
         supersede: bool = False,
+        presence: Presence | None = None,
+        mailbox: bool = False,
     ) -> Route:
         """Add a route. ``path`` may have parameters: "/ws/conversations/{conversation_id}".
 
@@ -189,6 +227,8 @@ class Application:
         - ``allow_query_token``: take the token from ``?token=`` too. URLs are logged by proxies
           and kept by browsers; turn it on for clients that can do nothing else.
         - ``supersede``: a new connection of the same user to the same resource ends the old one.
+        - ``presence``: knows who is connected; one for each route.
+        - ``mailbox``: deliver what the application's mailbox keeps for the user who connects.
 
         Raises `ValueError` with what to change.
         """
@@ -206,6 +246,8 @@ class Application:
             auth_aliases=auth_aliases,
             allow_query_token=allow_query_token,
             supersede=supersede,
+            presence=presence,
+            mailbox=self.mailbox if mailbox else None,
         )
         if owner is None and _PARAMETER.search(path):
             raise ValueError(

@@ -72,6 +72,7 @@ class Connection:
         self._wall_clock = wall_clock
         self._topics: set[str] = set()
         self._nursery: trio.Nursery | None = None
+        self._acknowledges = False  # what the mailbox delivers
         self._settled = trio.Event()  # ready, or ended
         self._ended = trio.Event()
 
@@ -252,6 +253,8 @@ class Connection:
 
     def _release(self) -> None:
         """Leave nothing behind: called once, at the end."""
+        if self.route._presence is not None:
+            self.route._presence._left(self)
         for topic in self._topics:
             self.application.engine.unsubscribe(topic, self)
         self._topics.clear()

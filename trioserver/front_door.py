@@ -134,4 +134,6 @@ class FrontDoor:
     def _on_ready(self, ticket: Ticket, connection: Connection) -> None:
         self.admission.authenticated(ticket)
         self._registry.became_ready(connection)
+        if connection.route._presence is not None:
+            connection.route._presence._arrived(connection)
         self._observer.became_ready(connection)

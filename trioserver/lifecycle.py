@@ -103,6 +103,8 @@ class Lifecycle:
                     work.start_soon(heartbeat, connection, self._config.heartbeat)
                     work.start_soon(self._dispatcher.run)
                     work.start_soon(self._watch_expiry)
+                    if connection.route._mailbox is not None:
+                        work.start_soon(connection.route._mailbox.serve, connection)
                 await connection._ended.wait()
                 work.cancel_scope.cancel()
         except* Exception as errors:
@@ -212,6 +214,7 @@ class Lifecycle:
             resource=connection.resource,
             expires_at=user.expires_at,
         )
+        connection._acknowledges = credentials.fields.get("mailbox") == "ack"
         self._websocket.max_message_bytes = session.max_message_bytes
         self._on_ready(connection)
         self._timings.ready = now

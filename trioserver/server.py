@@ -186,8 +186,10 @@ class Server:
         await listening.close()
 
     def _services(self) -> list[Callable[..., Any]]:
-        """Background work of authenticators and owner checks, each once."""
-        parts = [part for route in self.application.routes for part in (route.auth, route.owner)]
+        """Background work of authenticators, owner checks and the like, each once."""
+        parts: list[object] = [part._mailbox for part in self.application.parts]
+        for route in self.application.routes:
+            parts += (route.auth, route.owner, route._presence)
         different = {id(part): part for part in parts}.values()
         runs = (getattr(part, "run", None) for part in different)
         return [run for run in runs if run is not None]

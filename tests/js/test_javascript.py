@@ -1,4 +1,4 @@
-"""The JavaScript client, tested in Node: its syntax, the transcripts, its own life, a real server."""
+"""The JavaScript client in Node: its syntax, the transcripts, its own life, a real server."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from protocol import Refusal, codec, raw
 from protocol.messages import Message
 from trioserver.mailbox.letter import Letter
 from trioserver.storage import DatabaseUnavailable
+from trioserver.websocket.frames import MAX_HEADER
 from trioserver.websocket.outbox import OutboxClosed
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 RETRY: Final = 5.0
 """Seconds until a database that failed is asked again."""
+
+ROOM_BYTES: Final = 64 * 1024
+"""What has waited for days can wait until no more than this is queued for the client."""
 
 MAX_LATER: Final = 1_000
 """Letters that come while a connection is still sent what has waited; beyond it, it is too slow."""
@@ -178,8 +182,7 @@ class Courier:
             while await self._send_some():
                 pass
         while self._later:
-            await self._connection._wait_for_room()
-            self._send(self._later.popleft())
+            await self._send_when_there_is_room(self._later.popleft())
         self._caught_up = True
 
     async def _tell_of_dropped(self, count: int) -> None:
@@ -199,12 +202,17 @@ class Courier:
         if page.dropped:
             await self._tell_of_dropped(page.dropped)
         for letter in letters:
-            await self._connection._wait_for_room()
-            self._send(letter)
+            await self._send_when_there_is_room(letter)
         self._last = page.last
         return not page.is_last
 
     # -------------------------------------------------------------------------- sending
+
+    async def _send_when_there_is_room(self, letter: Letter) -> None:
+        await trio.lowlevel.checkpoint()
+        room = self._outbox.max_bytes - len(letter.text) - MAX_HEADER
+        await self._outbox.wait_below(max(0, min(room, ROOM_BYTES)))
+        self._send(letter)
 
     def _send(self, letter: Letter) -> None:
         position = self._put(letter.text)

@@ -19,6 +19,8 @@ READ: Final = 100
 SWEEP: Final = 500
 """Users of whom expired letters are taken away in one transaction."""
 
+_CREATING: Final = 0x7472696F  # any number that others do not use
+
 _metadata: Final = sa.MetaData()
 
 _BOX: Final = 64  # characters
@@ -92,7 +94,7 @@ class Store:
     async def create(self) -> None:
         """Make the tables where they are not there yet."""
         if not self._there:
-            await self._database.run(_metadata.create_all)
+            await self._database.run(_create)
             self._there = True
 
     async def add(self, letter: Letter) -> int:
@@ -210,6 +212,12 @@ class Store:
     async def _run(self, work: Callable[[sa.Connection], _T]) -> _T:
         await self.create()
         return await self._database.run(work)
+
+
+def _create(connection: sa.Connection) -> None:
+    if connection.dialect.name == "postgresql":  # it makes no table for two at once
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING)))
+    _metadata.create_all(connection)
 
 
 def _same(table: sa.Table, box: str, user: str) -> sa.ColumnElement[bool]:

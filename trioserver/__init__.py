@@ -25,7 +25,9 @@ from trioserver.config import (
 )
 from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
+from trioserver.mailbox import Mailbox, Posted
 from trioserver.observer import Act, AddressBlock, Attempt, Eviction, Observer, RefusedRequest
+from trioserver.presence import Presence, Present
 from trioserver.reloading import Reconfigured
 from trioserver.server import Blocked, Server, ServerStatistics, serve
 from trioserver.websocket.errors import CannotListen
@@ -66,9 +68,13 @@ __all__ = [
     "LimitsConfig",
     "ListenConfig",
     "LogConfig",
+    "Mailbox",
     "Observer",
     "OriginConfig",
     "OutboxConfig",
+    "Posted",
+    "Presence",
+    "Present",
     "ProxyConfig",
     "Reconfigured",
     "Refusal",

@@ -14,7 +14,10 @@ from protocol.messages import Event
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
 from trioserver.handlers import Handler, make_handler
+from trioserver.mailbox import Mailbox
+from trioserver.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
 from trioserver.origins import OriginPolicy
+from trioserver.presence import Presence
 from trioserver.websocket.frames import Opcode, encode_frame
 
 if TYPE_CHECKING:
@@ -58,6 +61,8 @@ class Route:
         allow_query_token: bool,
         supersede: bool,
         origins: Iterable[str] | None,
+        presence: Presence | None,
+        mailbox: Mailbox | None,
     ) -> None:
         self.application = application
         self.path = path
@@ -73,13 +78,31 @@ class Route:
         self.may_publish: Permission = _no_one
         self.ready_hook: Hook | None = None
         self.close_hook: Hook | None = None
+        self._presence = presence
+        self._mailbox = mailbox
         self._pattern = _compile(path)
         for alias in self.auth_aliases:
             if not codec.is_type_name(alias):
                 raise ValueError(f"auth_aliases: {alias!r} is no message type")
+        if presence is not None:
+            presence._belong_to(self)
+        if mailbox is not None:
+            self.handlers[ACKNOWLEDGE] = make_handler(ACKNOWLEDGE, acknowledge)
 
     def __repr__(self) -> str:
         return f"Route({self.path!r})"
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names of the path's parameters."""
+        return frozenset(self._pattern.groupindex)
+
+    @property
+    def presence(self) -> Presence:
+        """Who is connected. Raises `RuntimeError` where the route was made without."""
+        if self._presence is None:
+            raise RuntimeError(f"{self.path}: give the route a presence: presence=Presence()")
+        return self._presence
 
     def match(self, path: str) -> dict[str, str] | None:
         """The path parameters, None where the path is another's."""
@@ -148,6 +171,7 @@ class Application:
     - ``http``: an ASGI application for the requests that are not for a WebSocket; needs the extra
       "http". ``scope["trioserver"]`` is the `Server`, ``scope["trioserver.application"]`` this.
     - ``http_prefix``: it gets only what is below this path, "/shop", as if it were mounted there.
+    - ``mailbox``: keeps messages for users who are not there; see `Mailbox`.
 
     One application may be served by several servers in one process, each with its lifespan.
     """
@@ -159,6 +183,7 @@ class Application:
         lifespan: Lifespan | None = None,
         http: AsgiApplication | None = None,
         http_prefix: str = "",
+        mailbox: Mailbox | None = None,
     ) -> None:
         if http_prefix and (not http_prefix.startswith("/") or http_prefix.endswith("/")):
             raise ValueError(f"http_prefix is {http_prefix!r}; it must look like '/shop'")
@@ -167,6 +192,7 @@ class Application:
         self.http = http
         self.http_prefix = http_prefix
         self.health_checks: dict[str, HealthCheck] = {}
+        self._mailbox = mailbox
         self.state: dict[str, Any] = {}
         self.engine = MemoryEngine(_event_frame)
         self._routes: list[Route] = []
@@ -181,6 +207,13 @@ class Application:
     def parts(self) -> list[Application]:
         """This application and all that it includes, each before its own parts."""
         return [self, *(part for other in self._included for part in other.parts)]
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """What keeps messages for users. Raises `RuntimeError` where there is none."""
+        if self._mailbox is None:
+            raise RuntimeError("give the application a mailbox: mailbox=Mailbox(database)")
+        return self._mailbox
 
     def include(self, other: Application) -> None:
         """Serve another application's routes too; it keeps its topics, services and lifespan.
@@ -204,6 +237,8 @@ class Application:
         allow_query_token: bool = False,
         supersede: bool = False,
         origins: Iterable[str] | None = None,
+        presence: Presence | None = None,
+        mailbox: bool = False,
     ) -> Route:
         """Add a route. ``path`` may have parameters: "/ws/conversations/{conversation_id}".
 
@@ -215,6 +250,8 @@ class Application:
           and kept by browsers; turn it on for clients that can do nothing else.
         - ``supersede``: a new connection of the same user to the same resource ends the old one.
         - ``origins``: which web pages may connect, in place of `OriginConfig.allow`.
+        - ``presence``: knows who is connected; one for each route.
+        - ``mailbox``: deliver what the application's mailbox keeps for the user who connects.
 
         Raises `ValueError` with what to change.
         """
@@ -233,6 +270,8 @@ class Application:
             allow_query_token=allow_query_token,
             supersede=supersede,
             origins=origins,
+            presence=presence,
+            mailbox=self.mailbox if mailbox else None,
         )
         if owner is None and _PARAMETER.search(path):
             raise ValueError(

@@ -77,6 +77,7 @@ class Connection:
         self._recent: deque[str] | None = None  # types of messages; made with the first
         self._begun = trio.current_time()
         self._nursery: trio.Nursery | None = None
+        self._acknowledges = False  # what the mailbox delivers
         self._settled = trio.Event()  # ready, or ended
         self._ended = trio.Event()
 
@@ -262,6 +263,8 @@ class Connection:
 
     def _release(self) -> None:
         """Leave nothing behind: called once, at the end."""
+        if self.route._presence is not None:
+            self.route._presence._left(self)
         for topic in self._topics:
             self.application.engine.unsubscribe(topic, self)
         self._topics.clear()

@@ -257,4 +257,6 @@ class FrontDoor:
     def _on_ready(self, ticket: Ticket, connection: Connection) -> None:
         self.gate.admission.authenticated(ticket)
         self._registry.became_ready(connection, self._config.limits.connections_per_user)
+        if connection.route._presence is not None:
+            connection.route._presence._arrived(connection)
         self._observer.became_ready(connection)

@@ -127,6 +127,8 @@ class Lifecycle:
                     self._was_ready = True
                     self._dispatcher.start()
                     work.start_soon(self._beat, name="heartbeat")
+                    if connection.route._mailbox is not None:
+                        work.start_soon(connection.route._mailbox.serve, connection)
                 await connection._ended.wait()
                 work.cancel_scope.cancel()
         except* Exception as errors:
@@ -255,6 +257,7 @@ class Lifecycle:
             resource=connection.resource,
             expires_at=user.expires_at,
         )
+        connection._acknowledges = credentials.fields.get("mailbox") == "ack"
         self._websocket.max_message_bytes = session.max_message_bytes
         self._on_ready(connection)
         self._timings.ready = now

@@ -498,8 +498,10 @@ class Server:
         self._manager.stopping(f"sending {number} clients away", within=within)
 
     def _parts(self) -> list[Any]:
-        """Authenticators and owner checks, each once."""
-        parts = [part for route in self.application.routes for part in (route.auth, route.owner)]
+        """Authenticators, owner checks and the like, each once."""
+        parts: list[object] = [part._mailbox for part in self.application.parts]
+        for route in self.application.routes:
+            parts += (route.auth, route.owner, route._presence)
         return list({id(part): part for part in parts}.values())
 
     def _accept_on(

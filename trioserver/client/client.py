@@ -46,6 +46,8 @@ class Pushed:
 
     type: str
     data: Any
+    id: Id | None = None
+    """Of what a mailbox kept: the same when it comes twice, and what acknowledges it."""
 
 
 class Messages:
@@ -67,7 +69,7 @@ class Messages:
             message = await self._inbox.get()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
-        return Pushed(message.type, decode(message.data, Any))
+        return Pushed(message.type, decode(message.data, Any), message.id)
 
 
 class Client:

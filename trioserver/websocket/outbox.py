@@ -74,6 +74,7 @@ class Outbox:
         self._ending = False
         self._controls = _Lane()
         self._others = _Lane()
+        self._sound: int | None = None  # up to where all has left, once something was discarded
         # What is handed over in one piece, or what is left of it; and its frames of each lane.
         self._chunk = b""
         self._chunk_controls = 0
@@ -139,9 +140,27 @@ class Outbox:
     def discard(self) -> None:
         """Forget the data that waits; a frame that is being sent is still sent to its end."""
         self.queued_bytes -= sum(len(frame) for frame, _ in self._data)
+        if self._data and self._sound is None:
+            self._sound = self._others.left
         self._others.left += len(self._data)
         self._data.clear()
         self._notify()
+
+    @property
+    def position(self) -> int:
+        """How many frames other than control frames were ever put; for `has_left`."""
+        return self._others.put
+
+    def has_left(self, position: int) -> bool:
+        """Whether the frame that was put last at this `position` was handed to the transport.
+
+        False too where it cannot be known: some data was discarded before it had left.
+        """
+        return position <= (self._others.left if self._sound is None else self._sound)
+
+    async def wait_left(self, position: int) -> None:
+        """Wait until the frame at this `position` has left. Raises `OutboxClosed`."""
+        await self._wait_left(self._others, position)
 
     def cork(self) -> None:
         """Hold back what is put until `uncork`, so that it leaves in one call."""

@@ -1,0 +1,249 @@
+"""The mailbox of an application."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import structlog
+import trio
+from msgspec import UNSET
+
+from trioserver.auth.user import User
+from trioserver.mailbox.courier import RETRY, Courier, Desk
+from trioserver.mailbox.letter import is_user, new_letter
+from trioserver.storage import Database, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from trioserver.connection import Connection
+
+SWEEP_INTERVAL: Final = 3600.0
+"""Seconds between two looks for what is too old."""
+
+LAST_WORDS: Final = 2.0
+"""Seconds, at the end, for noting what has been delivered."""
+
+_BATCH: Final = 500  # ids in one DELETE
+
+_DAY: Final = 86400.0
+
+_log: Final = structlog.get_logger("trioserver")
+
+
+@attrs.frozen(kw_only=True)
+class Posted:
+    """What became of a message: its ``id``, and to how many connections it has been given.
+
+    With 0 ``connections`` it waits. ``dropped`` counts older messages of the user that had to go to
+    make room, or were too old.
+    """
+
+    id: str
+    connections: int
+    dropped: int
+
+
+class Mailbox:
+    """Messages for users who may be away: ``Application(mailbox=Mailbox("sqlite:///mail.db"))``,
+    and ``route(..., mailbox=True)`` where they are to be delivered.
+
+    ``database``: a URL, or a `Database` that the application's lifespan opens. ``box`` keeps the
+    mailboxes of several applications apart that share a database; each is for one server process.
+
+    For each user at most ``max_messages`` wait, of ``max_bytes`` together, for ``max_age`` seconds.
+    Beyond that the oldest go: `Posted` tells the sender how many, and ``mailbox.dropped`` the user,
+    with the ``count``, at the next `ready`.
+
+    Raises `ValueError` and `ImportError`, as `Database` does.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | Database,
+        *,
+        box: str = "default",
+        max_messages: int = 1_000,
+        max_bytes: int = 1024 * 1024,
+        max_age: float = 7 * _DAY,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        if max_messages < 1:
+            raise ValueError(f"max_messages is {max_messages!r}; it must be 1 or more")
+        if max_bytes < 1024:
+            raise ValueError(f"max_bytes is {max_bytes!r}; it must be 1024 or more")
+        if not 1.0 <= max_age <= 3650 * _DAY:
+            raise ValueError(f"max_age is {max_age!r}; it must be from 1 s to ten years")
+        self.max_bytes = max_bytes
+        self._opens = not isinstance(database, Database)
+        self._database = database if isinstance(database, Database) else Database(database)
+        from trioserver.mailbox.store import Bounds, Store  # here, and now: it needs SQLAlchemy
+
+        bounds = Bounds(messages=max_messages, bytes=max_bytes, age=max_age)
+        self._store = Store(self._database, box, bounds)
+        self._wall_clock = wall_clock
+        self._desks: dict[str, Desk] = {}
+        self._delivered: dict[str, None] = {}  # and still in the database
+        self._has_delivered = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Mailbox in {self._database!r}>"
+
+    async def send(
+        self,
+        user: str | User,
+        type: str,
+        data: Any = UNSET,
+        *,
+        resource: Mapping[str, str] | None = None,
+    ) -> Posted:
+        """Send a message to a user: now, where the user is connected, or at the next `ready`.
+
+        When this returns, the message survives a crash. Messages are delivered in the order in
+        which they were sent: to all connections that are ready now, or, if there is none, to the
+        next one. ``resource``: only to connections whose path has these parameters.
+
+        Raises `DatabaseUnavailable`, and `ValueError` or `TypeError` for what cannot be sent; then
+        nothing was. Cancelling this leaves it unknown whether it was sent.
+        """
+        name = user.id if isinstance(user, User) else user
+        letter = new_letter(name, type, data, resource, self._wall_clock())
+        if letter.size > self.max_bytes:
+            raise ValueError(f"the message has {letter.size} bytes, {self.max_bytes} are allowed")
+        with self._at_desk(name) as desk:
+            async with self._turn(desk):
+                here = desk.reserve(letter)
+                try:
+                    dropped = await self._store.add(letter)
+                except BaseException:
+                    desk.forget(letter.id)
+                    desk.look_again()  # it may have been stored all the same
+                    raise
+                given = desk.give(letter, here)
+        if dropped:
+            _log.warning("kept_messages_dropped", count=dropped)
+        return Posted(id=letter.id, connections=given, dropped=dropped)
+
+    async def waiting(self, user: str | User) -> int:
+        """How many messages are kept for a user; those on their way count. Raises as `send`."""
+        name = user.id if isinstance(user, User) else user
+        return await self._store.count(name) if is_user(name) else 0
+
+    async def acknowledge(self, user: str, ids: Sequence[str]) -> None:
+        """The user has these messages; returns when they will not be delivered again.
+
+        Raises `DatabaseUnavailable`.
+        """
+        await self._store.remove(ids, user=user)
+        with self._at_desk(user) as desk:
+            for id in ids:
+                desk.forget(id)
+
+    # ------------------------------------------------------------- for the rest of the server
+
+    async def serve(self, connection: Connection) -> None:
+        """Deliver to a connection that is ready, until cancelled."""
+        name = connection.user.id
+        if not is_user(name):
+            return  # there can be nothing for such a user
+        with self._at_desk(name) as desk:
+            courier = Courier(
+                desk,
+                connection,
+                store=self._store,
+                undone=lambda: set(self._delivered),
+                wall_clock=self._wall_clock,
+            )
+            await courier.run()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Note what has been delivered, and take away what is too old; the server runs it.
+
+        Raises `DatabaseUnavailable` where SQLite's file cannot be where it should be.
+        """
+        async with AsyncExitStack() as stack:
+            if self._opens:
+                await stack.enter_async_context(self._database)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._note_delivered)
+                    nursery.start_soon(self._sweep)
+                    task_status.started()
+            finally:
+                with trio.move_on_after(LAST_WORDS, shield=True):
+                    await self._note_what_is_left()
+
+    @contextmanager
+    def _at_desk(self, user: str) -> Iterator[Desk]:
+        """The user's desk, for as long as somebody is at it."""
+        desk = self._desks.get(user)
+        if desk is None:
+            desk = self._desks[user] = Desk(user, self._note)
+        desk.visitors += 1
+        try:
+            yield desk
+        finally:
+            desk.visitors -= 1
+            if desk.is_idle:
+                del self._desks[user]
+
+    def _turn(self, desk: Desk) -> _Turn:
+        return _Turn(desk.posting, self._database.timeout)
+
+    def _note(self, id: str) -> None:
+        self._delivered[id] = None
+        self._has_delivered.set()
+
+    async def _note_delivered(self) -> None:
+        while True:
+            await self._has_delivered.wait()
+            self._has_delivered = trio.Event()
+            while self._delivered:
+                try:
+                    await self._note_some()
+                except DatabaseUnavailable as error:
+                    _log.warning("mailbox_unavailable", category=error.category)
+                    await trio.sleep(RETRY)
+
+    async def _note_some(self) -> None:
+        ids = list(islice(self._delivered, _BATCH))
+        await self._store.remove(ids)
+        for id in ids:
+            self._delivered.pop(id, None)
+
+    async def _note_what_is_left(self) -> None:
+        try:
+            while self._delivered:
+                await self._note_some()
+        except DatabaseUnavailable as error:
+            _log.warning("mailbox_unavailable", category=error.category, notes=len(self._delivered))
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                while count := await self._store.sweep(self._wall_clock()):
+                    _log.warning("kept_messages_dropped", count=count, too_old=True)
+            except DatabaseUnavailable as error:
+                _log.warning("mailbox_unavailable", category=error.category)
+            await trio.sleep(SWEEP_INTERVAL)
+
+
+class _Turn:
+    """A lock, with a deadline for getting it. Raises `DatabaseUnavailable`."""
+
+    def __init__(self, lock: trio.Lock, timeout: float) -> None:
+        self._lock = lock
+        self._timeout = timeout
+
+    async def __aenter__(self) -> None:
+        with trio.move_on_after(self._timeout) as scope:
+            await self._lock.acquire()
+        if scope.cancelled_caught:
+            raise DatabaseUnavailable("timeout", "Too many messages wait for this user.")
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "serve": "Run an application.",
     "connect": "Talk to a server.",
     "check": "See whether a server keeps to the protocol.",
+    "load": "See what a server does under load.",
     "token": "Make tokens, and look into them.",
     "secret": "Print a fresh secret for signing tokens.",
     "audit": "Show who has authenticated, and what administrators did.",
@@ -30,7 +31,7 @@ _COMMANDS: Final = {
 }
 """In the order of --help. The texts are here so that --help imports none of the modules."""
 
-_EXTRAS: Final = {"demo": "demo", "audit": "sql,cli"}
+_EXTRAS: Final = {"demo": "demo", "load": "load", "audit": "sql,cli"}
 """The extra that a command needs, where it is not ``cli``."""
 
 _OURS: Final = ("trioserver", "protocol")
@@ -85,6 +86,7 @@ def main() -> None:
       trioserver serve chat:app         # your application, in chat.py
       trioserver connect ws://127.0.0.1:8765/ws --token TOKEN
       trioserver check ws://127.0.0.1:8765/ws --token TOKEN
+      trioserver load ws://127.0.0.1:8765/ws -n 1000 --rate 5000
       trioserver token make alice --lifetime 1h
       trioserver secret
       trioserver audit --since 1h

@@ -1,0 +1,173 @@
+"""Runs a plan: starts the worker processes, keeps them in step, puts together what they found."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from trioserver.load.measures import Counts
+from trioserver.load.messages import (
+    At,
+    Done,
+    Failed,
+    Go,
+    Progress,
+    Start,
+    Stop,
+    from_worker,
+    line,
+    lines,
+)
+from trioserver.load.outcome import Outcome
+from trioserver.load.pacing import clock
+from trioserver.load.plan import Plan
+from trioserver.load.tally import Result
+
+OnProgress = Callable[[str, Counts], None]
+"""Is told the phase, and the counts so far of all processes."""
+
+_MODULE: Final = "trioserver.load.worker"
+
+_HEAD_START: Final = 0.05
+"""Seconds from the last one's coming to a barrier to the instant of the phase's begin."""
+
+_SILENCE: Final = 60.0
+"""A worker says something twice a second; one that says nothing for so long hangs."""
+
+_LAST_WORDS: Final = 15.0
+"""Seconds for a worker's result once it was told to stop."""
+
+
+class LoadFailed(Exception):
+    """There is no result; the text says why in a sentence."""
+
+
+class Conductor:
+    """One run of a plan. ``on_progress`` must not block."""
+
+    def __init__(self, plan: Plan, on_progress: OnProgress | None = None) -> None:
+        self._plan = plan
+        self._on_progress = on_progress or (lambda phase, counts: None)
+        self._processes: list[trio.Process] = []
+        self._counts: dict[int, Counts] = {}
+        self._results: dict[int, Result] = {}
+        self._waiting: set[int] = set()
+        self._phase = "start"
+        self._stopping = trio.Event()
+        self._started = trio.Event()
+
+    def stop(self) -> None:
+        """Come to the end early; `run` returns what there is by then."""
+        self._stopping.set()
+
+    async def run(self) -> Outcome:
+        """Run it. Raises `LoadFailed`; cancelled, it leaves no process behind."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(self._plan.processes):
+                    process = await nursery.start(_run_process)
+                    self._processes.append(process)
+                self._started.set()
+                nursery.start_soon(self._stop_when_told)
+                async with trio.open_nursery() as listening:
+                    for index, process in enumerate(self._processes):
+                        listening.start_soon(self._listen, index, process)
+                nursery.cancel_scope.cancel()
+        except* LoadFailed as group:
+            failure = group
+        else:
+            results = [self._results[index] for index in sorted(self._results)]
+            return Outcome.of(self._plan, results, interrupted=self._stopping.is_set())
+        raise LoadFailed(str(_first(failure))) from None
+
+    async def _stop_when_told(self) -> None:
+        await self._stopping.wait()
+        await self._tell(Stop())
+        await trio.sleep(_LAST_WORDS)
+        raise LoadFailed("a worker process did not end when it was told to")
+
+    async def _tell(self, message: Any) -> None:
+        for index, process in enumerate(self._processes):
+            if index not in self._results and process.stdin is not None:
+                # One that has ended is its own task's business.
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await process.stdin.send_all(line(message))
+
+    async def _listen(self, index: int, process: trio.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            await process.stdin.send_all(line(Start(self._plan, index)))
+        except trio.BrokenResourceError:
+            raise LoadFailed("a worker process did not start") from None
+        async with aclosing(lines(process.stdout)) as said:
+            while True:
+                with trio.move_on_after(_SILENCE) as silence:
+                    text = await anext(said, None)
+                if silence.cancelled_caught:
+                    raise LoadFailed(f"a worker process was silent for {_SILENCE:g} s")
+                if text is None:
+                    raise LoadFailed("a worker process ended without a result")
+                if await self._take(index, from_worker(text)):
+                    return
+
+    async def _take(self, index: int, message: At | Progress | Done | Failed) -> bool:
+        """Whether it was the last word."""
+        match message:
+            case At(phase=phase):
+                self._waiting.add(index)
+                if len(self._waiting) == self._plan.processes:
+                    self._waiting.clear()
+                    self._phase = phase
+                    await self._tell(Go(clock() + _HEAD_START))
+            case Progress(counts=counts):
+                self._show(index, counts)
+            case Done(result=result):
+                self._results[index] = result
+                self._show(index, result.counts)
+                return True
+            case Failed(message=text):
+                raise LoadFailed(text)
+        return False
+
+    def _show(self, index: int, counts: Counts) -> None:
+        self._counts[index] = counts
+        total = Counts()
+        for one in self._counts.values():
+            total.add(one)
+        self._on_progress(self._phase, total)
+
+
+async def _run_process(
+    task_status: trio.TaskStatus[trio.Process] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """A worker, which is killed when this is cancelled; Ctrl-C is not passed on to it."""
+    options: Mapping[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
+    run = partial(
+        trio.run_process,
+        [sys.executable, "-m", _MODULE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        check=False,
+        **options,
+    )
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(run)
+        task_status.started(process)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def conduct(plan: Plan, on_progress: OnProgress | None = None) -> Outcome:
+    """Run a plan to its end. Raises `LoadFailed`."""
+    return await Conductor(plan, on_progress).run()

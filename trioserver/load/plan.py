@@ -1,0 +1,145 @@
+"""What is to be done: one value, which travels to each worker process as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Literal, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+from trioserver.client.address import Address
+
+CLIENT: Final = "{client}"
+"""Stands for the client's number, from 0, in the URL, the subject, the data, a token's command."""
+
+SEQUENCE: Final = "{seq}"
+"""Stands, in the data, for the number of the client's request, from 0."""
+
+Loop: TypeAlias = Literal["none", "open", "closed"]
+
+
+class Tokens(msgspec.Struct, frozen=True, kw_only=True):
+    """Where tokens come from: at most one of the four. ``lifetime`` is in seconds."""
+
+    fixed: str | None = None
+    lines: tuple[str, ...] = ()  # the client's number picks one, beginning again after the last
+    secret: str | None = None
+    command: tuple[str, ...] = ()
+    subject: str = "user-{client}"
+    lifetime: float = 1800.0
+
+    def __repr__(self) -> str:
+        return f"Tokens(subject={self.subject!r}, lifetime={self.lifetime})"  # never a token
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A run. Durations are in seconds, rates a second and of all processes together.
+
+    Clients have numbers from 0. The first ``publishers`` of them publish where there is a
+    ``topic``, and the rest subscribe; without a topic all of them ask. The ``slow_readers`` come on
+    top, with numbers of their own behind those.
+    """
+
+    url: str
+    family: int  # with ``sockaddr``: the address that has been judged, and no other
+    sockaddr: tuple[Any, ...]
+    cafile: str | None = None
+    insecure_tls: bool = False
+    tokens: Tokens = Tokens()
+    clients: int = 100
+    connect_rate: float | None = None  # None: all at once
+    ready_timeout: float = 30.0
+    retry: bool = True
+    loop: Loop = "none"
+    rate: float = 0.0
+    in_flight: int = 1
+    type: str = "ping"
+    data: str | None = None  # JSON with placeholders
+    topic: str | None = None
+    publishers: int = 1
+    duration: float = 10.0
+    warmup: float = 0.0
+    storms: int = 0
+    slow_readers: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` with a sentence about what does not fit together."""
+        parts = urlsplit(self.url)
+        if CLIENT in parts.netloc:
+            raise ValueError(f"{CLIENT} may stand in the URL's path and query, not in its host")
+        self.address(0)
+        if self.processes > self.clients:
+            raise ValueError("each process needs a client")
+        if self.topic is not None and self.publishers >= self.clients:
+            raise ValueError("some clients publish and the others subscribe: have more clients")
+        if self.data is not None:
+            try:
+                json.loads(self.data_of(0, 0) or "")
+            except (ValueError, RecursionError):
+                raise ValueError(
+                    "the data is not JSON, once numbers stand for the placeholders"
+                ) from None
+
+    def address(self, number: int) -> Address:
+        """Where client ``number`` connects to. Raises `ValueError`."""
+        return Address.parse(self.url.replace(CLIENT, str(number)))
+
+    def data_of(self, number: int, sequence: int) -> str | None:
+        """The data of a client's request, as JSON."""
+        if self.data is None:
+            return None
+        return self.data.replace(CLIENT, str(number)).replace(SEQUENCE, str(sequence))
+
+    @property
+    def same_data(self) -> bool:
+        """Whether all requests say the same, so that their frames can be made beforehand."""
+        return self.data is None or (CLIENT not in self.data and SEQUENCE not in self.data)
+
+    @property
+    def senders(self) -> int:
+        """How many clients ask, or publish."""
+        return self.clients if self.topic is None else self.publishers
+
+    def share(self, index: int) -> Share:
+        """What process ``index`` of ``processes`` does."""
+        clients = _part(self.clients, index, self.processes)
+        slow = _part(self.slow_readers, index, self.processes)
+        senders = range(clients.start, min(clients.stop, self.senders))
+        total = self.rate * len(senders) / self.senders if len(senders) else 0.0
+        rate = None
+        if self.connect_rate is not None:
+            rate = self.connect_rate * len(clients) / self.clients
+        return Share(
+            first=clients.start,
+            clients=len(clients),
+            senders=len(senders),
+            rate=total,
+            connect_rate=rate,
+            first_slow=self.clients + slow.start,
+            slow_readers=len(slow),
+            phase=index / self.processes,
+        )
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """One process's part. ``phase``: its schedule is so much of an interval behind the first's."""
+
+    first: int
+    clients: int
+    senders: int
+    rate: float
+    connect_rate: float | None
+    first_slow: int
+    slow_readers: int
+    phase: float
+
+    @property
+    def files(self) -> int:
+        """Open files that it needs, with some for what is not a client's socket."""
+        return self.clients + self.slow_readers + 64
+
+
+def _part(count: int, index: int, parts: int) -> range:
+    return range(count * index // parts, count * (index + 1) // parts)

@@ -1,0 +1,69 @@
+"""Calls clients when their sockets can be read or written."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+
+from trioserver.load.client import Client
+from trioserver.load.pacing import clock
+from trioserver.load.transport import Transport
+from trioserver.websocket.readiness import make_readiness
+
+
+class Sockets:
+    """All sockets of this process: in one epoll object on Linux, in a task for each elsewhere.
+
+    `run` has to run.
+    """
+
+    def __init__(self, *, one_epoll: bool = True) -> None:
+        self._readiness = make_readiness() if one_epoll else None
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            if self._readiness is not None:
+                nursery.start_soon(self._readiness.run)
+            task_status.started()
+            await trio.sleep_forever()
+
+    def watch(self, client: Client, transport: Transport) -> None:
+        """Call `Client.readable` from now on, until ``transport.stop_watching`` is called."""
+        if self._readiness is not None:
+            fd = transport.sock.fileno()
+            readable = partial(_readable, client)
+            self._readiness.watch(fd, readable)
+            transport.unwatch = partial(self._readiness.unwatch, fd, readable)
+        elif self._nursery is not None:
+            reading = trio.CancelScope()
+            transport.unwatch = reading.cancel
+            self._nursery.start_soon(_read, client, transport, reading)
+
+    def blocked(self, client: Client) -> None:
+        """Call `Client.flush` when the socket can be written, until nothing waits."""
+        if self._nursery is not None and client.transport is not None:
+            self._nursery.start_soon(_write, client, client.transport)
+
+
+def _readable(client: Client) -> None:
+    client.readable(clock())
+
+
+async def _read(client: Client, transport: Transport, reading: trio.CancelScope) -> None:
+    with reading:
+        while not transport.closed:
+            await trio.lowlevel.wait_readable(transport.sock)
+            client.readable(clock())
+
+
+async def _write(client: Client, transport: Transport) -> None:
+    try:
+        while transport.blocked and not transport.closed and client.transport is transport:
+            await trio.lowlevel.wait_writable(transport.sock)
+            client.flush()
+    except trio.ClosedResourceError:
+        pass

@@ -27,8 +27,8 @@ from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
 from trioserver.mailbox import Mailbox, Posted
 from trioserver.observer import Act, AddressBlock, Attempt, Eviction, Observer, RefusedRequest
+from trioserver.operations.reloading import Reconfigured
 from trioserver.presence import Presence, Present
-from trioserver.reloading import Reconfigured
 from trioserver.server import Blocked, Server, ServerStatistics, serve
 from trioserver.websocket.errors import CannotListen
 from trioserver.websocket.listeners import Address

@@ -16,7 +16,7 @@ from trioserver.engine.memory import MemoryEngine
 from trioserver.handlers import Handler, make_handler
 from trioserver.mailbox import Mailbox
 from trioserver.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
-from trioserver.origins import OriginPolicy
+from trioserver.peers.origins import OriginPolicy
 from trioserver.presence import Presence
 from trioserver.websocket.frames import Opcode, encode_frame
 

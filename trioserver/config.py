@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import attrs
 
-from trioserver.addresses import Networks
-from trioserver.origins import OriginPolicy
+from trioserver.peers.addresses import Networks
+from trioserver.peers.origins import OriginPolicy
 
 _DAY = 86400.0
 _MIB = 1024 * 1024

@@ -21,7 +21,7 @@ from trioserver.websocket.websocket import WebSocket
 
 if TYPE_CHECKING:
     from trioserver.application import Application, Route
-    from trioserver.tracing import ConnectionTracing
+    from trioserver.telemetry.tracing import ConnectionTracing
 
 ROOM_BYTES: Final = 64 * 1024
 """Those who can wait, wait until no more than this is queued: the rest of the outbox is for those

@@ -33,8 +33,8 @@ from protocol.messages import (
 from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
 from trioserver.handlers import Handler, Kind, call, call_inline, unwrap
-from trioserver.handling_times import Outcome, RouteTimes
-from trioserver.log_context import bind_connection, bind_request, context_for
+from trioserver.telemetry.handling_times import Outcome, RouteTimes
+from trioserver.telemetry.log_context import bind_connection, bind_request, context_for
 from trioserver.waiting import run_noticing
 
 _RECENT: Final = 16

@@ -13,20 +13,20 @@ import structlog
 import trio
 
 from protocol import Refusal
-from trioserver.addresses import plain
-from trioserver.admission import Ticket
+from trioserver.admission.gate import Gate
+from trioserver.admission.places import Ticket
 from trioserver.application import Application, Match
 from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
-from trioserver.counts import Counts
-from trioserver.gate import Gate
 from trioserver.http.strictness import check_head
 from trioserver.lifecycle import Lifecycle
 from trioserver.observer import Observer, Observers
 from trioserver.opening import judge, new_connection
+from trioserver.peers.addresses import plain
 from trioserver.registry import Registry
-from trioserver.tracing import Tracing
+from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol import codec
 from protocol.messages import RESERVED_TYPES, Message
-from trioserver.log_context import UNBOUND, set_request_id
+from trioserver.telemetry.log_context import UNBOUND, set_request_id
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection

@@ -21,14 +21,14 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
-from trioserver.counts import PEER_LEFT, Counts
 from trioserver.dispatch import Dispatcher
 from trioserver.handlers import call
 from trioserver.heartbeat import Heartbeat
-from trioserver.log_context import bound_connection
 from trioserver.observer import Attempt, Observer
+from trioserver.telemetry.counts import PEER_LEFT, Counts
+from trioserver.telemetry.log_context import bound_connection
+from trioserver.telemetry.tracing import Tracing, step
 from trioserver.timings import Timings
-from trioserver.tracing import Tracing, step
 from trioserver.verification import verify
 from trioserver.websocket.handshake import Head
 

@@ -20,22 +20,22 @@ from protocol import Refusal
 from trioserver.application import Application
 from trioserver.audit import Auditor, AuditStatistics
 from trioserver.blocks import Block, Blocks
-from trioserver.census import Census
 from trioserver.config import Config
 from trioserver.connection import Connection
-from trioserver.counts import Counts
-from trioserver.draining import send_away
 from trioserver.front_door import FrontDoor
 from trioserver.handlers import unwrap
 from trioserver.inspection import ConnectionFilter, ConnectionReport, report
-from trioserver.listening import Listening, passed_sockets
-from trioserver.measurements import Measurements
+from trioserver.metrics.census import Census
+from trioserver.metrics.measurements import Measurements
 from trioserver.observer import Act, Observer, Observers
+from trioserver.operations.draining import send_away
+from trioserver.operations.listening import Listening, passed_sockets
+from trioserver.operations.reloading import Reconfigured, compare, keep_what_is_read_at_start
+from trioserver.operations.systemd import Manager
 from trioserver.registry import Registry
-from trioserver.reloading import Reconfigured, compare, keep_what_is_read_at_start
 from trioserver.storage import Database
-from trioserver.systemd import Manager
-from trioserver.tracing import Tracing
+from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.errors import CannotListen
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness

@@ -16,9 +16,9 @@ from trioserver.auth import Credentials, User
 from trioserver.blocks import Blocks
 from trioserver.connection import Connection
 from trioserver.handlers import unwrap
-from trioserver.log_context import bind_connection
+from trioserver.telemetry.log_context import bind_connection
+from trioserver.telemetry.tracing import step
 from trioserver.timings import Timings
-from trioserver.tracing import step
 
 MASK: Final = "***"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trioserver.addresses import Networks, host_of, key_of, plain
+from trioserver.peers.addresses import Networks, host_of, key_of, plain
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserver.admission import SPARE, Admission, Ticket
+from trioserver.admission.places import SPARE, Admission, Ticket
 
 
 class Hall:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trioserver.conduct import BURST, Conduct
+from trioserver.admission.conduct import BURST, Conduct
 from trioserver.config import LimitsConfig
 
 HERE = "192.0.2.1"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserver.addresses import Networks
-from trioserver.forwarded import MAX_HOPS, client_of
+from trioserver.peers.addresses import Networks
+from trioserver.peers.forwarded import MAX_HOPS, client_of
 
 PROXY = "10.0.0.1:4000"
 TRUSTED = Networks(["10.0.0.0/8", "fd00::/8", "unix"])

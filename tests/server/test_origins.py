@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserver.origins import OriginPolicy, RejectedOrigin
+from trioserver.peers.origins import OriginPolicy, RejectedOrigin
 
 
 def judge(

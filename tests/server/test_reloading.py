@@ -25,8 +25,8 @@ from trioserver import (
     Server,
     User,
 )
-from trioserver import reloading as module
-from trioserver.reloading import compare
+from trioserver.operations import reloading as module
+from trioserver.operations.reloading import compare
 
 # ------------------------------------------------------------------------------ comparing
 

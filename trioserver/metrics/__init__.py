@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from trioserver.measurements import Measured, Measurements
+from trioserver.metrics.measurements import Measured, Measurements
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""

@@ -17,9 +17,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from trioserver.handling_times import Outcome
-from trioserver.histogram import Histogram
-from trioserver.measurements import Measurements
+from trioserver.metrics.measurements import Measurements
+from trioserver.telemetry.handling_times import Outcome
+from trioserver.telemetry.histogram import Histogram
 
 
 class Families(Collector):

@@ -14,17 +14,17 @@ from typing import Any, Final
 import structlog
 import trio
 
-from trioserver.addresses import UNIX, Networks, host_of, key_of, plain
-from trioserver.admission import Admission, Cap, Ticket
+from trioserver.admission.conduct import Conduct
+from trioserver.admission.places import Admission, Cap, Ticket
 from trioserver.application import Route
 from trioserver.auth.fingerprint import fingerprint
-from trioserver.conduct import Conduct
 from trioserver.config import Config
 from trioserver.connection import Connection
-from trioserver.forwarded import client_of
 from trioserver.observer import AddressBlock, Attempt, Eviction, Observer, RefusedRequest
-from trioserver.origins import OriginPolicy
-from trioserver.seldom import Seldom
+from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
+from trioserver.peers.forwarded import client_of
+from trioserver.peers.origins import OriginPolicy
+from trioserver.telemetry.seldom import Seldom
 from trioserver.websocket.handshake import BadHead, Head
 
 log: Final = structlog.get_logger("trioserver")

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import attrs
 
-from trioserver.census import Census
-from trioserver.counts import Counts
+from trioserver.metrics.census import Census
+from trioserver.telemetry.counts import Counts
 
 
 @attrs.frozen(kw_only=True)

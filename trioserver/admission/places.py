@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
-from trioserver.holders import Holders
+from trioserver.admission.holders import Holders
 
 SPARE: Final = 64
 """Connections above the cap that are told ``server_busy``; beyond these they are just dropped."""

@@ -8,7 +8,7 @@ import trio
 
 from protocol import ServerState
 from trioserver.connection import Connection
-from trioserver.counts import Counts
+from trioserver.telemetry.counts import Counts
 
 _PHASE_OF: Final = {
     ServerState.OPENING: "handshake",

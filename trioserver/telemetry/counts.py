@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from protocol.errors import ERRORS
-from trioserver.handling_times import HandlingTimes
-from trioserver.histogram import LIVES, PHASES, Histogram
 from trioserver.observer import Attempt, Observer, RefusedRequest
+from trioserver.telemetry.handling_times import HandlingTimes
+from trioserver.telemetry.histogram import LIVES, PHASES, Histogram
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection

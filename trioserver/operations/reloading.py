@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 
 from trioserver.config import Config, ListenConfig
-from trioserver.listening import TLS_FILES, same_place
+from trioserver.operations.listening import TLS_FILES, same_place
 
 _MASK: Final = "***"
 

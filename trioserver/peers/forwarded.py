@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from trioserver.addresses import Networks, parse_ip, with_port
+from trioserver.peers.addresses import Networks, parse_ip, with_port
 
 MAX_HOPS: Final = 32
 """Proxies in a row that are followed; more is a loop, or an attempt."""

@@ -1,0 +1,1 @@
+"""What is measured as it happens, as cheaply as it can be: counters, log context, spans."""

@@ -1,0 +1,58 @@
+"""All of it."""
+
+# ruff: noqa: RUF009 -- all of these classes are frozen
+
+from __future__ import annotations
+
+import attrs
+
+from trioserver.config.admission import LimitsConfig, OriginConfig, ProxyConfig
+from trioserver.config.connections import AuthConfig, HandlerConfig, HeartbeatConfig, OutboxConfig
+from trioserver.config.listeners import ListenConfig, Listener, TLSConfig
+from trioserver.config.operations import (
+    AdminConfig,
+    AuditConfig,
+    HttpConfig,
+    LogConfig,
+    ShutdownConfig,
+    TracingConfig,
+)
+
+
+@attrs.frozen(kw_only=True)
+class Config(Listener):
+    """Everything. ``host``, ``port`` and the like stand for one listener; ``listen``, when given,
+    lists them all instead.
+    """
+
+    listen: tuple[ListenConfig, ...] = ()
+    auth: AuthConfig = AuthConfig()
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
+    limits: LimitsConfig = LimitsConfig()
+    origins: OriginConfig = OriginConfig()
+    proxy: ProxyConfig = ProxyConfig()
+    handlers: HandlerConfig = HandlerConfig()
+    outbox: OutboxConfig = OutboxConfig()
+    shutdown: ShutdownConfig = ShutdownConfig()
+    http: HttpConfig = HttpConfig()
+    audit: AuditConfig = AuditConfig()
+    admin: AdminConfig = AdminConfig()
+    tls: TLSConfig = TLSConfig()
+    log: LogConfig = LogConfig()
+    tracing: TracingConfig = TracingConfig()
+
+    def __attrs_post_init__(self) -> None:
+        listeners = self.listeners  # what is wrong with them is said now, not at the start
+        if not self.proxy.trusted and any(where.proxy_protocol for where in listeners):
+            raise ValueError(
+                "proxy_protocol without proxy.trusted would drop every connection: say which "
+                "networks the proxies are in"
+            )
+
+    @property
+    def listeners(self) -> tuple[ListenConfig, ...]:
+        """All the places to listen on, at least one."""
+        if self.listen:
+            return self.listen
+        names = attrs.fields_dict(Listener)
+        return (ListenConfig(**{name: getattr(self, name) for name in names}),)

@@ -1,0 +1,108 @@
+"""Options: fields with a unit, a default, bounds, and what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+DAY: Final = 86400.0
+MIB: Final = 1024 * 1024
+
+
+def bounded(low: float, high: float, *, whole: bool) -> Callable[[Any, Any, Any], None]:
+    """A validator: ``low <= value <= high``. Not-a-number is outside of everything."""
+    kinds = int if whole else (int, float)
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        good = isinstance(value, kinds) and not isinstance(value, bool)
+        if not (good and low <= value <= high):
+            raise ValueError(f"{attribute.name} is {value!r}; it must be from {low} to {high}")
+
+    return check
+
+
+def _number(default: float, low: float, high: float, unit: str, help: str, whole: bool) -> Any:
+    metadata = {"help": help, "unit": unit, "low": low, "high": high}
+    return attrs.field(
+        default=default, validator=bounded(low, high, whole=whole), metadata=metadata
+    )
+
+
+def seconds(default: float, low: float, high: float, help: str) -> Any:
+    """A duration."""
+    return _number(default, low, high, "s", help, whole=False)
+
+
+def count(default: int, low: int, high: int, unit: str, help: str) -> Any:
+    """A whole number of ``unit``."""
+    return _number(default, low, high, unit, help, whole=True)
+
+
+def in_bytes(default: int, low: int, high: int, help: str) -> Any:
+    """A whole number of bytes."""
+    return _number(default, low, high, "bytes", help, whole=True)
+
+
+def flag(default: bool, help: str) -> Any:
+    """True or false."""
+    return attrs.field(default=default, validator=_is_flag, metadata={"help": help, "unit": ""})
+
+
+def _is_flag(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{attribute.name} is {value!r}; it must be true or false")
+
+
+def texts(help: str, parse: Callable[[tuple[str, ...]], Any], allowed: str) -> Any:
+    """A list of texts that ``parse`` takes; it raises `ValueError` for those it does not."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: tuple[str, ...]) -> None:
+        try:
+            if not all(isinstance(text, str) for text in value):
+                raise ValueError(f"{value!r} is no list of texts")
+            parse(value)
+        except ValueError as error:
+            raise ValueError(f"{attribute.name}: {error}") from None
+
+    metadata = {"help": help, "unit": "", "allowed": allowed}
+    return attrs.field(default=(), converter=_to_tuple, validator=check, metadata=metadata)
+
+
+def _to_tuple(value: Iterable[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def text(default: str, help: str) -> Any:
+    """A text that is not empty."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{attribute.name} is {value!r}; it must be text, not empty")
+
+    return attrs.field(default=default, validator=check, metadata={"help": help})
+
+
+def to_text(value: str | None) -> str | None:
+    """None for an empty text, as an environment variable may have it."""
+    return value or None
+
+
+def choice(default: str, choices: tuple[str, ...], help: str) -> Any:
+    """One of a few words."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in choices:
+            raise ValueError(
+                f"{attribute.name} is {value!r}; it must be one of {', '.join(choices)}"
+            )
+
+    metadata = {"help": help, "unit": "", "choices": choices}
+    return attrs.field(default=default, validator=check, metadata=metadata)
+
+
+def to_path(value: str | Path | None) -> Path | None:
+    """None for an empty text, as an environment variable may have it."""
+    return None if value is None or value == "" else Path(value)

@@ -26,10 +26,11 @@ from trioserver.config import (
 from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
 from trioserver.mailbox import Mailbox, Posted
+from trioserver.metrics.statistics import ServerStatistics
 from trioserver.observer import Act, AddressBlock, Attempt, Eviction, Observer, RefusedRequest
 from trioserver.operations.reloading import Reconfigured
 from trioserver.presence import Presence, Present
-from trioserver.server import Blocked, Server, ServerStatistics, serve
+from trioserver.server import Blocked, Server, serve
 from trioserver.websocket.errors import CannotListen
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.request import ClientCertificate, Request

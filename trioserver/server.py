@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 from heapq import nsmallest
@@ -16,9 +14,8 @@ import attrs
 import structlog
 import trio
 
-from protocol import Refusal
 from trioserver.application import Application
-from trioserver.audit import Auditor, AuditStatistics
+from trioserver.audit import Auditor
 from trioserver.blocks import Block, Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
@@ -27,16 +24,15 @@ from trioserver.handlers import unwrap
 from trioserver.inspection import ConnectionFilter, ConnectionReport, report
 from trioserver.metrics.census import Census
 from trioserver.metrics.measurements import Measurements
+from trioserver.metrics.statistics import ServerStatistics
 from trioserver.observer import Act, Observer, Observers
-from trioserver.operations.draining import send_away
-from trioserver.operations.listening import Listening, passed_sockets
-from trioserver.operations.reloading import Reconfigured, compare, keep_what_is_read_at_start
-from trioserver.operations.systemd import Manager
+from trioserver.operations.listening import Listening
+from trioserver.operations.reloading import Reconfigured, Reloader
+from trioserver.operations.serving import Serving
 from trioserver.registry import Registry
 from trioserver.storage import Database
 from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.tracing import Tracing
-from trioserver.websocket.errors import CannotListen
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness
 
@@ -47,48 +43,8 @@ if TYPE_CHECKING:
 
 log: Final = structlog.get_logger("trioserver")
 
-_DRAIN: Final = {signal.SIGTERM: "shutdown", signal.SIGINT: "shutdown"}
-"""Signals that drain, and the reason that clients are told."""
-
-_RELOAD: Final[list[signal.Signals]] = []
-
-if sys.platform != "win32":
-    _DRAIN[signal.SIGUSR2] = "restart"
-    _RELOAD.append(signal.SIGHUP)
-
-_RELOAD_TIMEOUT: Final = 60.0
-"""Seconds until a reload is given up; files may be where nothing answers."""
-
-_GRACE: Final = 10.0
-"""Seconds for the application to end, beyond those of its connections, until systemd ends it."""
-
 _CENSUS_STEP: Final = 250
 """Connections that are looked at before others get their turn: some tenths of a millisecond."""
-
-
-@attrs.frozen(kw_only=True)
-class ServerStatistics:
-    """A snapshot. ``refused`` counts refusals by code since the start.
-
-    ``open`` are all connections, ``http`` those of them on which HTTP is spoken. ``evicted`` counts
-    those who were not authenticated and had to give way, ``address_blocks`` how often an address
-    was blocked; ``blocked_addresses`` are blocked now. ``blocks`` are those of users, sessions,
-    tokens and resources; ``audit`` is None where nothing is recorded.
-    """
-
-    open: int
-    unauthenticated: int
-    ready: int
-    http: int
-    accepted: int
-    topics: int
-    refused: Mapping[str, int]
-    evicted: int
-    address_blocks: int
-    blocked_addresses: int
-    draining: bool
-    blocks: int = 0
-    audit: AuditStatistics | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -120,11 +76,9 @@ class Server:
     ) -> None:
         traced = tracer is not None or config.tracing.spans == "on"
         self.application = application
-        self.config = config
-        self.addresses: tuple[Address, ...] = ()
-        self._readiness = make_readiness()
         self._registry = Registry()
         self._wall_clock = wall_clock
+        self._readiness = make_readiness()
         url = config.audit.database
         self._database = None if url is None else open_database(url)
         self._blocks = Blocks(
@@ -150,18 +104,76 @@ class Server:
             tracing=Tracing(tracer) if traced else None,
             wall_clock=wall_clock,
         )
-        self.builtin_addresses: tuple[Address, ...] = ()
-        self._http: HttpService | None = None
-        self._listening, self._builtin = Listening(), Listening()
-        self._manager = Manager()
-        self._load_config = load_config
-        self._reconfiguring = trio.Lock()
-        self._reload_requested = trio.Event()
-        self._drain_requested = trio.Event()
-        self._drain_reason = "shutdown"
-        self._drained = trio.Event()
+        self._listening = Listening()
+        self._reloader = Reloader(
+            config,
+            listening=self._listening,
+            parts=self._parts,
+            apply=self._front_door.reconfigure,
+            load_config=load_config,
+        )
+        self._serving = Serving(
+            application,
+            front_door=self._front_door,
+            listening=self._listening,
+            reloader=self._reloader,
+            registry=self._registry,
+            counts=self._counts,
+            readiness=self._readiness,
+            services=self._services,
+            make_http=self._make_http,
+        )
+
+    def _parts(self) -> list[Any]:
+        """Authenticators, owner checks and the like, each once."""
+        parts: list[object] = [part._mailbox for part in self.application.parts]
+        for route in self.application.routes:
+            parts += (route.auth, route.owner, route._presence)
+        return list({id(part): part for part in parts}.values())
+
+    def _services(self) -> list[Callable[..., Any]]:
+        """Their background work, and the server's own."""
+        ours = [self._blocks.run]
+        if self.audit is not None:
+            ours.append(self.audit.run)
+        runs = (getattr(part, "run", None) for part in self._parts())
+        return [*ours, *(run for run in runs if run is not None)]
+
+    def _make_http(self) -> HttpService | None:
+        """The HTTP side, where it is installed and has something to answer. `ImportError`."""
+        config, parts = self.config.http, self.application.parts
+        wanted = any(part.http is not None for part in parts) or config.builtin_listen is not None
+        try:
+            from trioserver.http.admin import admin_app
+            from trioserver.http.service import HttpService
+            from trioserver.metrics.endpoint import metrics_endpoint
+        except ImportError as error:
+            if wanted:
+                raise ImportError(
+                    "HTTP needs Hypercorn and Starlette: pip install 'trioserver[http]'"
+                ) from error
+            log.info("http_off", meaning="for /healthz and more: pip install 'trioserver[http]'")
+            return None
+        if not (wanted or config.health or config.metrics or config.admin or config.protocol):
+            return None
+        return HttpService(self, metrics=metrics_endpoint(self), admin=admin_app(self))
 
     # -------------------------------------------------------------------------- what it offers
+
+    @property
+    def config(self) -> Config:
+        """The configuration that is in force."""
+        return self._reloader.config
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it can be reached; empty before it listens."""
+        return self._listening.addresses
+
+    @property
+    def builtin_addresses(self) -> tuple[Address, ...]:
+        """Where the built-in routes are, if they have a listener of their own."""
+        return self._listening.builtin_addresses
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -175,14 +187,14 @@ class Server:
             open=gate.admission.open,
             unauthenticated=gate.admission.unauthenticated,
             ready=self._registry.ready_count,
-            http=0 if self._http is None else self._http.open,
+            http=0 if self._serving.http is None else self._serving.http.open,
             accepted=door.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
             refused=dict(gate.refused),
             evicted=gate.admission.evicted,
             address_blocks=gate.conduct.blocks,
             blocked_addresses=gate.conduct.blocked_count(trio.current_time()),
-            draining=self._drain_requested.is_set(),
+            draining=self._serving.is_draining,
             blocks=len(self._blocks.all),
             audit=None if self.audit is None else self.audit.statistics(),
         )
@@ -333,9 +345,7 @@ class Server:
 
     def start_draining(self, reason: str = "shutdown") -> None:
         """Begin what `drain` does, and do not wait for it."""
-        if not self._drain_requested.is_set():
-            self._drain_reason = reason
-            self._drain_requested.set()
+        self._serving.start_draining(reason)
 
     async def drain(self, reason: str = "shutdown") -> None:
         """Stop accepting, send everybody away in slots spread over the drain period, and end.
@@ -344,9 +354,7 @@ class Server:
         returns then too. Cancelling this does not stop the draining.
         """
         self.start_draining(reason)
-        await self._drained.wait()
-
-    # -------------------------------------------------------------------------- other options
+        await self._serving.wait_drained()
 
     async def reconfigure(self, config: Config) -> Reconfigured:
         """Use another configuration for all that begins from now on, and read certificates anew.
@@ -355,16 +363,7 @@ class Server:
         with. What needs a restart is named in what is returned, and in a line of the log. Raises
         `CannotListen` for certificates that do not do; then, and when cancelled, nothing changes.
         """
-        async with self._reconfiguring:
-            keys = await self._listening.load_keys(config.listeners)
-            builtin_keys = await self._builtin.load_keys(self.config.http.listeners)
-            outcome = compare(self.config, config)
-            keys.use()
-            builtin_keys.use()
-            self.config = keep_what_is_read_at_start(self.config, config)
-            self._front_door.reconfigure(self.config)
-        log.info("reconfigured", changed=outcome.changed, needs_restart=list(outcome.needs_restart))
-        return outcome
+        return await self._reloader.reconfigure(config)
 
     async def reload(self) -> bool:
         """What SIGHUP does: configuration, certificates, and the files of authenticators.
@@ -372,188 +371,18 @@ class Server:
         Each that does not do is refused with a line of the log, and the old one stays. Returns
         whether all did.
         """
-        self._manager.reloading()
-        good = await self._reload(self._reload_config)
-        for part in self._parts():
-            if hasattr(part, "reload"):
-                good &= await self._reload(partial(self._reload_part, part))
-        self._manager.ready(self._status())
-        return good
-
-    async def _reload(self, attempt: Callable[[], Awaitable[object]]) -> bool:
-        try:
-            with trio.fail_after(_RELOAD_TIMEOUT):
-                await attempt()
-        except Exception as error:
-            known = isinstance(error, ValueError | CannotListen)  # made to be read, no secrets
-            log.error("reload_refused", reason=str(error) if known else type(error).__name__)
-            return False
-        return True
-
-    async def _reload_config(self) -> None:
-        config = self.config
-        if self._load_config is not None:
-            config = await trio.to_thread.run_sync(self._load_config, abandon_on_cancel=True)
-        await self.reconfigure(config)
-
-    async def _reload_part(self, part: Any) -> None:
-        changed = await trio.to_thread.run_sync(part.reload, abandon_on_cancel=True)
-        log.info("keys_reloaded", authenticator=type(part).__name__, changed=changed)
+        return await self._serving.reload()
 
     # -------------------------------------------------------------------------- running
 
     async def run(self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]) -> None:
-        """Serve until drained or cancelled. Nesting is the order of the end."""
-        async with AsyncExitStack() as lifespans:
+        """Serve until drained or cancelled."""
+        async with AsyncExitStack() as stack:
             if self._database is not None:
-                await lifespans.enter_async_context(self._database)
-            for part in self.application.parts:
-                if part.lifespan is not None:
-                    await lifespans.enter_async_context(part.lifespan(part))
-            self._http = self._front_door.http = self._make_http()
-            if self._http is not None:
-                await lifespans.enter_async_context(self._http.running())
-            await self._run_services(handle_signals=handle_signals, task_status=task_status)
-        self._drained.set()
-
-    async def _run_services(
-        self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]
-    ) -> None:
-        async with trio.open_nursery() as services:
-            if self._readiness is not None:
-                services.start_soon(self._readiness.run)
-            for service in self._services():
-                await services.start(service)
-            try:
-                await self._listen()
-                services.start_soon(self._watch_certificates)
-                async with trio.open_nursery() as connections:
-                    if handle_signals:
-                        self._manager = Manager.of()
-                        services.start_soon(self._manager.run)
-                        connections.start_soon(self._reload_on_request)
-                        await connections.start(self._watch_signals, services.cancel_scope)
-                    # To the very end: whoever asks /readyz shall hear that it is draining.
-                    self._accept_on(self._builtin, connections, connections)
-                    await self._accept(connections, task_status)
-                    await self._empty()
-                    connections.cancel_scope.cancel()
-            finally:
-                for each in (self._listening, self._builtin):
-                    await each.close()
-                    await each.remove_files()
-            services.cancel_scope.cancel()
-
-    def _make_http(self) -> HttpService | None:
-        """The HTTP side, where it is installed and has something to answer. `ImportError`."""
-        config, parts = self.config.http, self.application.parts
-        wanted = any(part.http is not None for part in parts) or config.builtin_listen is not None
-        try:
-            from trioserver.http.admin import admin_app
-            from trioserver.http.service import HttpService
-            from trioserver.metrics.endpoint import metrics_endpoint
-        except ImportError as error:
-            if wanted:
-                raise ImportError(
-                    "HTTP needs Hypercorn and Starlette: pip install 'trioserver[http]'"
-                ) from error
-            log.info("http_off", meaning="for /healthz and more: pip install 'trioserver[http]'")
-            return None
-        if not (wanted or config.health or config.metrics or config.admin or config.protocol):
-            return None
-        return HttpService(self, metrics=metrics_endpoint(self), admin=admin_app(self))
-
-    async def _listen(self) -> None:
-        with passed_sockets() as passed:
-            await self._listening.open(self.config.listeners, passed)
-            await self._builtin.open(self.config.http.listeners, passed)
-        self.addresses = self._listening.addresses
-        self.builtin_addresses = self._builtin.addresses
-        for route in self.application.routes:
-            check = getattr(route.auth, "check_addresses", None)
-            if check is not None:
-                check([str(address) for address in self.addresses])
-
-    async def _accept(
-        self, connections: trio.Nursery, task_status: trio.TaskStatus[Server]
-    ) -> None:
-        async with trio.open_nursery() as accepting:
-            self._accept_on(self._listening, accepting, connections)
-            log.info("listening", addresses=[address.url for address in self.addresses])
-            task_status.started(self)
-            self._manager.ready(self._status())
-            await self._drain_requested.wait()
-            self._front_door.closed_for = Refusal(self._drain_reason)
-            self._say_stopping()
-            accepting.cancel_scope.cancel()
-        await self._listening.close()
-
-    def _status(self) -> str:
-        return "listening on " + " ".join(address.url for address in self.addresses)
-
-    def _say_stopping(self) -> None:
-        shutdown = self.config.shutdown
-        within = shutdown.drain_period + shutdown.close_timeout + _GRACE
-        number = self._registry.ready_count
-        self._manager.stopping(f"sending {number} clients away", within=within)
-
-    def _parts(self) -> list[Any]:
-        """Authenticators, owner checks and the like, each once."""
-        parts: list[object] = [part._mailbox for part in self.application.parts]
-        for route in self.application.routes:
-            parts += (route.auth, route.owner, route._presence)
-        return list({id(part): part for part in parts}.values())
-
-    def _accept_on(
-        self, listening: Listening, accepting: trio.Nursery, connections: trio.Nursery
-    ) -> None:
-        for listener in listening.listeners:
-            serve = partial(
-                self._front_door.serve_stream,
-                proxied=listener in listening.proxied,
-                builtin=listening is self._builtin,
+                await stack.enter_async_context(self._database)
+            await self._serving.run(
+                handle_signals=handle_signals, on_ready=partial(task_status.started, self)
             )
-            accepting.start_soon(
-                partial(trio.serve_listeners, serve, [listener], handler_nursery=connections)
-            )
-
-    def _services(self) -> list[Callable[..., Any]]:
-        """Their background work, and the server's own."""
-        runs = (getattr(part, "run", None) for part in self._parts())
-        ours = [self._blocks.run] if self.audit is None else [self._blocks.run, self.audit.run]
-        return [*ours, *(run for run in runs if run is not None)]
-
-    async def _watch_signals(
-        self, everything: trio.CancelScope, task_status: trio.TaskStatus[None]
-    ) -> None:
-        """The first signal that drains does so, the second ends at once."""
-        with trio.open_signal_receiver(*_DRAIN, *_RELOAD) as signals:
-            task_status.started()
-            async for number in signals:
-                name = signal.Signals(number).name
-                if number in _RELOAD:
-                    self._reload_requested.set()
-                elif self._drain_requested.is_set():
-                    log.warning("ending_at_once", signal=name)
-                    everything.cancel()
-                else:
-                    log.info("draining", signal=name, seconds=self.config.shutdown.drain_period)
-                    self._drain_reason = _DRAIN[signal.Signals(number)]
-                    self._drain_requested.set()
-
-    async def _reload_on_request(self) -> None:
-        """In a task of its own: signals that end the server do not wait for files."""
-        while True:
-            await self._reload_requested.wait()
-            self._reload_requested = trio.Event()
-            if not self._drain_requested.is_set():
-                await self.reload()
-
-    async def _watch_certificates(self) -> None:
-        while True:
-            await trio.sleep(self.config.tls.check_interval)
-            await self._listening.refresh_keys()
-            await self._builtin.refresh_keys()
 
     async def serve_stream(self, stream: trio.abc.Stream, *, remote: str | None = None) -> None:
         """Serve one stream that is open already, to its end; what listeners accept comes here.
@@ -561,18 +390,6 @@ class Server:
         Raises nothing but `trio.Cancelled`. ``remote`` is taken from a socket where not given.
         """
         await self._front_door.serve_stream(stream, remote=remote)
-
-    async def _empty(self) -> None:
-        """Send everybody away, and wait until the last one has gone."""
-        for connection in self._registry.waiting:
-            connection.disconnect(self._drain_reason)
-        period = self.config.shutdown.drain_period
-        self._counts.drain_total = self._registry.ready_count
-        async with trio.open_nursery() as nursery:
-            if self._http is not None:
-                nursery.start_soon(self._http.drain, trio.current_time() + period)
-            await send_away(list(self._registry.ready), reason=self._drain_reason, period=period)
-            await self._registry.wait_empty()
 
 
 def open_database(url: str) -> Database:

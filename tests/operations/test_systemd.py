@@ -16,7 +16,7 @@ import trio
 from tests.operations.processes import Process, as_systemd, started, token, write_application
 from trioserver import CannotListen, Config
 from trioserver.client import connect
-from trioserver.operations.listening import Listening, passed_sockets
+from trioserver.operations.listening import Listening
 from trioserver.operations.systemd import Manager, PassedSocket, take_sockets
 
 
@@ -175,8 +175,7 @@ async def test_a_listener_takes_the_sockets_of_its_name(monkeypatch: pytest.Monk
     ports = [each.socket.getsockname()[1] for each in passed]
     monkeypatch.setattr("trioserver.operations.listening.take_sockets", lambda: list(passed))
     listening = Listening()
-    with passed_sockets() as there:
-        await listening.open(Config(systemd_socket="b").listeners, there)
+    await listening.open(Config(systemd_socket="b"))
     assert [address.port for address in listening.addresses] == [ports[1]]
     assert passed[0].socket.fileno() == -1, "what nobody takes would swallow connections"
     await listening.close()
@@ -194,8 +193,8 @@ async def test_sockets_that_are_missing_or_will_not_do_are_told(
         datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         passed.append(PassedSocket("web" if kind == "datagram" else "other", datagram))
     monkeypatch.setattr("trioserver.operations.listening.take_sockets", lambda: passed)
-    with pytest.raises(CannotListen, match=said), passed_sockets() as there:
-        await Listening().open(Config(systemd_socket="web").listeners, there)
+    with pytest.raises(CannotListen, match=said):
+        await Listening().open(Config(systemd_socket="web"))
 
 
 async def test_a_unix_socket_of_systemd_keeps_its_file(folder: Path) -> None:

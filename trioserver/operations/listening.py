@@ -10,7 +10,7 @@ from typing import Final
 import attrs
 import structlog
 
-from trioserver.config import ListenConfig
+from trioserver.config import Config, ListenConfig
 from trioserver.operations.systemd import PassedSocket, take_sockets
 from trioserver.websocket.accepting import Listener
 from trioserver.websocket.errors import CannotListen
@@ -61,42 +61,54 @@ class NewKeys:
 
 
 class Listening:
-    """The open listeners of a server, and where they are."""
+    """The open listeners of a server, and where they are.
+
+    Those of the built-in routes, where they have one of their own, are kept apart: they stay open
+    to the very end, so that whoever asks ``/readyz`` hears that the server is draining.
+    ``addresses`` and ``builtin_addresses`` are known once they are open.
+    """
 
     def __init__(self) -> None:
+        self.addresses: tuple[Address, ...] = ()
+        self.builtin_addresses: tuple[Address, ...] = ()
         self._places: list[_Place] = []
+        self._builtin_places: list[_Place] = []
         self._socket_files: list[SocketFile] = []
 
     @property
     def listeners(self) -> list[Listener]:
-        """All that are open."""
-        return [listener for place in self._places for listener in place.listeners]
+        """All that are open for WebSockets."""
+        return _listeners_of(self._places)
+
+    @property
+    def builtin_listeners(self) -> list[Listener]:
+        """All that are open for the built-in routes alone."""
+        return _listeners_of(self._builtin_places)
 
     @property
     def proxied(self) -> list[Listener]:
-        """Those of them whose connections begin with a header of the PROXY protocol."""
-        places = (place for place in self._places if place.where.proxy_protocol)
-        return [listener for place in places for listener in place.listeners]
+        """All whose connections begin with a header of the PROXY protocol."""
+        places = [*self._places, *self._builtin_places]
+        return _listeners_of(place for place in places if place.where.proxy_protocol)
 
-    @property
-    def addresses(self) -> tuple[Address, ...]:
-        """Where they can be reached; for as long as they are open."""
-        return tuple(map(address_of, self.listeners))
+    async def open(self, config: Config) -> None:
+        """Open all. Raises `CannotListen`, also for a bad certificate."""
+        with passed_sockets() as passed:
+            for where in config.listeners:
+                await self._open(where, self._places, passed)
+            for where in config.http.listeners:
+                await self._open(where, self._builtin_places, passed)
+        self.addresses = tuple(map(address_of, self.listeners))
+        self.builtin_addresses = tuple(map(address_of, self.builtin_listeners))
 
-    async def open(self, places: Iterable[ListenConfig], passed: list[PassedSocket]) -> None:
-        """Open all, with those of the sockets that are meant for them, which are taken out.
-
-        Raises `CannotListen`, also for a bad certificate.
-        """
-        for where in places:
-            await self._open(where, passed)
-
-    async def _open(self, where: ListenConfig, passed: list[PassedSocket]) -> None:
+    async def _open(
+        self, where: ListenConfig, places: list[_Place], passed: list[PassedSocket]
+    ) -> None:
         files = _files_of(where)
         stamp = () if files is None else await stamp_of(files)
         context = None if files is None else await load(files)
         place = _Place(where, files, stamp, [])
-        self._places.append(place)
+        places.append(place)
         if where.systemd_socket is not None:
             place.listeners += _take(where.systemd_socket, passed, context)
         elif where.unix_path is not None:
@@ -108,14 +120,18 @@ class Listening:
                 where.host, where.port, context, reuse_port=where.reuse_port
             )
 
-    async def load_keys(self, places: Sequence[ListenConfig]) -> NewKeys:
+    async def load_keys(self, config: Config) -> NewKeys:
         """Read all files of these listeners anew, which may be others than before.
 
         Raises `CannotListen` for files that do not do; what is in use stays in any case. Listeners
         that are not the same but for their files are passed over.
         """
         loaded = []
-        for place, where in zip(self._places, places, strict=False):
+        pairs = [
+            *zip(self._places, config.listeners, strict=False),
+            *zip(self._builtin_places, config.http.listeners, strict=False),
+        ]
+        for place, where in pairs:
             files = _files_of(where)
             if place.files is not None and files is not None and same_place(place.where, where):
                 stamp = await stamp_of(files)
@@ -124,7 +140,7 @@ class Listening:
 
     async def refresh_keys(self) -> None:
         """Use what has changed in the files; what does not do is refused with a line in the log."""
-        for place in self._places:
+        for place in [*self._places, *self._builtin_places]:
             if place.files is None:
                 continue
             files, stamp = place.files, await stamp_of(place.files)
@@ -141,14 +157,21 @@ class Listening:
                 _log.info("certificate_reloaded", certificate=str(files.certificate))
 
     async def close(self) -> None:
-        """Accept nothing more. A second time changes nothing."""
+        """Accept no WebSockets any more. A second time changes nothing."""
         for listener in self.listeners:
             await close(listener)
 
-    async def remove_files(self) -> None:
-        """Remove the files of Unix sockets that are still ours."""
+    async def close_all(self) -> None:
+        """Accept nothing any more, and remove the files of Unix sockets that are still ours."""
+        await self.close()
+        for listener in self.builtin_listeners:
+            await close(listener)
         for file in self._socket_files:
             await file.remove()
+
+
+def _listeners_of(places: Iterable[_Place]) -> list[Listener]:
+    return [listener for place in places for listener in place.listeners]
 
 
 @contextmanager

@@ -1,14 +1,23 @@
-"""What is different between two configurations, and what of it can be had without a restart."""
+"""Another configuration, other keys: what of it can be had without a restart, and having it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 import attrs
+import structlog
+import trio
 
 from trioserver.config import Config, ListenConfig
-from trioserver.operations.listening import TLS_FILES, same_place
+from trioserver.operations.listening import TLS_FILES, Listening, same_place
+from trioserver.websocket.errors import CannotListen
+
+log: Final = structlog.get_logger("trioserver")
+
+_TIMEOUT: Final = 60.0
+"""Seconds until a reload is given up; files may be where nothing answers."""
 
 _MASK: Final = "***"
 
@@ -90,3 +99,72 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Reloader:
+    """Keeps the configuration that is in force, and puts another one in its place.
+
+    ``apply`` is given what counts from now on. ``parts`` gives authenticators and the like; those
+    that have ``reload`` read their files anew. ``load_config`` is called in a worker thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        listening: Listening,
+        parts: Callable[[], Iterable[Any]],
+        apply: Callable[[Config], None],
+        load_config: Callable[[], Config] | None,
+    ) -> None:
+        self.config = config
+        self._listening = listening
+        self._parts = parts
+        self._apply = apply
+        self._load_config = load_config
+        self._reconfiguring = trio.Lock()
+
+    async def reconfigure(self, config: Config) -> Reconfigured:
+        """As `Server.reconfigure`."""
+        async with self._reconfiguring:
+            keys = await self._listening.load_keys(config)
+            outcome = compare(self.config, config)
+            keys.use()
+            self.config = keep_what_is_read_at_start(self.config, config)
+            self._apply(self.config)
+        log.info("reconfigured", changed=outcome.changed, needs_restart=list(outcome.needs_restart))
+        return outcome
+
+    async def reload(self) -> bool:
+        """As `Server.reload`."""
+        good = await self._attempt(self._reload_config)
+        for part in self._parts():
+            if hasattr(part, "reload"):
+                good &= await self._attempt(partial(self._reload_part, part))
+        return good
+
+    async def _attempt(self, work: Callable[[], Awaitable[object]]) -> bool:
+        try:
+            with trio.fail_after(_TIMEOUT):
+                await work()
+        except Exception as error:
+            known = isinstance(error, ValueError | CannotListen)  # made to be read, no secrets
+            log.error("reload_refused", reason=str(error) if known else type(error).__name__)
+            return False
+        return True
+
+    async def _reload_config(self) -> None:
+        config = self.config
+        if self._load_config is not None:
+            config = await trio.to_thread.run_sync(self._load_config, abandon_on_cancel=True)
+        await self.reconfigure(config)
+
+    async def _reload_part(self, part: Any) -> None:
+        changed = await trio.to_thread.run_sync(part.reload, abandon_on_cancel=True)
+        log.info("keys_reloaded", authenticator=type(part).__name__, changed=changed)
+
+    async def watch_certificates(self) -> None:
+        """Use new certificates as their files change; until cancelled."""
+        while True:
+            await trio.sleep(self.config.tls.check_interval)
+            await self._listening.refresh_keys()

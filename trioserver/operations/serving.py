@@ -1,0 +1,209 @@
+"""One run of a server: what it opens and closes, what runs beside the connections, how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+
+from protocol import Refusal
+from trioserver.application import Application
+from trioserver.front_door import FrontDoor
+from trioserver.operations.draining import send_away
+from trioserver.operations.listening import Listening
+from trioserver.operations.reloading import Reloader
+from trioserver.operations.signals import watch_signals
+from trioserver.operations.systemd import Manager
+from trioserver.registry import Registry
+from trioserver.telemetry.counts import Counts
+from trioserver.websocket.accepting import Listener
+from trioserver.websocket.readiness import Readiness
+
+if TYPE_CHECKING:
+    from trioserver.http.service import HttpService
+
+log: Final = structlog.get_logger("trioserver")
+
+_GRACE: Final = 10.0
+"""Seconds for the application to end, beyond those of its connections, until systemd ends it."""
+
+
+class Serving:
+    """Runs once. Draining may be asked for at any time, by anybody.
+
+    ``services`` are to run beside the connections, each with a ``task_status``; it and
+    ``make_http``, which may raise, are called when the application has started.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        *,
+        front_door: FrontDoor,
+        listening: Listening,
+        reloader: Reloader,
+        registry: Registry,
+        counts: Counts,
+        readiness: Readiness | None,
+        services: Callable[[], Sequence[Callable[..., Any]]],
+        make_http: Callable[[], HttpService | None],
+    ) -> None:
+        self.http: HttpService | None = None
+        self._application = application
+        self._front_door = front_door
+        self._listening = listening
+        self._reloader = reloader
+        self._registry = registry
+        self._counts = counts
+        self._readiness = readiness
+        self._services = services
+        self._make_http = make_http
+        self._manager = Manager()
+        self._reload_requested = trio.Event()
+        self._drain_requested = trio.Event()
+        self._drain_reason = "shutdown"
+        self._drained = trio.Event()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether everybody is being sent away."""
+        return self._drain_requested.is_set()
+
+    def start_draining(self, reason: str) -> bool:
+        """Begin to send everybody away; False where that had begun before."""
+        if self.is_draining:
+            return False
+        self._drain_reason = reason
+        self._drain_requested.set()
+        return True
+
+    async def wait_drained(self) -> None:
+        """Wait until the run is over."""
+        await self._drained.wait()
+
+    async def reload(self) -> bool:
+        """As `Server.reload`; systemd is told."""
+        self._manager.reloading()
+        good = await self._reloader.reload()
+        self._manager.ready(self._status())
+        return good
+
+    # -------------------------------------------------------------------------- the run
+
+    async def run(self, *, handle_signals: bool, on_ready: Callable[[], None]) -> None:
+        """Serve until drained or cancelled. Nesting is the order of the end."""
+        async with AsyncExitStack() as lifespans:
+            for part in self._application.parts:
+                if part.lifespan is not None:
+                    await lifespans.enter_async_context(part.lifespan(part))
+            self.http = self._front_door.http = self._make_http()
+            if self.http is not None:
+                await lifespans.enter_async_context(self.http.running())
+            async with trio.open_nursery() as services:
+                if self._readiness is not None:
+                    services.start_soon(self._readiness.run)
+                for service in self._services():
+                    await services.start(service)
+                await self._serve(services, handle_signals, on_ready)
+                services.cancel_scope.cancel()
+        self._drained.set()
+
+    async def _serve(
+        self, services: trio.Nursery, handle_signals: bool, on_ready: Callable[[], None]
+    ) -> None:
+        listening = self._listening
+        try:
+            await listening.open(self._reloader.config)
+            self._check_addresses()
+            services.start_soon(self._reloader.watch_certificates)
+            async with trio.open_nursery() as connections:
+                if handle_signals:
+                    await self._heed_signals(services, connections)
+                for listener in listening.builtin_listeners:
+                    self._accept(listener, connections, connections, builtin=True)
+                async with trio.open_nursery() as accepting:
+                    for listener in listening.listeners:
+                        self._accept(listener, accepting, connections)
+                    self._say_ready(on_ready)
+                    await self._drain_requested.wait()
+                    self._say_stopping()
+                    accepting.cancel_scope.cancel()
+                await listening.close()
+                await self._empty()
+                connections.cancel_scope.cancel()
+        finally:
+            await listening.close_all()
+
+    def _check_addresses(self) -> None:
+        addresses = [str(address) for address in self._listening.addresses]
+        for route in self._application.routes:
+            check = getattr(route.auth, "check_addresses", None)
+            if check is not None:
+                check(addresses)
+
+    def _accept(
+        self,
+        listener: Listener,
+        accepting: trio.Nursery,
+        connections: trio.Nursery,
+        *,
+        builtin: bool = False,
+    ) -> None:
+        proxied = listener in self._listening.proxied
+        serve = partial(self._front_door.serve_stream, proxied=proxied, builtin=builtin)
+        accepting.start_soon(
+            partial(trio.serve_listeners, serve, [listener], handler_nursery=connections)
+        )
+
+    async def _empty(self) -> None:
+        """Send everybody away, and wait until the last one has gone."""
+        for connection in self._registry.waiting:
+            connection.disconnect(self._drain_reason)
+        period = self._reloader.config.shutdown.drain_period
+        self._counts.drain_total = self._registry.ready_count
+        async with trio.open_nursery() as nursery:
+            if self.http is not None:
+                nursery.start_soon(self.http.drain, trio.current_time() + period)
+            await send_away(list(self._registry.ready), reason=self._drain_reason, period=period)
+            await self._registry.wait_empty()
+
+    # -------------------------------------------------------------------------- being told, telling
+
+    async def _heed_signals(self, services: trio.Nursery, connections: trio.Nursery) -> None:
+        self._manager = Manager.of()
+        services.start_soon(self._manager.run)
+        connections.start_soon(self._reload_on_request)
+        watch = partial(
+            watch_signals,
+            drain=self.start_draining,
+            end=services.cancel_scope.cancel,
+            reload=lambda: self._reload_requested.set(),
+        )
+        await connections.start(watch)
+
+    async def _reload_on_request(self) -> None:
+        """In a task of its own: signals that end the server do not wait for files."""
+        while True:
+            await self._reload_requested.wait()
+            self._reload_requested = trio.Event()
+            if not self.is_draining:
+                await self.reload()
+
+    def _status(self) -> str:
+        return "listening on " + " ".join(each.url for each in self._listening.addresses)
+
+    def _say_ready(self, on_ready: Callable[[], None]) -> None:
+        log.info("listening", addresses=[each.url for each in self._listening.addresses])
+        on_ready()
+        self._manager.ready(self._status())
+
+    def _say_stopping(self) -> None:
+        self._front_door.closed_for = Refusal(self._drain_reason)
+        shutdown = self._reloader.config.shutdown
+        within = shutdown.drain_period + shutdown.close_timeout + _GRACE
+        number = self._registry.ready_count
+        self._manager.stopping(f"sending {number} clients away", within=within)

@@ -19,8 +19,14 @@ from tests.benchmarks.settings import TOPIC, Settings
 from trioserver import Application, Config, Connection, JWTAuth, LimitsConfig, serve
 from trioserver.auth.ownership import SQLOwner
 
+# All limits are on, and above what one generator at one address does.
 LIMITS: Final = LimitsConfig(
-    messages_per_second=10_000_000, unauthenticated=20_000, connections=20_000
+    connections=20_000,
+    unauthenticated=20_000,
+    unauthenticated_per_address=20_000,
+    handshakes_per_second=1_000_000,
+    messages_per_second=10_000_000,
+    bytes_per_second=1_000_000_000,
 )
 
 

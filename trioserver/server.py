@@ -226,7 +226,7 @@ class Server:
         census = Census(self._counts)
         for connection in self._registry.all:
             census.take(connection)
-        return self._measurements(census)
+        return Measurements(counts=self._counts, census=census, statistics=self.statistics())
 
     async def measure(self) -> Measurements:
         """All numbers, in steps that hold nobody up. Cancelling this changes nothing."""
@@ -235,20 +235,7 @@ class Server:
             if index % _CENSUS_STEP == 0:
                 await trio.lowlevel.checkpoint()
             census.take(connection)
-        return self._measurements(census)
-
-    def _measurements(self, census: Census) -> Measurements:
-        statistics = self.statistics()
-        return Measurements(
-            counts=self._counts,
-            census=census,
-            accepted=statistics.accepted,
-            evicted=statistics.evicted,
-            open=statistics.open,
-            topics=statistics.topics,
-            draining=statistics.draining,
-            drain_left=statistics.ready if statistics.draining else 0,
-        )
+        return Measurements(counts=self._counts, census=census, statistics=self.statistics())
 
     def disconnect(
         self,

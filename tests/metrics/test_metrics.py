@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from tests.support.app import Harness, World, make_application, serving, wall_clock
 from tests.support.client import Client, Rejected
-from trioserver import Application, Config, Connection, LimitsConfig
+from trioserver import Application, AuditConfig, Config, Connection, LimitsConfig
 from trioserver.config import HandlerConfig
 from trioserver.metrics import CONTENT_TYPE, render, render_in_steps
 from trioserver.metrics.endpoint import MetricsEndpoint, metrics_endpoint
@@ -345,10 +345,11 @@ async def test_without_the_library_it_says_what_to_install(
             render(harness.server)
 
 
-def test_the_table_in_the_docs_lists_all_that_there_is() -> None:
+def test_the_table_in_the_docs_lists_all_that_there_is(tmp_path: Path) -> None:
     async def families() -> set[tuple[str, str, tuple[str, ...]]]:
         app = Application()
-        server = Server(app, Config(port=0))
+        audit = AuditConfig(database=str(tmp_path / "audit.db"))
+        server = Server(app, Config(port=0, audit=audit))
         from trioserver.metrics.families import Families
 
         return {

@@ -36,16 +36,19 @@ class Families(Collector):
         yield from self._handlers()
         yield from self._outboxes()
         yield from self._drain()
+        yield from self._audit()
 
     def _connections(self) -> Iterator[Metric]:
-        all, counts, census = (
-            self._measurements,
-            self._measurements.counts,
-            self._measurements.census,
-        )
-        phases = {"head": max(0, all.open - sum(census.phases.values())), **census.phases}
+        counts, census = self._measurements.counts, self._measurements.census
+        statistics = self._measurements.statistics
+        later = sum(census.phases.values()) + statistics.http
+        phases = {
+            "head": max(0, statistics.open - later),
+            "http": statistics.http,
+            **census.phases,
+        }
         yield _gauges("connections", "Open connections, by the phase they are in.", "phase", phases)
-        yield _counter("connections_accepted", "Streams that were accepted.", all.accepted)
+        yield _counter("connections_accepted", "Streams that were accepted.", statistics.accepted)
         yield _counter(
             "connections_ready", "Connections that became ready.", counts.became_ready_total
         )
@@ -65,7 +68,7 @@ class Families(Collector):
         yield lengths
 
     def _refusals(self) -> Iterator[Metric]:
-        counts = self._measurements.counts
+        counts, statistics = self._measurements.counts, self._measurements.statistics
         yield _counters(
             "refusals",
             "Who was not let in: by error code, http_STATUS, or another reason that is documented.",
@@ -78,8 +81,19 @@ class Families(Collector):
         yield _counter(
             "evictions",
             "Silent connections that gave way to new ones.",
-            self._measurements.evicted,
+            statistics.evicted,
         )
+        yield _counter("address_blocks", "Addresses that were blocked.", statistics.address_blocks)
+        yield _gauge("blocked_addresses", "Addresses blocked now.", statistics.blocked_addresses)
+        yield _gauge("blocks", "Blocks of users and the like in force.", statistics.blocks)
+
+    def _audit(self) -> Iterator[Metric]:
+        audit = self._measurements.statistics.audit
+        if audit is not None:
+            yield _gauge("audit_queued", "Rows that wait to be written.", audit.queued)
+            yield _counter("audit_written", "Rows that were written.", audit.written)
+            yield _counter("audit_lost", "Rows that are lost.", audit.lost)
+            yield _gauge("audit_failing", "1 while writing fails.", int(audit.failing))
 
     def _traffic(self) -> Iterator[Metric]:
         census = self._measurements.census
@@ -89,7 +103,9 @@ class Families(Collector):
         yield _counter("bytes_sent", "WebSocket bytes to clients.", census.bytes_sent)
         yield _gauge("requests_in_flight", "Requests without an answer yet.", census.in_flight)
         yield _gauge("subscriptions", "Subscriptions of all connections.", census.subscriptions)
-        yield _gauge("topics", "Topics that have subscribers.", self._measurements.topics)
+        yield _gauge(
+            "topics", "Topics that have subscribers.", self._measurements.statistics.topics
+        )
         round_trips = HistogramMetricFamily(
             "trioserver_heartbeat_round_trip_seconds", "From a ping to its pong."
         )
@@ -127,12 +143,11 @@ class Families(Collector):
         )
 
     def _drain(self) -> Iterator[Metric]:
-        all = self._measurements
-        yield _gauge("draining", "1 while clients are being sent away.", int(all.draining))
-        yield _gauge(
-            "drain_connections", "How many were ready as draining began.", all.counts.drain_total
-        )
-        yield _gauge("drain_connections_left", "How many of them are left.", all.drain_left)
+        statistics, total = self._measurements.statistics, self._measurements.counts.drain_total
+        left = statistics.ready if statistics.draining else 0
+        yield _gauge("draining", "1 while clients are being sent away.", int(statistics.draining))
+        yield _gauge("drain_connections", "How many were ready as draining began.", total)
+        yield _gauge("drain_connections_left", "How many of them are left.", left)
 
 
 def _gauge(name: str, help: str, value: float) -> Metric:

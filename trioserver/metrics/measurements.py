@@ -7,25 +7,17 @@ from typing import Protocol
 import attrs
 
 from trioserver.metrics.census import Census
+from trioserver.metrics.statistics import ServerStatistics
 from trioserver.telemetry.counts import Counts
 
 
 @attrs.frozen(kw_only=True)
 class Measurements:
-    """``counts`` are live and go on counting; ``census`` is of those connected at the moment.
-
-    ``open`` includes those that have not sent the head of their request yet. ``drain_left`` is how
-    many are still to be sent away.
-    """
+    """``counts`` are live and go on counting; ``census`` is of those connected at the moment."""
 
     counts: Counts
     census: Census
-    accepted: int
-    evicted: int
-    open: int
-    topics: int
-    draining: bool
-    drain_left: int
+    statistics: ServerStatistics
 
 
 class Measured(Protocol):

@@ -96,16 +96,14 @@ class Families(Collector):
             yield _gauge("audit_failing", "1 while writing fails.", int(audit.failing))
 
     def _traffic(self) -> Iterator[Metric]:
-        census = self._measurements.census
+        census, statistics = self._measurements.census, self._measurements.statistics
         yield _counter("messages_received", "Messages from clients.", census.messages_received)
         yield _counter("messages_sent", "Messages to clients.", census.messages_sent)
         yield _counter("bytes_received", "WebSocket bytes from clients.", census.bytes_received)
         yield _counter("bytes_sent", "WebSocket bytes to clients.", census.bytes_sent)
         yield _gauge("requests_in_flight", "Requests without an answer yet.", census.in_flight)
         yield _gauge("subscriptions", "Subscriptions of all connections.", census.subscriptions)
-        yield _gauge(
-            "topics", "Topics that have subscribers.", self._measurements.statistics.topics
-        )
+        yield _gauge("topics", "Topics that have subscribers.", statistics.topics)
         round_trips = HistogramMetricFamily(
             "trioserver_heartbeat_round_trip_seconds", "From a ping to its pong."
         )

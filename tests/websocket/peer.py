@@ -30,6 +30,7 @@ def frame(
     masked: bool = True,
     length: int | None = None,
     form: int | None = None,
+    mask: bytes | None = None,
 ) -> bytes:
     """A frame. ``length`` may lie about the payload's; ``form``: the bytes it is told in."""
     size = len(payload) if length is None else length
@@ -40,7 +41,7 @@ def frame(
     head += size.to_bytes(form, "big") if form else b""
     if not masked:
         return head + payload
-    mask = os.urandom(4)
+    mask = mask or os.urandom(4)
     return head + mask + apply_mask(payload, mask)
 
 

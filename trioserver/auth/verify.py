@@ -7,6 +7,7 @@ would take from the system's clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import attrs
@@ -83,9 +84,7 @@ def _invalid(message: str) -> Refusal:
 
 
 def _signed_claims(token: str, keys: KeySet, rules: Rules, now: float) -> dict[str, Any]:
-    # The header alone: PyJWT would decode the rest as well, and again to verify it.
-    header = jwt.get_unverified_header(token.partition(".")[0] + "..")
-    algorithm, kid = header.get("alg"), header.get("kid")
+    algorithm, kid = _algorithm_and_kid(token.partition(".")[0])
     if algorithm not in _ALGORITHMS:
         raise jwt.InvalidAlgorithmError
     candidates = keys.candidates(kid, algorithm, now)
@@ -111,6 +110,16 @@ def _signed_claims(token: str, keys: KeySet, rules: Rules, now: float) -> dict[s
     if not candidates:
         raise _invalid("The token's key is of another algorithm, or no longer in use.")
     raise jwt.InvalidSignatureError
+
+
+@lru_cache(maxsize=64)
+def _algorithm_and_kid(header: str) -> tuple[Any, Any]:
+    """Of a token's first part, which all tokens of an issuer have in common.
+
+    That part alone: PyJWT would decode the rest as well, and again to verify it.
+    """
+    fields = jwt.get_unverified_header(header + "..")
+    return fields.get("alg"), fields.get("kid")
 
 
 def _refusal_for(error: jwt.PyJWTError, rules: Rules) -> Refusal:

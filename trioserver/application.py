@@ -36,8 +36,9 @@ HealthCheck: TypeAlias = Callable[[], Awaitable[object]]
 AsgiApplication: TypeAlias = Callable[..., Awaitable[None]]
 """An ASGI application: Starlette, FastAPI, Quart, or a function ``(scope, receive, send)``."""
 
-Lifespan: TypeAlias = "Callable[[Application], AbstractAsyncContextManager[None]]"
-"""What `contextlib.asynccontextmanager` makes of a function that takes the application."""
+Lifespan: TypeAlias = "Callable[..., AbstractAsyncContextManager[None]]"
+"""What `contextlib.asynccontextmanager` makes of a function that takes the application and, if it
+wants it, the `Server` that is about to run it."""
 
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -63,6 +64,7 @@ class Route:
         origins: Iterable[str] | None,
         presence: Presence | None,
         mailbox: Mailbox | None,
+        session: str | None,
     ) -> None:
         self.application = application
         self.path = path
@@ -72,6 +74,7 @@ class Route:
         self.auth_aliases = frozenset(auth_aliases)
         self.allow_query_token = allow_query_token
         self.supersede = supersede
+        self.session = session
         self.origins = None if origins is None else OriginPolicy(origins)
         self.handlers: dict[str, Handler] = {}
         self.may_subscribe: Permission = _no_one
@@ -81,6 +84,8 @@ class Route:
         self._presence = presence
         self._mailbox = mailbox
         self._pattern = _compile(path)
+        if session is not None and session not in self.parameters:
+            raise ValueError(f"session: {path} has no parameter {session!r}")
         for alias in self.auth_aliases:
             if not codec.is_type_name(alias):
                 raise ValueError(f"auth_aliases: {alias!r} is no message type")
@@ -165,9 +170,10 @@ class Application:
     """Routes that share an authenticator, topics, and services.
 
     - ``auth``: who is on the other end, unless a route says otherwise.
-    - ``lifespan``: an async context manager that is given the application: what it opens is there
-      before the first connection and closed after the last. What handlers need of it goes into
-      ``state``, which they reach as ``connection.application.state``.
+    - ``lifespan``: an async context manager that is given the application and, where it takes a
+      second argument, the `Server`: what it opens is there before the first connection and closed
+      after the last. What handlers need of it goes into ``state``, which they reach as
+      ``connection.application.state``.
     - ``http``: an ASGI application for the requests that are not for a WebSocket; needs the extra
       "http". ``scope["trioserver"]`` is the `Server`, ``scope["trioserver.application"]`` this.
     - ``http_prefix``: it gets only what is below this path, "/shop", as if it were mounted there.
@@ -239,6 +245,7 @@ class Application:
         origins: Iterable[str] | None = None,
         presence: Presence | None = None,
         mailbox: bool = False,
+        session: str | None = None,
     ) -> Route:
         """Add a route. ``path`` may have parameters: "/ws/conversations/{conversation_id}".
 
@@ -252,6 +259,9 @@ class Application:
         - ``origins``: which web pages may connect, in place of `OriginConfig.allow`.
         - ``presence``: knows who is connected; one for each route.
         - ``mailbox``: deliver what the application's mailbox keeps for the user who connects.
+        - ``session``: the path parameter that is a session's id. A block of that session closes
+          the connections to it, whatever token they came with; those who come later are told
+          ``session_blocked`` once the owner check has found the session to be theirs.
 
         Raises `ValueError` with what to change.
         """
@@ -272,6 +282,7 @@ class Application:
             origins=origins,
             presence=presence,
             mailbox=self.mailbox if mailbox else None,
+            session=session,
         )
         if owner is None and _PARAMETER.search(path):
             raise ValueError(

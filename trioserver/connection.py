@@ -91,27 +91,44 @@ class Connection:
             raise RuntimeError("nobody has been authenticated yet")
         return self._user
 
+    @property
+    def session(self) -> str | None:
+        """The session that the connection is to, where its route names one: `Application.route`."""
+        name = self.route.session
+        return None if name is None else self.resource[name]
+
     # -------------------------------------------------------------------------- sending
 
-    async def send(self, type: str, data: Any = UNSET) -> None:
+    async def send(
+        self, type: str, data: Any = UNSET, *, fields: Mapping[str, Any] | None = None
+    ) -> None:
         """Send a message; waits while a slow client has much queued.
 
+        ``fields`` go beside ``type``, where deployed clients look for them; what is new belongs in
+        ``data``.
+
         Raises `trio.ClosedResourceError` when the connection has ended, `TypeError` or
-        `ValueError` for what JSON cannot express. Cancelling this sends nothing.
+        `ValueError` for what JSON cannot express, and for fields that are the message's own: type,
+        id, data. Cancelling this sends nothing.
         """
         await trio.lowlevel.checkpoint()
         await self._wait_for_room()
-        self.send_nowait(type, data)
+        self.send_nowait(type, data, fields=fields)
 
-    def send_nowait(self, type: str, data: Any = UNSET) -> None:
+    def send_nowait(
+        self, type: str, data: Any = UNSET, *, fields: Mapping[str, Any] | None = None
+    ) -> None:
         """Send a message without waiting; a client that is too slow for it is closed.
 
         Raises as `send`.
         """
         if self._session.close is not None:
             raise trio.ClosedResourceError("the connection has ended")
-        message = Message(type=type, data=UNSET if data is UNSET else raw(data))
-        self._transmit(codec.encode(message))
+        if fields:
+            self._transmit(codec.encode(_with_fields(type, data, fields)))
+        else:
+            message = Message(type=type, data=UNSET if data is UNSET else raw(data))
+            self._transmit(codec.encode(message))
 
     def publish(self, topic: str, data: Any) -> int:
         """Send ``data`` to all subscribers of ``topic``, this client included if it is one."""
@@ -269,3 +286,11 @@ class Connection:
             self.application.engine.unsubscribe(topic, self)
         self._topics.clear()
         self._nursery = None
+
+
+def _with_fields(type: str, data: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A message with fields of its own. Raises `ValueError`."""
+    own = sorted(fields.keys() & {"type", "id", "data"})
+    if own:
+        raise ValueError(f"{', '.join(own)}: not among the fields, a message has its own")
+    return {"type": type, **fields, **({} if data is UNSET else {"data": data})}

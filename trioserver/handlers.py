@@ -17,7 +17,7 @@ from trioserver.telemetry.log_context import UNBOUND, set_request_id
 if TYPE_CHECKING:
     from trioserver.connection import Connection
 
-_MAX_PARAMETERS: Final = 2  # the connection, and the payload where one is wanted
+_MAX_PARAMETERS: Final = 3  # the connection, the payload, and the message's id
 
 
 class Kind(Enum):
@@ -39,13 +39,15 @@ class Handler:
     kind: Kind
     function: Callable[..., Any]
     takes_payload: bool
+    takes_id: bool = False
     decoder: msgspec.json.Decoder[Any] | None = attrs.field(default=None, repr=False)
 
     def arguments(self, message: Message) -> tuple[Any, ...]:
-        """The payload, decoded, where the function takes one. Raises `protocol.Refusal`."""
+        """The payload, decoded, and the id, where the function takes them. `protocol.Refusal`."""
         if self.decoder is None:
             return ()
-        return (codec.decode_payload(self.decoder, message),)
+        payload = codec.decode_payload(self.decoder, message)
+        return (payload, message.id) if self.takes_id else (payload,)
 
 
 def make_handler(type: str, function: Callable[..., Any]) -> Handler:
@@ -60,7 +62,9 @@ def make_handler(type: str, function: Callable[..., Any]) -> Handler:
         raise ValueError(f"{type!r} is a message type of the protocol's own; choose another")
     parameters = list(inspect.signature(function).parameters.values())
     if not 1 <= len(parameters) <= _MAX_PARAMETERS:
-        raise TypeError(f"{name} must take the connection, and the payload if it wants it")
+        raise TypeError(
+            f"{name} must take the connection, and if it wants them the payload and the id"
+        )
     if len(parameters) == 1:
         return Handler(type, _kind_of(function), function, takes_payload=False)
     payload = _payload_type(function, parameters[1])
@@ -70,7 +74,14 @@ def make_handler(type: str, function: Callable[..., Any]) -> Handler:
         raise TypeError(
             f"{name} takes {payload!r}, which JSON cannot be read into: {error}"
         ) from None
-    return Handler(type, _kind_of(function), function, takes_payload=True, decoder=decoder)
+    return Handler(
+        type,
+        _kind_of(function),
+        function,
+        takes_payload=True,
+        takes_id=len(parameters) == _MAX_PARAMETERS,
+        decoder=decoder,
+    )
 
 
 def _kind_of(function: Callable[..., Any]) -> Kind:

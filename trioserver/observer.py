@@ -120,6 +120,14 @@ class Observers(Observer):
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
 
+    def add(self, observer: Observer) -> None:
+        """Tell this one too, after the others; what is being told now is not told to it."""
+        self._observers = (*self._observers, observer)
+
+    def remove(self, observer: Observer) -> None:
+        """Tell this one no more."""
+        self._observers = tuple(each for each in self._observers if each is not observer)
+
     def request_refused(self, request: RefusedRequest) -> None:
         for observer in self._observers:
             observer.request_refused(request)

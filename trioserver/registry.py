@@ -108,15 +108,18 @@ class Registry:
     def fitting(self, block: Block) -> list[Connection]:
         """Those that a block fits.
 
-        Who is still being verified is met too, unless the block names a resource: whether that is
-        theirs is not known yet, and they are refused as soon as it is.
+        Who is still being verified is met too, unless the block names a resource, or they come
+        for a session: whether that is theirs is not known yet, and they are refused as soon as it
+        is.
         """
         candidates = self.all if block.resource is None else self.ready
-        return [
-            candidate
-            for candidate in candidates
-            if candidate._user is not None and block.fits(candidate._user, candidate.resource)
-        ]
+        return [candidate for candidate in candidates if self._fits(block, candidate)]
+
+    def _fits(self, block: Block, candidate: Connection) -> bool:
+        user, session = candidate._user, candidate.session
+        if user is None or (session is not None and candidate not in self._ready):
+            return False
+        return block.fits(user, candidate.resource, session)
 
     async def wait_empty(self) -> None:
         """Wait until nobody is connected."""

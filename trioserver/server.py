@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from functools import partial
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, Final
@@ -122,7 +123,16 @@ class Server:
             readiness=self._readiness,
             services=self._services,
             make_http=self._make_http,
+            lifespan_of=self._lifespan_of,
         )
+
+    def _lifespan_of(self, part: Application) -> AbstractAsyncContextManager[None] | None:
+        """With the server, where the function takes it."""
+        if part.lifespan is None:
+            return None
+        parameters = inspect.signature(part.lifespan).parameters.values()
+        wanted = [each for each in parameters if each.default is inspect.Parameter.empty]
+        return part.lifespan(part) if len(wanted) == 1 else part.lifespan(part, self)
 
     def _parts(self) -> list[Any]:
         """Authenticators, owner checks and the like, each once."""
@@ -216,6 +226,15 @@ class Server:
         if limit is None:
             limit = self._front_door.gate.admission.open
         return [report(each) for each in nsmallest(limit, found, key=lambda each: each.id)]
+
+    @contextmanager
+    def observe(self, observer: Observer) -> Iterator[None]:
+        """Tell an observer what happens, for as long as this is open; after those of `serve`."""
+        self._observer.add(observer)
+        try:
+            yield
+        finally:
+            self._observer.remove(observer)
 
     def administered(self, act: Act) -> None:
         """Tell the observers, the audit among them, of an administrative act."""

@@ -46,10 +46,12 @@ async def verify(
         bind_connection(connection.id, user.id)
     elif known.id != user.id:
         raise Refusal("access_denied", "The new token is for another user.")
-    blocks.check(user)
+    session = connection.session
+    if session is None:  # where there is one, whose it is comes first
+        blocks.check(user)
     with step(connection, "ownership"):
         await _check_owner(connection, user, ownership_timeout)
-    blocks.check(user, connection.resource)
+    blocks.check(user, connection.resource, session=session)
     if known is None:
         timings.owned = trio.current_time()
     if user.expires_at is not None and user.expires_at <= connection._wall_clock():

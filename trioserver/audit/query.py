@@ -15,9 +15,10 @@ _MAX_ID: Final = 2**63 - 1
 
 
 def _one_of(names: tuple[str, ...]) -> Any:
-    def check(_: Any, attribute: attrs.Attribute[Any], value: str | None) -> None:
-        if value is not None and value not in names:
-            raise ValueError(f"{attribute.name} is {value!r}; it is one of {', '.join(names)}")
+    def check(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None and each not in names:
+                raise ValueError(f"{attribute.name} is {each!r}; it is one of {', '.join(names)}")
 
     return check
 
@@ -35,13 +36,14 @@ class AuditQuery:
     """Entries that fit everything that is given; None fits all.
 
     ``since`` (included) and ``until`` (not included) are in seconds since the Unix epoch.
-    ``before`` is the ``id`` of an entry: only those that were stored earlier. ``limit`` is from 1
-    to 1000. Raises `ValueError` with the name, the value and what is allowed.
+    ``kind`` may be several, in a tuple. ``before`` is the ``id`` of an entry: only those that were
+    stored earlier. ``limit`` is from 1 to 1000. Raises `ValueError` with the name, the value and
+    what is allowed.
     """
 
     since: float | None = None
     until: float | None = None
-    kind: str | None = attrs.field(default=None, validator=_one_of(KINDS))
+    kind: str | tuple[str, ...] | None = attrs.field(default=None, validator=_one_of(KINDS))
     outcome: str | None = attrs.field(default=None, validator=_one_of(OUTCOMES))
     code: str | None = attrs.field(default=None, converter=storable)
     user: str | None = attrs.field(default=None, converter=storable)

@@ -103,7 +103,9 @@ def _select(query: AuditQuery) -> Select[Any]:
     statement = select(*(column.label(name) for name, column in _FIELDS.items()))
     for name in ("kind", "outcome", "code", "address", "route", "user"):
         value = getattr(query, name)
-        if value is not None:
+        if isinstance(value, tuple):
+            statement = statement.where(_FIELDS[name].in_(value))
+        elif value is not None:
             statement = statement.where(_FIELDS[name] == value)
     if query.since is not None:
         statement = statement.where(AUDIT.c.at >= query.since)

@@ -38,7 +38,8 @@ class Block:
     """Fits when everything it names does; it names something.
 
     - ``user``: the user's id. ``token_id``: the token's ``jti``. ``session``: its ``sid`` claim,
-      which the tokens of one login have in common. ``resource``: path parameters.
+      which the tokens of one login have in common, or the session that a route is for.
+      ``resource``: path parameters.
     - ``until``: in seconds since the Unix epoch; None is until it is lifted.
     - ``reason``: for operators; clients are not told. ``actor``: who has blocked.
 
@@ -71,12 +72,12 @@ class Block:
         """Whether its time has passed."""
         return self.until is not None and now >= self.until
 
-    def fits(self, user: User, resource: Mapping[str, str]) -> bool:
-        """Whether it keeps this user from this resource."""
+    def fits(self, user: User, resource: Mapping[str, str], session: str | None = None) -> bool:
+        """Whether it keeps this user from this resource, and from this session."""
         return (
             (self.user is None or self.user == user.id)
             and (self.token_id is None or self.token_id == user.token_id)
-            and (self.session is None or self.session == user.claims.get("sid"))
+            and (self.session is None or self.session in (user.claims.get("sid"), session))
             and (self.resource is None or self.resource.items() <= resource.items())
         )
 

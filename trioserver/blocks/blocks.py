@@ -42,14 +42,14 @@ def _key(block: Block) -> _Key:
     return ("resource", *min((block.resource or {}).items()))
 
 
-def _keys(user: User, resource: Mapping[str, str]) -> Iterator[_Key]:
+def _keys(user: User, resource: Mapping[str, str], session: str | None) -> Iterator[_Key]:
     """Under which the blocks are that may fit."""
     yield ("user", "", user.id)
     if user.token_id is not None:
         yield ("token_id", "", user.token_id)
-    session = user.claims.get("sid")
-    if isinstance(session, str):
-        yield ("session", "", session)
+    claim = user.claims.get("sid")
+    for each in {claim if isinstance(claim, str) else None, session} - {None}:
+        yield ("session", "", str(each))
     for name, value in resource.items():
         yield ("resource", name, value)
 
@@ -104,22 +104,28 @@ class Blocks:
 
     # -------------------------------------------------------------------------- looking
 
-    def check(self, user: User, resource: Mapping[str, str] | None = None) -> None:
+    def check(
+        self,
+        user: User,
+        resource: Mapping[str, str] | None = None,
+        *,
+        session: str | None = None,
+    ) -> None:
         """Raises `Refusal` for a user that is kept out.
 
         Blocks that name a resource count only where ``resource`` is given: once it is known to be
-        the user's, so that nobody learns of somebody else's.
+        the user's, so that nobody learns of somebody else's. So with the ``session``.
         """
         if not self._known:
             raise Refusal("unavailable")
         if not self._by_id:
             return
         now = self._wall_clock()
-        for key in _keys(user, resource or {}):
+        for key in _keys(user, resource or {}, session):
             for block in self._index.get(key, ()):
                 if resource is None and block.resource is not None:
                     continue
-                if not block.is_over(now) and block.fits(user, resource or {}):
+                if not block.is_over(now) and block.fits(user, resource or {}, session):
                     raise block.refusal
 
     # -------------------------------------------------------------------------- changing

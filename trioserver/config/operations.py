@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import attrs
 
@@ -153,3 +154,9 @@ class AdminConfig:
     role: str = text("admin", "The role that lets in.")
     body_bytes: int = in_bytes(64 * 1024, 1024, 16 * MIB, "The body of one request.")
     body_timeout: float = seconds(10.0, 0.1, 300.0, "For the body of a request to arrive.")
+
+    def is_admin(self, claims: Mapping[str, Any]) -> bool:
+        """Whether a token with these claims is an administrator's: `User.claims`."""
+        value = claims.get(self.role_claim)
+        roles = value if isinstance(value, list | tuple | set | frozenset) else [value]
+        return any(isinstance(role, str) and role == self.role for role in roles)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +35,7 @@ _GRACE: Final = 10.0
 class Serving:
     """Runs once. Draining may be asked for at any time, by anybody.
 
+    ``lifespan_of`` gives an application's lifespan, not entered yet; None where it has none.
     ``services`` are to run beside the connections, each with a ``task_status``; it and
     ``make_http``, which may raise, are called when the application has started.
     """
@@ -51,6 +52,7 @@ class Serving:
         readiness: Readiness | None,
         services: Callable[[], Sequence[Callable[..., Any]]],
         make_http: Callable[[], HttpService | None],
+        lifespan_of: Callable[[Application], AbstractAsyncContextManager[None] | None],
     ) -> None:
         self.http: HttpService | None = None
         self._application = application
@@ -62,6 +64,7 @@ class Serving:
         self._readiness = readiness
         self._services = services
         self._make_http = make_http
+        self._lifespan_of = lifespan_of
         self._manager = Manager()
         self._reload_requested = trio.Event()
         self._drain_requested = trio.Event()
@@ -98,8 +101,9 @@ class Serving:
         """Serve until drained or cancelled. Nesting is the order of the end."""
         async with AsyncExitStack() as lifespans:
             for part in self._application.parts:
-                if part.lifespan is not None:
-                    await lifespans.enter_async_context(part.lifespan(part))
+                lifespan = self._lifespan_of(part)
+                if lifespan is not None:
+                    await lifespans.enter_async_context(lifespan)
             self.http = self._front_door.http = self._make_http()
             if self.http is not None:
                 await lifespans.enter_async_context(self.http.running())

@@ -16,20 +16,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from protocol import Refusal
 from trioserver.audit import AuditQuery, as_json
-from trioserver.auth import Authenticator, JWTAuth, inspect_token
+from trioserver.auth import Authenticator, Inspection, JWTAuth, User, inspect_token
 from trioserver.blocks import TooManyBlocks
 from trioserver.http.admin import payloads
 from trioserver.http.admin.access import Caller, Denied, Gate
-from trioserver.http.admin.errors import (
+from trioserver.http.admin.payloads import given, pair, parameters, seconds
+from trioserver.http.admin.views import block_view, connection_view, inspection_view
+from trioserver.http.bodies import read_json
+from trioserver.http.errors import (
     ApiError,
     invalid,
     of_http_exception,
     ok,
     unavailable,
 )
-from trioserver.http.admin.payloads import body, given, pair, parameters, seconds
-from trioserver.http.admin.views import block_view, connection_view, inspection_view
 from trioserver.inspection import ConnectionFilter
 from trioserver.observer import Act
 from trioserver.storage import DatabaseUnavailable
@@ -245,14 +247,27 @@ class _Administration:
         wanted = await self._body(request, payloads.InspectToken)
         auth = self._auth if isinstance(self._auth, JWTAuth) else None
         inspection = inspect_token(wanted.token, auth=auth)
+        if auth is not None and inspection.verified:
+            inspection = self._with_blocks(inspection, auth.check(wanted.token))
         self._acted(request, "inspect-token", {}, 1)
         return ok(inspection_view(inspection))
+
+    def _with_blocks(self, inspection: Inspection, user: User) -> Inspection:
+        """A token that is good is refused all the same where its user is blocked."""
+        try:
+            self._server._blocks.check(user)
+        except Refusal as refusal:
+            return attrs.evolve(inspection, verified=False, refusal=refusal)
+        return inspection
 
     # -------------------------------------------------------------------------- recording
 
     async def _body(self, request: HttpRequest, kind: type[payloads._Struct]) -> payloads._Struct:
         parameters(request, payloads.Nothing)
-        return await body(request, kind, self._server.config.admin)
+        config = self._server.config.admin
+        return await read_json(
+            request, kind, max_bytes=config.body_bytes, timeout=config.body_timeout
+        )
 
     def _caller(self, request: HttpRequest) -> Any:
         caller: Caller = request.scope["trioserver.admin"][0]

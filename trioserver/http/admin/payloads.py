@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-import trio
 from msgspec import Meta
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
-from trioserver.config import AdminConfig
-from trioserver.http.admin.errors import ApiError, invalid
+from trioserver.http.errors import invalid
 
 Text = Annotated[str, Meta(min_length=1, max_length=256, pattern="^[^\\x00-\\x1f\\x7f]*$")]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
@@ -120,31 +116,6 @@ def parameters(request: HttpRequest, kind: type[_Struct]) -> _Struct:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         raise invalid(f"{error}.") from None
-
-
-async def body(request: HttpRequest, kind: type[_Struct], config: AdminConfig) -> _Struct:
-    """The body as a struct. Raises `ApiError`, before it has read more than is allowed."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise ApiError(415, "unsupported_media_type", "Send JSON: Content-Type: application/json.")
-    data = bytearray()
-    try:
-        with trio.fail_after(config.body_timeout):
-            async with aclosing(request.stream()) as pieces:
-                async for piece in pieces:
-                    data += piece
-                    if len(data) > config.body_bytes:
-                        message = f"The body is larger than {config.body_bytes} bytes."
-                        raise ApiError(413, "body_too_big", message)
-    except trio.TooSlowError:
-        raise ApiError(408, "timeout", "The body did not arrive in time.") from None
-    except ClientDisconnect:
-        raise ApiError(400, "bad_request", "The client has left.") from None
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
-        text = str(error) if isinstance(error, msgspec.ValidationError) else "The body is not JSON"
-        raise invalid(f"{text}.") from None
 
 
 def seconds(name: str, text: str | None) -> float | None:

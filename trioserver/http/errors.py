@@ -1,4 +1,4 @@
-"""How the administration says no: a status, and a JSON object with a code and a sentence."""
+"""How the server says no over HTTP: a status, and a JSON object with a code and a sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ class ApiError(Exception):
     @property
     def response(self) -> Response:
         """What the client gets."""
-        body = {"error": {"code": self.code, "message": self.message}}
+        return self.respond()
+
+    def respond(self, **fields: Any) -> Response:
+        """The same, with more fields beside the error."""
+        body = {**fields, "error": {"code": self.code, "message": self.message}}
         return JSONResponse(body, self.status, headers={**HEADERS, **self.headers})
 
 

@@ -1,0 +1,84 @@
+"""For an application's own endpoints: who asks, what they send, and how to say no.
+
+They answer as the administration does: errors are ``{"error": {"code": ..., "message": ...}}``::
+
+    async def rename(request: Request) -> Response:
+        user = await authenticate(request)
+        name = await read_json(request, Name)
+        ...
+
+    application.http = Starlette(
+        routes=[Route("/name", rename, methods=["POST"])], exception_handlers=EXCEPTION_HANDLERS
+    )
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from protocol import Refusal
+from trioserver.auth import Authenticator, User
+from trioserver.http.bearer import api_error, judge, token_of
+from trioserver.http.bodies import read_json
+from trioserver.http.errors import ApiError, unavailable
+from trioserver.storage import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from trioserver.application import Application
+    from trioserver.server import Server
+
+__all__ = ["EXCEPTION_HANDLERS", "ApiError", "authenticate", "read_json", "refuse"]
+
+
+async def authenticate(
+    request: HttpRequest, *, auth: Authenticator | None = None, admin: bool = False
+) -> User:
+    """The user whose token is in the Authorization header, where no block keeps them out.
+
+    ``auth`` judges the token; None takes that of the `Application` whose endpoint this is. With
+    ``admin``, only an administrator will do: see `AdminConfig`. Raises `Refusal`, with the codes
+    that a WebSocket is closed with, and ``forbidden`` for who is no administrator.
+    """
+    server: Server = request.scope["trioserver"]
+    application: Application = request.scope["trioserver.application"]
+    auth = auth or application.auth
+    if auth is None:
+        raise ValueError("give the application an authenticator, or this call: auth=...")
+    user = await judge(token_of(request), request, auth, timeout=server.config.auth.timeout)
+    server._blocks.check(user)
+    if admin and not server.config.admin.is_admin(user.claims):
+        raise Refusal("forbidden", "The token is good, but not an administrator's.")
+    return user
+
+
+def refuse(refusal: Refusal, **fields: Any) -> Response:
+    """The answer to a request that is refused; ``fields`` stand beside the error.
+
+    401 for a token that is none or no good, 403 for who may not, 404, 429, 500, 503.
+    """
+    return api_error(refusal, realm="trioserver").respond(**fields)
+
+
+async def _refused(request: HttpRequest, error: Any) -> Response:
+    return refuse(error)
+
+
+async def _failed(request: HttpRequest, error: Any) -> Response:
+    response: Response = error.response
+    return response
+
+
+async def _unavailable(request: HttpRequest, error: Any) -> Response:
+    return unavailable("The database does not answer.").response
+
+
+EXCEPTION_HANDLERS: Final[Mapping[Any, Any]] = {
+    Refusal: _refused,
+    ApiError: _failed,
+    DatabaseUnavailable: _unavailable,
+}
+"""For Starlette: what an endpoint raises becomes its answer."""

@@ -1,0 +1,444 @@
+"""Behavioural events of a phone app: ``/api/v1/ws/behavior/{session_id}``.
+
+``POST /api/v1/mpin-login`` begins a session, ``POST /api/v1/verify-mpin`` comes back to one; both
+give a session token. The WebSocket takes it in the first message or as ``?token=``, and verifies in
+this order, each with a reason of its own: the token is a session token; the session exists; it is
+of the token's user and phone; it is not blocked. The ``session_id`` inside the token is not
+compared with the one in the URL: a token is good for all sessions of its user and phone.
+
+An event is stored, then acknowledged: what has been acknowledged survives a kill -9. Events of many
+phones are committed together. One that is sent again with the same id is stored once, and
+acknowledged again.
+
+Run it: ``trioserver demo``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Final, TypeVar
+
+import attrs
+import msgspec
+import sqlalchemy as sa
+import structlog
+import trio
+from sqlalchemy.dialects.sqlite import insert
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from trioserver import Act, Application, Connection, Id, JWTAuth, Refusal, User
+from trioserver.auth import make_token
+from trioserver.examples.accounts import Attempts, Busy, Passwords
+from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, read_json
+from trioserver.peers.addresses import key_of
+from trioserver.storage import Batcher, BatchFailed, BatchOverflow, Database, DatabaseUnavailable
+
+PATH: Final = "/api/v1/ws/behavior/{session_id}"
+
+MAX_EVENT: Final = 16 * 1024
+"""Bytes of an event's ``data``, as JSON."""
+
+PHONE_ATTEMPTS: Final = 5
+PHONE_REFILL: Final = 300.0
+"""Wrong MPINs of one phone, then one more every so many seconds: a million take ten years."""
+
+ADDRESS_ATTEMPTS: Final = 20
+ADDRESS_REFILL: Final = 15.0
+"""The same from one address, whatever the phones; a whole office may be behind it."""
+
+HEADERS: Final = {"Cache-Control": "no-store"}
+
+metadata: Final = sa.MetaData()
+
+phones: Final = sa.Table(
+    "phones",
+    metadata,
+    sa.Column("phone", sa.String(16), primary_key=True),
+    sa.Column("user_id", sa.String(64), nullable=False),
+    sa.Column("mpin", sa.String(200), nullable=False),  # hashed
+)
+
+sessions: Final = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("user_id", sa.String(64), nullable=False, index=True),
+    sa.Column("phone", sa.String(16), nullable=False),
+    sa.Column("device_id", sa.String(128), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("blocked", sa.Boolean, nullable=False),
+)
+
+events: Final = sa.Table(
+    "behavior_events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("session_id", sa.ForeignKey("sessions.id"), nullable=False),
+    sa.Column("event_id", sa.String(400), nullable=False),  # as JSON: 1 is not "1"
+    sa.Column("event_type", sa.String(64), nullable=False),
+    sa.Column("at", sa.Text, nullable=False),  # as JSON, and as the phone wrote it
+    sa.Column("data", sa.Text, nullable=False),  # as JSON
+    sa.Column("received_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("session_id", "event_id"),
+)
+
+log: Final = structlog.get_logger("trioserver")
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Login(msgspec.Struct):
+    """The body of ``mpin-login``."""
+
+    phone: Annotated[str, msgspec.Meta(pattern=r"^\+?[0-9]{6,15}$")]
+    mpin: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4,8}$")]
+    device_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+
+    def __repr__(self) -> str:
+        return "Login()"  # never the MPIN
+
+
+class Return(Login):
+    """The body of ``verify-mpin``."""
+
+    session_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
+
+
+class Event(msgspec.Struct):
+    """The payload of ``behavior``. ``at`` is the phone's time, in whatever form it has it."""
+
+    event_type: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
+    at: float | Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    data: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+@attrs.frozen
+class Session:
+    """What the session store knows of a session."""
+
+    user_id: str
+    phone: str
+    device_id: str
+    blocked: bool
+
+
+@attrs.frozen
+class Stored:
+    """An event as it is stored; the names are those of the columns."""
+
+    session_id: str
+    event_id: str
+    event_type: str
+    at: str
+    data: str = attrs.field(repr=False)
+
+
+class Store:
+    """Phones, sessions and events, in the database. Raises `Refusal` where that is away."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        timeout = database.timeout
+        self._sessions = Batcher(self._load_sessions, timeout=timeout, load_timeout=2 * timeout)
+        self._events = Batcher(self._add_events, timeout=timeout, load_timeout=2 * timeout)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Answer for as long as the application runs."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._sessions.run)
+            await nursery.start(self._events.run)
+            task_status.started()
+
+    async def session(self, id: str) -> Session | None:
+        """The session; those who ask at the same time share a query."""
+        return await _answer(self._sessions, id)
+
+    async def record(self, event: Stored) -> None:
+        """When this returns, the event survives a crash; those that come together share a commit.
+
+        Cancelling this leaves it unknown; sending the event again does no harm.
+        """
+        await _answer(self._events, event)
+
+    async def _load_sessions(self, ids: Sequence[str]) -> Mapping[str, Session | None]:
+        query = sa.select(sessions).where(sessions.c.id.in_(ids))
+        rows = await self.database.read(lambda connection: connection.execute(query).all())
+        found = {
+            row.id: Session(row.user_id, row.phone, row.device_id, row.blocked) for row in rows
+        }
+        return {id: found.get(id) for id in ids}
+
+    async def _add_events(self, new: Sequence[Stored]) -> Mapping[Stored, None]:
+        now = time.time()
+        rows = [attrs.asdict(event) | {"received_at": now} for event in new]
+        same = ["session_id", "event_id"]
+        await self._write(insert(events).on_conflict_do_nothing(index_elements=same), rows)
+        return dict.fromkeys(new)
+
+    async def credentials(self, phone: str) -> tuple[str, str] | None:
+        """The user's id and the stored MPIN."""
+        query = sa.select(phones.c.user_id, phones.c.mpin).where(phones.c.phone == phone)
+        row = await self.database.read(lambda connection: connection.execute(query).first())
+        return None if row is None else (row.user_id, row.mpin)
+
+    async def add_phone(self, phone: str, user_id: str, mpin: str) -> None:
+        """Have a phone; ``mpin`` is hashed already."""
+        await self._write(phones.insert(), {"phone": phone, "user_id": user_id, "mpin": mpin})
+
+    async def begin(self, session: Session) -> str:
+        """A new session. Its id cannot be guessed."""
+        id = uuid.uuid4().hex
+        row = attrs.asdict(session) | {"id": id, "created_at": time.time()}
+        await self._write(sessions.insert(), row)
+        return id
+
+    async def set_blocked(self, id: str, blocked: bool) -> bool:
+        """Whether there is such a session."""
+        update = sessions.update().where(sessions.c.id == id).values(blocked=blocked)
+        return await self._write(update) > 0
+
+    async def _write(self, statement: sa.Executable, rows: Any = None) -> int:
+        """In a transaction of its own; how many rows it met."""
+        return await self.database.run(
+            lambda connection: connection.execute(statement, rows).rowcount
+        )
+
+
+async def _answer(batcher: Batcher[K, V], key: K) -> V:
+    try:
+        return await batcher.get(key)
+    except (BatchFailed, BatchOverflow, trio.TooSlowError) as error:
+        log.error("behavior_store_failed", error=type(error.__cause__ or error).__name__)
+        raise Refusal("unavailable") from None
+
+
+@attrs.frozen
+class Services:
+    """What the endpoints and the handler need."""
+
+    store: Store
+    secret: str = attrs.field(repr=False)
+    token_lifetime: float
+    mpins: Passwords = attrs.field(factory=Passwords)
+    by_phone: Attempts = attrs.Factory(
+        lambda: Attempts(at_once=PHONE_ATTEMPTS, refill=PHONE_REFILL)
+    )
+    by_address: Attempts = attrs.Factory(
+        lambda: Attempts(at_once=ADDRESS_ATTEMPTS, refill=ADDRESS_REFILL)
+    )
+    seeded: trio.Event = attrs.field(factory=trio.Event)
+
+    async def seed(self, users: Mapping[str, tuple[str, str]]) -> None:
+        """Have these phones; who logs in waits for it, and the start of the server does not."""
+        for phone, (user_id, mpin) in users.items():
+            if await self.store.credentials(phone) is None:
+                await self.store.add_phone(phone, user_id, await self.mpins.hash(mpin))
+        self.seeded.set()
+
+    def begin(self, address: str, phone: str) -> float:
+        """Count an attempt; seconds to wait, 0 where it may go on."""
+        return self.by_address.begin(address) or self.by_phone.begin(phone)
+
+    def succeeded(self, address: str, phone: str) -> None:
+        """It does not count."""
+        self.by_address.succeeded(address)
+        self.by_phone.succeeded(phone)
+
+    def session_token(self, session_id: str, session: Session) -> str:
+        """``sid`` is where blocks look for a session."""
+        claims = {"phone": session.phone, "session_id": session_id, "sid": session_id}
+        return make_token(
+            self.secret, subject=session.user_id, lifetime=self.token_lifetime, claims=claims
+        )
+
+
+def make(
+    database_url: str,
+    *,
+    secret: str,
+    token_lifetime: float,
+    users: Mapping[str, tuple[str, str]],
+) -> Application:
+    """The application. ``users``: the user's id and the MPIN of each phone to have.
+
+    The database is SQLite. ``secret`` signs the tokens, which live for ``token_lifetime`` seconds;
+    with an ordinary token of the same secret nobody gets in.
+    """
+    store = Store(Database(database_url))
+    services = Services(store, secret, token_lifetime)
+
+    @asynccontextmanager
+    async def lifespan(application: Application) -> AsyncIterator[None]:
+        async with store.database, trio.open_nursery() as nursery:
+            await store.database.run(metadata.create_all)
+            await nursery.start(store.run)
+            nursery.start_soon(services.seed, users)
+            application.state["services"] = services
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def is_theirs(user: User, resource: Mapping[str, str]) -> bool:
+        """Whether the URL's session is the token's user's; the token's own does not matter."""
+        session = await store.session(resource["session_id"])
+        if session is None:
+            raise Refusal("session_not_found", "There is no such session.")
+        if (user.id, user.claims["phone"]) != (session.user_id, session.phone):
+            raise Refusal("session_mismatch", "The session is of another user, or another phone.")
+        if session.blocked:
+            raise Refusal("session_blocked")
+        return True
+
+    own = ("exp", "sub", "jti", "sid", "session_id", "phone")
+    web = Starlette(
+        routes=[
+            Route("/api/v1/mpin-login", mpin_login, methods=["POST"]),
+            Route("/api/v1/verify-mpin", verify_mpin, methods=["POST"]),
+            Route("/api/v1/sessions/{session_id}/block", block, methods=["POST"]),
+            Route("/api/v1/sessions/{session_id}/unblock", unblock, methods=["POST"]),
+        ],
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
+    application = Application(auth=JWTAuth(secret=secret), lifespan=lifespan, http=web)
+    application.add_health_check("behavior", store.database.check_health)
+    route = application.route(
+        PATH,
+        auth=JWTAuth(secret=secret, required=own),
+        owner=is_theirs,
+        session="session_id",
+        allow_query_token=True,
+    )
+    route.on("behavior")(behavior)
+    return application
+
+
+# ---------------------------------------------------------------------------- over the WebSocket
+
+
+async def behavior(connection: Connection, event: Event, id: Id | None) -> dict[str, str]:
+    """Store an event, then acknowledge it."""
+    if id is None:
+        raise Refusal("invalid_payload", "An event needs an `id`, or it could not be acknowledged.")
+    data = json.dumps(event.data)  # ASCII: whatever text a phone sends, a database takes it
+    if len(data) > MAX_EVENT:
+        raise Refusal("invalid_payload", f"The event's data is larger than {MAX_EVENT} bytes.")
+    stored = Stored(
+        connection.resource["session_id"],
+        json.dumps(id),
+        event.event_type,
+        json.dumps(event.at),
+        data,
+    )
+    await _services(connection.application).store.record(stored)
+    return {"event_type": event.event_type, "status": "processed"}
+
+
+def _services(application: Application) -> Services:
+    services = application.state["services"]
+    assert isinstance(services, Services)
+    return services
+
+
+# ---------------------------------------------------------------------------- over HTTP
+
+
+async def mpin_login(request: Request) -> JSONResponse:
+    """Begin a session."""
+    wanted = await read_json(request, Login, max_bytes=4096)
+    services = _services(request.scope["trioserver.application"])
+    async with _counted(request, services, wanted) as user_id:
+        session = Session(user_id, wanted.phone, wanted.device_id, blocked=False)
+        id = await services.store.begin(session)
+    return _session_answer(services, id, session)
+
+
+async def verify_mpin(request: Request) -> JSONResponse:
+    """Come back to a session, from the phone and the device that it was begun with."""
+    wanted = await read_json(request, Return, max_bytes=4096)
+    services = _services(request.scope["trioserver.application"])
+    async with _counted(request, services, wanted) as user_id:
+        session = await services.store.session(wanted.session_id)
+        known = Session(user_id, wanted.phone, wanted.device_id, blocked=False)
+        if session is None or attrs.evolve(session, blocked=False) != known:
+            raise _wrong()
+    if session.blocked:
+        raise Refusal("session_blocked")
+    return _session_answer(services, wanted.session_id, session)
+
+
+@asynccontextmanager
+async def _counted(request: Request, services: Services, login: Login) -> AsyncIterator[str]:
+    """The user, whose MPIN is right. What is wrong counts, also what is found to be so inside.
+
+    Counted beforehand, so that many guesses at the same time are not more guesses. A phone that is
+    not there costs the same, in attempts and in time. Raises `ApiError`.
+    """
+    remote = request.client.host if request.client is not None else ""
+    address = key_of(remote)
+    wait = services.begin(address, login.phone)
+    if wait > 0:
+        raise _too_many(remote, wait)
+    await services.seeded.wait()
+    try:
+        found = await services.store.credentials(login.phone)
+        user_id, stored = found or ("", None)
+        if not await services.mpins.verify(login.mpin, stored):
+            raise _wrong()
+        yield user_id
+    except ApiError:
+        log.info("mpin_refused", remote=remote, reason="mpin_invalid")
+        raise
+    except (Busy, Refusal, DatabaseUnavailable) as error:
+        services.succeeded(address, login.phone)  # no fault of who asks
+        raise _too_many(remote, 1.0) if isinstance(error, Busy) else error from None
+    services.succeeded(address, login.phone)
+
+
+def _wrong() -> ApiError:
+    challenge = {"WWW-Authenticate": 'Bearer realm="trioserver"'}
+    return ApiError(401, "mpin_invalid", "The phone, the MPIN or the session is wrong.", challenge)
+
+
+def _too_many(remote: str, wait: float) -> ApiError:
+    log.info("mpin_refused", remote=remote, reason="rate_limited")
+    seconds = math.ceil(wait)
+    words = f"Too many attempts. Try again in {seconds} s."
+    return ApiError(429, "rate_limited", words, {"Retry-After": str(seconds)})
+
+
+def _session_answer(services: Services, id: str, session: Session) -> JSONResponse:
+    token = services.session_token(id, session)
+    answer = {"session_id": id, "session_token": token, "expires_in": int(services.token_lifetime)}
+    return JSONResponse(answer, headers=HEADERS)
+
+
+async def block(request: Request) -> JSONResponse:
+    """Block a session in the store, and close its connections; for administrators."""
+    return await _set_blocked(request, blocked=True)
+
+
+async def unblock(request: Request) -> JSONResponse:
+    """The opposite."""
+    return await _set_blocked(request, blocked=False)
+
+
+async def _set_blocked(request: Request, *, blocked: bool) -> JSONResponse:
+    user = await authenticate(request, admin=True)
+    id, server = request.path_params["session_id"], request.scope["trioserver"]
+    services = _services(request.scope["trioserver.application"])
+    if not await services.store.set_blocked(id, blocked):
+        raise Refusal("not_found", "There is no such session.")
+    met = 0
+    if blocked:  # also who is being verified, and has been found not to be blocked
+        met = server.disconnect(resource={"session_id": id}, code="session_blocked")
+    name = "block_session" if blocked else "unblock_session"
+    server.administered(Act(actor=user.id, name=name, target={"session": id}, affected=met))
+    return JSONResponse({"blocked": blocked, "disconnected": met}, headers=HEADERS)

@@ -33,6 +33,7 @@ from protocol.messages import (
 from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
 from trioserver.handlers import Handler, Kind, call, call_inline, unwrap
+from trioserver.storage import DatabaseUnavailable
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
 from trioserver.telemetry.log_context import bind_connection, bind_request, context_for
 from trioserver.waiting import run_noticing
@@ -375,6 +376,9 @@ class Dispatcher:
         if isinstance(error, Refusal):
             return Outcome.REFUSED, error
         log = self._connection.log if id is None else self._connection.log.bind(request_id=id)
+        if isinstance(error, DatabaseUnavailable):
+            log.warning("handler_without_database", handler=name, category=error.category)
+            return Outcome.FAILED, Refusal("unavailable")
         if isinstance(error, trio.TooSlowError):
             log.warning("handler_too_slow", handler=name)
             return Outcome.TIMEOUT, Refusal("unavailable", "This took too long; try again later.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -20,11 +21,21 @@ from trioserver.cli.durations import in_words
 from trioserver.cli.running import run_server
 from trioserver.cli.settings import load_settings
 from trioserver.cli.terminal import Exit, Failure, print_json, stdout_console
-from trioserver.examples import agents, conversations
+from trioserver.examples import admin_dashboard, agents, behavior_log, conversations
 from trioserver.logs import set_up_logging
 
 SEED: Final = {"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]}
 """The users, and the conversations that are theirs."""
+
+CLAIMS: Final[dict[str, dict[str, str]]] = {"admin": {"role": "admin"}}
+"""What tokens say of those users of whom there is something to say."""
+
+USERS: Final = (*SEED, *CLAIMS)
+
+MPIN: Final = {"phone": "9876543210", "mpin": "123456", "device_id": "device001"}
+"""What the phone of `PHONE_USER` logs in with."""
+
+PHONE_USER: Final = "user001"
 
 _EXPIRED_FOR: Final = -3600.0  # seconds; well past any leeway
 
@@ -39,16 +50,28 @@ class Demo:
     directory: Path
     trust_user_id: bool
 
+    @property
+    def database_url(self) -> str:
+        """The one file of all examples, and of the audit."""
+        return f"sqlite:///{self.directory / 'demo.db'}"
+
     def application(self) -> Application:
         """All examples as one application. Raises `ValueError` for a bad secret."""
-        auth = (
-            TrustedUserId(dangerously_trust_every_client=True)
-            if self.trust_user_id
-            else JWTAuth(secret=self.settings.secret)
-        )
-        url = f"sqlite:///{self.directory / 'demo.db'}"
-        application = conversations.make(url, auth=auth, seed=SEED)
+        jwt = JWTAuth(secret=self.settings.secret)
+        auth = TrustedUserId(dangerously_trust_every_client=True) if self.trust_user_id else jwt
+        url = self.database_url
+        application = Application(auth=jwt)  # of the administration, whomever conversations trust
+        application.include(conversations.make(url, auth=auth, seed=SEED))
         application.include(agents.make(self.settings))
+        application.include(
+            behavior_log.make(
+                url,
+                secret=self.settings.secret,
+                token_lifetime=self.settings.token_lifetime,
+                users={MPIN["phone"]: (PHONE_USER, MPIN["mpin"])},
+            )
+        )
+        application.include(admin_dashboard.make(url, auth=jwt))
         return application
 
     def facts(self, server: Server) -> dict[str, Any]:
@@ -60,10 +83,14 @@ class Demo:
             "http": "http" + url.removeprefix("ws"),
             "ws": url,
             "tokens": {
-                **{user: token(subject=user, lifetime=lifetime) for user in SEED},
+                **{
+                    user: token(subject=user, lifetime=lifetime, claims=CLAIMS.get(user, {}))
+                    for user in USERS
+                },
                 "alice_expired": token(subject="alice", lifetime=_EXPIRED_FOR),
             },
             "conversations": SEED,
+            "mpin": MPIN,
         }
 
 
@@ -109,6 +136,10 @@ def command(
     set_up_logging(format=config.log.format, level=config.log.level)
     with tempfile.TemporaryDirectory(prefix="trioserver-") as temporary:
         demo = Demo(_settings(), _directory(data or Path(temporary)), trust_user_id)
+        if config.audit.database is None:
+            config = attrs.evolve(
+                config, audit=attrs.evolve(config.audit, database=demo.database_url)
+            )
         run_server(demo.application(), config, announce=partial(_announce, demo, as_json))
 
 
@@ -168,6 +199,12 @@ def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
         "",
         f"  [cyan]{program} connect {url}/ws --token $ALICE[/]",
         '  then type, say:  [cyan]run {"agent": "reverse", "input": "hello"}[/]',
+        "",
+        f"  [cyan]{program} connect {url}{admin_dashboard.PATH} --token {tokens['admin']}[/]",
+        "  then type, say:  [cyan]list_attempts[/]",
+        "",
+        f"  [cyan]curl {facts['http']}/api/v1/mpin-login --json '{json.dumps(MPIN)}'[/]",
+        f"  and connect to {url}{behavior_log.PATH.format(session_id='SESSION_ID')}",
         "",
         f"  [cyan]{program} check {conversation} --token $ALICE --expired {tokens['alice_expired']}"
         f" --other-url {url}/ws/conversations/{SEED['bob'][0]}[/]",

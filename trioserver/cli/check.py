@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +21,20 @@ from trioserver.printable import printable
 
 UNREACHABLE: Final = 5
 
+EXIT_CODES: Final = {
+    "valid": 11,
+    "expired": 12,
+    "invalid": 13,
+    "missing": 14,
+    "silent": 15,
+    "not auth": 16,
+    "not the owner": 17,
+}
+"""By scenario; of several that fail, the first one's."""
+
+_TIMES: Final = ("exp", "iat", "nbf", "jti", "sub")
+"""Claims that a token made here has of its own."""
+
 _EXPIRED_AN_HOUR_AGO: Final = -3600.0
 _NOBODY: Final = "trioserver-check"
 _VERDICTS: Final = {True: ("pass", "green"), False: ("FAIL", "bold red"), None: ("skipped", "dim")}
@@ -32,6 +46,12 @@ _VERDICTS: Final = {True: ("pass", "green"), False: ("FAIL", "bold red"), None: 
 @click.option("--expired", metavar="TEXT", help="An expired token of the same user.")
 @key_options
 @click.option("--other-url", metavar="URL", help="A resource that is not the token's user's.")
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(list(EXIT_CODES)),
+    help="Run this scenario. Can be repeated.  [default: all]",
+)
 @click.option("--timeout", type=click.FloatRange(0.1, 300), default=10.0, show_default=True,
               help="Seconds for connecting.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each scenario.")
@@ -41,6 +61,7 @@ def command(
     token_file: str | None,
     expired: str | None,
     other_url: str | None,
+    only: tuple[str, ...],
     timeout: float,
     as_json: bool,
     **key: str | None,
@@ -50,14 +71,22 @@ def command(
     Each scenario is a connection of its own, all at the same time: a valid token, an expired one,
     a forged one, none, silence, another message than auth, someone else's resource. With the
     server's secret or private key the expired token and a stranger's are made here; without, give
-    --expired and --other-url. What cannot be run is skipped.
+    --expired and --other-url. What cannot be run is skipped. Made tokens have the claims of the
+    valid one.
 
     \b
     Exit codes:
-      0  everything that was run is as it should be
-      1  something is not
-      2  the command line is wrong
-      5  the server cannot be reached
+       0  everything that was run is as it should be
+       2  the command line is wrong
+       5  the server cannot be reached
+      11  valid: a good token is not let in
+      12  expired: an expired one is let in, or not refused as expired
+      13  invalid: the same with a forged one
+      14  missing: the same with none
+      15  silent: who says nothing is not ended in time
+      16  not auth: something else than auth comes first, and is heard
+      17  not the owner: someone else's resource can be had
+    Of several that fail, the first one's.
 
     \b
     Examples:
@@ -72,15 +101,17 @@ def command(
         key=read_key(**key),
         other=None if other_url is None else parse_url("--other-url", other_url),
     )
-    results = trio.run(partial(run_all, scenarios, timeout=timeout))
+    chosen = [scenario for scenario in scenarios if not only or scenario.name in only]
+    results = trio.run(partial(run_all, chosen, timeout=timeout))
     for result in results:
         if result.unreachable is not None:
             failure = Failure(f"cannot check {result.scenario.address}: {result.unreachable}")
             failure.exit_code = UNREACHABLE  # type: ignore[misc] # as Failure itself does
             raise failure
     _print(results, as_json)
-    if any(result.passed is False for result in results):
-        raise click.exceptions.Exit(Exit.FAILED)
+    for result in results:
+        if result.passed is False:
+            raise click.exceptions.Exit(EXIT_CODES[result.scenario.name])
 
 
 def plan(
@@ -98,12 +129,14 @@ def plan(
         fields |= more | {"skipped": hint if token is None else None}
         return Scenario(name=name, expected=expected, **fields)
 
-    subject = _subject(token)
+    subject, claims = _subject(token)
     if expired is None and key is not None:
-        expired = _make(key, subject, lifetime=_EXPIRED_AN_HOUR_AGO)
+        expired = _make(key, subject, claims, lifetime=_EXPIRED_AN_HOUR_AGO)
     made_up = other is None and key is not None
-    stranger = _make(key, _NOBODY) if key is not None and made_up else token if other else None
-    forged = make_token(make_secret(), subject=subject)
+    stranger = (
+        _make(key, _NOBODY, claims) if key is not None and made_up else token if other else None
+    )
+    forged = make_token(make_secret(), subject=subject, claims=claims)
     return (
         scenario("valid", "ready", token, "give --token"),
         scenario("expired", "token_expired", expired, "give --expired, or the secret"),
@@ -122,16 +155,19 @@ def plan(
     )
 
 
-def _subject(token: str | None) -> str:
-    """Whose token it is, so that a made one is of somebody the server knows."""
-    claims = inspect_token(token).claims if token else None
-    subject = (claims or {}).get("sub")
-    return subject if isinstance(subject, str) and subject else _NOBODY
+def _subject(token: str | None) -> tuple[str, dict[str, Any]]:
+    """Whose token it is, so that a made one is of somebody the server knows; and what it says."""
+    claims = (inspect_token(token).claims if token else None) or {}
+    subject = claims.get("sub")
+    more = {name: value for name, value in claims.items() if name not in _TIMES}
+    return subject if isinstance(subject, str) and subject else _NOBODY, more
 
 
-def _make(key: KeyMaterial, subject: str, lifetime: float = 600.0) -> str:
+def _make(
+    key: KeyMaterial, subject: str, claims: Mapping[str, Any], lifetime: float = 600.0
+) -> str:
     try:
-        return make_token(key.text, subject=subject, lifetime=lifetime)
+        return make_token(key.text, subject=subject, lifetime=lifetime, claims=claims)
     except ValueError as error:
         raise Failure(
             f"{one_line(error)} (The key is from {key.origin}.)", Exit.CONFIGURATION

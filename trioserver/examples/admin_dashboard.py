@@ -63,6 +63,9 @@ INTERVAL: Final = 1.0
 MOST: Final = 100
 """Attempts, and connections, that are told of one interval; beyond it only how many more."""
 
+REMEMBER_TIMEOUT: Final = 1.0
+"""Seconds for which the greeting waits for the database."""
+
 MAX_ADMINS: Final = 200
 """Administrators for whom a broadcast is kept: those who were here last."""
 
@@ -185,6 +188,7 @@ class Dashboard:
                     log.error("dashboard_failed", traceback=text)
 
     async def _push(self) -> None:
+        now = time.time()
         watched = {topic for each in self.presence.connections() for topic in each.topics}
         change = self.watcher.take()
         if change is not None and "connections" in watched:
@@ -198,7 +202,7 @@ class Dashboard:
         if "attempts" in watched:
             await self._push_attempts()
         else:
-            self._newest, self._idle_at = None, time.time()
+            self._newest, self._idle_at = None, now
 
     async def _push_attempts(self) -> None:
         if self.server.audit is None:
@@ -261,7 +265,7 @@ class Dashboard:
             connection.execute(admins.insert().values(user_id=user, seen_at=time.time()))
 
         with suppress(DatabaseUnavailable):
-            await self.database.run(replace)
+            await self.database.run(replace, timeout=REMEMBER_TIMEOUT)
             self._known.add(user)
 
     def acted(self, connection: Connection, name: str, target: Mapping[str, Any], met: int) -> None:
@@ -339,9 +343,9 @@ def _dashboard(application: Application) -> Dashboard:
 async def greet(connection: Connection) -> None:
     """Who is there is told at once; every dashboard hears what is broadcast."""
     user = {"id": connection.user.id, "role": connection.user.claims.get("role")}
-    await connection.send("connection_established", fields={"user": user})
-    connection.subscribe("broadcast")
     await _dashboard(connection.application).remember(connection.user.id)
+    connection.subscribe("broadcast")
+    await connection.send("connection_established", fields={"user": user})
 
 
 def tell_stats(connection: Connection, figures: Mapping[str, Any]) -> None:

@@ -68,7 +68,9 @@ async def test_each_attempt_is_a_row_with_who_where_and_why(database_url: str) -
         assert await refused(server, LONG_TOKEN) == "token_invalid"
         assert await refused(server, "bob") == "access_denied"
         denied, forged, refreshed, accepted = await entries(server)
+        several = await entries(server, kind=("refresh", "act"))
         nursery.cancel_scope.cancel()
+    assert several == (refreshed,)
     assert (accepted.kind, accepted.outcome, accepted.code) == ("attempt", "accepted", None)
     assert (accepted.user, accepted.token_id) == ("alice", "token-alice")
     assert (accepted.address, accepted.route) == ("127.0.0.1", "/ws/{id}")

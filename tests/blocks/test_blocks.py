@@ -301,3 +301,48 @@ async def test_a_block_made_while_the_database_is_away_is_in_force_and_stored_la
         await fresh._synchronize()
         assert {each.user for each in fresh.all} == {"alice", "bob"}
         nursery.cancel_scope.cancel()
+
+
+# ---------------------------------------------------------------------------- sessions in the path
+
+
+async def test_a_block_of_the_session_that_a_route_is_for_closes_whoever_is_connected_to_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(session="id") as harness:
+        alice, bob = await harness.ready(), await harness.ready("/ws/2", "bob")
+        done = await harness.server.block(session="1")
+        assert done.disconnected == 1
+        assert (await alice.receive_end())[1].reason == "session_blocked"
+        again = await harness.connect()
+        await again.send(type="auth", token="alice")
+        assert (await again.receive_end())[1].reason == "session_blocked"
+        assert (await bob.request("echo", {"text": "x"}))["type"] == "ack"
+        assert await harness.server.unblock(session="1") == 1
+        await harness.ready()
+
+
+async def test_that_a_session_is_blocked_is_told_only_to_whom_it_belongs(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(session="id") as harness:
+        await harness.server.block(session="1")
+        await harness.server.block(user="bob")
+        for token in ("bob", "mallory"):
+            client = await harness.connect()
+            await client.send(type="auth", token=token)
+            assert (await client.receive_end())[1].reason == "access_denied"
+
+
+async def test_who_is_being_verified_for_a_blocked_session_is_told_after_whose_it_is(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(owner_delay=1.0)
+    async with serving(world=world, session="id") as harness:
+        clients = [await harness.connect(), await harness.connect()]
+        for client, token in zip(clients, ("alice", "bob"), strict=True):
+            await client.send(type="auth", token=token)
+        await trio.sleep(0.5)
+        assert (await harness.server.block(session="1")).disconnected == 0
+        ends = [(await client.receive_end())[1].reason for client in clients]
+        assert ends == ["session_blocked", "access_denied"]

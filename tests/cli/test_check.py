@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.cli.conftest import Invoke
 from tests.client.playground import HELLO, READY, scripted
 from tests.support.app import serving
 from trioserver import Application, AuthConfig, Config, JWTAuth, User, serve
-from trioserver.auth import make_secret, make_token
+from trioserver.auth import inspect_token, make_secret, make_token
 from trioserver.cli.check import plan, run_all
 from trioserver.cli.keys import KeyMaterial
 from trioserver.cli.scenarios import Result
@@ -205,4 +206,56 @@ async def test_it_checks_a_server_with_its_secret(tmp_path: Path) -> None:
         done = await trio.run_process([*command, *options], capture_stdout=True)
         assert done.stdout.count(b" pass ") == 7
         assert token.encode() not in done.stdout
+        await _fails_with_its_own_code(command, f"{url}/ws/1", secret, token)
         nursery.cancel_scope.cancel()
+
+
+async def _fails_with_its_own_code(command: list[str], url: str, secret: str, token: str) -> None:
+    """The exit code says which scenario failed, the first one's of several."""
+    expired = make_token(secret, subject="alice", lifetime=-3600)
+    for options, code in (
+        (["--token", expired, "--only", "valid"], 11),
+        (["--token", token, "--expired", token, "--only", "expired"], 12),
+        (["--token", expired, "--expired", token, "--only", "expired", "--only", "valid"], 11),
+        (["--token", token, "--other-url", url, "--only", "not the owner"], 17),
+        (["--only", "invalid", "--only", "missing"], 0),
+    ):
+        done = await trio.run_process([*command, url, *options], capture_stdout=True, check=False)
+        assert done.returncode == code
+
+
+async def test_tokens_that_are_made_have_the_claims_of_the_valid_one() -> None:
+    secret = make_secret()
+    key = KeyMaterial(text=secret, pem=False, origin="test")
+    token = make_token(secret, subject="alice", claims={"role": "admin", "jti": "mine"})
+    scenarios = {it.name: it for it in plan(ALICE, token=token, expired=None, key=key, other=None)}
+    for name in ("expired", "not the owner", "invalid"):
+        first = scenarios[name].first
+        assert first is not None
+        claims = inspect_token(first["token"]).claims
+        assert claims is not None
+        assert claims["role"] == "admin"
+        assert claims["jti"] != "mine"
+
+
+@pytest.mark.parametrize(("code", "passed"), [("session_mismatch", True), ("token_invalid", False)])
+async def test_an_application_may_say_in_its_own_word_whose_a_resource_is_not(
+    autojump_clock: MockClock, code: str, passed: bool
+) -> None:
+    async def script(websocket: WebSocketConnection) -> None:
+        await websocket.send_message(HELLO)
+        await websocket.get_message()
+        error = {"type": "error", "code": code, "retry": "never", "fatal": True, "message": ""}
+        await websocket.send_message(json.dumps(error))
+        await websocket.aclose(1008, code)
+
+    token = make_token(make_secret(), subject="bob")
+    scenarios = plan(ALICE, token=token, expired=None, key=None, other=BOB)
+    async with trio.open_nursery() as nursery:
+        (result,) = await run_all(
+            [it for it in scenarios if it.name == "not the owner"],
+            timeout=1,
+            open_stream=scripted(nursery, script),
+        )
+        nursery.cancel_scope.cancel()
+    assert result.passed is passed

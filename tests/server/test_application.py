@@ -16,7 +16,7 @@ from protocol import Refusal, codec
 from protocol.messages import Message
 from tests.support.app import World
 from tests.support.client import Client
-from trioserver import Application, Config, Connection, anyone
+from trioserver import Application, Config, Connection, Id, anyone
 from trioserver.handlers import Kind, make_handler, unwrap
 from trioserver.server import Server, serve
 
@@ -264,3 +264,35 @@ def test_the_type_names_of_the_protocol_are_type_names() -> None:
     from protocol.messages import RESERVED_TYPES
 
     assert all(codec.is_type_name(name) for name in RESERVED_TYPES)
+
+
+async def test_a_lifespan_is_given_the_server_where_it_takes_one(autojump_clock: MockClock) -> None:
+    given: list[Server] = []
+
+    @asynccontextmanager
+    async def lifespan(app: Application, server: Server) -> AsyncIterator[None]:
+        given.append(server)
+        yield
+
+    app = Application(auth=World().authenticate, lifespan=lifespan)
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(_serve, app)
+        nursery.cancel_scope.cancel()
+    assert given == [server]
+
+
+def test_a_session_is_one_of_the_paths_parameters() -> None:
+    application().route("/ws/{id}", owner=anyone, session="id")
+    with pytest.raises(ValueError, match="'nothing'"):
+        application().route("/ws/{id}", owner=anyone, session="nothing")
+
+
+def test_a_handler_takes_the_id_after_the_payload() -> None:
+    def handler(connection: Connection, payload: int, id: Id | None) -> None: ...
+
+    message = Message(type="m", id="i", data=msgspec.Raw(b"1"))
+    assert make_handler("m", handler).arguments(message) == (1, "i")
+    assert make_handler("m", handler).arguments(Message(type="m", data=msgspec.Raw(b"1"))) == (
+        1,
+        None,
+    )

@@ -11,7 +11,8 @@ from trio.testing import MockClock
 
 from tests.support.app import serving
 from tests.support.client import Closed, Message, masked
-from trioserver import Config, HandlerConfig, LimitsConfig
+from trioserver import Config, Connection, HandlerConfig, LimitsConfig
+from trioserver.storage import DatabaseUnavailable
 
 
 async def test_every_kind_of_handler_answers(autojump_clock: MockClock) -> None:
@@ -243,7 +244,7 @@ async def test_fragments_make_one_message(autojump_clock: MockClock) -> None:
 async def test_the_hook_runs_before_the_first_message_and_its_refusal_closes(
     autojump_clock: MockClock,
 ) -> None:
-    from trioserver import Connection, Refusal
+    from trioserver import Refusal
 
     async with serving() as harness:
         route = harness.server.application.routes[0]
@@ -270,7 +271,6 @@ async def test_the_hook_runs_before_the_first_message_and_its_refusal_closes(
 async def test_a_task_of_the_connection_that_crashes_ends_that_connection_only(
     autojump_clock: MockClock,
 ) -> None:
-    from trioserver import Connection
 
     async with serving() as harness:
         other = await harness.ready()
@@ -288,3 +288,40 @@ async def test_a_task_of_the_connection_that_crashes_ends_that_connection_only(
         assert closed == Closed(1011, "internal_error")
         assert "secret" not in str(error)
         assert (await other.request("echo", {"text": "x"}))["type"] == "ack"
+
+
+async def test_fields_go_beside_the_data_in_their_order(autojump_clock: MockClock) -> None:
+    async with serving() as harness:
+        client = await harness.ready()
+        (connection,) = harness.server.connections
+        await connection.send("greeting", fields={"user": {"id": "a"}, "n": 1})
+        connection.send_nowait("greeting", 2, fields={"user": "a"})
+        assert list((await client.receive()).items()) == [
+            ("type", "greeting"),
+            ("user", {"id": "a"}),
+            ("n", 1),
+        ]
+        assert await client.receive() == {"type": "greeting", "user": "a", "data": 2}
+        for own in ("type", "id", "data"):
+            with pytest.raises(ValueError, match=own):
+                connection.send_nowait("greeting", fields={own: 1})
+        with pytest.raises(TypeError):
+            connection.send_nowait("greeting", fields={"user": object()})
+        assert (await client.request("note", id=1))["type"] == "ack"
+
+
+async def test_a_handler_whose_database_is_away_is_answered_unavailable(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving() as harness:
+        app = harness.server.application
+
+        async def fetch(connection: Connection) -> None:
+            raise DatabaseUnavailable("timeout", "The database did not answer within 5 s.")
+
+        app.routes[0].on("fetch")(fetch)
+        client = await harness.ready()
+        error = await client.request("fetch")
+        assert (error["code"], error["fatal"]) == ("unavailable", False)
+        assert "database" not in error["message"].lower()
+        assert (await client.request("note", id=2))["type"] == "ack"

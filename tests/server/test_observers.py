@@ -129,3 +129,13 @@ def test_several_observers_are_each_told_everything() -> None:
         arguments = {"attempted": 2, "closed": 4}.get(name, 1)
         getattr(Observers([All(), All()]), name)(*[None] * arguments)
     assert told == [name for name in names for _ in range(2)]
+
+
+async def test_an_observer_is_told_for_as_long_as_it_wants_to_be(autojump_clock: MockClock) -> None:
+    notes = Notes()
+    async with serving() as harness:
+        await harness.ready()
+        with harness.server.observe(notes):
+            await harness.ready("/ws/2", "bob")
+        await harness.ready()
+    assert [event for event in notes.events if event[0] == "ready"] == [("ready", "bob")]

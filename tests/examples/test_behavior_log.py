@@ -177,6 +177,14 @@ def test_what_is_no_login_is_refused_without_repeating_it(
     assert httpx.post(world.demo.http + "/api/v1/mpin-login", data={"x": 1}).status_code == 415
 
 
+def test_mpins_are_stored_hashed(world: World) -> None:
+    world.login()
+    with sqlite3.connect(world.data / "demo.db") as database:
+        ((mpin,),) = database.execute("SELECT mpin FROM phones")
+    assert mpin.startswith("scrypt$16384$8$")
+    assert "123456" not in mpin
+
+
 @attrs.frozen
 class Door:
     """The application in this process, where hashing costs little."""

@@ -227,7 +227,11 @@ def disconnect(
 @command.command("block")
 @click.option("--user", metavar="ID", help="This user.")
 @click.option("--token-id", metavar="JTI", help="This token: the user may log in again.")
-@click.option("--session", metavar="SID", help="All tokens with this sid claim.")
+@click.option(
+    "--session",
+    metavar="SID",
+    help="This session: tokens with this sid claim, and who is connected to it.",
+)
 @click.option("--resource", multiple=True, metavar="NAME:VALUE", help="From this resource.")
 @click.option("--for", "seconds", type=Duration(), metavar="DURATION", help="1h, 30m, 7d.")
 @click.option("--reason", metavar="TEXT", help="For operators; clients are not told.")

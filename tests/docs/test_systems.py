@@ -1,0 +1,85 @@
+"""docs/systems.md: its commands run as one script, and the tests that it names are there."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.markdown import ROOT, blocks
+
+SYSTEMS = Path("docs/systems.md")
+BIN = Path(sys.executable).parent
+
+WAIT = (
+    "for _ in $(seq 100); do (: < /dev/tcp/127.0.0.1/$TRIOSERVER_PORT) 2>/dev/null && break; "
+    "sleep 0.1; done"
+)
+
+
+def _free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return str(listener.getsockname()[1])
+
+
+def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
+    port = _free_port()
+    start, *steps = blocks(SYSTEMS, "sh")
+    # The server needs a moment that a person takes anyway.
+    script = "\n".join(
+        ["set -e -o pipefail", start, "server=$!", "trap 'kill $server; wait' EXIT", WAIT, *steps]
+    )
+    done = subprocess.run(
+        ["bash", "-c", script.replace(":8765/", f":{port}/")],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "TRIOSERVER_PORT": port,
+            "TRIOSERVER_ADMIN_URL": f"http://127.0.0.1:{port}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    acknowledged = '{"type":"ack","id":"e1","data":{"event_type":"key_press","status":"processed"}}'
+    assert done.stdout.count(acknowledged) == 2
+    assert "ACCEPTED" in done.stdout
+    assert "exit code 11" in done.stdout
+    assert '{"type":"stats_update","data":{"connections":' in done.stdout
+    assert '{"valid":true,"user":{"id":"admin"' in done.stdout
+    assert '{"attempts":[{"at":' in done.stdout
+
+
+def _rows() -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Of each fact, the tests that are named and the files that they may be in."""
+    rows = []
+    for section in (ROOT / SYSTEMS).read_text().split("| fact | test")[1:]:
+        heading, _, *facts = section.split("\n\n")[0].splitlines()
+        for fact in facts:
+            cell = fact.split("|")[-2]
+            files = re.findall(r"`(tests/\S+\.py)`", heading + cell)
+            rows.append((tuple(re.findall(r"`(test_\w+)`", cell)), tuple(files)))
+            assert rows[-1][0] or "tests/" in cell, f"no test is named: {fact}"
+    return rows
+
+
+@pytest.mark.parametrize(("names", "files"), _rows())
+def test_each_fact_names_a_test_that_is_there(
+    names: tuple[str, ...], files: tuple[str, ...]
+) -> None:
+    known = {
+        node.name
+        for file in files
+        for node in ast.parse((ROOT / file).read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert set(names) <= known

@@ -22,7 +22,7 @@ from tests.support.systems import Demo, Talk, demo
 from trioserver import Application, Refusal
 from trioserver.auth import make_secret, make_token
 from trioserver.examples import accounts, behavior_log
-from trioserver.examples.behavior_log import Store, Stored
+from trioserver.examples.behavior_store import Store, Stored, metadata, sessions
 from trioserver.storage import Database
 
 SECRET = make_secret()
@@ -502,9 +502,9 @@ async def test_what_cannot_be_stored_is_not_acknowledged(tmp_path: Path) -> None
 
 async def _store(database: Database, nursery: trio.Nursery) -> Store:
     """A store that runs, with a session "s"."""
-    await database.run(behavior_log.metadata.create_all)
+    await database.run(metadata.create_all)
     row = {"id": "s", "user_id": "u", "phone": "1", "device_id": "d", "created_at": 0.0}
-    insert = behavior_log.sessions.insert().values(row | {"blocked": False})
+    insert = sessions.insert().values(row | {"blocked": False})
     await database.run(lambda connection: connection.execute(insert).rowcount)
     store = Store(database)
     await nursery.start(store.run)

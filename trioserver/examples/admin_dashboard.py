@@ -17,16 +17,12 @@ Run it: ``trioserver demo``.
 from __future__ import annotations
 
 import time
-import traceback
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 
 import attrs
 import msgspec
-import sqlalchemy as sa
-import structlog
 import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -34,69 +30,33 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from trioserver import (
-    Act,
     Application,
-    AuditQuery,
     Connection,
     ConnectionFilter,
     ConnectionReport,
     Mailbox,
-    Observer,
     Presence,
     Refusal,
     Server,
     TooManyBlocks,
     User,
 )
-from trioserver.audit import as_json
 from trioserver.auth import Authenticator
+from trioserver.examples.dashboard_service import Dashboard, Limit, Page, metadata, tell_stats
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, refuse
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database
 
 PATH: Final = "/admin/ws"
 
 TOPICS: Final = frozenset({"stats", "attempts", "connections", "broadcast"})
 
-INTERVAL: Final = 1.0
-"""Seconds between two looks."""
-
-MOST: Final = 100
-"""Attempts, and connections, that are told of one interval; beyond it only how many more."""
-
-REMEMBER_TIMEOUT: Final = 1.0
-"""Seconds for which the greeting waits for the database."""
-
-MAX_ADMINS: Final = 200
-"""Administrators for whom a broadcast is kept: those who were here last."""
-
-ATTEMPTS: Final = ("attempt", "refresh")
-
-metadata: Final = sa.MetaData()
-
-admins: Final = sa.Table(
-    "dashboard_admins",
-    metadata,
-    sa.Column("user_id", sa.String(255), primary_key=True),
-    sa.Column("seen_at", sa.Float, nullable=False),
-)
-
-log: Final = structlog.get_logger("trioserver")
-
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern="^[^\\x00-\\x1f\\x7f]*$")]
-Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
 class Broadcast(msgspec.Struct):
     """The payload of ``broadcast``."""
 
     text: Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
-
-
-class Page(msgspec.Struct):
-    """Of ``list_attempts``; ``before`` is the ``next`` of the page before."""
-
-    limit: Limit = 100
-    before: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
 
 
 class ConnectionPage(msgspec.Struct):
@@ -121,166 +81,6 @@ class Block(msgspec.Struct, forbid_unknown_fields=True):
     session: Text | None = None
     reason: Text | None = None
     for_ms: Annotated[int, msgspec.Meta(ge=1, le=100 * 365 * 86_400_000)] | None = None
-
-
-class Watcher(Observer):
-    """Notes which connections have come and gone since it was asked last."""
-
-    def __init__(self) -> None:
-        self._ready: set[str] = set()
-        self._start()
-
-    def _start(self) -> None:
-        self._opened: deque[dict[str, Any]] = deque(maxlen=MOST)
-        self._closed: deque[dict[str, Any]] = deque(maxlen=MOST)
-        self._count = 0
-
-    def became_ready(self, connection: Connection) -> None:
-        self._ready.add(connection.id)
-        self._count += 1
-        user, route = connection.user.id, connection.route.path
-        self._opened.append({"id": connection.id, "user": user, "route": route})
-
-    def closed(self, connection: Connection, code: int, reason: str, timings: Any) -> None:
-        if connection.id in self._ready:
-            self._ready.discard(connection.id)
-            self._count += 1
-            self._closed.append({"id": connection.id, "code": code, "reason": reason})
-
-    def take(self) -> dict[str, Any] | None:
-        """What has changed; ``more`` counts what is not told."""
-        opened, closed = list(self._opened), list(self._closed)
-        more = self._count - len(opened) - len(closed)
-        self._start()
-        change = {"opened": opened, "closed": closed, "more": more, "ready": len(self._ready)}
-        return change if opened or closed else None
-
-
-class Dashboard:
-    """The service behind the handlers."""
-
-    def __init__(
-        self, application: Application, server: Server, presence: Presence, database: Database
-    ) -> None:
-        self.application = application
-        self.server = server
-        self.presence = presence
-        self.database = database
-        self.watcher = Watcher()
-        self._started = trio.current_time()
-        self._known: set[str] = set()  # administrators, of whom it is stored that they were here
-        self._newest: int | None = None  # attempt that has been told; None: nobody has listened
-        self._idle_at = time.time()
-
-    # ------------------------------------------------------------------------ what is pushed
-
-    async def run(self) -> None:
-        """Look once a second, if somebody is subscribed. What fails is logged, and tried again."""
-        with self.server.observe(self.watcher):
-            while True:
-                await trio.sleep(INTERVAL)
-                try:
-                    await self._push()
-                except DatabaseUnavailable as error:
-                    log.warning("dashboard_unavailable", category=error.category)
-                except Exception as error:
-                    text = "".join(traceback.format_exception(error))
-                    log.error("dashboard_failed", traceback=text)
-
-    async def _push(self) -> None:
-        now = time.time()
-        watched = {topic for each in self.presence.connections() for topic in each.topics}
-        change = self.watcher.take()
-        if change is not None and "connections" in watched:
-            self.application.publish("connections", change)
-        if "stats" in watched:
-            figures = await self.figures()
-            self.application.publish("stats", figures)
-            for connection in self.presence.connections():
-                if "stats" in connection.topics:
-                    tell_stats(connection, figures)
-        if "attempts" in watched:
-            await self._push_attempts()
-        else:
-            self._newest, self._idle_at = None, now
-
-    async def _push_attempts(self) -> None:
-        if self.server.audit is None:
-            return
-        since = self._idle_at if self._newest is None else None
-        page = await self.server.audit.query(AuditQuery(kind=ATTEMPTS, since=since, limit=MOST))
-        newest = self._newest or 0
-        for entry in reversed(page.entries):
-            if entry.id > newest:
-                self._newest = entry.id
-                self.application.publish("attempts", as_json(entry))
-
-    async def figures(self) -> dict[str, Any]:
-        """The numbers of a ``stats_update``."""
-        measured = await self.server.measure()
-        now = measured.statistics
-        return {
-            "connections": now.open,
-            "unauthenticated": now.unauthenticated,
-            "ready": now.ready,
-            "users": len({connection.user.id for connection in self.server.connections}),
-            "accepted": now.accepted,
-            "refused": dict(now.refused),
-            "messages_in": measured.census.messages_received,
-            "messages_out": measured.census.messages_sent,
-            "uptime_s": round(trio.current_time() - self._started, 3),
-            "at": time.time(),
-        }
-
-    # ------------------------------------------------------------------------ what is asked for
-
-    async def attempts(self, page: Page) -> dict[str, Any]:
-        """Authentications, newest first. Raises `Refusal`."""
-        if self.server.audit is None:
-            raise Refusal("not_found", "Nothing is recorded: set audit.database.")
-        found = await self.server.audit.query(
-            AuditQuery(kind=ATTEMPTS, before=page.before, limit=page.limit)
-        )
-        return {"attempts": [as_json(entry) for entry in found.entries], "next": found.next}
-
-    async def broadcast(self, text: str, user: User) -> dict[str, int]:
-        """Tell all dashboards, and keep it for those administrators who have none open."""
-        said = {"text": text, "from": user.id, "at": time.time()}
-        query = sa.select(admins.c.user_id).order_by(admins.c.seen_at.desc()).limit(MAX_ADMINS)
-        known = await self.database.read(lambda connection: connection.scalars(query).all())
-        away = [each for each in known if not self.presence.is_present(each)]
-        told = sum("broadcast" in each.topics for each in self.presence.connections())
-        self.application.publish("broadcast", said)
-        for each in away:
-            await self.application.mailbox.send(each, "broadcast", said)
-        return {"dashboards": told, "kept_for": len(away)}
-
-    async def remember(self, user: str) -> None:
-        """This administrator has been here. A database that is away does not keep them out."""
-        if user in self._known:
-            return
-
-        def replace(connection: sa.Connection) -> None:
-            connection.execute(admins.delete().where(admins.c.user_id == user))
-            connection.execute(admins.insert().values(user_id=user, seen_at=time.time()))
-
-        with suppress(DatabaseUnavailable):
-            await self.database.run(replace, timeout=REMEMBER_TIMEOUT)
-            self._known.add(user)
-
-    def acted(self, connection: Connection, name: str, target: Mapping[str, Any], met: int) -> None:
-        """Every act goes to the audit, with who did it."""
-        self.server.administered(
-            Act(
-                actor=connection.user.id,
-                name=name,
-                target={key: str(value) for key, value in target.items()},
-                affected=met,
-                remote=connection.request.remote,
-                path=PATH,
-                token_id=connection.user.token_id,
-            )
-        )
 
 
 def make(
@@ -343,15 +143,9 @@ def _dashboard(application: Application) -> Dashboard:
 async def greet(connection: Connection) -> None:
     """Who is there is told at once; every dashboard hears what is broadcast."""
     user = {"id": connection.user.id, "role": connection.user.claims.get("role")}
-    await _dashboard(connection.application).remember(connection.user.id)
     connection.subscribe("broadcast")
+    await _dashboard(connection.application).remember(connection.user.id)
     await connection.send("connection_established", fields={"user": user})
-
-
-def tell_stats(connection: Connection, figures: Mapping[str, Any]) -> None:
-    """One that is slow is closed by the server, and holds nobody up."""
-    with suppress(trio.ClosedResourceError):
-        connection.send_nowait("stats_update", figures)
 
 
 async def get_stats(connection: Connection) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from trioserver.connection import Connection
 from trioserver.counts import Counts
 from trioserver.draining import send_away
 from trioserver.front_door import FrontDoor
+from trioserver.garbage import collect_seldom
 from trioserver.handlers import unwrap
 from trioserver.inspection import ConnectionFilter, ConnectionReport, report
 from trioserver.listening import Listening, passed_sockets
@@ -431,6 +432,7 @@ class Server:
                     if handle_signals:
                         self._manager = Manager.of()
                         services.start_soon(self._manager.run)
+                        services.start_soon(collect_seldom)
                         connections.start_soon(self._reload_on_request)
                         await connections.start(self._watch_signals, services.cancel_scope)
                     # To the very end: whoever asks /readyz shall hear that it is draining.

@@ -7,7 +7,7 @@ BENCH_STAMP = $(VENV)/.installed-bench
 NODE_PEER = tests/benchmarks/peers/node
 NODE_STAMP = $(NODE_PEER)/node_modules/.installed
 
-.PHONY: demo test check bench docs rolling-restart autobahn clean
+.PHONY: demo test attacks check bench docs rolling-restart autobahn clean
 
 demo: $(STAMP)
 	$(BIN)/trioserver demo $(ARGS)
@@ -21,6 +21,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m protocol.generate --check
+
+# Attacks real servers, in some six minutes on two idle cores, and writes what their good clients saw
+# into docs/operating.md. ARGS="-k clock" is one of them; FIGURES= writes nothing.
+FIGURES ?= --write-figures
+attacks: $(STAMP)
+	$(BIN)/python -m pytest -m attack --capture no --quiet $(FIGURES) $(ARGS) tests/attacks tests/websocket/test_hostile.py
 
 # Measures this server and its peers, and writes docs/benchmarks.md. ARGS=--quick tries it out.
 bench: $(BENCH_STAMP) $(NODE_STAMP)

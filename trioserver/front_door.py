@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -114,8 +115,10 @@ class FrontDoor:
             if upgrade is not None:  # HTTP came before it: it is admitted anew, as any other
                 await self._admit(arrival, upgrade)
         except* Exception as errors:
-            # Formatted here: an embedder's structlog may print the variables of each frame.
-            log.error("stream_crashed", traceback="".join(traceback.format_exception(errors)))
+            # Formatted here: an embedder's structlog may print the variables of each frame. And it
+            # may raise, which must end this stream only: a full disk is met by all log lines.
+            with suppress(Exception):
+                log.error("stream_crashed", traceback="".join(traceback.format_exception(errors)))
         finally:
             await trio.aclose_forcefully(stream)
 

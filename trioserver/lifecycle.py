@@ -94,7 +94,10 @@ class Lifecycle:
                 self._crashed(errors)
             finally:
                 self.connection._release()
-                await self._closed()
+                try:
+                    await self._closed()
+                finally:
+                    self._websocket.let_go()
 
     async def _accept(self, io: trio.Nursery, head: Head) -> bool:
         with step(self.connection, "handshake"), trio.move_on_after(self._config.auth.timeout):

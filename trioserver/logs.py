@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -30,6 +30,7 @@ def set_up_logging(
     other libraries are heard from WARNING on. ``stream``: None is stderr.
     """
     stream = stream or sys.stderr
+    lines = _Lines(stream)
     terminal = stream.isatty()
     text = format == "text" or (format == "auto" and terminal)
     render = _text(colours=terminal) if text else _json()
@@ -41,14 +42,43 @@ def set_up_logging(
         # Plain text, no locals: the renderer finds no exc_info left to print its own way.
         structlog.processors.format_exc_info,
         _name_traceback,
+        lines.add_lost,
     ]
     structlog.configure(
         processors=[*common, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", lines)),
         cache_logger_on_first_use=False,  # a log line for a connection, not for a message
     )
-    _route_libraries(common, render, stream)
+    _route_libraries(common, render, lines)
+
+
+class _Lines:
+    """A stream for lines, which raises nothing: nobody is cut off because a disk is full, or
+    because whoever reads the log has ended. Lines that could not be written are counted in the
+    next one that can, as ``lines_lost_before``."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lost = 0
+
+    def write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: it has been closed
+            self._lost += 1
+        else:
+            self._lost = 0
+
+    def flush(self) -> None:
+        """Each line has been flushed."""
+
+    def add_lost(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        """A processor for structlog."""
+        if self._lost:
+            event["lines_lost_before"] = self._lost
+        return event
 
 
 def _text(*, colours: bool) -> Sequence[Processor]:
@@ -75,7 +105,7 @@ def _printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _route_libraries(
-    common: Sequence[Processor], render: Sequence[Processor], stream: TextIO
+    common: Sequence[Processor], render: Sequence[Processor], stream: _Lines
 ) -> None:
     remove: Any = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler = logging.StreamHandler(stream)

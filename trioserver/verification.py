@@ -63,12 +63,15 @@ async def _authenticate(connection: Connection, credentials: Credentials) -> Use
     try:
         user = await connection.route.auth(credentials, connection.request)
     except Exception as error:
-        refusal = _refusal_for(
+        # In no variable: its traceback would hold this frame, and the frame would hold it.
+        raise _refusal_for(
             connection, "authenticator_failed", error, "internal_error", secret=credentials.token
-        )
-        raise refusal from None
+        ) from None
     if isinstance(user, Refusal):
-        raise user
+        try:
+            raise user
+        finally:
+            del user  # its traceback holds this frame: see above
     return user
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+
 import pytest
+import structlog
 import trio
 import trio.testing
 from trio.testing import MockClock
@@ -242,3 +245,22 @@ async def test_the_oldest_silent_connection_gives_way_to_a_new_one(
                 await client.send(type="auth", token="alice")
                 assert (await client.receive())["type"] == "ready"
             assert (await client.request("note"))["type"] == "ack"
+
+
+async def test_a_log_that_raises_ends_the_connection_whose_line_it_was_and_no_other(
+    autojump_clock: MockClock,
+) -> None:
+    def raise_at_ends(_: object, __: str, event: MutableMapping[str, object]) -> str:
+        if event["event"] in ("connection_closed", "stream_crashed"):
+            raise OSError("no space left on the device")
+        return ""
+
+    async with serving() as harness:
+        structlog.configure(processors=[raise_at_ends])
+        try:
+            first, second = await harness.ready(), await harness.ready()
+            await first.close()
+            await trio.sleep(1.0)
+            assert (await second.request("note"))["type"] == "ack"
+        finally:
+            structlog.reset_defaults()

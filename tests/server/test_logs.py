@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -156,3 +157,40 @@ def test_payloads_are_not_logged_even_where_an_application_asks_for_all(name: st
     logging.getLogger().setLevel(logging.DEBUG)
     logging.getLogger(name).debug("received %s", "a payload")
     assert stream.getvalue() == ""
+
+
+class FullDisk(io.StringIO):
+    """Takes lines while there is room."""
+
+    room = True
+
+    def write(self, text: str) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_a_full_disk_raises_nothing_and_the_lines_it_cost_are_counted_once(format: str) -> None:
+    stream = FullDisk()
+    set_up_logging(format=format, stream=stream)
+    log = structlog.get_logger()
+    log.info("before")
+    stream.room = False
+    for _ in range(3):
+        log.info("lost")
+    logging.getLogger("library").warning("lost as well")
+    stream.room = True
+    log.info("first")
+    log.info("second")
+    before, first, second = stream.getvalue().splitlines()
+    assert "before" in before
+    assert re.search(r"lines_lost_before\D+4\b", first)
+    assert "lines_lost_before" not in second
+
+
+def test_a_log_that_was_closed_raises_nothing() -> None:
+    stream = io.StringIO()
+    set_up_logging(format="json", stream=stream)
+    stream.close()
+    structlog.get_logger().info("nobody reads it")

@@ -14,6 +14,7 @@ from protocol import Refusal
 from trioserver.application import Application
 from trioserver.front_door import FrontDoor
 from trioserver.operations.draining import send_away
+from trioserver.operations.garbage import collect_seldom
 from trioserver.operations.listening import Listening
 from trioserver.operations.reloading import Reloader
 from trioserver.operations.signals import watch_signals
@@ -180,6 +181,7 @@ class Serving:
     async def _heed_signals(self, services: trio.Nursery, connections: trio.Nursery) -> None:
         self._manager = Manager.of()
         services.start_soon(self._manager.run)
+        services.start_soon(collect_seldom)
         connections.start_soon(self._reload_on_request)
         watch = partial(
             watch_signals,

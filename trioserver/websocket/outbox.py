@@ -208,6 +208,12 @@ class Outbox:
         self._wake_up()
         self._notify()
 
+    def let_go(self) -> None:
+        """Hold nobody any more, after `close`."""
+        self._on_overdue = None
+        self._write_now = None
+        self._nursery = None
+
     @property
     def oldest(self) -> float | None:
         """When the oldest of the data that waits was put, by Trio's clock; None without any."""

@@ -262,8 +262,8 @@ class Application:
           and kept by browsers; turn it on for clients that can do nothing else.
         - ``supersede``: a new connection of the same user to the same resource ends the old one.
         - ``origins``: which web pages may connect, in place of `OriginConfig.allow`.
-        - ``heartbeat``: "message" pings clients that do not ask for either form with `ping` messages,
-          for such as cannot see WebSocket's own frames.
+        - ``heartbeat``: how clients are pinged that do not ask for either form. "message": by
+          `ping` messages, for such as cannot see WebSocket's own frames.
         - ``presence``: knows who is connected; one for each route.
         - ``mailbox``: deliver what the application's mailbox keeps for the user who connects.
         - ``session``: the path parameter that is a session's id. A block of that session closes

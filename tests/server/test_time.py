@@ -43,9 +43,7 @@ async def test_incoming_data_counts_as_life(autojump_clock: MockClock) -> None:
             assert (await client.request("note"))["type"] == "ack"
 
 
-@pytest.mark.parametrize(
-    ("asked", "form"), [({}, "message"), ({"heartbeat": "frame"}, "frame")]
-)
+@pytest.mark.parametrize(("asked", "form"), [({}, "message"), ({"heartbeat": "frame"}, "frame")])
 async def test_a_route_says_how_those_are_pinged_who_do_not(
     asked: dict[str, str], form: str, autojump_clock: MockClock
 ) -> None:

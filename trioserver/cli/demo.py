@@ -21,7 +21,13 @@ from trioserver.cli.durations import in_words
 from trioserver.cli.running import run_server
 from trioserver.cli.settings import load_settings
 from trioserver.cli.terminal import Exit, Failure, print_json, stdout_console
-from trioserver.examples import admin_dashboard, agents, behavior_log, conversations
+from trioserver.examples import (
+    admin_dashboard,
+    agents,
+    behavior_log,
+    conversations,
+    study_coach,
+)
 from trioserver.logs import set_up_logging
 
 SEED: Final = {"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]}
@@ -72,6 +78,7 @@ class Demo:
             )
         )
         application.include(admin_dashboard.make(url, auth=jwt))
+        application.include(study_coach.make(url, auth=jwt))
         return application
 
     def facts(self, server: Server) -> dict[str, Any]:
@@ -140,7 +147,11 @@ def command(
             config = attrs.evolve(
                 config, audit=attrs.evolve(config.audit, database=demo.database_url)
             )
-        run_server(demo.application(), config, announce=partial(_announce, demo, as_json))
+        try:
+            application = demo.application()
+        except ValueError as error:
+            raise Failure(str(error), Exit.CONFIGURATION) from None
+        run_server(application, config, announce=partial(_announce, demo, as_json))
 
 
 def _directory(path: Path) -> Path:

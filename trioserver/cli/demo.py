@@ -14,8 +14,8 @@ import attrs
 import click
 import structlog
 
-from trioserver import Application, JWTAuth, Server
-from trioserver.auth import Key, TrustedUserId, make_secret, make_token
+from trioserver import Application, Server
+from trioserver.auth import TrustedUserId, make_secret, make_token
 from trioserver.cli.arguments import logging_options
 from trioserver.cli.durations import in_words
 from trioserver.cli.running import run_server
@@ -62,8 +62,8 @@ class Demo:
         return f"sqlite:///{self.directory / 'demo.db'}"
 
     def application(self) -> Application:
-        """All examples as one application. Raises `ValueError` for a bad secret."""
-        jwt = JWTAuth(secret=self.settings.secret)
+        """All examples as one application. Raises `ValueError` for what is configured wrongly."""
+        jwt = self.settings.auth()
         auth = TrustedUserId(dangerously_trust_every_client=True) if self.trust_user_id else jwt
         url = self.database_url
         application = Application(auth=jwt)  # of the administration, whomever conversations trust
@@ -130,7 +130,8 @@ def command(
 
     Prints what to type next. The database is SQLite, in --data DIR or in a temporary directory.
     TRIOSERVER_SECRET signs the tokens; without it a secret is made for this run.
-    TRIOSERVER_TOKEN_LIFETIME is their lifetime, in seconds.
+    TRIOSERVER_TOKEN_LIFETIME is their lifetime, in seconds. With TRIOSERVER_COACH_URL the study
+    coach asks an OpenAI-compatible endpoint.
 
     \b
     Examples:
@@ -169,11 +170,10 @@ def _settings() -> agents.Settings:
     """From the environment; a secret that is not there is made, one that is bad is refused."""
     try:
         settings = agents.Settings.from_environment()
-        if settings.secret:
-            Key.secret(settings.secret)
-            return settings
     except ValueError as error:
         raise Failure(str(error), Exit.CONFIGURATION) from None
+    if agents.SECRET_VARIABLE in os.environ:
+        return settings  # whether it is a good one, the applications will say
     log.warning(
         "development_secret_made",
         meaning="for this run only; set TRIOSERVER_SECRET to keep tokens good across runs",
@@ -216,6 +216,11 @@ def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
         "",
         f"  [cyan]curl {facts['http']}/api/v1/mpin-login --json '{json.dumps(MPIN)}'[/]",
         f"  and connect to {url}{behavior_log.PATH.format(session_id='SESSION_ID')}",
+        "",
+        f'  [cyan]curl -H "Authorization: Bearer $ALICE" -F file=@notes.md {facts["http"]}'
+        f"{study_coach.TEXTS}[/]",
+        f"  [cyan]{program} connect {url}{study_coach.PATH} --token $ALICE[/]",
+        '  then type, say:  [cyan]ask {"text": "What do my notes say about this?"}[/]',
         "",
         f"  [cyan]{program} check {conversation} --token $ALICE --expired {tokens['alice_expired']}"
         f" --other-url {url}/ws/conversations/{SEED['bob'][0]}[/]",

@@ -46,7 +46,7 @@ ORIGINS_VARIABLE: Final = "TRIOSERVER_COACH_ORIGINS"
 ORIGINS: Final = ("same-host", "http://localhost:5173")
 """The pages of this server, and those of Vite's development server."""
 
-GREETING: Final = "Welcome to the study coach; send your token"
+GREETING: Final = "Welcome to the study coach."
 
 PASSAGES: Final = 4
 """How many passages an answer rests on."""

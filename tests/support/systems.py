@@ -76,19 +76,22 @@ class Demo:
 
 @attrs.define
 class Talk:
-    """A connection, message by message."""
+    """A connection, message by message; ``ignored`` are types that are not waited for."""
 
     connection: ClientConnection
     hello: dict[str, Any] = attrs.field(factory=dict)
     ready: dict[str, Any] = attrs.field(factory=dict)
+    ignored: frozenset[str] = frozenset()
 
     def send(self, **message: Any) -> None:
         self.connection.send(json.dumps(message))
 
     def receive(self) -> dict[str, Any]:
-        message = json.loads(self.connection.recv(timeout=PATIENCE))
-        assert isinstance(message, dict)
-        return message
+        while True:
+            message = json.loads(self.connection.recv(timeout=PATIENCE))
+            assert isinstance(message, dict)
+            if message["type"] not in self.ignored:
+                return message
 
     def request(self, type: str, id: int | str = "r", **data: Any) -> dict[str, Any]:
         """The answer to a request; nothing else may come before it."""

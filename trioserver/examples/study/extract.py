@@ -183,8 +183,10 @@ def extract(kind: str, data: bytes) -> str:
         raise
     except (MemoryError, RecursionError):
         raise Unreadable("too_large") from None
-    except Exception:  # parsers raise all kinds of things for files that are none
-        raise Unreadable("broken") from None
+    except Exception as error:  # parsers raise all kinds of things for files that are none
+        # pypdf's own bounds; it is imported only where it is needed.
+        bounded = type(error).__name__ == "LimitReachedError"
+        raise Unreadable("too_large" if bounded else "broken") from None
     # Fonts that name no characters give halves of surrogate pairs, and PDF files give NUL.
     text = "".join(pieces).encode("utf-8", "ignore").decode().replace("\0", " ")
     if not text.strip():

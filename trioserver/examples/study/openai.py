@@ -141,8 +141,9 @@ class OpenAIResponder:
         if not passages:
             yield NOTHING_FOUND
             return
-        # A task of its own reads: httpx's generators have to end inside of it, and not wherever
-        # this one happens to be closed. What it may be ahead by is `MAX_ANSWER_BYTES`.
+        # A task of its own reads, because httpx's generators have to end by themselves or by being
+        # cancelled, and this one may be closed anywhere. What the task may be ahead by is
+        # `MAX_ANSWER_BYTES`.
         fetch = _Fetch()
         self._nursery.start_soon(self._run, fetch, _messages(question, passages))
         try:
@@ -159,32 +160,25 @@ class OpenAIResponder:
         with fetch.scope, fetch.send:
             try:
                 with trio.fail_after(self._endpoint.answer_timeout):
-                    await self._fetch(fetch.send, messages)
+                    await self._fetch(fetch, messages)
             except _Failed as error:
                 fetch.failure = error.reason
             except (trio.TooSlowError, *self._errors) as error:
                 fetch.failure = type(error).__name__
-            except trio.BrokenResourceError:
-                return  # nobody listens any more
             except Exception as error:  # ours, then: it must not end the server
                 fetch.failure = "see the log"
                 text = "".join(traceback.format_exception(error))
                 _log.error("study_coach_endpoint_crashed", traceback=text)
 
-    async def _fetch(
-        self, pieces: trio.MemorySendChannel[str], messages: list[dict[str, str]]
-    ) -> None:
+    async def _fetch(self, fetch: _Fetch, messages: list[dict[str, str]]) -> None:
         url = self._endpoint.url.rstrip("/") + "/chat/completions"
         body = {"model": self._endpoint.model, "stream": True, "messages": messages}
         async with self._client.stream("POST", url, json=body) as response:
             if response.status_code != 200:
                 raise _Failed(f"status {response.status_code}")
             events = _Events()
-            async for data in response.aiter_bytes():
-                for piece in events.feed(data):
-                    pieces.send_nowait(piece)
-                if events.ended:
-                    return
+            async for data in response.aiter_bytes():  # never left by break, return or raise
+                fetch.take(events, data)
         if not events.finished:
             raise _Failed("ended early")
 
@@ -196,6 +190,19 @@ class _Fetch:
         self.scope = trio.CancelScope()
         self.failure: str | None = None
         self.send, self.receive = trio.open_memory_channel[str](math.inf)
+
+    def take(self, events: _Events, data: bytes) -> None:
+        """Pass on what has come; whoever waits for more hears the end as soon as it is there."""
+        try:
+            for piece in events.feed(data):
+                self.send.send_nowait(piece)
+        except _Failed as error:
+            self.failure = error.reason
+            self.scope.cancel()
+        except trio.BrokenResourceError:
+            self.scope.cancel()  # nobody listens any more
+        if events.ended:
+            self.send.close()
 
 
 class _Events:
@@ -224,7 +231,7 @@ class _Events:
             return ""  # comments keep the connection alive; other fields are not used
         value = line.removeprefix(b"data:").strip()
         if value == b"[DONE]":
-            self.ended = True
+            self.ended = self.finished = True
             return ""
         try:
             event = self._decoder.decode(value)

@@ -71,17 +71,16 @@ def test_it_stops_the_start_and_the_demo_makes_none_in_place_of_a_bad_one(
     assert "trioserver secret" in line
 
 
-def test_a_development_secret_is_made_for_each_run_and_said_so() -> None:
-    with demo(TRIOSERVER_SECRET=None) as first, demo(TRIOSERVER_SECRET=None) as second:
-        for one, other in ((first, second), (second, first)):
+def test_a_development_secret_is_made_for_each_run_and_said_so(running: Demo) -> None:
+    with demo(TRIOSERVER_SECRET=None) as another:
+        for one, other in ((running, another), (another, running)):
             with one.open("/ws") as talk:
                 talk.send(type="auth", token=other.token("alice"))
                 assert talk.refused()[2] == "token_invalid"
-        logs = [first.stop(), second.stop()]
-    for log in logs:
-        (said,) = [line for line in log.splitlines() if "development_secret_made" in line]
-        assert json.loads(said)["level"] == "warning"
-        assert "this run only" in said
+            log = one.log_until("development_secret_made")
+            (said,) = [line for line in log.splitlines() if "development_secret_made" in line]
+            assert json.loads(said)["level"] == "warning"
+            assert "this run only" in said
 
 
 def test_no_secret_is_shipped() -> None:
@@ -180,7 +179,7 @@ def test_a_good_secret_is_used_and_neither_it_nor_a_token_is_in_any_word() -> No
         for name in ("alice", "alice_expired"):
             with running.open(f"/ws?token={running.token(name)}") as talk:
                 talk.receive()
-        log = running.stop()
+        log = running.log_until("token_expired")
     assert "development_secret_made" not in log
     assert secret not in log + json.dumps(running.facts)
     for name in ("alice", "alice_expired"):

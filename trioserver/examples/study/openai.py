@@ -221,9 +221,9 @@ class _Events:
     def feed(self, data: bytes) -> list[str]:
         """The text that has come with these bytes. Raises `_Failed`."""
         self._size += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
         if self._size > MAX_ANSWER_BYTES or len(self._rest) > MAX_LINE_BYTES:
             raise _Failed("too much")
-        *lines, self._rest = (self._rest + data).split(b"\n")
         return [text for line in lines if (text := self._text_of(line.rstrip(b"\r")))]
 
     def _text_of(self, line: bytes) -> str:

@@ -96,8 +96,9 @@ class ClientSession:
     ) -> Id | None:
         """Send `auth`; when READY that refreshes, and its id is returned.
 
-        Without a ``heartbeat`` it is the route's. With ``in_query`` the token stands in the URL, and nothing is sent. The fields of
-        ``initial`` go over those of `auth`: for a route's alias, or what else it wants to know.
+        Without a ``heartbeat`` it is the route's. With ``in_query`` the token stands in the URL,
+        and nothing is sent. The fields of ``initial`` go over those of `auth`: for a route's alias,
+        or what else it wants to know.
         """
         refreshing = self.state is ClientState.READY
         self._move(ClientMove.AUTHENTICATE)

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
-from typing import Annotated, Any, Final, TypeAlias
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
+from typing import Annotated, Any, Final
 
 import attrs
 import msgspec
@@ -28,7 +28,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from trioserver import Application, Connection, Credentials, Refusal, Request, User
+from trioserver import Application, Connection, Refusal
 from trioserver.auth import Authenticator
 from trioserver.examples.study.documents import Reader, kind_of, plain_name
 from trioserver.examples.study.library import Library
@@ -36,6 +36,7 @@ from trioserver.examples.study.openai import Endpoint, OpenAIResponder
 from trioserver.examples.study.passages import cut
 from trioserver.examples.study.responders import Composer, Responder
 from trioserver.examples.study.uploads import Uploads, receive_file
+from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, refuse
 from trioserver.storage import Database, DatabaseUnavailable
 
 PATH: Final = "/api/chat/ws"
@@ -54,8 +55,6 @@ PASSAGES: Final = 4
 _STATUS: Final = {
     "bad_request": 400,
     "bad_name": 400,
-    "session_blocked": 403,
-    "not_found": 404,
     "too_slow": 408,
     "too_many_texts": 409,
     "too_large": 413,
@@ -66,8 +65,6 @@ _STATUS: Final = {
 }
 
 _log: Final = structlog.get_logger("trioserver")
-
-_Endpoint: TypeAlias = Callable[[HttpRequest], Awaitable[Response]]
 
 
 class Question(msgspec.Struct):
@@ -82,7 +79,6 @@ class Coach:
 
     library: Library
     responder: Responder
-    auth: Authenticator
     reader: Reader = attrs.field(factory=Reader)
     uploads: Uploads = attrs.field(factory=Uploads)
 
@@ -103,7 +99,7 @@ def make(
     """
     allowed = tuple(_origins_from_environment() if origins is None else origins)
     database = Database(database_url)
-    coach = Coach(Library(database), responder or _responder_from_environment(), auth)
+    coach = Coach(Library(database), responder or _responder_from_environment())
 
     @asynccontextmanager
     async def lifespan(application: Application) -> AsyncIterator[None]:
@@ -124,8 +120,10 @@ async def ask(connection: Connection, question: Question) -> AsyncIterator[dict[
     """Answer as a stream: what the answer rests on, then the answer."""
     coach = connection.application.state["coach"]
     assert isinstance(coach, Coach)
-    with _unavailable_at_worst():
+    try:
         passages = await coach.library.find(connection.user.id, question.text, PASSAGES)
+    except DatabaseUnavailable:
+        raise Refusal("unavailable") from None
     for passage in passages:
         yield {"kind": "passage", **attrs.asdict(passage)}
     async with aclosing(coach.responder.answer(question.text, passages)) as pieces:
@@ -139,7 +137,7 @@ async def ask(connection: Connection, question: Question) -> AsyncIterator[dict[
 async def upload(request: HttpRequest) -> Response:
     """Take a text, cut it into passages and index it; when this answers, it is stored."""
     coach = _coach(request)
-    user = await _user(request)
+    user = await authenticate(request)
     with coach.uploads.turn(user.id):
         sent_as, data = await receive_file(request)
         name = plain_name(sent_as)
@@ -152,13 +150,13 @@ async def upload(request: HttpRequest) -> Response:
 
 async def texts(request: HttpRequest) -> Response:
     """The user's own texts, the newest first."""
-    user = await _user(request)
+    user = await authenticate(request)
     return _answer({"texts": await _coach(request).library.texts(user.id)})
 
 
 async def delete(request: HttpRequest) -> Response:
     """Delete a text. One that is somebody else's is not there."""
-    user = await _user(request)
+    user = await authenticate(request)
     if not await _coach(request).library.delete(user.id, request.path_params["text_id"]):
         raise Refusal("not_found", "There is no such text.")
     return Response(status_code=204)
@@ -166,9 +164,9 @@ async def delete(request: HttpRequest) -> Response:
 
 def _http(origins: tuple[str, ...]) -> Starlette:
     routes = [
-        Route(TEXTS, _guarded(upload), methods=["POST"]),
-        Route(TEXTS, _guarded(texts), methods=["GET"]),
-        Route(TEXTS + "/{text_id}", _guarded(delete), methods=["DELETE"]),
+        Route(TEXTS, upload, methods=["POST"]),
+        Route(TEXTS, texts, methods=["GET"]),
+        Route(TEXTS + "/{text_id}", delete, methods=["DELETE"]),
     ]
     cross_origin = Middleware(
         CORSMiddleware,
@@ -176,41 +174,18 @@ def _http(origins: tuple[str, ...]) -> Starlette:
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["Authorization", "Content-Type"],
     )
-    return Starlette(routes=routes, middleware=[cross_origin])
+    handlers = {**EXCEPTION_HANDLERS, Refusal: _refused}
+    return Starlette(routes=routes, middleware=[cross_origin], exception_handlers=handlers)
 
 
-def _guarded(endpoint: _Endpoint) -> _Endpoint:
-    """What is refused is answered with a status, a code and a sentence."""
-
-    async def guarded(request: HttpRequest) -> Response:
-        try:
-            with _unavailable_at_worst():
-                return await endpoint(request)
-        except Refusal as refusal:
-            status = _STATUS.get(refusal.code, 401)
-            headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-            if refusal.retry_after is not None:
-                headers["Retry-After"] = str(math.ceil(refusal.retry_after))
-            error = {"code": refusal.code, "message": refusal.message}
-            return _answer({"error": error}, status, headers)
-
-    return guarded
-
-
-async def _user(request: HttpRequest) -> User:
-    """Whose token it is, in `Authorization: Bearer ...`. Raises `Refusal`."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    shown = token.strip() if scheme.lower() == "bearer" else None
-    credentials = Credentials(source="message", token=shown or None)
-    remote = request.client.host if request.client is not None else ""
-    asked = Request(path=request.url.path, remote=remote, secure=request.url.scheme == "https")
-    user = await _coach(request).auth(credentials, asked)
-    if isinstance(user, Refusal):
-        raise user
-    for block in request.scope["trioserver"].blocked():
-        if block.fits(user, {}):
-            raise block.refusal
-    return user
+async def _refused(request: HttpRequest, error: Exception) -> Response:
+    """With a status of its own for what is wrong with a file."""
+    assert isinstance(error, Refusal), "registered for this only"
+    status = _STATUS.get(error.code)
+    if status is None:
+        return refuse(error)
+    after = {} if error.retry_after is None else {"Retry-After": str(math.ceil(error.retry_after))}
+    return ApiError(status, error.code, error.message, after).response
 
 
 def _coach(request: HttpRequest) -> Coach:
@@ -219,17 +194,8 @@ def _coach(request: HttpRequest) -> Coach:
     return coach
 
 
-def _answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(content, status, headers={"Cache-Control": "no-store", **(headers or {})})
-
-
-@contextmanager
-def _unavailable_at_worst() -> Iterator[None]:
-    """A database that does not answer is nobody's fault here, and may come back."""
-    try:
-        yield
-    except DatabaseUnavailable:
-        raise Refusal("unavailable", retry_after=1.0) from None
+def _answer(content: Any, status: int = 200) -> Response:
+    return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
 
 
 # ---------------------------------------------------------------------------- configuration

@@ -89,22 +89,23 @@ class ClientSession:
         self,
         token: str | None,
         *,
-        heartbeat: HeartbeatMode = "frame",
+        heartbeat: HeartbeatMode | None = None,
         client: ClientInfo | None = None,
         in_query: bool = False,
         initial: Mapping[str, Any] | None = None,
     ) -> Id | None:
         """Send `auth`; when READY that refreshes, and its id is returned.
 
-        With ``in_query`` the token stands in the URL, and nothing is sent. The fields of
-        ``initial`` go over those of `auth`: for a route's alias, or what else it wants to know.
+        Without a ``heartbeat`` it is the route's. With ``in_query`` the token stands in the URL,
+        and nothing is sent. The fields of ``initial`` go over those of `auth`: for a route's alias,
+        or what else it wants to know.
         """
         refreshing = self.state is ClientState.READY
         self._move(ClientMove.AUTHENTICATE)
         if in_query:
             return None
         id = self._new_id() if refreshing else None
-        auth = Auth(token=token, id=id, heartbeat=heartbeat, client=client)
+        auth = Auth(token=token, id=id, heartbeat=heartbeat or UNSET, client=client)
         self._send(auth if initial is None else to_builtins(auth) | dict(initial))
         return id
 

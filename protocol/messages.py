@@ -65,7 +65,7 @@ class Auth(_Reserved, frozen=True):
 
     token: str | None = None
     id: Id | None = None
-    heartbeat: HeartbeatMode = "frame"
+    heartbeat: HeartbeatMode | UnsetType = UNSET
     client: ClientInfo | None = None
 
     def __repr__(self) -> str:

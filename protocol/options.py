@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import attrs
 
-from protocol.messages import Limits
+from protocol.messages import HeartbeatMode, Limits
 
 
 @attrs.frozen(kw_only=True)
 class SessionOptions:
     """What the server offers and allows; durations in seconds.
 
-    ``auth_aliases`` are types that count as `auth` before READY. ``messages_per_second`` and
+    ``auth_aliases`` are types that count as `auth` before READY. ``heartbeat`` is for clients that
+    ask for neither form. ``messages_per_second`` and
     ``bytes_per_second`` have a burst of twice their size, the latter of one message at the least;
     beyond that as much again is refused before the session is closed.
     """
@@ -19,6 +20,7 @@ class SessionOptions:
     auth_timeout: float = 10.0
     greeting: str | None = None
     auth_aliases: frozenset[str] = frozenset()
+    heartbeat: HeartbeatMode = "frame"
     heartbeat_interval: float = 30.0
     heartbeat_timeout: float = 10.0
     expiry_warning: float = 60.0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from protocol import codec
 from protocol.bucket import TokenBucket
@@ -127,7 +127,8 @@ class ServerSession:
         assert self.auth is not None, "admitted without credentials"
         self._move(ServerMove.ADMIT)
         options = self.options
-        self.heartbeat = self.auth.heartbeat
+        asked = self.auth.heartbeat
+        self.heartbeat = options.heartbeat if asked is UNSET else asked
         self.max_message_bytes = options.max_message_bytes
         self._expire_at(expires_at, now, wall)
         ready = Ready(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 import attrs
 
 from protocol import codec, raw
-from protocol.messages import Event
+from protocol.messages import Event, HeartbeatMode
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
 from trioserver.handlers import Handler, make_handler
@@ -62,6 +62,7 @@ class Route:
         allow_query_token: bool,
         supersede: bool,
         origins: Iterable[str] | None,
+        heartbeat: HeartbeatMode,
         presence: Presence | None,
         mailbox: Mailbox | None,
         session: str | None,
@@ -75,6 +76,7 @@ class Route:
         self.allow_query_token = allow_query_token
         self.supersede = supersede
         self.session = session
+        self.heartbeat: HeartbeatMode = heartbeat
         self.origins = None if origins is None else OriginPolicy(origins)
         self.handlers: dict[str, Handler] = {}
         self.may_subscribe: Permission = _no_one
@@ -86,6 +88,8 @@ class Route:
         self._pattern = _compile(path)
         if session is not None and session not in self.parameters:
             raise ValueError(f"session: {path} has no parameter {session!r}")
+        if heartbeat not in ("frame", "message"):
+            raise ValueError(f"heartbeat is {heartbeat!r}; it must be 'frame' or 'message'")
         for alias in self.auth_aliases:
             if not codec.is_type_name(alias):
                 raise ValueError(f"auth_aliases: {alias!r} is no message type")
@@ -243,6 +247,7 @@ class Application:
         allow_query_token: bool = False,
         supersede: bool = False,
         origins: Iterable[str] | None = None,
+        heartbeat: HeartbeatMode = "frame",
         presence: Presence | None = None,
         mailbox: bool = False,
         session: str | None = None,
@@ -257,6 +262,8 @@ class Application:
           and kept by browsers; turn it on for clients that can do nothing else.
         - ``supersede``: a new connection of the same user to the same resource ends the old one.
         - ``origins``: which web pages may connect, in place of `OriginConfig.allow`.
+        - ``heartbeat``: how clients are pinged that do not ask for either form. "message": by
+          `ping` messages, for such as cannot see WebSocket's own frames.
         - ``presence``: knows who is connected; one for each route.
         - ``mailbox``: deliver what the application's mailbox keeps for the user who connects.
         - ``session``: the path parameter that is a session's id. A block of that session closes
@@ -280,6 +287,7 @@ class Application:
             allow_query_token=allow_query_token,
             supersede=supersede,
             origins=origins,
+            heartbeat=heartbeat,
             presence=presence,
             mailbox=self.mailbox if mailbox else None,
             session=session,

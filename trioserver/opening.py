@@ -74,6 +74,7 @@ def _session_options(config: Config, route: Route) -> SessionOptions:
         auth_timeout=config.auth.timeout,
         greeting=route.greeting,
         auth_aliases=route.auth_aliases,
+        heartbeat=route.heartbeat,
         heartbeat_interval=config.heartbeat.interval,
         heartbeat_timeout=config.heartbeat.timeout,
         expiry_warning=config.auth.expiry_warning,

@@ -17,7 +17,7 @@ FIELDS: Final[dict[str, str]] = {
     "AuthExpiring.expires_at": "When the token ends, RFC 3339 in UTC.",
     "Auth.token": "The access token.",
     "Auth.id": "Echoed in `ready`, `auth_refreshed`, or the `error`.",
-    "Auth.heartbeat": "How the server shall ask for signs of life.",
+    "Auth.heartbeat": "How the server shall ask for signs of life; else as the route has it.",
     "Auth.client": "What the client says of itself.",
     "ClientInfo.name": "Name of the client's program.",
     "ClientInfo.version": "Its version.",

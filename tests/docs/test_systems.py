@@ -23,6 +23,26 @@ WAIT = (
 )
 
 
+SAID_BY_CHAT = (
+    '"kind":"tool_call"',
+    "I like trees",
+    "exit code 3",
+    "exit code 3",
+    '"type":"shared"',
+    '"user":"bob"',
+    '"value":"olleh"',
+    '"count_words"',
+    "exit code 4",
+    "exit code 3",
+    "exit code 4",
+    '"passages":2',
+    '"kind":"passage"',
+    "chlorophyll.",
+    "\n403\n",
+)
+"""What the commands of sections 3, 4 and 5 print, in this order."""
+
+
 def _free_port() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return str(listener.getsockname()[1])
@@ -57,6 +77,12 @@ def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     assert '{"type":"stats_update","data":{"connections":' in done.stdout
     assert '{"valid":true,"user":{"id":"admin"' in done.stdout
     assert '{"attempts":[{"at":' in done.stdout
+    place = done.stdout.index('{"attempts":[{"at":')
+    for words in SAID_BY_CHAT:
+        place = done.stdout.find(words, place)
+        assert place >= 0, f"{words!r} is not in its place in:\n{done.stdout}"
+    assert done.stderr.count("Conversation not found or access denied") >= 2
+    assert "well-known placeholder" in done.stderr
 
 
 def _rows() -> list[tuple[tuple[str, ...], tuple[str, ...]]]:

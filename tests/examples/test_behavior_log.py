@@ -543,7 +543,7 @@ def test_nothing_secret_is_in_the_log(tmp_path: Path) -> None:
             talk.request("behavior", id=2, event_type="a private matter")
         world.refused(session, token=with_claims(token, phone="1111111111"))
         world.admin("/api/v1/admin/inspect-token", {"token": token})
-        log = running.stop()
+        log = running.log_until("session_mismatch")
     assert "session_mismatch" in log
     assert "mpin_refused" in log
     for secret in (token, token.split(".")[1], "123456", "654321", "9876543210", "1111111111"):

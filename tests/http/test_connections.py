@@ -217,6 +217,7 @@ async def test_an_answer_to_an_upload_that_nobody_reads_arrives(notes: Notes) ->
         http = await place.open()
         answer = await http.request("POST", "/ignore", body=b"z" * 1_000_000)
         assert (answer.status, answer.text) == (403, "not read")
+        assert answer.headers["connection"] == "close"
 
 
 async def test_a_body_that_is_announced_too_large_is_refused(notes: Notes) -> None:

@@ -169,6 +169,14 @@ def test_the_likely_mistake_is_named_where_the_host_is_compared() -> None:
     assert "over http" in (hint("http://api.test", secure=True) or "")
 
 
+def test_another_name_of_this_machine_is_likelier_than_another_port() -> None:
+    allowed = ("same-host", "http://localhost:5173")
+    text = hint("http://127.0.0.1:5173", *allowed, host="127.0.0.1:8765")
+    assert "localhost and its addresses are different origins: http://localhost:5173" in (
+        text or ""
+    )
+
+
 def test_a_stranger_gets_no_hint() -> None:
     assert hint("https://evil.com", "https://example.org") is None
     assert hint("https://evil.com:8443", "http://example.org:5173", "https://*.a.test") is None

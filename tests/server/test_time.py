@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from tests.support.app import World, serving
 from tests.support.client import Closed
-from trioserver import Config, HeartbeatConfig
+from trioserver import Application, Config, HeartbeatConfig
 
 
 async def test_frames_are_pinged_and_the_round_trip_is_measured(autojump_clock: MockClock) -> None:
@@ -41,6 +41,26 @@ async def test_incoming_data_counts_as_life(autojump_clock: MockClock) -> None:
         for _ in range(20):
             await trio.sleep(9.0)
             assert (await client.request("note"))["type"] == "ack"
+
+
+@pytest.mark.parametrize(("asked", "form"), [({}, "message"), ({"heartbeat": "frame"}, "frame")])
+async def test_a_route_says_how_those_are_pinged_who_do_not(
+    asked: dict[str, str], form: str, autojump_clock: MockClock
+) -> None:
+    async with serving(heartbeat="message") as harness:
+        client = await harness.connect()
+        assert (await client.authenticate(**asked))["heartbeat"]["mode"] == form
+        await trio.sleep(31.0)
+        if form == "message":
+            assert await client.receive() == {"type": "ping"}
+        await client.send(type="ping", id=1)
+        assert (await client.receive())["type"] == "pong"
+        assert client.pings == (form == "frame")
+
+
+def test_a_route_has_one_of_two_heartbeats() -> None:
+    with pytest.raises(ValueError, match="'frame' or 'message'"):
+        Application(auth=World().authenticate).route("/", heartbeat="sound")  # type: ignore[arg-type]
 
 
 async def test_a_client_that_asks_for_messages_is_pinged_by_message(

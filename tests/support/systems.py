@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -28,6 +29,7 @@ class Demo:
 
     facts: dict[str, Any]
     process: subprocess.Popen[str]
+    log_file: Path
 
     @property
     def http(self) -> str:
@@ -62,33 +64,33 @@ class Demo:
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> str:
-        """What it has logged, after it was told to end."""
-        assert self.process.stderr is not None
-        self.process.send_signal(signal.SIGTERM)
-        self.process.send_signal(signal.SIGTERM)
-        timer = threading.Timer(PATIENCE, self.process.kill)
-        timer.start()
-        log = self.process.stderr.read()
-        timer.cancel()
+    def log_until(self, word: str) -> str:
+        """What it has logged up to now, which is waited for to hold a word."""
+        deadline = time.monotonic() + PATIENCE
+        while word not in (log := self.log_file.read_text()):
+            assert time.monotonic() < deadline, log
+            time.sleep(0.01)
         return log
 
 
 @attrs.define
 class Talk:
-    """A connection, message by message."""
+    """A connection, message by message; ``ignored`` are types that are not waited for."""
 
     connection: ClientConnection
     hello: dict[str, Any] = attrs.field(factory=dict)
     ready: dict[str, Any] = attrs.field(factory=dict)
+    ignored: frozenset[str] = frozenset()
 
     def send(self, **message: Any) -> None:
         self.connection.send(json.dumps(message))
 
     def receive(self) -> dict[str, Any]:
-        message = json.loads(self.connection.recv(timeout=PATIENCE))
-        assert isinstance(message, dict)
-        return message
+        while True:
+            message = json.loads(self.connection.recv(timeout=PATIENCE))
+            assert isinstance(message, dict)
+            if message["type"] not in self.ignored:
+                return message
 
     def request(self, type: str, id: int | str = "r", **data: Any) -> dict[str, Any]:
         """The answer to a request; nothing else may come before it."""
@@ -121,19 +123,20 @@ class Talk:
 @contextmanager
 def demo(*arguments: str, **environment: str | None) -> Iterator[Demo]:
     """A demo on a free port; None takes a variable out of its environment."""
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=changed(environment),
-    )
-    assert process.stdout is not None
-    try:
-        yield Demo(json.loads(process.stdout.readline()), process)
-    finally:
-        process.kill()
-        process.communicate()
+    with tempfile.NamedTemporaryFile() as log:
+        process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=changed(environment),
+        )
+        assert process.stdout is not None
+        try:
+            yield Demo(json.loads(process.stdout.readline()), process, Path(log.name))
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def refused_start(command: list[str], **environment: str | None) -> str:

@@ -197,8 +197,9 @@ def _summary(message: dict[str, Any] | None) -> str | None:
     try:
         match message:
             case {"type": "hello", "protocol": protocol, "auth_timeout_ms": timeout}:
-                greeting = message.get("message") or "authenticate"
-                return f"hello: {protocol}, {timeout / 1000:g} s to {greeting}"
+                greeting = message.get("message")
+                said = "" if greeting is None else f": {greeting}"
+                return f"hello: {protocol}, {timeout / 1000:g} s to authenticate{said}"
             case {"type": "ready", "user": user, "heartbeat": heartbeat, "limits": limits}:
                 return (
                     f"ready: {json.dumps(user)} on {json.dumps(message['resource'])}, connection "

@@ -14,14 +14,20 @@ import attrs
 import click
 import structlog
 
-from trioserver import Application, JWTAuth, Server
-from trioserver.auth import Key, TrustedUserId, make_secret, make_token
+from trioserver import Application, Server
+from trioserver.auth import TrustedUserId, make_secret, make_token
 from trioserver.cli.arguments import logging_options
 from trioserver.cli.durations import in_words
 from trioserver.cli.running import run_server
 from trioserver.cli.settings import load_settings
 from trioserver.cli.terminal import Exit, Failure, print_json, stdout_console
-from trioserver.examples import admin_dashboard, agents, behavior_log, conversations
+from trioserver.examples import (
+    admin_dashboard,
+    agents,
+    behavior_log,
+    conversations,
+    study_coach,
+)
 from trioserver.logs import set_up_logging
 
 SEED: Final = {"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]}
@@ -56,8 +62,8 @@ class Demo:
         return f"sqlite:///{self.directory / 'demo.db'}"
 
     def application(self) -> Application:
-        """All examples as one application. Raises `ValueError` for a bad secret."""
-        jwt = JWTAuth(secret=self.settings.secret)
+        """All examples as one application. Raises `ValueError` for what is configured wrongly."""
+        jwt = self.settings.auth()
         auth = TrustedUserId(dangerously_trust_every_client=True) if self.trust_user_id else jwt
         url = self.database_url
         application = Application(auth=jwt)  # of the administration, whomever conversations trust
@@ -72,6 +78,7 @@ class Demo:
             )
         )
         application.include(admin_dashboard.make(url, auth=jwt))
+        application.include(study_coach.make(url, auth=jwt))
         return application
 
     def facts(self, server: Server) -> dict[str, Any]:
@@ -123,7 +130,8 @@ def command(
 
     Prints what to type next. The database is SQLite, in --data DIR or in a temporary directory.
     TRIOSERVER_SECRET signs the tokens; without it a secret is made for this run.
-    TRIOSERVER_TOKEN_LIFETIME is their lifetime, in seconds.
+    TRIOSERVER_TOKEN_LIFETIME is their lifetime, in seconds. With TRIOSERVER_COACH_URL the study
+    coach asks an OpenAI-compatible endpoint.
 
     \b
     Examples:
@@ -140,7 +148,11 @@ def command(
             config = attrs.evolve(
                 config, audit=attrs.evolve(config.audit, database=demo.database_url)
             )
-        run_server(demo.application(), config, announce=partial(_announce, demo, as_json))
+        try:
+            application = demo.application()
+        except ValueError as error:
+            raise Failure(str(error), Exit.CONFIGURATION) from None
+        run_server(application, config, announce=partial(_announce, demo, as_json))
 
 
 def _directory(path: Path) -> Path:
@@ -158,11 +170,10 @@ def _settings() -> agents.Settings:
     """From the environment; a secret that is not there is made, one that is bad is refused."""
     try:
         settings = agents.Settings.from_environment()
-        if settings.secret:
-            Key.secret(settings.secret)
-            return settings
     except ValueError as error:
         raise Failure(str(error), Exit.CONFIGURATION) from None
+    if agents.SECRET_VARIABLE in os.environ:
+        return settings  # whether it is a good one, the applications will say
     log.warning(
         "development_secret_made",
         meaning="for this run only; set TRIOSERVER_SECRET to keep tokens good across runs",
@@ -205,6 +216,11 @@ def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
         "",
         f"  [cyan]curl {facts['http']}/api/v1/mpin-login --json '{json.dumps(MPIN)}'[/]",
         f"  and connect to {url}{behavior_log.PATH.format(session_id='SESSION_ID')}",
+        "",
+        f'  [cyan]curl -H "Authorization: Bearer $ALICE" -F file=@notes.md {facts["http"]}'
+        f"{study_coach.TEXTS}[/]",
+        f"  [cyan]{program} connect {url}{study_coach.PATH} --token $ALICE[/]",
+        '  then type, say:  [cyan]ask {"text": "What do my notes say about this?"}[/]',
         "",
         f"  [cyan]{program} check {conversation} --token $ALICE --expired {tokens['alice_expired']}"
         f" --other-url {url}/ws/conversations/{SEED['bob'][0]}[/]",

@@ -25,7 +25,7 @@ async def connect(
     url: str,
     *,
     token: Token = None,
-    heartbeat: HeartbeatMode = "frame",
+    heartbeat: HeartbeatMode | None = None,
     ready_timeout: float = 30.0,
     request_timeout: float = 30.0,
     reconnect: bool = True,
@@ -46,6 +46,7 @@ async def connect(
       connection, and for another one when the token expires. Without a callable an expired
       token is the end. Its `OSError` is a failed attempt; what else it raises comes out here.
     - ``heartbeat``: as WebSocket frames, or as messages, for where something between eats frames.
+      None is as the route has it, which is frames unless it was made otherwise.
     - ``ready_timeout``: seconds until READY, for this function and for each later attempt.
     - ``request_timeout``: seconds for each request that does not say otherwise.
     - ``reconnect``: False ends with the first connection.

@@ -116,7 +116,7 @@ class Exchange:
         """A call for `begin` whose chunks are to be kept."""
         return StreamCall(max_bytes=STREAM_BYTES, on_get=self._wake)
 
-    async def refresh(self, token: str | None, heartbeat: HeartbeatMode) -> None:
+    async def refresh(self, token: str | None, heartbeat: HeartbeatMode | None) -> None:
         """Send a new token and wait until it is accepted. Raises as `begin` and `Call.wait`."""
 
         def send(session: ClientSession) -> Id:

@@ -26,7 +26,9 @@ class Options:
 
     token: Token = attrs.field(repr=False)
     open_stream: OpenStream = attrs.field(repr=False)
-    heartbeat: HeartbeatMode = attrs.field(validator=attrs.validators.in_(("frame", "message")))
+    heartbeat: HeartbeatMode | None = attrs.field(
+        validator=attrs.validators.in_(("frame", "message", None))
+    )
     ready_timeout: float = attrs.field(validator=_positive)
     request_timeout: float = attrs.field(validator=_positive)
     reconnect: bool

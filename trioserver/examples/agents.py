@@ -56,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
     def from_environment(cls) -> Settings:
         """Raises `ValueError` with the variable's name and what is allowed.
 
-        That there is a secret, and that it is a good one, is checked where it is used.
+        That there is a secret, and that it is a good one, is checked by `auth`.
         """
         lifetime = os.environ.get(LIFETIME_VARIABLE) or DEFAULT_LIFETIME
         try:
@@ -68,6 +68,18 @@ class Settings(msgspec.Struct, frozen=True):
                 f"{LIFETIME_VARIABLE} is {lifetime!r}; it must be from 1 to 2592000 seconds"
             )
         return cls(secret=os.environ.get(SECRET_VARIABLE, ""), token_lifetime=seconds)
+
+    def auth(self) -> JWTAuth:
+        """Verifies the tokens. Raises `ValueError` with what to set and how to make it."""
+        if not self.secret:
+            raise ValueError(
+                f"{SECRET_VARIABLE} is missing or empty: set it to 32 or more random bytes, "
+                "made with `trioserver secret`."
+            )
+        try:
+            return JWTAuth(secret=self.secret)
+        except ValueError as error:
+            raise ValueError(f"{SECRET_VARIABLE}: {error}") from None
 
 
 @attrs.frozen
@@ -90,7 +102,7 @@ def make(settings: Settings | None = None) -> Application:
     secret is missing, empty, short, or one that everybody knows.
     """
     settings = settings or Settings.from_environment()
-    application = Application(auth=JWTAuth(secret=settings.secret))
+    application = Application(auth=settings.auth())
     application.state["agents"] = Agents(
         settings, {"count_words": _count_words, "reverse": _reverse, "clock": _clock}
     )

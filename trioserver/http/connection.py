@@ -83,6 +83,7 @@ class HttpConnection:
         self._reading = trio.CancelScope()
         self._sending = trio.Lock()
         self._settled = trio.Event()
+        self._body: Body | None = None
         self._exchanges: set[Exchange] = set()  # also those that work on behind their answer
         self._current: Exchange | None = None
         self._is_unread = False  # something that has come
@@ -136,7 +137,7 @@ class HttpConnection:
         """Returns what came behind the request."""
         self._head, self._current, self._settled = head, None, trio.Event()
         limit = self._limits.head_bytes + _PIECE
-        body = Body(head, max_incomplete=limit)
+        self._body = body = Body(head, max_incomplete=limit)
         if int(head.header("content-length") or 0) > self._config.body_bytes:
             self._end(BadHead(413, "The body of the request is too large."))
             return b""
@@ -228,13 +229,17 @@ class HttpConnection:
         assert self._head is not None, "a request without a head"
         scope["path"] = self._head.path
         scope["raw_path"] = self._head.target.partition("?")[0].encode("ascii")
-        exchange = Exchange(
-            self._application, scope, send, closes=lambda: bool(self._context.terminated.is_set())
-        )
+        exchange = Exchange(self._application, scope, send, closes=self._closes)
         self._current = exchange
         self._exchanges.add(exchange)
         self._nursery.start_soon(self._run, exchange)
         return exchange.put
+
+    def _closes(self) -> bool:
+        """Whether the connection ends with the answer that begins now: also where that does not
+        wait for the rest of the body."""
+        whole = self._body is not None and self._body.is_complete
+        return bool(self._context.terminated.is_set()) or not whole
 
     async def _run(self, exchange: Exchange) -> None:
         settled, begun = self._settled, trio.current_time()

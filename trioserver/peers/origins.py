@@ -19,6 +19,8 @@ SAME_HOST: Final = "same-host"
 
 _NULL: Final = "null"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_OTHER_PORT: Final = "the port differs"
+
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _SHOWN: Final = 256
 """Characters of an origin that go into the log."""
@@ -123,10 +125,14 @@ class OriginPolicy:
             known.append(_Origin(origin.scheme, *host))
             if origin == known[-1]:
                 return "the page came over http, and this server is spoken to over TLS"
-        for other in sorted(known, key=str):
-            hint = _difference(origin, other)
-            if hint is not None:
-                return f"{hint}: {_text(other)} is allowed, {_text(origin)} is another origin"
+        found = [
+            (hint, other)
+            for other in sorted(known, key=str)
+            if (hint := _difference(origin, other)) is not None
+        ]
+        if found:  # another port may well be another program; another name for this machine is not
+            hint, other = min(found, key=lambda pair: pair[0] == _OTHER_PORT)
+            return f"{hint}: {_text(other)} is allowed, {_text(origin)} is another origin"
         for parent in self._below:
             if (parent.scheme, parent.host, parent.port) == (
                 origin.scheme,
@@ -142,7 +148,7 @@ def _difference(origin: _Origin, other: _Origin) -> str | None:
     same_scheme, same_port = origin.scheme == other.scheme, origin.port == other.port
     if origin.host == other.host:
         if same_scheme:
-            return "the port differs"
+            return _OTHER_PORT
         defaults = (_DEFAULT_PORTS.get(origin.scheme), _DEFAULT_PORTS.get(other.scheme))
         return "the scheme differs" if same_port or (origin.port, other.port) == defaults else None
     if same_scheme and same_port:

@@ -132,7 +132,7 @@ class Peer:
             await self.send(encode_masked(item.payload, Opcode.PONG))
         elif item.opcode is Opcode.CLOSE:
             self.closed_with = close_code(item)
-            with suppress(OSError):
+            with suppress(OSError, trio.BusyResourceError):  # the attack goes on
                 await self.send(encode_masked(item.payload, Opcode.CLOSE))
 
     async def hear_until(self, *types: str) -> dict[str, Any]:

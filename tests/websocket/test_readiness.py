@@ -6,6 +6,8 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
+from itertools import pairwise
 
 import pytest
 import trio
@@ -112,3 +114,35 @@ async def test_only_a_plain_socket_has_one() -> None:
     assert socket_of(trio.testing.memory_stream_pair()[0]) is None
     await stream.aclose()
     theirs.close()
+
+
+async def test_tasks_that_many_sockets_want_at_once_are_started_a_few_in_a_round() -> None:
+    pairs = [socket.socketpair() for _ in range(100)]
+    rounds: list[int] = []
+    started = 0
+
+    def start() -> None:
+        nonlocal started
+        started += 1
+
+    async with running() as readiness:
+
+        def ended(fd: int) -> None:
+            readiness.unwatch(fd, callbacks[fd])
+            readiness.start_in_turn(start)
+
+        callbacks = {ours.fileno(): partial(ended, ours.fileno()) for ours, _ in pairs}
+        for fd, callback in callbacks.items():
+            readiness.watch(fd, callback)
+        for _, theirs in pairs:
+            theirs.close()
+        with trio.fail_after(5):
+            while started < 100:
+                rounds.append(started)
+                await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        assert started == 100, "each of them once"
+    assert all(later - earlier <= 32 for earlier, later in pairwise([*rounds, started]))
+    assert len({*rounds}) > 3
+    for ours, _ in pairs:
+        ours.close()

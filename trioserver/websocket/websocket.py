@@ -117,6 +117,7 @@ class WebSocket:
         self._closing = False
         self._closing_handshake: ClosingHandshake | None = None
         self._gone = False  # nothing can come any more
+        self._stopped = False  # no task is started any more
         self._failed_with: str | None = None
         self._pinged: tuple[bytes | None, float] | None = None  # None: by a message
 
@@ -244,7 +245,7 @@ class WebSocket:
         assert self._socket is not None
         fd = self._socket.fileno()
         if fd < 0:
-            self._go_on_in_task(None)
+            self._start_reading(None)
             return
         readable = partial(self._readable, fd)
         readiness.watch(fd, readable)
@@ -275,8 +276,16 @@ class WebSocket:
     def _go_on_in_task(self, items: list[Item] | None) -> None:
         """Control frames and the end may have to wait for something."""
         self._unwatch()
-        assert self._nursery is not None
-        self._nursery.start_soon(self._read, items)
+        start = partial(self._start_reading, items)
+        if self._readiness is None:
+            start()
+        else:
+            self._readiness.start_in_turn(start)
+
+    def _start_reading(self, items: list[Item] | None) -> None:
+        if not self._stopped:  # it may have ended while others had their turn
+            assert self._nursery is not None
+            self._nursery.start_soon(self._read, items)
 
     async def _deliver(self, items: list[Item]) -> None:
         """Messages in batches; a control frame in between is dealt with before what is behind."""
@@ -374,6 +383,7 @@ class WebSocket:
 
     def _stop(self) -> None:
         """Let all tasks come to their end; a socket is watched no more before it is closed."""
+        self._stopped = True
         self._unwatch()
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
+import jwt
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -95,6 +96,22 @@ def test_the_first_line_says_all_that_a_client_needs(running: dict[str, Any]) ->
     assert running["http"] == "http" + running["ws"].removeprefix("ws")
     assert set(running["tokens"]) >= {"alice", "bob", "alice_expired"}
     assert all(running["conversations"][user] for user in ("alice", "bob"))
+
+
+def test_whoever_has_the_first_line_can_open_each_page_and_log_in(running: dict[str, Any]) -> None:
+    for name, page in running["pages"].items():
+        with urlopen(page, timeout=5) as answer:
+            assert answer.status == 200, name
+            assert b"<h1>" in answer.read()
+    assert set(running["pages"]) >= {"login", "dashboard", "tester", "conversation", "coach"}
+    for user in ("alice", "bob", "admin"):
+        body = json.dumps({"username": user, "password": running["passwords"][user]}).encode()
+        headers = {"Content-Type": "application/json"}
+        request = Request(running["http"] + "/api/v1/login", data=body, headers=headers)
+        with urlopen(request, timeout=10) as answer:
+            token = json.loads(answer.read())["token"]
+        claims = jwt.decode(token, options={"verify_signature": False})
+        assert (claims["sub"], claims.get("role")) == (user, "admin" if user == "admin" else None)
 
 
 def test_alice_talks_and_asks_in_her_conversation(running: dict[str, Any]) -> None:

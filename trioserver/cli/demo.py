@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 import tempfile
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any, Final
 import attrs
 import click
 import structlog
+from rich.markup import escape
 
 from trioserver import Application, Server
 from trioserver.auth import TrustedUserId, make_secret, make_token
@@ -22,11 +24,13 @@ from trioserver.cli.running import run_server
 from trioserver.cli.settings import load_settings
 from trioserver.cli.terminal import Exit, Failure, print_json, stdout_console
 from trioserver.examples import (
+    accounts,
     admin_dashboard,
     agents,
     behavior_log,
     conversations,
     study_coach,
+    website,
 )
 from trioserver.logs import set_up_logging
 
@@ -37,6 +41,8 @@ CLAIMS: Final[dict[str, dict[str, str]]] = {"admin": {"role": "admin"}}
 """What tokens say of those users of whom there is something to say."""
 
 USERS: Final = (*SEED, *CLAIMS)
+
+PASSWORD_VARIABLE: Final = "TRIOSERVER_DEMO_PASSWORD"  # noqa: S105 -- its name
 
 MPIN: Final = {"phone": "9876543210", "mpin": "123456", "device_id": "device001"}
 """What the phone of `PHONE_USER` logs in with."""
@@ -55,6 +61,7 @@ class Demo:
     settings: agents.Settings = attrs.field(repr=False)
     directory: Path
     trust_user_id: bool
+    passwords: dict[str, str] = attrs.field(repr=False)
 
     @property
     def database_url(self) -> str:
@@ -65,20 +72,23 @@ class Demo:
         """All examples as one application. Raises `ValueError` for what is configured wrongly."""
         jwt = self.settings.auth()
         auth = TrustedUserId(dangerously_trust_every_client=True) if self.trust_user_id else jwt
-        url = self.database_url
+        url, secret = self.database_url, self.settings.secret
+        lifetime = self.settings.token_lifetime
+        users = {
+            user: accounts.Account(self.passwords[user], CLAIMS.get(user, {})) for user in USERS
+        }
+        phones = {MPIN["phone"]: (PHONE_USER, MPIN["mpin"])}
         application = Application(auth=jwt)  # of the administration, whomever conversations trust
-        application.include(conversations.make(url, auth=auth, seed=SEED))
-        application.include(agents.make(self.settings))
-        application.include(
-            behavior_log.make(
-                url,
-                secret=self.settings.secret,
-                token_lifetime=self.settings.token_lifetime,
-                users={MPIN["phone"]: (PHONE_USER, MPIN["mpin"])},
-            )
-        )
-        application.include(admin_dashboard.make(url, auth=jwt))
-        application.include(study_coach.make(url, auth=jwt))
+        for part in (
+            accounts.make(url, secret=secret, token_lifetime=lifetime, users=users),
+            admin_dashboard.make(url, auth=jwt),
+            agents.make(self.settings),
+            behavior_log.make(url, secret=secret, token_lifetime=lifetime, users=phones),
+            conversations.make(url, auth=auth, seed=SEED),
+            study_coach.make(url, auth=jwt),
+            website.make(),
+        ):
+            application.include(part)
         return application
 
     def facts(self, server: Server) -> dict[str, Any]:
@@ -86,8 +96,9 @@ class Demo:
         url = server.addresses[0].url
         token = partial(make_token, self.settings.secret)
         lifetime = self.settings.token_lifetime
+        http = "http" + url.removeprefix("ws")
         return {
-            "http": "http" + url.removeprefix("ws"),
+            "http": http,
             "ws": url,
             "tokens": {
                 **{
@@ -97,6 +108,8 @@ class Demo:
                 "alice_expired": token(subject="alice", lifetime=_EXPIRED_FOR),
             },
             "conversations": SEED,
+            "passwords": self.passwords,
+            "pages": {"index": f"{http}/", **{name: f"{http}/{name}" for name in website.PAGES}},
             "mpin": MPIN,
         }
 
@@ -130,6 +143,7 @@ def command(
 
     Prints what to type next. The database is SQLite, in --data DIR or in a temporary directory.
     TRIOSERVER_SECRET signs the tokens; without it a secret is made for this run.
+    TRIOSERVER_DEMO_PASSWORD is everybody's password; without it each gets one for this run.
     TRIOSERVER_TOKEN_LIFETIME is their lifetime, in seconds. With TRIOSERVER_COACH_URL the study
     coach asks an OpenAI-compatible endpoint.
 
@@ -143,7 +157,8 @@ def command(
     config = load_settings(None, arguments).config
     set_up_logging(format=config.log.format, level=config.log.level)
     with tempfile.TemporaryDirectory(prefix="trioserver-") as temporary:
-        demo = Demo(_settings(), _directory(data or Path(temporary)), trust_user_id)
+        directory = _directory(data or Path(temporary))
+        demo = Demo(_settings(), directory, trust_user_id, _passwords())
         if config.audit.database is None:
             config = attrs.evolve(
                 config, audit=attrs.evolve(config.audit, database=demo.database_url)
@@ -181,6 +196,12 @@ def _settings() -> agents.Settings:
     return agents.Settings(secret=make_secret(), token_lifetime=settings.token_lifetime)
 
 
+def _passwords() -> dict[str, str]:
+    """The one from the environment for all, or one for each."""
+    given = os.environ.get(PASSWORD_VARIABLE)
+    return {user: given or secrets.token_urlsafe(9) for user in USERS}
+
+
 def _announce(demo: Demo, as_json: bool, server: Server) -> None:
     facts = demo.facts(server)
     if as_json:
@@ -198,6 +219,13 @@ def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
         *(f"{user} has: {', '.join(ids)}" for user, ids in SEED.items()),
         f"Tokens live {in_words(demo.settings.token_lifetime)}. Ctrl-C ends it.",
         f"The protocol, to read: [bold]{facts['http']}/protocol[/]; for probes: /healthz, /readyz.",
+        "",
+        f"[bold]In a browser[/]: [bold]{facts['pages']['index']}[/]",
+        *(
+            f"  {user}, password: [cyan]{escape(word)}[/]"
+            for user, word in facts["passwords"].items()
+        ),
+        *(f"  {name}: {page}" for name, page in facts["pages"].items() if name != "index"),
         "",
         "[bold]In another terminal[/]",
         "",

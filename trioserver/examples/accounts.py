@@ -34,8 +34,9 @@ from starlette.routing import Route
 from protocol.bucket import TokenBucket
 from trioserver import Application
 from trioserver.auth import make_token
+from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, read_json
 from trioserver.peers.addresses import key_of
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database
 
 T = TypeVar("T")
 
@@ -58,8 +59,6 @@ REMEMBERED: Final = 10_000
 
 MAX_BODY: Final = 4096
 """Bytes."""
-
-HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 metadata: Final = sa.MetaData()
 
@@ -189,25 +188,29 @@ class Attempts:
 
 @attrs.frozen
 class Accounts:
-    """What a login needs."""
+    """What a login needs. ``users`` are stored before the first of them is looked for: hashing is
+    not for the start of a server, which may never see a login.
+    """
 
     database: Database
     secret: str = attrs.field(repr=False)
     token_lifetime: float
+    users: dict[str, Account]
     passwords: Passwords = attrs.field(factory=Passwords)
     attempts: Attempts = attrs.field(factory=Attempts)
-    seeded: trio.Event = attrs.field(factory=trio.Event)
+    _storing: trio.Lock = attrs.field(factory=trio.Lock)
 
-    async def seed(self, users: Mapping[str, Account]) -> None:
-        """Have these users; `find` waits for it, and the start of the server does not."""
-        async with trio.open_nursery() as nursery:
-            for user, account in users.items():
-                nursery.start_soon(self.add, user, account)
-        self.seeded.set()
+    async def store_users(self) -> None:
+        """All of them, whoever it is that logs in first: how long it takes shall tell nothing."""
+        async with self._storing:
+            for user, account in self.users.items():
+                await self.add(user, account)
+            self.users.clear()
 
     async def find(self, user: str) -> tuple[str, dict[str, Any]] | None:
         """The stored password and the claims."""
-        await self.seeded.wait()
+        if self.users:
+            await self.store_users()
         query = sa.select(accounts.c.password, accounts.c.claims).where(accounts.c.user_id == user)
         row = await self.database.read(lambda connection: connection.execute(query).first())
         return None if row is None else (row.password, row.claims)
@@ -237,14 +240,13 @@ def make(
     async def lifespan(application: Application) -> AsyncIterator[None]:
         async with database:
             await database.run(metadata.create_all)
-            services = Accounts(database, secret, token_lifetime)
-            application.state["accounts"] = services
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(services.seed, users)
-                yield
-                nursery.cancel_scope.cancel()
+            application.state["accounts"] = Accounts(database, secret, token_lifetime, dict(users))
+            yield
 
-    web = Starlette(routes=[Route("/api/v1/login", login, methods=["POST"])])
+    web = Starlette(
+        routes=[Route("/api/v1/login", login, methods=["POST"])],
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
     application = Application(lifespan=lifespan, http=web)
     application.add_health_check("accounts", database.check_health)
     return application
@@ -252,55 +254,31 @@ def make(
 
 async def login(request: Request) -> JSONResponse:
     """A token for a name and a password."""
-    wanted = await _body(request)
-    if wanted is None:
-        return _refuse(400, "invalid_payload", 'Send {"username": ..., "password": ...} as JSON.')
+    wanted = await read_json(request, Login, max_bytes=MAX_BODY)
     services: Accounts = request.scope["trioserver.application"].state["accounts"]
     remote = request.client.host if request.client is not None else ""
     who = (f"address {key_of(remote)}", f"user {wanted.username}")
     wait = services.attempts.begin(*who)
     if wait > 0:
-        return _too_many(wait)
+        raise _too_many(wait)
     try:
-        found = await services.find(wanted.username)
-        stored, claims = found or (None, {})
+        stored, claims = await services.find(wanted.username) or (None, {})
         good = await services.passwords.verify(wanted.password, stored)
     except Busy:
-        return _too_many(1.0)
-    except DatabaseUnavailable:
-        return _refuse(503, "unavailable", "Try again in a moment.", {"Retry-After": "1"})
+        raise _too_many(1.0) from None
     if not good:
         log.info("login_refused", remote=remote, reason="login_failed")
         challenge = {"WWW-Authenticate": 'Bearer realm="trioserver"'}
-        return _refuse(401, "login_failed", "The name or the password is wrong.", challenge)
+        raise ApiError(401, "login_failed", "The name or the password is wrong.", challenge)
     services.attempts.succeeded(*who)
     lifetime = services.token_lifetime
     token = make_token(services.secret, subject=wanted.username, lifetime=lifetime, claims=claims)
-    return JSONResponse({"token": token, "expires_in": int(lifetime)}, headers=HEADERS)
+    answer = {"token": token, "expires_in": int(lifetime)}
+    return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
 
-async def _body(request: Request) -> Login | None:
-    """None for anything else than a login, and for what is too long to be one."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY:
-            return None
-    try:
-        return msgspec.json.decode(body, type=Login)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-def _too_many(wait: float) -> JSONResponse:
+def _too_many(wait: float) -> ApiError:
     log.info("login_refused", reason="rate_limited")
     seconds = math.ceil(wait)
-    words = f"Too many attempts. Try again in {seconds} s."
-    return _refuse(429, "rate_limited", words, {"Retry-After": str(seconds)})
-
-
-def _refuse(
-    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    error = {"error": {"code": code, "message": message}}
-    return JSONResponse(error, status, headers={**HEADERS, **(headers or {})})
+    message = f"Too many attempts. Try again in {seconds} s."
+    return ApiError(429, "rate_limited", message, {"Retry-After": str(seconds)})

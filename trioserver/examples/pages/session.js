@@ -1,0 +1,92 @@
+/**
+ * The login of this tab. Its token is in sessionStorage: another tab has its own, and it ends with
+ * the tab. It goes into the first message of a WebSocket and into the Authorization header, never
+ * into a URL, the document or the console.
+ */
+
+import { byId, make } from "./dom.js";
+
+const KEY = "trioserver.session";
+
+/** `{user, token}`, or null. */
+export function session() {
+  try {
+    const kept = JSON.parse(sessionStorage.getItem(KEY));
+    return typeof kept?.token === "string" ? kept : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Log in. Throws an `Error` with words for people. */
+export async function logIn(username, password) {
+  const answer = await send("/api/v1/login", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ username, password }),
+  });
+  sessionStorage.setItem(KEY, JSON.stringify({ user: username, token: answer.token }));
+}
+
+/** Ask the server over HTTP with this tab's token; JSON comes back. Throws as `logIn` does. */
+export function ask(path, options = {}) {
+  const headers = { ...options.headers, Authorization: `Bearer ${session()?.token}` };
+  return send(path, { ...options, headers });
+}
+
+async function send(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, cache: "no-store", credentials: "omit" });
+  } catch {
+    throw new Error("The server cannot be reached. Try again in a moment.");
+  }
+  const body = await answer.json().catch(() => ({}));
+  if (answer.ok) return body;
+  const message = body.error?.message ?? `The server answered with status ${answer.status}.`;
+  throw Object.assign(new Error(message), { status: answer.status, code: body.error?.code });
+}
+
+/** Forget the login, and go to the login page. */
+export function logOut() {
+  sessionStorage.removeItem(KEY);
+  location.assign("/login");
+}
+
+/** Go to the login page and come back here; `reason` is a code that it has words for. */
+export function goToLogin(reason) {
+  sessionStorage.removeItem(KEY);
+  const query = new URLSearchParams({ next: location.pathname + location.search });
+  if (reason !== null) query.set("reason", reason);
+  location.replace(`/login?${query}`);
+}
+
+/** Where to go after the login: only on this very server, whoever has made the link. */
+export function wherePathLeads(path) {
+  try {
+    const url = new URL(path, location.origin);
+    const isOurs = path.startsWith("/") && url.origin === location.origin;
+    return isOurs && url.pathname !== "/login" ? url.pathname + url.search : "/";
+  } catch {
+    return "/";
+  }
+}
+
+/** The login of a page that needs one; without it, null, and the login page follows. */
+export function requireLogin() {
+  const current = session();
+  if (current === null) goToLogin(null);
+  else showWho(current);
+  return current;
+}
+
+/** Say in the head of the page who is logged in. */
+export function showWho(current) {
+  const who = byId("who");
+  if (current === null) {
+    who.replaceChildren(make("a", { href: "/login" }, "Log in"));
+    return;
+  }
+  const leave = make("button", { type: "button", class: "small", onclick: logOut }, "Log out");
+  who.replaceChildren(make("span", {}, current.user), leave);
+}

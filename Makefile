@@ -6,13 +6,14 @@ STAMP = $(VENV)/.installed
 BENCH_STAMP = $(VENV)/.installed-bench
 NODE_PEER = tests/benchmarks/peers/node
 NODE_STAMP = $(NODE_PEER)/node_modules/.installed
+AXE_STAMP = tests/browser/node_modules/.installed
 
-.PHONY: demo test attacks check bench docs rolling-restart autobahn clean
+.PHONY: demo test attacks check bench docs screenshots rolling-restart autobahn clean
 
 demo: $(STAMP)
 	$(BIN)/trioserver demo $(ARGS)
 
-test: $(STAMP)
+test: $(STAMP) $(AXE_STAMP)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 check: $(STAMP)
@@ -36,6 +37,10 @@ bench: $(BENCH_STAMP) $(NODE_STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m protocol.generate
 	$(BIN)/trioserver config --markdown > docs/configuration.md
+
+# Takes the pictures of docs/systems.md, with Chromium.
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.browser.screenshots
 
 # Restarts a server under load, and writes what its clients saw into docs/operating.md.
 rolling-restart: $(STAMP)
@@ -63,5 +68,11 @@ $(NODE_STAMP): $(NODE_PEER)/package.json
 	&& { npm rebuild --silent --build-from-source || echo "npm could not build better-sqlite3 and bufferutil"; } \
 	&& touch node_modules/.installed || echo "npm has failed: the benchmarks leave Node.js out"
 
+# Judges the accessibility of the pages. Without it those tests are skipped.
+$(AXE_STAMP): tests/browser/package.json
+	@if ! command -v npm >/dev/null; then echo "npm is missing: the tests leave axe-core out"; exit 0; fi; \
+	cd tests/browser && npm install --silent --ignore-scripts --no-audit --no-fund --no-package-lock \
+	&& touch node_modules/.installed || echo "npm has failed: the tests leave axe-core out"
+
 clean:
-	rm -rf $(VENV) $(NODE_PEER)/node_modules .venv-autobahn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(NODE_PEER)/node_modules tests/browser/node_modules .venv-autobahn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

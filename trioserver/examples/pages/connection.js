@@ -57,6 +57,7 @@ class Indicator {
 
   show({ state, reason, retryInMs }) {
     clearInterval(this.timer);
+    if (this.words.parentNode !== this.element) return; // another connection has its place
     this.countdown.textContent = "";
     this.button.hidden = state !== "offline";
     if (state === "ready") this.attempts = 0;

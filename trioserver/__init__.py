@@ -1,39 +1,45 @@
 """A WebSocket server that knows who is on the other end."""
 
-from protocol import Id, Refusal
-from trioserver.application import Application, Route, anyone
-from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
-from trioserver.auth import ClientCertificateAuth, Credentials, JWTAuth, User
-from trioserver.blocks import Block, TooManyBlocks
-from trioserver.config import (
-    AdminConfig,
-    AuditConfig,
-    AuthConfig,
-    Config,
-    HandlerConfig,
-    HeartbeatConfig,
-    HttpConfig,
-    LimitsConfig,
-    ListenConfig,
-    LogConfig,
-    OriginConfig,
-    OutboxConfig,
-    ProxyConfig,
-    ShutdownConfig,
-    TLSConfig,
-    TracingConfig,
-)
-from trioserver.connection import Connection, ConnectionStatistics
-from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
-from trioserver.mailbox import Mailbox, Posted
-from trioserver.metrics.statistics import ServerStatistics
-from trioserver.observer import Act, AddressBlock, Attempt, Eviction, Observer, RefusedRequest
-from trioserver.operations.reloading import Reconfigured
-from trioserver.presence import Presence, Present
-from trioserver.server import Blocked, Server, serve
-from trioserver.websocket.errors import CannotListen
-from trioserver.websocket.listeners import Address
-from trioserver.websocket.request import ClientCertificate, Request
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from protocol import Id, Refusal
+    from trioserver.application import Application, Route, anyone
+    from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
+    from trioserver.auth import ClientCertificateAuth, Credentials, JWTAuth, User
+    from trioserver.blocks import Block, TooManyBlocks
+    from trioserver.config import (
+        AdminConfig,
+        AuditConfig,
+        AuthConfig,
+        Config,
+        HandlerConfig,
+        HeartbeatConfig,
+        HttpConfig,
+        LimitsConfig,
+        ListenConfig,
+        LogConfig,
+        OriginConfig,
+        OutboxConfig,
+        ProxyConfig,
+        ShutdownConfig,
+        TLSConfig,
+        TracingConfig,
+    )
+    from trioserver.connection import Connection, ConnectionStatistics
+    from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
+    from trioserver.mailbox import Mailbox, Posted
+    from trioserver.metrics.statistics import ServerStatistics
+    from trioserver.observer import Act, AddressBlock, Attempt, Eviction, Observer, RefusedRequest
+    from trioserver.operations.reloading import Reconfigured
+    from trioserver.presence import Presence, Present
+    from trioserver.server import Blocked, Server, serve
+    from trioserver.websocket.errors import CannotListen
+    from trioserver.websocket.listeners import Address
+    from trioserver.websocket.request import ClientCertificate, Request
 
 __version__ = "0.1.0"
 
@@ -93,3 +99,72 @@ __all__ = [
     "anyone",
     "serve",
 ]
+
+_HOMES: Final = {
+    "Act": "trioserver.observer",
+    "Address": "trioserver.websocket.listeners",
+    "AddressBlock": "trioserver.observer",
+    "AdminConfig": "trioserver.config",
+    "Application": "trioserver.application",
+    "Attempt": "trioserver.observer",
+    "AuditConfig": "trioserver.config",
+    "AuditPage": "trioserver.audit",
+    "AuditQuery": "trioserver.audit",
+    "AuditStatistics": "trioserver.audit",
+    "AuthConfig": "trioserver.config",
+    "Block": "trioserver.blocks",
+    "Blocked": "trioserver.server",
+    "CannotListen": "trioserver.websocket.errors",
+    "ClientCertificate": "trioserver.websocket.request",
+    "ClientCertificateAuth": "trioserver.auth",
+    "Config": "trioserver.config",
+    "Connection": "trioserver.connection",
+    "ConnectionFilter": "trioserver.inspection",
+    "ConnectionReport": "trioserver.inspection",
+    "ConnectionStatistics": "trioserver.connection",
+    "Credentials": "trioserver.auth",
+    "Eviction": "trioserver.observer",
+    "HandlerConfig": "trioserver.config",
+    "HeartbeatConfig": "trioserver.config",
+    "HttpConfig": "trioserver.config",
+    "Id": "protocol",
+    "JWTAuth": "trioserver.auth",
+    "LimitsConfig": "trioserver.config",
+    "ListenConfig": "trioserver.config",
+    "LogConfig": "trioserver.config",
+    "Mailbox": "trioserver.mailbox",
+    "Observer": "trioserver.observer",
+    "OriginConfig": "trioserver.config",
+    "OutboxConfig": "trioserver.config",
+    "Posted": "trioserver.mailbox",
+    "Presence": "trioserver.presence",
+    "Present": "trioserver.presence",
+    "ProxyConfig": "trioserver.config",
+    "Reconfigured": "trioserver.operations.reloading",
+    "Refusal": "protocol",
+    "RefusedRequest": "trioserver.observer",
+    "Request": "trioserver.websocket.request",
+    "Route": "trioserver.application",
+    "Server": "trioserver.server",
+    "ServerStatistics": "trioserver.metrics.statistics",
+    "ShutdownConfig": "trioserver.config",
+    "TLSConfig": "trioserver.config",
+    "TaskReport": "trioserver.inspection",
+    "TooManyBlocks": "trioserver.blocks",
+    "TracingConfig": "trioserver.config",
+    "User": "trioserver.auth",
+    "anyone": "trioserver.application",
+    "serve": "trioserver.server",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is asked for: a command that makes a token needs no server."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import ssl
+from collections import deque
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -12,6 +15,9 @@ import trio
 
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 """What accept(2) says when there are no more file descriptors, or is no memory."""
+
+_BATCH: Final = 16
+"""Connections that are accepted in one round, at most."""
 
 _PAUSE: Final = 0.1
 """Seconds until it is tried again; meanwhile connections wait in the kernel's queue."""
@@ -25,23 +31,29 @@ _log: Final = structlog.get_logger("trioserver")
 class Listener(trio.abc.Listener[trio.abc.Stream]):
     """Accepts connections of one socket, over TLS where ``tls`` is not None.
 
-    ``tls`` may be replaced by another context, which counts from the next handshake on.
+    Those that wait in the kernel's queue are taken in batches: one in a round of Trio's loop would
+    keep thousands that come at once waiting for thousands of rounds. ``tls`` may be replaced by
+    another context, which counts from the next handshake on.
     """
 
     def __init__(self, transport: trio.SocketListener, tls: ssl.SSLContext | None = None) -> None:
         self.transport = transport
         self.tls = tls
         self._exhausted: tuple[float, float] | None = None  # since when, and the last time
+        # A second object for the same file descriptor, because Trio's cannot accept without a wait.
+        self._socket = socket.socket(fileno=transport.socket.fileno())
+        self._batch: deque[trio.SocketStream] = deque()
 
     async def accept(self) -> trio.abc.Stream:
-        """As of `trio.abc.Listener`. While file descriptors are short it waits, and says so once.
+        """As of `trio.abc.Listener`, but no checkpoint within a batch. While file descriptors are
+        short it waits, and says so once.
 
         The TLS handshake begins with the first byte that is asked for: its deadline is the
         caller's.
         """
         while True:
             try:
-                stream = await self.transport.accept()
+                stream = self._batch.popleft() if self._batch else await self._wait()
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
@@ -52,6 +64,15 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
             if self.tls is None:
                 return stream
             return trio.SSLStream(stream, self.tls, server_side=True, https_compatible=True)
+
+    async def _wait(self) -> trio.SocketStream:
+        """The next one, and as many behind it as are there."""
+        stream = await self.transport.accept()
+        with suppress(OSError):  # mostly that there are no more; the next call meets all else
+            while len(self._batch) < _BATCH - 1:
+                accepted = trio.socket.from_stdlib_socket(self._socket.accept()[0])
+                self._batch.append(trio.SocketStream(accepted))
+        return stream
 
     def _pause(self, number: int) -> None:
         now = trio.current_time()
@@ -68,4 +89,8 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
 
     async def aclose(self) -> None:
         """As of `trio.abc.AsyncResource`."""
+        if self._socket.fileno() >= 0:
+            self._socket.detach()
+        while self._batch:
+            self._batch.popleft().socket.close()
         await self.transport.aclose()

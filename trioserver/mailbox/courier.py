@@ -150,8 +150,9 @@ class Courier:
             self._later.append(letter)
 
     def look_again(self) -> None:
-        """Look into the database once more."""
+        """Look into the database once more; what comes from now on is to be sent behind that."""
         self._again = True
+        self._caught_up = False
         self._work.set()
 
     async def run(self) -> None:
@@ -175,15 +176,20 @@ class Courier:
 
     async def _catch_up(self) -> None:
         """Send all that nobody holds, then what has come meanwhile."""
-        self._caught_up = False
+        self._again = True
+        while self._again or self._later:
+            if self._again:
+                await self._send_what_is_stored()
+            else:
+                await self._send_when_there_is_room(self._later.popleft())
+        self._caught_up = True
+
+    async def _send_what_is_stored(self) -> None:
         self._again = False
         self._last = 0
         async with self._desk.reading:  # one after the other, or their order would be mixed
             while await self._send_some():
                 pass
-        while self._later:
-            await self._send_when_there_is_room(self._later.popleft())
-        self._caught_up = True
 
     async def _tell_of_dropped(self, count: int) -> None:
         message = Message(type="mailbox.dropped", data=raw({"count": count}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
     script = "\n".join(
         ["set -e -o pipefail", start, "server=$!", "trap 'kill $server; wait' EXIT", WAIT, *steps]
     )
-    done = subprocess.run(
+    with subprocess.Popen(
         ["bash", "-c", script.replace(":8765/", f":{port}/")],
         cwd=tmp_path,
         env={
@@ -64,25 +65,30 @@ def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
             "TRIOSERVER_PORT": port,
             "TRIOSERVER_ADMIN_URL": f"http://127.0.0.1:{port}",
         },
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+        start_new_session=True,  # what it has started ends with it
+    ) as walk:
+        try:
+            output, errors = walk.communicate(timeout=180)
+        except BaseException:
+            os.killpg(walk.pid, signal.SIGKILL)
+            raise
+    assert walk.returncode == 0, errors
     acknowledged = '{"type":"ack","id":"e1","data":{"event_type":"key_press","status":"processed"}}'
-    assert done.stdout.count(acknowledged) == 2
-    assert "ACCEPTED" in done.stdout
-    assert "exit code 11" in done.stdout
-    assert '{"type":"stats_update","data":{"connections":' in done.stdout
-    assert '{"valid":true,"user":{"id":"admin"' in done.stdout
-    assert '{"attempts":[{"at":' in done.stdout
-    place = done.stdout.index('{"attempts":[{"at":')
+    assert output.count(acknowledged) == 2
+    assert "ACCEPTED" in output
+    assert "exit code 11" in output
+    assert '{"type":"stats_update","data":{"connections":' in output
+    assert '{"valid":true,"user":{"id":"admin"' in output
+    assert '{"attempts":[{"at":' in output
+    place = output.index('{"attempts":[{"at":')
     for words in SAID_BY_CHAT:
-        place = done.stdout.find(words, place)
-        assert place >= 0, f"{words!r} is not in its place in:\n{done.stdout}"
-    assert done.stderr.count("Conversation not found or access denied") >= 2
-    assert "well-known placeholder" in done.stderr
+        place = output.find(words, place)
+        assert place >= 0, f"{words!r} is not in its place in:\n{output}"
+    assert errors.count("Conversation not found or access denied") >= 2
+    assert "well-known placeholder" in errors
 
 
 def _rows() -> list[tuple[tuple[str, ...], tuple[str, ...]]]:

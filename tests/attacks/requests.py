@@ -134,7 +134,8 @@ async def _attack(peer: Peer, kind: Bytes, number: int) -> str:
 
 
 async def _send(peer: Peer, kind: Bytes) -> None:
-    with suppress(OSError):  # the server has heard enough
+    # The server has heard enough; perhaps its Close is just being answered.
+    with suppress(OSError, trio.BusyResourceError):
         await peer.send(kind.once)
         while kind.again:
             await peer.send(kind.again)

@@ -23,7 +23,7 @@ from tests.attacks.figures import Figures
 from tests.attacks.good import CORE, Happened, Plan
 from tests.attacks.peers import Peer, Target, get, token
 from tests.attacks.server import raise_files, set_clock
-from tests.operations.processes import Process
+from tests.operations.processes import Process, launched
 
 _ROOT: Final = Path(__file__).parents[2]
 _MIB: Final = 1024 * 1024
@@ -187,23 +187,14 @@ async def field(
 
 @contextmanager
 def _server(folder: Path, clock: Path, environment: dict[str, str]) -> Iterator[Process]:
-    errors = folder / "server.log"
-    own = {key: value for key, value in os.environ.items() if not key.startswith("TRIOSERVER_")}
     command = [sys.executable, "-m", "tests.attacks.server", str(clock)]
-    with errors.open("w") as file:
-        process = subprocess.Popen(
-            [*command, "serve", "tests.attacks.app:make", "--port", "0"],
-            cwd=_ROOT,
-            env={**own, "TRIOSERVER_SHUTDOWN_DRAIN_PERIOD": "0.2", **environment},
-            stdout=subprocess.PIPE,
-            stderr=file,
-            text=True,
-        )
-    with process:
-        try:
-            yield Process(process, errors)
-        finally:
-            process.kill()
+    with launched(
+        [*command, "serve", "tests.attacks.app:make", "--port", "0"],
+        folder / "server.log",
+        cwd=_ROOT,
+        environment={"TRIOSERVER_SHUTDOWN_DRAIN_PERIOD": "0.2", **environment},
+    ) as process:
+        yield process
 
 
 @contextmanager

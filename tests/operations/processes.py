@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -120,12 +120,30 @@ def started(
     if socket is not None:
         command = as_systemd([socket], command)
         pass_fds = [*pass_fds, socket]
-    errors = folder / f"{name}.log"
+    with launched(
+        command, folder / f"{name}.log", cwd=folder, pass_fds=pass_fds, environment=environment
+    ) as process:
+        yield process
+
+
+@contextmanager
+def launched(
+    command: Sequence[str],
+    errors: Path,
+    *,
+    cwd: Path,
+    environment: Mapping[str, str],
+    pass_fds: Sequence[int] = (),
+) -> Iterator[Process]:
+    """Run a server whose stderr goes to ``errors``; killed at the end, if it has not ended.
+
+    No option of the caller's environment reaches it, only those of ``environment``.
+    """
     own = {key: value for key, value in os.environ.items() if not key.startswith("TRIOSERVER_")}
     with errors.open("w") as file:
         process = subprocess.Popen(
             command,
-            cwd=folder,
+            cwd=cwd,
             env={**own, **environment},
             stdout=subprocess.PIPE,
             stderr=file,

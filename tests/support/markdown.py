@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -14,3 +16,17 @@ def blocks(path: Path, language: str) -> list[str]:
     found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert found, f"{path} has no blocks of {language}"
     return [str(block) for block in found]
+
+
+def output_of(program: str, folder: Path) -> str:
+    """What a Python program prints, run in this folder; neither it nor a warning may fail."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

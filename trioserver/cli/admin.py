@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from protocol import instant
 from trioserver.cli.admin_client import AdminClient
-from trioserver.cli.durations import Duration, in_words
+from trioserver.cli.durations import DURATION, in_words
 from trioserver.cli.entries import filter_options, print_entries
 from trioserver.cli.keys import read_text
 from trioserver.cli.tables import print_fields, print_table
@@ -39,7 +39,7 @@ _json: Final = click.option("--json", "as_json", is_flag=True, help="The server'
 @click.option("--token-file", metavar="FILE", help="A file with the token, - for stdin.")
 @click.option("--ca", "ca_file", metavar="FILE", help="Trust these certificates, in PEM.")
 @click.option("--allow-http", is_flag=True, help="Send the token unencrypted to another machine.")
-@click.option("--timeout", type=Duration(), default="10s", show_default=True, help="For each step.")
+@click.option("--timeout", type=DURATION, default="10s", show_default=True, help="For each step.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -233,7 +233,7 @@ def disconnect(
     help="This session: tokens with this sid claim, and who is connected to it.",
 )
 @click.option("--resource", multiple=True, metavar="NAME:VALUE", help="From this resource.")
-@click.option("--for", "seconds", type=Duration(), metavar="DURATION", help="1h, 30m, 7d.")
+@click.option("--for", "seconds", type=DURATION, metavar="DURATION", help="1h, 30m, 7d.")
 @click.option("--reason", metavar="TEXT", help="For operators; clients are not told.")
 @_json
 @click.pass_obj

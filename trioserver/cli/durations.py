@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -29,10 +30,12 @@ def parse_duration(text: str) -> float:
     return sign * seconds
 
 
-class Duration(click.ParamType[float]):
-    """An option's type for `parse_duration`."""
+class Parsed(click.ParamType[float]):
+    """An option's type, for a function that raises `ValueError` with what to write instead."""
 
-    name = "duration"
+    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
+        self.name = name
+        self._parse = parse
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -41,9 +44,12 @@ class Duration(click.ParamType[float]):
         if isinstance(value, int | float):
             return float(value)
         try:
-            return parse_duration(value)
+            return self._parse(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+DURATION: Final = Parsed("duration", parse_duration)
 
 
 def in_words(seconds: float) -> str:

@@ -5,48 +5,41 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from trioserver.audit import KINDS, MAX_LIMIT, OUTCOMES
-from trioserver.cli.durations import parse_duration
+from trioserver.cli.durations import Parsed, parse_duration
 from trioserver.cli.tables import print_table
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class Moment(click.ParamType[float]):
-    """Seconds since the Unix epoch, from RFC 3339, or from a duration before now: "1h"."""
+def parse_moment(text: str) -> float:
+    """Seconds since the Unix epoch, from RFC 3339, or from a duration before now: "1h".
 
-    name = "moment"
+    Raises `ValueError`.
+    """
+    try:
+        return time.time() - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is neither a duration (1h) nor 2026-01-31T12:00:00Z") from None
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """As click wants it: what is a number already passes."""
-        if isinstance(value, int | float):
-            return float(value)
-        try:
-            return time.time() - parse_duration(value)
-        except ValueError:
-            pass
-        try:
-            moment = datetime.fromisoformat(value)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is neither a duration (1h) nor 2026-01-31T12:00:00Z", param, ctx)
+
+MOMENT: Final = Parsed("moment", parse_moment)
 
 
 def filter_options(function: _Function) -> _Function:
     """The filters of the audit, with the names of `AuditQuery`."""
     options = (
-        click.option(
-            "--since", type=Moment(), metavar="TIME", help="From then on: 1h, or RFC 3339."
-        ),
-        click.option(
-            "--until", type=Moment(), metavar="TIME", help="Before then: 1h, or RFC 3339."
-        ),
+        click.option("--since", type=MOMENT, metavar="TIME", help="From then on: 1h, or RFC 3339."),
+        click.option("--until", type=MOMENT, metavar="TIME", help="Before then: 1h, or RFC 3339."),
         click.option("--user", metavar="ID", help="Of this user."),
         click.option("--address", metavar="ADDRESS", help="From this address, without a port."),
         click.option("--route", metavar="PATH", help="Of this route, as it was registered."),

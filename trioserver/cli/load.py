@@ -18,7 +18,7 @@ import trio
 from trioserver import __version__
 from trioserver.auth import make_token
 from trioserver.cli.credentials import parse_url, read_token
-from trioserver.cli.durations import Duration
+from trioserver.cli.durations import DURATION
 from trioserver.cli.keys import read_key, read_text
 from trioserver.cli.load_display import Display, print_outcome
 from trioserver.cli.terminal import (
@@ -58,7 +58,7 @@ _connecting = _group(
                  help="Simulated clients."),
     click.option("--connect-rate", type=_RATE, metavar="N",
                  help="Connections a second. Default: all at once."),
-    click.option("--ready-timeout", type=Duration(), default="30s", show_default=True,
+    click.option("--ready-timeout", type=DURATION, default="30s", show_default=True,
                  help="For each client to be ready, attempts at trying again included."),
     click.option("--no-retry", is_flag=True,
                  help="A client that is told to come back later counts as failed."),
@@ -75,7 +75,7 @@ _credentials = _group(
                  "TRIOSERVER_SECRET, or TRIOSERVER_TOKEN."),
     click.option("--subject", default="user-{client}", show_default=True,
                  help="The user's id in tokens that are signed here."),
-    click.option("--token-lifetime", type=Duration(), default="30m", show_default=True,
+    click.option("--token-lifetime", type=DURATION, default="30m", show_default=True,
                  help="Of tokens that are signed here; make it short to see them refreshed."),
 )  # fmt: skip
 
@@ -92,9 +92,9 @@ _asking = _group(
                  help="Publish events; the other clients subscribe and count deliveries."),
     click.option("--publishers", type=_COUNT, default=1, show_default=True,
                  help="How many clients publish."),
-    click.option("--duration", type=Duration(), default="10s", show_default=True,
+    click.option("--duration", type=DURATION, default="10s", show_default=True,
                  help="How long is measured."),
-    click.option("--warmup", type=Duration(), default="0s", show_default=True,
+    click.option("--warmup", type=DURATION, default="0s", show_default=True,
                  help="How long the load is on before that."),
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 
 from trioserver.auth import JWTAuth, Key, inspect_token, make_token
-from trioserver.cli.durations import Duration
+from trioserver.cli.durations import DURATION
 from trioserver.cli.inspection import inspection_as_json, print_inspection
 from trioserver.cli.keys import KeyMaterial, key_options, read_key, read_text
 from trioserver.cli.terminal import Exit, Failure, one_line, print_json
@@ -32,7 +32,7 @@ def command() -> None:
 @click.argument("subject")
 @click.option(
     "--lifetime",
-    type=Duration(),
+    type=DURATION,
     default="30m",
     show_default=True,
     help="Seconds, or 90s, 30m, 1h30m, 2d. Negative makes an expired one.",
@@ -126,7 +126,7 @@ def _parse(option: str, text: str) -> Any:
 @click.option("--issuer", multiple=True, metavar="TEXT", help="The iss to ask for.")
 @click.option("--audience", multiple=True, metavar="TEXT", help="The aud to ask for.")
 @click.option(
-    "--leeway", type=Duration(), default="30s", show_default=True, help="How far clocks may differ."
+    "--leeway", type=DURATION, default="30s", show_default=True, help="How far clocks may differ."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def inspect(

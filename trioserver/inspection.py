@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from trioserver.connection import Connection, ConnectionStatistics
+from trioserver.peers.addresses import host_of
 
 _MAX_TASKS: Final = 200
 _MAX_DEPTH: Final = 8
@@ -70,17 +71,9 @@ class ConnectionFilter:
             (self.after is None or connection.id > self.after)
             and (self.phase is None or self.phase == connection._session.state.value)
             and (self.route is None or self.route == connection.route.path)
-            and (self.address is None or self.address == address_of(connection.request.remote))
+            and (self.address is None or self.address == host_of(connection.request.remote))
             and connection._matches(self.user, self.token_id, self.resource, None)
         )
-
-
-def address_of(remote: str) -> str | None:
-    """The host of "host:port" or "[host]:port"; a Unix socket and the like stay as they are."""
-    host, colon, port = remote.rpartition(":")
-    if not (colon and port.isdecimal()):
-        return remote or None
-    return host.removeprefix("[").removesuffix("]")
 
 
 def report(connection: Connection) -> ConnectionReport:

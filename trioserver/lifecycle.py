@@ -70,7 +70,6 @@ class Lifecycle:
             handlers=config.handlers,
             times=counts.handling.of(connection.route),
         )
-        self._fingerprint: str | None = None
         self._timings = Timings(begun=trio.current_time())
         self._nap = trio.CancelScope()  # of the heartbeat loop
         self._was_ready = False
@@ -179,7 +178,7 @@ class Lifecycle:
             reason=reason,
             remote=connection.request.remote,
             path=connection.request.path,
-            token=self._fingerprint,
+            token=self._token,
             token_id=None if connection._user is None else connection._user.token_id,
         )
 
@@ -239,7 +238,7 @@ class Lifecycle:
     def _verify_first(self, credentials: Credentials) -> None:
         self._timings.auth_received = trio.current_time()
         self._on_auth()
-        self._fingerprint = fingerprint(credentials.token)
+        self._token = fingerprint(credentials.token)
         self.connection.start_soon(self._admit, credentials)
 
     async def _admit(self, credentials: Credentials) -> None:
@@ -273,7 +272,7 @@ class Lifecycle:
     async def _refresh(self, credentials: Credentials) -> None:
         """A new token on the same connection: the same user, and ownership verified again."""
         session, begun = self._session, trio.current_time()
-        self._fingerprint = fingerprint(credentials.token)
+        self._token = fingerprint(credentials.token)
         try:
             with trio.move_on_after(self._config.auth.timeout) as scope:
                 user = await self._verify(credentials)
@@ -301,7 +300,6 @@ class Lifecycle:
             self._session.fail(refusal, None if auth is None else auth.id)
 
     async def _verify(self, credentials: Credentials) -> User:
-        self._token = fingerprint(credentials.token)
         return await verify(
             self.connection,
             credentials,

@@ -141,6 +141,16 @@ async def test_a_role_may_be_one_of_a_list_in_a_claim_of_another_name(
         await admin.get("/statistics", 403)
 
 
+async def test_another_role_counts_as_soon_as_it_is_configured(autojump_clock: MockClock) -> None:
+    async with administration() as admin:
+        await admin.get("/statistics")
+        server = admin.harness.server
+        role = AdminConfig(role="operator")
+        outcome = await server.reconfigure(attrs.evolve(server.config, admin=role))
+        assert outcome.changed == {"admin.role": "admin -> operator"}
+        await admin.get("/statistics", 403)
+
+
 async def test_a_token_in_the_url_counts_for_nothing(autojump_clock: MockClock) -> None:
     async with administration() as admin:
         del admin.http.headers["Authorization"]

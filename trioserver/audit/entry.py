@@ -10,8 +10,8 @@ import attrs
 
 from protocol import instant
 from trioserver.connection import Connection
-from trioserver.inspection import address_of
 from trioserver.observer import Act, Attempt
+from trioserver.peers.addresses import host_of
 
 Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss"]
 Outcome: TypeAlias = Literal["accepted", "refreshed", "refused", "left", "done", "lost"]
@@ -71,7 +71,7 @@ def of_attempt(connection: Connection, attempt: Attempt, at: float) -> Entry:
         kind="refresh" if attempt.refresh else "attempt",
         outcome=outcome,
         code=code,
-        address=_text(address_of(connection.request.remote)),
+        address=_text(host_of(connection.request.remote) or None),
         route=_text(connection.route.path),
         user=None if user is None else _text(user.id),
         token_id=None if user is None else _text(user.token_id),
@@ -88,7 +88,7 @@ def of_act(act: Act, at: float) -> Entry:
         kind="act",
         outcome="done" if act.code is None else "refused",
         code=_text(act.code),
-        address=_text(address_of(act.remote)),
+        address=_text(host_of(act.remote) or None),
         route=_text(act.path),
         user=_text(act.actor or None),
         token_id=_text(act.token_id),

@@ -22,7 +22,7 @@ from starlette.responses import Response
 
 from protocol import Refusal
 from trioserver.auth import Authenticator, User
-from trioserver.http.bearer import api_error, judge, token_of
+from trioserver.http.bearer import api_error, check, judge, token_of
 from trioserver.http.bodies import read_json
 from trioserver.http.errors import ApiError, unavailable
 from trioserver.storage import DatabaseUnavailable
@@ -49,9 +49,7 @@ async def authenticate(
     if auth is None:
         raise ValueError("give the application an authenticator, or this call: auth=...")
     user = await judge(token_of(request), request, auth, timeout=server.config.auth.timeout)
-    server._blocks.check(user)
-    if admin and not server.config.admin.is_admin(user.claims):
-        raise Refusal("forbidden", "The token is good, but not an administrator's.")
+    check(server, user, admin=admin)
     return user
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import traceback
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -16,6 +16,9 @@ from trioserver.auth import Authenticator, Credentials, User
 from trioserver.handlers import unwrap
 from trioserver.http.errors import ApiError, unavailable
 from trioserver.websocket.request import Request
+
+if TYPE_CHECKING:
+    from trioserver.server import Server
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -47,6 +50,14 @@ async def judge(
     if isinstance(user, Refusal):
         raise user
     return user
+
+
+def check(server: Server, user: User, *, admin: bool) -> None:
+    """Whether a user whose token is good may do it: not blocked, and an administrator with
+    ``admin``. Raises `Refusal`."""
+    server._blocks.check(user)
+    if admin and not server.config.admin.is_admin(user.claims):
+        raise Refusal("forbidden", "The token is good, but not an administrator's.")
 
 
 def remote_of(request: HttpRequest) -> str:

@@ -22,6 +22,7 @@ from trioserver.http.lifespan import lifespan
 from trioserver.http.mounting import Mounted, Mounts
 from trioserver.http.pages import plain
 from trioserver.http.places import Places
+from trioserver.peers.addresses import UNIX, host_of
 from trioserver.websocket.handshake import Head
 
 if TYPE_CHECKING:
@@ -147,10 +148,11 @@ async def _explain(request: Request, error: Exception) -> Response:
 
 def _address(remote: str) -> Address | None:
     """ "[::1]:80" as ("::1", 80); None for what is no address of a host."""
-    host, colon, port = remote.rpartition(":")
-    if colon and port.isdigit():
-        return host.strip("[]"), int(port)
-    return (remote, 0) if remote and remote != "unix" else None
+    host = host_of(remote)
+    if host in ("", UNIX):
+        return None
+    port = remote.rpartition(":")[2] if host != remote else ""
+    return host, int(port) if port.isdigit() else 0
 
 
 def _own_address(stream: trio.abc.Stream) -> Address | None:

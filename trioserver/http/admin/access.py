@@ -10,16 +10,13 @@ from starlette.requests import Request as HttpRequest
 from protocol import Refusal
 from trioserver.auth import Authenticator, User
 from trioserver.auth.fingerprint import fingerprint
-from trioserver.config import AdminConfig
-from trioserver.http.bearer import api_error, judge, remote_of, token_of
+from trioserver.http.bearer import api_error, check, judge, remote_of, token_of
 from trioserver.http.errors import ApiError, unavailable
 
 if TYPE_CHECKING:
     from trioserver.server import Server
 
 _REALM: Final = "administration"
-
-NOT_AN_ADMIN: Final = "The token is good, but not an administrator's."
 
 
 @attrs.frozen(kw_only=True)
@@ -37,7 +34,6 @@ class Gate:
     def __init__(self, server: Server, auth: Authenticator | None) -> None:
         self._server = server
         self._auth = auth
-        self._config: AdminConfig = server.config.admin
 
     async def admit(self, request: HttpRequest) -> Caller:
         """The administrator. Raises `Denied`."""
@@ -47,9 +43,7 @@ class Gate:
         try:
             token = token_of(request)
             user = await self._authenticate(token, request)
-            self._server._blocks.check(user)
-            if not self._config.is_admin(user.claims):
-                raise Refusal("forbidden", NOT_AN_ADMIN)
+            check(self._server, user, admin=True)
         except (Refusal, ApiError) as error:
             answer = error if isinstance(error, ApiError) else api_error(error, realm=_REALM)
             raise Denied(

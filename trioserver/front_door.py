@@ -139,13 +139,15 @@ class FrontDoor:
         limits = self._config.limits
         head = None
         try:
-            with trio.fail_after(limits.head_timeout):
+            with trio.move_on_after(limits.head_timeout) as scope:
                 if arrival.proxied:
                     arrival.peer = await self._announced(arrival.stream, arrival.peer)
                     arrival.proxied = False
                     if not self.gate.announce(ticket, arrival.peer):
                         return None
                 head = await read_head(arrival.stream, max_bytes=limits.head_bytes)
+            if head is None or scope.cancelled_caught:
+                raise trio.TooSlowError
             check_head(head)
         except BadProxyHeader as bad:
             self.gate.drop_bad_proxy(arrival.peer, str(bad))

@@ -123,6 +123,27 @@ def _algorithms_of(material: Material) -> tuple[str, ...]:
     )
 
 
+class _Checked(HMACAlgorithm):
+    """For secrets that were looked at when the `Key` was made: PyJWT would parse them as keys and
+    certificates for each token anew, which is a third of the time that one takes."""
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        """The secret as it is."""
+        assert isinstance(key, bytes)
+        return key
+
+
+def _verifiers(material: Material, algorithms: tuple[str, ...]) -> dict[str, Any]:
+    """By algorithm, what PyJWT is to verify with."""
+    if not isinstance(material, bytes):
+        return dict.fromkeys(algorithms, material)
+    secret = {"kty": "oct", "k": base64.urlsafe_b64encode(material).rstrip(b"=").decode()}
+    verifiers = {name: jwt.PyJWK(secret, name) for name in algorithms}
+    for name, verifier in verifiers.items():
+        verifier.Algorithm = _Checked(getattr(HMACAlgorithm, f"SHA{name[2:]}"))
+    return verifiers
+
+
 @attrs.frozen(kw_only=True)
 class Key:
     """A verification key. Make one with `secret`, `from_pem` or `from_jwk`.
@@ -136,6 +157,15 @@ class Key:
     material: Material = attrs.field(repr=False)
     algorithms: tuple[str, ...] = attrs.field(init=False)
     valid_until: float | None = None
+    _verifiers: dict[str, Any] = attrs.field(init=False, repr=False, eq=False)
+
+    @_verifiers.default
+    def _made_once(self) -> dict[str, Any]:
+        return _verifiers(self.material, self.algorithms)
+
+    def verifier(self, algorithm: str) -> Any:
+        """What `jwt.decode` takes as a key, for one of the ``algorithms``."""
+        return self._verifiers[algorithm]
 
     @algorithms.default
     def _fixed_by_the_type(self) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def _signed_claims(token: str, keys: KeySet, rules: Rules, now: float) -> dict[s
         try:
             return jwt.decode(
                 token,
-                key.material,
+                key.verifier(algorithm),
                 algorithms=key.algorithms,
                 issuer=rules.issuer,
                 audience=rules.audience,

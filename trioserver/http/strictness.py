@@ -43,11 +43,12 @@ def _fields(lines: list[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_framing(head: Head, fields: list[tuple[str, bytes]]) -> None:
-    count = Counter(name for name, _ in fields)
-    for name in _ONCE:
-        if count[name] > 1:
-            raise BadHead(400, f"There is more than one header {name.title()}.")
     values = dict(fields)
+    if len(values) < len(fields):
+        count = Counter(name for name, _ in fields)
+        for name in _ONCE:
+            if count[name] > 1:
+                raise BadHead(400, f"There is more than one header {name.title()}.")
     length, coding = values.get("content-length"), values.get("transfer-encoding")
     if length is not None and coding is not None:
         raise BadHead(400, "Content-Length and Transfer-Encoding exclude each other.")

@@ -99,8 +99,10 @@ class Batcher(Generic[K, V]):
         self._waiting += 1
         entry.waiters += 1
         try:
-            with trio.fail_after(self._timeout):
+            with trio.move_on_after(self._timeout) as scope:
                 await entry.done.wait()
+            if scope.cancelled_caught:
+                raise trio.TooSlowError
         finally:
             self._waiting -= 1
             entry.waiters -= 1

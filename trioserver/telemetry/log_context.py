@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final
 
-from structlog.contextvars import bind_contextvars, bound_contextvars
+from structlog.contextvars import bind_contextvars
 
 from protocol import Id
 
@@ -27,6 +27,7 @@ def _variable(name: str) -> ContextVar[Any]:
 _CONNECTION_ID: Final = _variable("connection_id")
 _USER: Final = _variable("user")
 _REQUEST_ID: Final = _variable("request_id")
+_VARIABLES: Final = (_CONNECTION_ID, _USER, _REQUEST_ID)
 
 
 def bind_connection(connection_id: str, user: str | None) -> None:
@@ -48,12 +49,13 @@ def bind_request(id: Id | None) -> None:
 @contextmanager
 def bound_connection(connection_id: str, user: str | None = None) -> Iterator[None]:
     """Lines are this connection's inside; nothing is left behind in the caller's task."""
-    with bound_contextvars(
-        connection_id=connection_id,
-        user=UNBOUND if user is None else user,
-        request_id=UNBOUND,
-    ):
+    before = [(variable, variable.get(UNBOUND)) for variable in _VARIABLES]
+    bind_connection(connection_id, user)
+    try:
         yield
+    finally:
+        for variable, value in before:
+            variable.set(value)
 
 
 def context_for(connection_id: str, user: str | None) -> Context:

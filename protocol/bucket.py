@@ -30,6 +30,10 @@ class TokenBucket:
         self._level = level - amount
         return True
 
+    def give_back(self, amount: float) -> None:
+        """Undo a `take`."""
+        self._level += amount
+
     def wait(self, amount: float = 1.0) -> float:
         """Seconds from the last `take` until there are so many again."""
         return max(0.0, (amount - self._level) / self.rate)

@@ -53,8 +53,10 @@ def decode_envelope(data: bytes) -> Message:
 
     Raises `Refusal`: ``not_utf8``, or ``bad_message``, whose text says what is wrong.
     """
-    _check_utf8(data)
-    check_depth(data)
+    if not data.isascii():
+        _check_utf8(data)
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        check_depth(data)
     try:
         return _envelope.decode(data)
     except _DECODE_ERRORS as error:
@@ -145,11 +147,10 @@ def is_type_name(name: str) -> bool:
 
 def _check_utf8(data: bytes) -> None:
     """msgspec checks only the strings it converts, and what is passed on is not converted."""
-    if not data.isascii():
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            raise Refusal("not_utf8") from None
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise Refusal("not_utf8") from None
 
 
 def check_depth(data: bytes) -> None:

@@ -15,6 +15,7 @@ from msgspec import UNSET, structs
 
 from protocol import codec
 from protocol.bucket import TokenBucket
+from protocol.codec import decode_envelope
 from protocol.errors import ERRORS, NORMAL_CLOSURE, Fatal, Refusal, close_code_of
 from protocol.messages import (
     CLIENT_TYPES,
@@ -41,6 +42,8 @@ from protocol.messages import (
 from protocol.options import SessionOptions
 from protocol.states import SERVER_TABLE, Hold, ServerMove, ServerState
 
+_READY: Final = frozenset({ServerState.READY, ServerState.REFRESHING})
+
 MAX_HELD: Final = 32
 """Messages that may wait behind `auth`; together with the limit before READY, half a MiB."""
 
@@ -66,13 +69,21 @@ class ServerSession:
 
     After the end, ``close`` says with which code and reason to close the WebSocket; what stands in
     ``outgoing`` goes before that. ``max_message_bytes`` is the limit in force, small before READY.
+    ``is_ready`` says whether the application may see it.
     ``now`` is in seconds, of any clock that never runs backwards;
     ``wall`` is in seconds since the Unix epoch.
     """
 
+    __slots__ = (
+        "_byte_strikes", "_bytes", "_errors", "_expires", "_held", "_messages", "_strikes", "auth",
+        "auth_fields", "close", "deadline", "heartbeat", "in_flight", "is_ready",
+        "max_message_bytes", "options", "outgoing", "state",
+    )  # fmt: skip
+
     def __init__(self, options: SessionOptions, now: float) -> None:
         self.options = options
         self.state = ServerState.OPENING
+        self.is_ready = False
         self.outgoing: list[bytes] = []
         self.close: Close | None = None
         self.heartbeat: HeartbeatMode = "frame"
@@ -91,11 +102,6 @@ class ServerSession:
         self._bytes = TokenBucket(rate, burst, now)
         self._byte_strikes = TokenBucket(rate / BYTES_FORGIVEN, burst, now)
         self._errors = TokenBucket(ERRORS_PER_SECOND, ERROR_BURST, now)
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the application may see this session."""
-        return self.state in (ServerState.READY, ServerState.REFRESHING)
 
     # -------------------------------------------------------------------------- opening
 
@@ -174,33 +180,51 @@ class ServerSession:
 
     # -------------------------------------------------------------------------- running
 
-    def receive(self, data: bytes, now: float) -> ClientMessage | Message | None:
+    def prepay(self, count: int, size: int, now: float) -> bool:
+        """Whether so many messages, of so many bytes in all, are within the limits of the rate.
+
+        They have then been counted, and `receive` is to be told so; else each is for it to judge.
+        """
+        if not self.is_ready or not self._messages.take(now, count):
+            return False
+        if self._bytes.take(now, size):
+            return True
+        self._messages.give_back(count)
+        return False
+
+    def receive(
+        self, data: bytes, now: float, *, prepaid: bool = False
+    ) -> ClientMessage | Message | None:
         """A text message has arrived: what to do about it, or None when that has been done.
 
         `Auth` asks for a verification (`admit` or `fail`; when READY, `refresh`, `keep` or
         `fail`). Errors have gone to ``outgoing``, and may have ended the session.
         """
-        if self.state is ServerState.CLOSED:
-            return None
-        if self.state is ServerState.VERIFYING:
-            self._hold(data)
-            return None
-        if len(data) > self.max_message_bytes:
+        ready = self.is_ready
+        if not ready:
+            if self.state is ServerState.CLOSED:
+                return None
+            if self.state is ServerState.VERIFYING:
+                self._hold(data)
+                return None
+        size = len(data)
+        if size > self.max_message_bytes:
             self.fail(Refusal("message_too_big"))
             return None
         try:
-            envelope = codec.decode_envelope(data)
+            envelope = decode_envelope(data)
         except Refusal as refusal:
             self.refuse(refusal, now)
             return None
-        if self.is_ready:
-            if not self._messages.take(now):
-                self._too_fast(envelope, self._messages.wait(), self._strikes.take(now))
-                return None
-            size = len(data)
-            if not self._bytes.take(now, size):
-                self._too_fast(envelope, self._bytes.wait(size), self._byte_strikes.take(now, size))
-                return None
+        if ready:
+            if not prepaid:
+                if not self._messages.take(now):
+                    self._too_fast(envelope, self._messages.wait(), self._strikes.take(now))
+                    return None
+                if not self._bytes.take(now, size):
+                    forgiven = self._byte_strikes.take(now, size)
+                    self._too_fast(envelope, self._bytes.wait(size), forgiven)
+                    return None
             if envelope.type not in RESERVED_TYPES and envelope.id not in self.in_flight:
                 return envelope  # nearly always: it moves nothing in the table
         try:
@@ -334,6 +358,7 @@ class ServerSession:
         outcome = SERVER_TABLE[self.state, move]
         if isinstance(outcome, ServerState):
             self.state = outcome
+            self.is_ready = outcome in _READY
         return outcome
 
     def _hold(self, data: bytes) -> None:

@@ -18,9 +18,11 @@ from trioserver.mailbox import Mailbox
 from trioserver.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
 from trioserver.peers.origins import OriginPolicy
 from trioserver.presence import Presence
-from trioserver.websocket.frames import Opcode, encode_frame
+from trioserver.websocket.frames import encode_text
 
 if TYPE_CHECKING:
+    from protocol.options import SessionOptions
+    from trioserver.config import Config
     from trioserver.connection import Connection
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -86,6 +88,7 @@ class Route:
         self._presence = presence
         self._mailbox = mailbox
         self._pattern = _compile(path)
+        self._options: tuple[Config, SessionOptions] | None = None  # the latest, for `opening`
         if session is not None and session not in self.parameters:
             raise ValueError(f"session: {path} has no parameter {session!r}")
         if heartbeat not in ("frame", "message"):
@@ -331,7 +334,7 @@ class Application:
 
 def _event_frame(event: Event) -> bytes:
     """A server's frames are not masked: one serves all who hear the event."""
-    return encode_frame(Opcode.TEXT, codec.encode(event))
+    return encode_text(codec.encode(event))
 
 
 async def anyone(user: Any, resource: Mapping[str, str]) -> bool:

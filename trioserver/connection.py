@@ -14,7 +14,7 @@ from msgspec import UNSET
 from protocol import Id, Refusal, ServerSession, codec, milliseconds, raw
 from protocol.messages import Goaway, Message
 from trioserver.auth import User
-from trioserver.websocket.frames import Opcode, encode_frame
+from trioserver.websocket.frames import encode_text
 from trioserver.websocket.outbox import OutboxClosed, OutboxFull
 from trioserver.websocket.request import Request
 from trioserver.websocket.websocket import WebSocket
@@ -49,6 +49,29 @@ class Connection:
     for the application to keep things in; ``log`` is a structlog logger that knows whose it is.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_acknowledges",
+        "_begun",
+        "_ended",
+        "_log",
+        "_nursery",
+        "_recent",
+        "_session",
+        "_settled",
+        "_topics",
+        "_tracing",
+        "_user",
+        "_wall_clock",
+        "_websocket",
+        "application",
+        "id",
+        "request",
+        "resource",
+        "route",
+        "state",
+    )  # fmt: skip
+
     def __init__(
         self,
         *,
@@ -67,7 +90,7 @@ class Connection:
         self.resource = resource
         self.request = request
         self.state: dict[str, Any] = {}
-        self.log = structlog.get_logger("trioserver").bind(connection_id=id, route=route.path)
+        self._log: Any = None
         self._user: User | None = None
         self._session = session
         self._websocket = websocket
@@ -90,6 +113,22 @@ class Connection:
         if self._user is None:
             raise RuntimeError("nobody has been authenticated yet")
         return self._user
+
+    @property
+    def log(self) -> Any:
+        """A structlog logger that knows whose it is; made with the first line, for most write none
+        before their last."""
+        if self._log is None:
+            log = structlog.get_logger("trioserver").bind(
+                connection_id=self.id, route=self.route.path
+            )
+            self._log = log if self._user is None else log.bind(user=self._user.id)
+        return self._log
+
+    def _identify(self, user: User) -> None:
+        """From here on it is this user's, also in the log."""
+        self._user = user
+        self._log = None
 
     @property
     def session(self) -> str | None:
@@ -200,7 +239,7 @@ class Connection:
 
         Raises `ValueError` for a message that is larger than the whole outbox.
         """
-        self._transmit_frame(encode_frame(Opcode.TEXT, message))
+        self._transmit_frame(encode_text(message))
 
     def _transmit_frame(self, frame: bytes) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
 from time import perf_counter
@@ -17,7 +17,8 @@ from typing import Any, Final, TypeAlias
 
 import trio
 
-from protocol import Id, Refusal, codec
+from protocol import Id, Refusal
+from protocol.codec import encode
 from protocol.messages import (
     Ack,
     Cancel,
@@ -36,7 +37,8 @@ from trioserver.handlers import Handler, Kind, call, call_inline, unwrap
 from trioserver.storage import DatabaseUnavailable
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
 from trioserver.telemetry.log_context import bind_connection, bind_request, context_for
-from trioserver.waiting import run_noticing
+from trioserver.waiting import Parking, go_on
+from trioserver.websocket.frames import encode_text
 
 _RECENT: Final = 16
 """Types of messages that are remembered of each connection."""
@@ -46,6 +48,12 @@ _Job: TypeAlias = "Message | Subscribe | Unsubscribe | Publish"
 
 class Dispatcher:
     """The messages of one connection. `take` and `dispatch` take them, `start` when it is ready."""
+
+    __slots__ = (
+        "_busy", "_call_inline", "_cancelled_early", "_connection", "_handlers", "_idle", "_job",
+        "_limits", "_queue", "_running_streams", "_scope", "_session", "_slow_inline", "_streams",
+        "_timeouts", "_times", "_tracing", "_waiting", "_websocket", "run_in_context",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -58,6 +66,7 @@ class Dispatcher:
         self._connection = connection
         self._session = connection._session
         self._websocket = connection._websocket
+        self._handlers = connection.route.handlers
         self._limits = limits
         self._timeouts = handlers
         self._queue: list[_Job] = []  # short, and mostly empty
@@ -67,12 +76,12 @@ class Dispatcher:
         self._call_inline: Callable[..., Any] = (
             call_inline if tracing is None else partial(tracing.call_inline, call_inline)
         )
-        self._run_in_context: Callable[..., Any]  # from `start` on, which knows the user
+        self.run_in_context: Callable[..., Any] | None = None  # from `start` on: of the user
         self._busy = True  # until the hook has been called, everything waits
-        self._idle: trio.lowlevel.ParkingLot | None = None  # of the loop, once that runs
+        self._idle: Parking | None = None  # of the loop, once that runs
         self._scope: trio.CancelScope  # around the job that the loop is at
         self._job: _Job | None = None
-        self._waited = False  # whether that job has
+        self._waiting = True  # whether that job is; and until one can begin
         self._streams: dict[Id, trio.CancelScope] = {}
         self._running_streams = 0
         self._cancelled_early: set[Id] = set()
@@ -80,11 +89,16 @@ class Dispatcher:
     def start(self) -> None:
         """The connection is ready: its hook is called, then its messages are handled."""
         connection = self._connection
-        self._run_in_context = context_for(connection.id, connection.user.id).run
+        self.run_in_context = context_for(connection.id, connection.user.id).run
         if self._queue or self._connection.route.ready_hook is not None:
             self._start_loop()
         else:
             self._busy = False
+
+    @property
+    def about_to_answer(self) -> bool:
+        """Whether the loop goes on, with nothing to wait for, as soon as it has its turn."""
+        return not self._waiting and bool(self._queue)
 
     # -------------------------------------------------------------------------- arriving
 
@@ -106,8 +120,8 @@ class Dispatcher:
                     self._enqueue(message)
 
     def take(self, message: Message) -> None:
-        """Take a message for one of the application's handlers."""
-        handler = self._connection.route.handlers.get(message.type)
+        """Take a message for one of the application's handlers, in the connection's context."""
+        handler = self._handlers.get(message.type)
         if handler is None:
             self._connection._refuse(Refusal("unknown_type"), message.id)
             return
@@ -151,7 +165,7 @@ class Dispatcher:
     def _run_inline(self, handler: Handler, message: Message) -> None:
         began = perf_counter()
         try:
-            result = self._run_in_context(self._call_inline, handler, self._connection, message)
+            result = self._call_inline(handler, self._connection, message)
             self._acknowledge(message.id, result)
         except Exception as error:
             outcome = self._refuse_for(error, message)
@@ -167,13 +181,14 @@ class Dispatcher:
     # -------------------------------------------------------------------------- the loop
 
     def _start_loop(self) -> None:
-        self._idle = trio.lowlevel.ParkingLot()
+        self._idle = Parking()
         self._connection.start_soon(self._loop, self._idle)
 
-    async def _loop(self, idle: trio.lowlevel.ParkingLot) -> None:
+    async def _loop(self, idle: Parking) -> None:
         """Call the hook, then work off the queue, one after the other, in order of arrival."""
         bind_connection(self._connection.id, self._connection.user.id)
         await self._call_ready_hook()
+        self._waiting = False
         while True:
             with trio.CancelScope() as self._scope:
                 await self._work_off(idle)
@@ -182,27 +197,23 @@ class Dispatcher:
                 self._session.finish(job.id)
                 self._refuse_for(trio.TooSlowError(), job)
 
-    async def _work_off(self, idle: trio.lowlevel.ParkingLot) -> None:
+    async def _work_off(self, idle: Parking) -> None:
         """Answers leave together as long as no job has to wait for anything."""
-        queue, outbox = self._queue, self._websocket.outbox
+        queue, outbox, half = self._queue, self._websocket.outbox, self._limits.queue // 2
         while True:
             if not queue:
-                outbox.uncork()
+                self._websocket.answered()
                 self._busy = False
                 await idle.park()
             self._job = job = queue.pop(0)
             if queue:
                 outbox.cork()
-            if self._websocket.paused and len(queue) <= self._limits.queue // 2:
+            if len(queue) == half:
                 self._websocket.resume()
-            await self._run(job)
+            rest = self._begin_work(job)
+            if rest is not None:
+                await rest
             self._job = None
-
-    def _waits(self) -> None:
-        """A job has to wait: only now its time is limited, and what is ready to leave leaves."""
-        self._waited = True
-        self._websocket.outbox.uncork()
-        self._scope.deadline = trio.current_time() + self._timeouts.timeout
 
     async def _call_ready_hook(self) -> None:
         hook = self._connection.route.ready_hook
@@ -214,35 +225,73 @@ class Dispatcher:
         except Exception as error:
             self._connection._fail(self._judge(error, "on_ready", None)[1])
 
-    async def _run(self, job: _Job) -> None:
+    def _begin_work(self, job: _Job) -> Awaitable[None] | None:
+        """Do a job as far as it goes without waiting, which mostly is all of it; else the rest."""
         bind_request(job.id)
-        began, outcome = perf_counter(), None
+        began = perf_counter()
         try:
             if not isinstance(job, Message):
                 work = self._run_topics(job)
             else:
-                handler = self._connection.route.handlers[job.type]
-                if handler.kind is Kind.STREAM:
+                handler = self._handlers[job.type]
+                if handler.kind is Kind.LOOP:
+                    work = self._call(handler, job)
+                elif handler.kind is Kind.STREAM:
                     self._start_stream(handler, job)
-                    return
-                if handler.kind is Kind.INLINE:
+                    return None
+                else:
                     self._session.finish(job.id)
-                    self._run_inline(handler, job)
-                    return
-                work = self._call(handler, job)
-            outcome = Outcome.CANCELLED
-            result = await self._await(work)
+                    assert self.run_in_context is not None, "it has started"
+                    self.run_in_context(self._run_inline, handler, job)
+                    return None
+        except Exception as error:
+            self._has_failed(job, began, error)
+            return None
+        try:
+            trap = work.send(None)
+        except StopIteration as finished:
+            self._has_finished(job, began, finished.value)
+        except Exception as error:
+            self._has_failed(job, began, error)
+        else:
+            return self._wait_for(work, trap, job, began)
+        return None
+
+    async def _wait_for(
+        self, work: Coroutine[Any, Any, Any], trap: Any, job: _Job, began: float
+    ) -> None:
+        """Only from here on is its time limited; and what is ready to leave leaves."""
+        self._waiting = True
+        self._websocket.outbox.uncork()
+        self._scope.deadline = trio.current_time() + self._timeouts.timeout
+        try:
+            result = await go_on(work, trap)
+        except Exception as error:
+            self._has_failed(job, began, error)
+        except BaseException:
+            outcome = Outcome.TIMEOUT if self._scope.cancel_called else Outcome.CANCELLED
+            self._times[_name(job)].add(outcome, perf_counter() - began)
+            raise
+        else:
+            self._has_finished(job, began, result)
+        finally:
+            self._waiting = False
+            self._scope.deadline = math.inf
+
+    def _has_finished(self, job: _Job, began: float, result: Any) -> None:
+        try:
             self._session.finish(job.id)
             self._acknowledge(job.id, result)
-            outcome = Outcome.OK
         except Exception as error:
-            self._session.finish(job.id)
-            outcome = self._refuse_for(error, job)
-        finally:
-            if outcome is Outcome.CANCELLED and self._scope.cancel_called:
-                outcome = Outcome.TIMEOUT
-            if outcome is not None:
-                self._times[_name(job)].add(outcome, perf_counter() - began)
+            self._has_failed(job, began, error)
+        else:
+            name = job.type if type(job) is Message else _name(job)
+            self._times[name].add_ok(perf_counter() - began)
+
+    def _has_failed(self, job: _Job, began: float, error: Exception) -> None:
+        self._session.finish(job.id)
+        outcome = self._refuse_for(error, job)
+        self._times[_name(job)].add(outcome, perf_counter() - began)
 
     def _call(self, handler: Handler, message: Message) -> Coroutine[Any, Any, Any]:
         if self._tracing is not None:
@@ -251,14 +300,6 @@ class Dispatcher:
             self._connection, *handler.arguments(message)
         )
         return work
-
-    async def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            return await run_noticing(work, self._waits)
-        finally:
-            if self._waited:
-                self._waited = False
-                self._scope.deadline = math.inf
 
     async def _run_topics(self, job: Any) -> Any:
         connection, route = self._connection, self._connection.route
@@ -338,14 +379,14 @@ class Dispatcher:
                     return
                 if self._session.close is not None:
                     return
-                self._connection._transmit(codec.encode(Chunk(id=id, seq=seq, data=value)))
+                self._connection._transmit(encode(Chunk(id=id, seq=seq, data=value)))
                 seq += 1
 
     def _end_stream(self, id: Id, end: End) -> None:
         self._cancelled_early.discard(id)
         self._session.finish(id)
         if self._session.close is None:
-            self._connection._transmit(codec.encode(end))
+            self._connection._transmit(encode(end))
 
     def _cancel(self, id: Id) -> None:
         """End a stream, also one that still waits; an id that is no stream's is left be."""
@@ -363,7 +404,7 @@ class Dispatcher:
     def _acknowledge(self, id: Id | None, result: Any) -> None:
         if id is not None and self._session.close is None:
             ack = Ack(id=id) if result is None else Ack(id=id, data=result)
-            self._connection._transmit(codec.encode(ack))
+            self._connection._transmit_frame(encode_text(encode(ack)))
 
     def _refuse_for(self, error: Exception, job: _Job) -> Outcome:
         outcome, refusal = self._judge(error, _name(job), job.id)

@@ -11,6 +11,7 @@ import attrs
 import msgspec
 
 from protocol import codec
+from protocol.codec import decode_payload
 from protocol.messages import RESERVED_TYPES, Message
 from trioserver.telemetry.log_context import UNBOUND, set_request_id
 
@@ -46,7 +47,7 @@ class Handler:
         """The payload, decoded, and the id, where the function takes them. `protocol.Refusal`."""
         if self.decoder is None:
             return ()
-        payload = codec.decode_payload(self.decoder, message)
+        payload = decode_payload(self.decoder, message)
         return (payload, message.id) if self.takes_id else (payload,)
 
 
@@ -122,9 +123,14 @@ def unwrap(error: Exception) -> Exception:
 
 def call_inline(handler: Handler, connection: Connection, message: Message) -> Any:
     """Call a `def` handler with a message of its type; lines that it logs name the request."""
-    id = message.id
+    id, decoder = message.id, handler.decoder
     set_request_id(UNBOUND if id is None else id)
-    return handler.function(connection, *handler.arguments(message))
+    if decoder is None:
+        return handler.function(connection)
+    payload = decode_payload(decoder, message)
+    if handler.takes_id:
+        return handler.function(connection, payload, id)
+    return handler.function(connection, payload)
 
 
 async def call(function: Callable[..., Any], *arguments: Any) -> Any:

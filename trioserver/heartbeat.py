@@ -24,6 +24,10 @@ class Heartbeat:
     ``due`` is by Trio's clock, in seconds.
     """
 
+    __slots__ = (
+        "_config", "_connection", "_next_ping", "_number", "_waiting_since",
+    )  # fmt: skip
+
     def __init__(self, connection: Connection, config: HeartbeatConfig) -> None:
         self._connection = connection
         self._config = config

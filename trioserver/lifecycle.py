@@ -40,6 +40,11 @@ class Lifecycle:
     the moment it becomes READY, before `ready` is sent, or ``on_refused`` when it will never be.
     """
 
+    __slots__ = (
+        "_blocks", "_config", "_dispatcher", "_nap", "_observer", "_on_auth", "_on_ready",
+        "_on_refused", "_session", "_timings", "_token", "_was_ready", "_websocket", "connection",
+    )  # fmt: skip
+
     def __init__(
         self,
         connection: Connection,
@@ -128,9 +133,9 @@ class Lifecycle:
                 if self._session.is_ready:
                     self._was_ready = True
                     self._dispatcher.start()
-                    work.start_soon(self._beat, name="heartbeat")
                     if connection.route._mailbox is not None:
                         work.start_soon(connection.route._mailbox.serve, connection)
+                    await self._beat()
                 await connection._ended.wait()
                 work.cancel_scope.cancel()
         except* Exception as errors:
@@ -194,13 +199,26 @@ class Lifecycle:
 
     # -------------------------------------------------------------------------- what arrives
 
+    @property
+    def about_to_send(self) -> bool:
+        """Whether the message loop is about to answer."""
+        return self._dispatcher.about_to_answer
+
     def received(self, messages: list[bytes]) -> None:
         """A batch of messages, in order."""
+        run = self._dispatcher.run_in_context
+        if run is None:
+            self._take(messages)
+        else:
+            run(self._take, messages)
+
+    def _take(self, messages: list[bytes]) -> None:
         session, dispatcher = self._session, self._dispatcher
-        now = self._websocket.last_received
+        now, count = self._websocket.last_received, len(messages)
+        prepaid = count > 1 and session.prepay(count, sum(map(len, messages)), now)
         try:
             for data in messages:
-                message = session.receive(data, now)
+                message = session.receive(data, now, prepaid=prepaid)
                 if session.outgoing:
                     self.connection._flush()
                 if type(message) is Message:
@@ -311,13 +329,15 @@ class Lifecycle:
     # -------------------------------------------------------------------------- time
 
     async def _beat(self) -> None:
-        """The heartbeat loop. It also warns of the token's end, and ends with it."""
+        """The heartbeat loop, until the connection has ended. It also warns of the token's end, and
+        ends with it. It is where the connection's own task waits: one more would be a tenth of
+        the memory of an idle connection."""
         session, connection = self._session, self.connection
         heartbeat = Heartbeat(connection, self._config.heartbeat)
         while session.close is None:
             deadline = math.inf if session.deadline is None else session.deadline
             with trio.CancelScope(deadline=min(heartbeat.due, deadline)) as self._nap:
-                await trio.sleep_forever()
+                await connection._ended.wait()
             heartbeat.beat()
             session.tick(trio.current_time(), connection._wall_clock())
             connection._flush()

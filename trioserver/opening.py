@@ -38,7 +38,7 @@ def new_connection(
     readiness: Readiness | None,
 ) -> Connection:
     """A connection whose session starts now; the handshake has not been answered yet."""
-    session = ServerSession(_session_options(config, match.route), trio.current_time())
+    session = ServerSession(_options_of(config, match.route), trio.current_time())
     request = Request(
         path=head.path,
         query=head.query,
@@ -65,6 +65,13 @@ def new_connection(
         ),
         wall_clock=wall_clock,
     )
+
+
+def _options_of(config: Config, route: Route) -> SessionOptions:
+    """One for all connections to the route, until the configuration is another."""
+    if route._options is None or route._options[0] is not config:
+        route._options = (config, _session_options(config, route))
+    return route._options[1]
 
 
 def _session_options(config: Config, route: Route) -> SessionOptions:

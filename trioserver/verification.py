@@ -41,8 +41,7 @@ async def verify(
         user = await _authenticate(connection, credentials)
     if known is None:
         timings.authenticated = trio.current_time()
-        connection._user = user  # from here on a disconnect by user or token meets it
-        connection.log = connection.log.bind(user=user.id)
+        connection._identify(user)  # from here on a disconnect by user or token meets it
         bind_connection(connection.id, user.id)
     elif known.id != user.id:
         raise Refusal("access_denied", "The new token is for another user.")
@@ -81,8 +80,10 @@ async def _check_owner(connection: Connection, user: User, timeout: float) -> No
         return
     owned: object = False
     try:
-        with trio.fail_after(timeout):
+        with trio.move_on_after(timeout) as scope:
             owned = await owner(user, connection.resource)
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
     except Exception as error:
         raise _refusal_for(connection, "ownership_failed", error, "unavailable") from None
     if owned is not True:  # nothing that is merely truthy, such as a forgotten coroutine

@@ -25,6 +25,8 @@ _CLOSE_TIMEOUT: Final = 2.0  # seconds; some cases watch how long a server waits
 class _Echo:
     """The `Receiver`: answers each message, and notes with which code to close at the end."""
 
+    about_to_send = False
+
     def __init__(self, websocket: WebSocket) -> None:
         self.ended = trio.Event()
         self.close_code = 1000

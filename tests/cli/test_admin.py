@@ -116,7 +116,6 @@ def test_connections_are_listed_and_one_is_shown(running: Running, admin: Any) -
         (connection,) = answer["connections"]
         shown = admin("show", connection["id"])
         assert "alice" in shown.stdout
-        assert "heartbeat" in shown.stdout
         assert "tasks" in shown.stdout
         assert json.loads(admin("show", connection["id"], "--json").stdout)["phase"] == "ready"
     gone = admin("show", "no/such?id")

@@ -163,7 +163,7 @@ def make_application() -> Application:
     @route.on("look")
     def look(connection: Connection, note: Note) -> None:
         seen.extend(map(repr, (connection, connection.request, connection.user, connection.route)))
-        seen.append(repr(connection._session.__dict__.get("auth")))
+        seen.append(repr(connection._session.auth))
 
     return app
 

@@ -1,6 +1,9 @@
-"""A coroutine that is awaited through `run_noticing` is none the wiser; its first wait is seen."""
+"""A coroutine that was begun before it is awaited is none the wiser; its first wait is seen."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 import trio
@@ -8,7 +11,17 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.support.app import serving
-from trioserver.waiting import run_noticing
+from trioserver.waiting import Parking, go_on
+
+
+async def run_noticing(coroutine: Coroutine[Any, Any, Any], on_wait: Callable[[], None]) -> Any:
+    """As the message loop does: begin; what has to be done for those that wait; go on."""
+    try:
+        trap = coroutine.send(None)
+    except StopIteration as finished:
+        return finished.value
+    on_wait()
+    return await go_on(coroutine, trap)
 
 
 async def give(value: int, *, waits: int = 0) -> int:
@@ -84,3 +97,35 @@ async def test_an_answer_does_not_wait_for_the_request_behind_it(
             await client.send(type="slow", id=id, data={"ms": ms})
         arrived = [((await client.receive())["id"], trio.current_time() - begin) for _ in range(3)]
         assert arrived == [(1, 0.0), (2, 0.0), (3, 2.0)]
+
+
+async def test_who_is_parked_goes_on_when_it_is_woken_and_not_before(
+    autojump_clock: MockClock,
+) -> None:
+    parking = Parking()
+    woken: list[float] = []
+
+    async def park() -> None:
+        for _ in range(2):
+            await parking.park()
+            woken.append(trio.current_time())
+
+    begin = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        parking.unpark()  # nobody is there yet, and nothing is kept for later
+        nursery.start_soon(park)
+        for _ in range(2):
+            await trio.sleep(1)
+            parking.unpark()
+            parking.unpark()  # a second time, before it ran: it wakes once
+    assert woken == [begin + 1, begin + 2]
+
+
+async def test_who_is_cancelled_while_parked_is_woken_by_nobody_any_more() -> None:
+    parking = Parking()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await parking.park()
+    assert scope.cancelled_caught
+    parking.unpark()
+    await trio.testing.wait_all_tasks_blocked()

@@ -9,7 +9,8 @@ from typing import Final
 import attrs
 import trio
 
-from trioserver.websocket.frames import Opcode, apply_mask
+from trioserver.websocket.frames import Opcode
+from trioserver.websocket.masking import apply_mask
 
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT: Final = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -130,6 +131,7 @@ class Notes:
     codes: list[str] = attrs.field(factory=list)
     departures: int = 0
     happened: trio.Event = attrs.field(factory=trio.Event)
+    about_to_send: bool = False
 
     @property
     def messages(self) -> list[bytes]:

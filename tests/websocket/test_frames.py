@@ -27,7 +27,6 @@ from trioserver.websocket.frames import (
     Item,
     Opcode,
     Violation,
-    apply_mask,
     encode_frame,
 )
 
@@ -111,14 +110,6 @@ def test_a_stream_of_frames_cut_anywhere_gives_what_wsproto_gives(
 ) -> None:
     data = b"".join(frame(op, body, final=final, masked=masked) for op, body, final in frames)
     assert in_pieces(decoder(masked=masked), data, cuts) == by_wsproto(data, masked=masked)
-
-
-@given(payload=st.binary(max_size=70_000), mask=st.binary(min_size=4, max_size=4))
-@ANY
-def test_masking_is_what_the_rfc_says_and_undoes_itself(payload: bytes, mask: bytes) -> None:
-    masked = apply_mask(payload, mask)
-    assert masked == bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
-    assert apply_mask(masked, mask) == payload
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, MIB])

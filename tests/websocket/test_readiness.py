@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -27,80 +28,188 @@ async def running() -> AsyncIterator[Readiness]:
         nursery.cancel_scope.cancel()
 
 
-def reader(ours: socket.socket, read: list[bytes], size: int = 100) -> Callable[[], None]:
-    return lambda: read.append(ours.recv(size))
+class Spy:
+    """A source that notes each step. ``holds``: how often it has something to wait for."""
+
+    def __init__(
+        self,
+        ours: socket.socket,
+        steps: list[tuple[str, Any]],
+        *,
+        size: int = 100,
+        holds: int = 0,
+        act: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ours = ours
+        self._steps = steps
+        self._size = size
+        self._holds = holds
+        self._act = act
+
+    def read_now(self) -> bytes | None:
+        return self._ours.recv(self._size)
+
+    def take_now(self, data: bytes, now: float) -> None:
+        assert now <= trio.current_time()
+        self._steps.append(("take", data))
+        self._act()
+
+    def send_now(self) -> bool:
+        self._steps.append(("send", self._ours.fileno()))
+        self._holds -= 1
+        return self._holds < 0
+
+
+def taken(steps: list[tuple[str, Any]]) -> list[bytes]:
+    return [data for step, data in steps if step == "take"]
 
 
 async def test_a_socket_is_served_whenever_there_is_something_and_at_its_end() -> None:
     ours, theirs = socket.socketpair()
-    read: list[bytes] = []
+    steps: list[tuple[str, Any]] = []
     with closing(ours), closing(theirs):
         async with running() as readiness:
-            readable = reader(ours, read)
-            readiness.watch(ours.fileno(), readable)
+            source = Spy(ours, steps)
+            readiness.watch(ours.fileno(), source)
             for data in (b"one", b"two"):
                 theirs.send(data)
                 await trio.testing.wait_all_tasks_blocked()
             theirs.shutdown(socket.SHUT_WR)
             with trio.fail_after(5):
-                while len(read) < 3:
+                while len(taken(steps)) < 3:
                     await trio.lowlevel.checkpoint()
-            readiness.unwatch(ours.fileno(), readable)
-    assert read[:3] == [b"one", b"two", b""]
+            readiness.unwatch(ours.fileno(), source)
+    assert taken(steps)[:3] == [b"one", b"two", b""]
 
 
 async def test_a_flood_is_read_a_piece_at_a_time_and_others_have_their_turn() -> None:
     flood, flood_peer = socket.socketpair()
     quiet, quiet_peer = socket.socketpair()
-    read: list[bytes] = []
+    steps: list[tuple[str, Any]] = []
     with closing(flood), closing(flood_peer), closing(quiet), closing(quiet_peer):
         flood_peer.send(b"flood")
         quiet_peer.send(b"!")
         async with running() as readiness:
-            readiness.watch(flood.fileno(), reader(flood, read, size=1))
-            readiness.watch(quiet.fileno(), reader(quiet, read))
+            readiness.watch(flood.fileno(), Spy(flood, steps, size=1))
+            readiness.watch(quiet.fileno(), Spy(quiet, steps))
             await trio.testing.wait_all_tasks_blocked()
+    read = taken(steps)
     assert b"".join(read).replace(b"!", b"") == b"flood"
     assert read.index(b"!") <= 1
 
 
-async def test_a_callback_that_raises_costs_nobody_else(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_all_that_are_ready_are_read_then_handled_then_answered() -> None:
+    pairs = [socket.socketpair() for _ in range(3)]
+    steps: list[tuple[str, Any]] = []
+    async with running() as readiness:
+        for ours, theirs in pairs:
+            theirs.send(b"x")
+            readiness.watch(ours.fileno(), Spy(ours, steps))
+        await trio.testing.wait_all_tasks_blocked()
+    assert [step for step, _ in steps] == ["take"] * 3 + ["send"] * 3
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
+async def test_who_is_about_to_send_more_is_asked_again_when_tasks_have_had_their_turn() -> None:
+    ours, theirs = socket.socketpair()
+    steps: list[tuple[str, Any]] = []
+    with closing(ours), closing(theirs):
+        async with running() as readiness, trio.open_nursery() as nursery:
+
+            async def task() -> None:
+                steps.append(("task", None))
+
+            start = partial(nursery.start_soon, task)
+            readiness.watch(ours.fileno(), Spy(ours, steps, holds=2, act=start))
+            theirs.send(b"x")
+            await trio.testing.wait_all_tasks_blocked()
+    words = [step for step, _ in steps]
+    assert words.count("send") == 3
+    assert words[:2] == ["take", "send"]
+    assert words[-1] == "send"
+    assert "task" in words
+
+
+async def test_who_holds_back_in_a_turn_sends_at_its_end_and_nobody_does_outside_of_one() -> None:
+    ours, theirs = socket.socketpair()
+    other, other_peer = socket.socketpair()
+    steps: list[tuple[str, Any]] = []
+    async with running() as readiness:
+        assert not readiness.turn_is_coming
+        held = Spy(other, steps)
+
+        def send_to_the_other() -> None:
+            assert readiness.turn_is_coming
+            readiness.hold(held)
+
+        readiness.watch(ours.fileno(), Spy(ours, steps, act=send_to_the_other))
+        theirs.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(steps) == [("send", fd) for fd in sorted([ours.fileno(), other.fileno()])] + [
+            ("take", b"x")
+        ]
+        assert not readiness.turn_is_coming
+    for end in (ours, theirs, other, other_peer):
+        end.close()
+
+
+async def test_what_is_held_back_is_sent_also_when_there_is_no_other_turn() -> None:
+    ours, theirs = socket.socketpair()
+    steps: list[tuple[str, Any]] = []
+    with closing(ours), closing(theirs):
+        async with running() as readiness:
+            readiness.watch(ours.fileno(), Spy(ours, steps, holds=10**9))
+            theirs.send(b"x")
+            while not steps:
+                await trio.lowlevel.checkpoint()
+            assert readiness.turn_is_coming
+        assert not readiness.turn_is_coming
+        assert steps[-1] == ("send", ours.fileno())
+
+
+@pytest.mark.parametrize("step", ["read_now", "take_now", "send_now"])
+async def test_a_source_that_raises_costs_nobody_else(
+    step: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     bad, bad_peer = socket.socketpair()
     good, good_peer = socket.socketpair()
-    read: list[bytes] = []
+    steps: list[tuple[str, Any]] = []
+    broken = Spy(bad, [])
 
-    def fail() -> None:
-        raise RuntimeError("broken callback")
+    def fail(*_: Any) -> None:
+        raise RuntimeError("broken source")
 
+    monkeypatch.setattr(broken, step, fail)
     with closing(bad), closing(bad_peer), closing(good), closing(good_peer):
         async with running() as readiness:
-            readiness.watch(bad.fileno(), fail)
-            readiness.watch(good.fileno(), reader(good, read))
+            readiness.watch(bad.fileno(), broken)
+            readiness.watch(good.fileno(), Spy(good, steps))
             bad_peer.send(b"?")
             good_peer.send(b"!")
             await trio.testing.wait_all_tasks_blocked()
-            assert read == [b"!"]
+            assert steps == [("take", b"!"), ("send", good.fileno())]
             assert len(readiness) == 1
-    assert "broken callback" in capsys.readouterr().out
+    assert "broken source" in capsys.readouterr().out
 
 
-async def test_a_callback_may_end_another_that_is_due() -> None:
+async def test_what_was_read_is_handled_also_when_another_has_ended_it() -> None:
     pairs = [socket.socketpair() for _ in range(2)]
-    served: list[int] = []
+    steps: list[tuple[str, Any]] = []
     async with running() as readiness:
-        callbacks: list[Callable[[], None]] = []
+        sources: list[Spy] = []
 
-        def end_all(index: int) -> None:
-            served.append(index)
-            for (ours, _), callback in zip(pairs, callbacks, strict=True):
-                readiness.unwatch(ours.fileno(), callback)
+        def end_all() -> None:
+            for (ours, _), source in zip(pairs, sources, strict=True):
+                readiness.unwatch(ours.fileno(), source)
 
-        callbacks += [lambda: end_all(0), lambda: end_all(1)]
-        for (ours, theirs), callback in zip(pairs, callbacks, strict=True):
+        for ours, theirs in pairs:
+            sources.append(Spy(ours, steps, act=end_all))
             theirs.send(b"x")
-            readiness.watch(ours.fileno(), callback)
+            readiness.watch(ours.fileno(), sources[-1])
         await trio.testing.wait_all_tasks_blocked()
-        assert len(served) == 1
+        assert taken(steps) == [b"x", b"x"]
         assert len(readiness) == 0
     for pair in pairs:
         for end in pair:
@@ -127,13 +236,13 @@ async def test_tasks_that_many_sockets_want_at_once_are_started_a_few_in_a_round
 
     async with running() as readiness:
 
-        def ended(fd: int) -> None:
-            readiness.unwatch(fd, callbacks[fd])
+        def ended(ours: socket.socket) -> None:
+            readiness.unwatch(ours.fileno(), sources[ours.fileno()])
             readiness.start_in_turn(start)
 
-        callbacks = {ours.fileno(): partial(ended, ours.fileno()) for ours, _ in pairs}
-        for fd, callback in callbacks.items():
-            readiness.watch(fd, callback)
+        sources = {ours.fileno(): Spy(ours, [], act=partial(ended, ours)) for ours, _ in pairs}
+        for fd, source in sources.items():
+            readiness.watch(fd, source)
         for _, theirs in pairs:
             theirs.close()
         with trio.fail_after(5):

@@ -35,9 +35,9 @@ class Sockets:
         """Call `Client.readable` from now on, until ``transport.stop_watching`` is called."""
         if self._readiness is not None:
             fd = transport.sock.fileno()
-            readable = partial(_readable, client)
-            self._readiness.watch(fd, readable)
-            transport.unwatch = partial(self._readiness.unwatch, fd, readable)
+            source = _Source(client)
+            self._readiness.watch(fd, source)
+            transport.unwatch = partial(self._readiness.unwatch, fd, source)
         elif self._nursery is not None:
             reading = trio.CancelScope()
             transport.unwatch = reading.cancel
@@ -49,8 +49,22 @@ class Sockets:
             self._nursery.start_soon(_write, client, client.transport)
 
 
-def _readable(client: Client) -> None:
-    client.readable(clock())
+class _Source:
+    """A client reads as soon as it can: the time at which an answer came is what is measured."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def read_now(self) -> None:
+        self._client.readable(clock())
+
+    def take_now(self, data: bytes, now: float) -> None:
+        raise AssertionError("nothing is left to be taken")
+
+    def send_now(self) -> bool:
+        return True
 
 
 async def _read(client: Client, transport: Transport, reading: trio.CancelScope) -> None:

@@ -15,7 +15,8 @@ from typing import Final
 
 from protocol import SUBPROTOCOL
 from trioserver.client.address import Address
-from trioserver.websocket.frames import Control, FrameDecoder, Item, Opcode, apply_mask
+from trioserver.websocket.frames import Control, FrameDecoder, Item, Opcode
+from trioserver.websocket.masking import apply_mask
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 MAX_HEAD_BYTES: Final = 16 * 1024

@@ -15,6 +15,8 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from trioserver.websocket.masking import apply_mask
+
 MAX_CONTROL_PAYLOAD: Final = 125
 """RFC 6455, section 5.5."""
 
@@ -41,6 +43,9 @@ class Opcode(IntEnum):
     PING = 0x9
     PONG = 0xA
 
+
+_SHORT_TEXT: Final = tuple(bytes((_WHOLE_TEXT, size)) for size in range(_TWO_BYTE_LENGTH))
+"""Headers, by the length of the payload."""
 
 _KNOWN: Final = frozenset(Opcode)
 _CONTROLS: Final = frozenset({Opcode.CLOSE, Opcode.PING, Opcode.PONG})
@@ -109,8 +114,14 @@ class FrameDecoder:
     payload has been read. That of a data frame is judged as it comes.
     """
 
+    __slots__ = (
+        "_binary", "_buffer", "_dropping", "_final", "_is_text", "_mask", "_masked", "_message",
+        "_missing", "_text", "max_message_bytes", "only_messages",
+    )  # fmt: skip
+
     def __init__(self, *, masked: bool, max_message_bytes: int, binary: bool = False) -> None:
         self.max_message_bytes = max_message_bytes
+        self.only_messages = True  # whether all that came last were messages
         self._masked = masked
         self._binary = binary
         self._buffer = b""  # a header, or a control frame, that is not complete yet
@@ -119,13 +130,14 @@ class FrameDecoder:
         self._mask = b""  # its mask, turned to where its next byte is
         self._message: bytearray | None = None  # a message that is not complete yet
         self._is_text = False  # whether that message is one of text
-        self._text = _utf8()
+        self._text: codecs.IncrementalDecoder | None = None  # made with the first that needs it
         self._dropping = False
 
     def receive(self, data: bytes) -> list[Item]:
         """What is complete with these bytes, in order. Raises nothing, whatever they are."""
         items: list[Item] = []
         position = 0
+        self.only_messages = True
         if self._missing:
             position = self._go_on(data, items)
         elif self._buffer:
@@ -201,6 +213,7 @@ class FrameDecoder:
             if opcode in _CONTROLS and header.length <= MAX_CONTROL_PAYLOAD:
                 if missing:
                     return None
+                self.only_messages = False
                 items.append(Control(Opcode(opcode), _payload(data, begin, end, header)))
                 if opcode == Opcode.CLOSE:
                     self.drop_data()  # section 5.5.1: no data follows
@@ -208,6 +221,7 @@ class FrameDecoder:
                 self._take_data(header, _payload(data, begin, end, header), missing, items)
         except _Violated as violated:
             if header.first == _WHOLE_CLOSE:
+                self.only_messages = False
                 items.append(MALFORMED_CLOSE)
                 self.drop_data()
             else:
@@ -226,7 +240,7 @@ class FrameDecoder:
                 items.append(_checked_text(payload) if self._is_text else Binary(payload))
                 return
             self._message = bytearray()
-            self._text.reset()
+            self._text = _utf8() if self._is_text else None
         self._take_piece(payload, header.final and not missing, items)
 
     def _go_on(self, data: bytes, items: list[Item]) -> int:
@@ -246,7 +260,7 @@ class FrameDecoder:
 
     def _take_piece(self, piece: bytes, last: bool, items: list[Item]) -> None:
         assert self._message is not None
-        if self._is_text:
+        if self._text is not None:
             try:
                 self._text.decode(piece, last)
             except UnicodeDecodeError:
@@ -254,9 +268,10 @@ class FrameDecoder:
         self._message += piece
         if last:
             items.append(bytes(self._message) if self._is_text else Binary(self._message))
-            self._message = None
+            self._message = self._text = None
 
     def _violated(self, violated: _Violated, items: list[Item]) -> None:
+        self.only_messages = False
         items.append(Violation(violated.code))
         self.drop_data()
 
@@ -323,17 +338,17 @@ def _is_utf8(payload: bytes) -> bool:
     return True
 
 
-def apply_mask(payload: bytes, mask: bytes) -> bytes:
-    """Mask or unmask (section 5.3), as one big integer: no loop in Python."""
-    size = len(payload)
-    repeated = mask * (size // 4) + mask[: size % 4]
-    masked = int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")
-    return masked.to_bytes(size, "little")
-
-
 def _turn(mask: bytes, taken: int) -> bytes:
     """The mask as it goes on behind so many bytes."""
     return mask[taken % 4 :] + mask[: taken % 4]
+
+
+def encode_text(payload: bytes) -> bytes:
+    """An unfragmented, unmasked text frame: what nearly all is that a server sends."""
+    size = len(payload)
+    if size < _TWO_BYTE_LENGTH:
+        return _SHORT_TEXT[size] + payload
+    return encode_frame(Opcode.TEXT, payload)
 
 
 def encode_frame(opcode: Opcode, payload: bytes) -> bytes:

@@ -47,6 +47,13 @@ class Outbox:
     the transport has not taken a chunk for that long, nothing more is sent.
     """
 
+    __slots__ = (
+        "_chunk", "_chunk_controls", "_chunk_others", "_close", "_control", "_controls", "_data",
+        "_ending", "_held", "_held_since", "_moved", "_nursery", "_on_overdue", "_others", "_sound",
+        "_stream", "_wake", "_write_now", "_writing", "bytes_sent", "closed", "corked", "max_age",
+        "max_bytes", "queued_bytes",
+    )  # fmt: skip
+
     def __init__(
         self,
         stream: trio.abc.SendStream,
@@ -65,11 +72,12 @@ class Outbox:
         self._stream = stream
         self._write_now = write_now
         self._nursery: trio.Nursery | None = None  # until `run` has been started in it
-        self._corked = False
-        self._corked_at = 0.0
+        self.corked = False
+        self._held_since = 0.0
         self._writing = False  # `run` is handing the chunk to the transport
         self._control: list[bytes] = []
         self._data: list[tuple[bytes, float]] = []  # often empty, and then small
+        self._held: list[bytes] = []  # data that was put while corked
         self._close: bytes | None = None  # the Close frame, which is the last of all
         self._ending = False
         self._controls = _Lane()
@@ -100,14 +108,13 @@ class Outbox:
             raise OutboxFull
         self._others.put += 1
         self.queued_bytes = queued + len(frame)
-        if self._corked:
-            self._data.append((frame, self._corked_at))
+        if self.corked:
+            self._held.append(frame)
         elif queued or self._write_now is None:
             self._data.append((frame, trio.current_time()))
             self._send_now()
         else:
-            self._chunk, self._chunk_controls, self._chunk_others = frame, 0, 1
-            self._try_chunk()
+            self._send_alone(frame, 1)
 
     def put_control_nowait(self, frame: bytes) -> None:
         """Queue a control frame ahead of all data, a Close frame behind it. Raises `OutboxClosed`.
@@ -125,7 +132,7 @@ class Outbox:
             self._control.append(frame)
             self._controls.put += 1
         self.queued_bytes += len(frame)
-        if not self._corked:
+        if not self.corked:
             self._send_now()
 
     async def send_control(self, frame: bytes) -> None:
@@ -139,12 +146,18 @@ class Outbox:
 
     def discard(self) -> None:
         """Forget the data that waits; a frame that is being sent is still sent to its end."""
+        self._stop_holding()
         self.queued_bytes -= sum(len(frame) for frame, _ in self._data)
         if self._data and self._sound is None:
             self._sound = self._others.left
         self._others.left += len(self._data)
         self._data.clear()
         self._notify()
+
+    @property
+    def data_put(self) -> int:
+        """How many data frames were ever put."""
+        return self._others.put - self._ending
 
     @property
     def position(self) -> int:
@@ -162,17 +175,26 @@ class Outbox:
         """Wait until the frame at this `position` has left. Raises `OutboxClosed`."""
         await self._wait_left(self._others, position)
 
-    def cork(self) -> None:
+    def cork(self, now: float | None = None) -> None:
         """Hold back what is put until `uncork`, so that it leaves in one call."""
-        if not self._corked:
-            self._corked = True
-            self._corked_at = trio.current_time()
+        if not self.corked:
+            self.corked = True
+            self._held_since = trio.current_time() if now is None else now
 
     def uncork(self) -> None:
         """Send what was held back."""
-        if self._corked:
-            self._corked = False
-            self._send_now()
+        if self.corked:
+            self.corked = False
+            held = self._held
+            if held:
+                chunk = held[0] if len(held) == 1 else b"".join(held)
+                if len(chunk) == self.queued_bytes <= _CHUNK_BYTES and self._write_now is not None:
+                    self._held = []
+                    self._send_alone(chunk, len(held))
+                    return
+                self._stop_holding()
+            if self.queued_bytes:
+                self._send_now()
 
     async def wait_below(self, queued_bytes: int) -> None:
         """Wait until no more than so much is queued, or the outbox is closed."""
@@ -202,6 +224,7 @@ class Outbox:
         self.closed = True
         self._control.clear()
         self._data.clear()
+        self._held.clear()
         self._close = None
         self._chunk = b""
         self.queued_bytes = 0
@@ -232,6 +255,15 @@ class Outbox:
                 self._take_chunk()
                 if not self._try_chunk():
                     break
+
+    def _stop_holding(self) -> None:
+        self._data += [(frame, self._held_since) for frame in self._held]
+        self._held.clear()
+
+    def _send_alone(self, frames: bytes, count: int) -> None:
+        """Hand over data frames that are all there is."""
+        self._chunk, self._chunk_controls, self._chunk_others = frames, 0, count
+        self._try_chunk()
 
     def _try_chunk(self) -> bool:
         """Hand the chunk over; whether the transport took all of it."""
@@ -317,7 +349,8 @@ class Outbox:
         self.bytes_sent += size
         self._controls.left += self._chunk_controls
         self._others.left += self._chunk_others
-        self._notify()
+        if self._moved is not None:
+            self._notify()
 
     def _drop_overdue(self) -> None:
         if self._data and self._data[0][1] < trio.current_time() - self.max_age:

@@ -4,6 +4,11 @@ Arming Trio's epoll for each message and waking a task for each costs more than 
 that is done for a short message. Here all sockets stay armed, level-triggered, in an epoll object
 of their own; one task waits for *it* to be readable, and serves every socket that is. Linux only:
 elsewhere, and for streams that are no plain sockets, each WebSocket's own task reads.
+
+What is ready is served in steps: all are read, then all that came is handled, then all answers
+leave. A system call costs a short message more than the time it takes, for it displaces what the
+interpreter had in the processor's caches: reading, handling and answering one after the other, for
+each socket in turn, is a third slower.
 """
 
 from __future__ import annotations
@@ -14,12 +19,14 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import trio
 
-_EVENTS_PER_POLL: Final = 256
+_STEP: Final = 64
+"""Sockets that are read before the first of them is handled: as many as make the steps worth it,
+and as few as do not keep an answer waiting."""
 
 _TURN: Final = 0.0005
 """Seconds for which sockets are served, while there are any, before other tasks get their turn.
@@ -34,38 +41,65 @@ millisecond: started all together they would keep the others waiting for seconds
 _log: Final = structlog.get_logger("trioserver")
 
 
+class Source(Protocol):
+    """Whose socket it is. Plain functions, which must not block."""
+
+    def read_now(self) -> bytes | None:
+        """What there is to read; empty at the end; None for nothing to handle."""
+
+    def take_now(self, data: bytes, now: float) -> None:
+        """Handle what was read, at Trio's time ``now``; answers may be held back."""
+
+    def send_now(self) -> bool:
+        """Send what was held back; False where a task is about to add to it, which is waited for:
+        then this is called again when tasks have had their turn."""
+
+
 class Readiness:
-    """Calls a plain function whenever its socket can be read. `run` has to run."""
+    """Serves each `Source` whose socket can be read. `run` has to run.
+
+    ``turn_is_coming`` says that who uses `hold` now is asked to send within a tick.
+    """
 
     def __init__(self) -> None:
         assert sys.platform == "linux"
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._sources: dict[int, Source] = {}
+        self.turn_is_coming = False
+        self._holding: list[Source] = []  # what they hold back is due in the coming turn
         self._starts: deque[Callable[[], None]] = deque()  # at most one of each socket
         self._may_start = 0
 
     def __len__(self) -> int:
-        return len(self._callbacks)
+        return len(self._sources)
 
-    def watch(self, fd: int, readable: Callable[[], None]) -> None:
-        """Call ``readable`` in each tick in which something can be read, or the peer has gone.
+    def watch(self, fd: int, source: Source) -> None:
+        """Serve ``source`` in each round in which something can be read, or the peer has gone.
 
-        It must not block. If it raises, its socket is watched no more, and a line is logged.
+        If it raises, its socket is watched no more, and a line is logged.
         """
-        self._callbacks[fd] = readable
+        self._sources[fd] = source
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
 
-    def unwatch(self, fd: int, readable: Callable[[], None]) -> None:
-        """Call no more; to be done before the socket is closed. A second time changes nothing."""
-        if self._callbacks.get(fd) is readable:
-            del self._callbacks[fd]
+    def unwatch(self, fd: int, source: Source) -> None:
+        """Serve it no more, but for what was read already; to be done before the socket is closed.
+
+        A second time changes nothing.
+        """
+        if self._sources.get(fd) is source:
+            del self._sources[fd]
             if not self._epoll.closed:
                 self._epoll.unregister(fd)
+
+    def hold(self, source: Source) -> None:
+        """Call `Source.send_now` in the turn that is coming, when others may have added to what it
+        holds back: what many tasks and messages send to one client leaves in one call."""
+        self._holding.append(source)
 
     def start_in_turn(self, start: Callable[[], None]) -> None:
         """Call ``start``, which starts a task: now, or in a later round where many are started.
 
-        For callbacks that have unwatched their socket.
+        For sources that have unwatched their socket.
         """
         if self._may_start > 0:
             self._may_start -= 1
@@ -75,35 +109,80 @@ class Readiness:
 
     async def run(self) -> None:
         """Serve until cancelled. Each round reads every socket once, so a flood starves nobody."""
-        with self._epoll:
+        try:
             while True:
-                if self._starts:
+                if self._starts or self._holding:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
-                self._may_start = _STARTS
-                while self._starts and self._may_start > 0:
-                    self._may_start -= 1
-                    self._starts.popleft()()
+                self.turn_is_coming = True
+                self._send_held()
+                self._start_some()
                 turn_ends = perf_counter() + _TURN
                 while self._serve_ready() and perf_counter() < turn_ends:
                     pass
+                self.turn_is_coming = bool(self._holding)
+        finally:
+            self.turn_is_coming = False
+            self._send_held()
+            self._epoll.close()
+
+    def _send_held(self) -> None:
+        holding, self._holding = self._holding, []
+        for source in holding:
+            self._send(source)
+
+    def _start_some(self) -> None:
+        self._may_start = _STARTS
+        while self._starts and self._may_start > 0:
+            self._may_start -= 1
+            self._starts.popleft()()
 
     def _serve_ready(self) -> bool:
         """Serve what is ready; False where nothing is."""
-        events = self._epoll.poll(0, _EVENTS_PER_POLL)
+        events = self._epoll.poll(0, _STEP)
+        if not events:
+            return False
+        came: list[tuple[Source, bytes]] = []
         for fd, _ in events:
-            readable = self._callbacks.get(fd)
-            if readable is not None:
-                self._serve(fd, readable)
-        return bool(events)
+            source = self._sources.get(fd)
+            if source is not None:
+                self._read(fd, source, came)
+        now = trio.current_time()
+        for source, data in came:
+            self._take(source, data, now)
+        self._send_held()
+        for source, _ in came:
+            self._send(source)
+        return True
 
-    def _serve(self, fd: int, readable: Callable[[], None]) -> None:
+    def _read(self, fd: int, source: Source, came: list[tuple[Source, bytes]]) -> None:
         try:
-            readable()
+            data = source.read_now()
         except Exception:
-            _log.error("readiness_callback_failed", traceback=traceback.format_exc())
-            self.unwatch(fd, readable)
+            self._failed(source)
+        else:
+            if data is not None:
+                came.append((source, data))
+
+    def _take(self, source: Source, data: bytes, now: float) -> None:
+        try:
+            source.take_now(data, now)
+        except Exception:
+            self._failed(source)
+
+    def _send(self, source: Source) -> None:
+        try:
+            if not source.send_now():
+                self._holding.append(source)
+        except Exception:
+            self._failed(source)
+
+    def _failed(self, source: Source) -> None:
+        _log.error("readiness_source_failed", traceback=traceback.format_exc())
+        for fd, other in [*self._sources.items()]:
+            if other is source:
+                self.unwatch(fd, source)
 
 
 def make_readiness() -> Readiness | None:

@@ -24,6 +24,7 @@ from trioserver.websocket.frames import (
     Opcode,
     Violation,
     encode_frame,
+    encode_text,
 )
 from trioserver.websocket.handshake import Head, acceptance, subprotocols
 from trioserver.websocket.outbox import Outbox, OutboxClosed
@@ -31,8 +32,9 @@ from trioserver.websocket.readiness import Readiness, socket_of
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
-_TICK_BYTES: Final = 4 * 1024
-"""Read of one socket at a time, before the others get their turn: some 50 small messages."""
+_ROUND_BYTES: Final = 1536
+"""Read of one socket at a time, before the others get their turn: some 16 small messages. Half as
+many cost who sends many at once, twice as many cost those who wait for them."""
 
 _NO_STATUS: Final = 1005
 _ABNORMAL: Final = 1006
@@ -50,6 +52,10 @@ _CLOSE_TIMEOUT_IN_NOISE: Final = 1.0
 
 class Receiver(Protocol):
     """What happens on a WebSocket. Plain functions: they must not block."""
+
+    @property
+    def about_to_send(self) -> bool:
+        """Whether answers come as soon as other tasks have had their turn."""
 
     def received(self, messages: list[bytes]) -> None:
         """Text messages, known to be UTF-8, in the order of the wire; all that one read gave."""
@@ -80,6 +86,13 @@ class WebSocket:
     seconds.
     """
 
+    __slots__ = (
+        "_closing", "_closing_handshake", "_decoder", "_failed_with", "_fd", "_gone", "_held",
+        "_nursery", "_ping_messages", "_pinged", "_readiness", "_receiver", "_rest", "_resumed",
+        "_stopped", "_stream", "bytes_received", "is_accepted", "last_received",
+        "messages_received", "on_round_trip", "outbox", "peer_close", "round_trip", "subprotocol",
+    )  # fmt: skip
+
     def __init__(
         self,
         stream: trio.abc.Stream,
@@ -94,32 +107,33 @@ class WebSocket:
         self.subprotocol: str | None = None
         self.bytes_received = 0
         self.messages_received = 0
-        self.messages_sent = 0
         self.last_received = trio.current_time()
         self.round_trip: float | None = None
         self.on_round_trip: Callable[[float], None] = _ignore
         self._stream = stream
-        self._socket = socket_of(stream)
+        socket = socket_of(stream)
+        self._fd = -1 if socket is None else socket.fileno()  # -1 again from `_stop` on
         self.outbox = Outbox(
             stream,
             max_bytes=outbox_bytes,
             max_age=outbox_age,
             on_overdue=self._fail_slow,
-            write_now=None if self._socket is None else self._write_now,
+            write_now=None if socket is None else self._write_now,
         )
-        self._readiness = readiness if self._socket is not None else None
+        self._readiness = None if socket is None else readiness
         self._nursery: trio.Nursery | None = None
-        self._unwatch: Callable[[], None] = _nothing
         self._decoder = FrameDecoder(masked=True, max_message_bytes=max_message_bytes)
         self._rest = b""
         self._receiver: Receiver | None = None
         self._resumed: trio.Event | None = None
+        self._held = False  # what is held back leaves with the next round of the readiness
         self._closing = False
         self._closing_handshake: ClosingHandshake | None = None
         self._gone = False  # nothing can come any more
         self._stopped = False  # no task is started any more
         self._failed_with: str | None = None
         self._pinged: tuple[bytes | None, float] | None = None  # None: by a message
+        self._ping_messages = 0
 
     # -------------------------------------------------------------------------- opening
 
@@ -159,12 +173,25 @@ class WebSocket:
 
         Raises `OutboxFull`, `OutboxClosed`.
         """
-        self.send_frame_nowait(encode_frame(Opcode.TEXT, message), last=last)
+        self.send_frame_nowait(encode_text(message), last=last)
 
     def send_frame_nowait(self, frame: bytes, *, last: bool = False) -> None:
-        """Queue a frame that is encoded already, as one for many is. Raises as `send_nowait`."""
-        self.outbox.put_nowait(frame, last=last)
-        self.messages_sent += 1
+        """Queue a frame that is encoded already, as one for many is. Raises as `send_nowait`.
+
+        Where that is soon enough, it leaves together with what else is sent within this tick.
+        """
+        outbox = self.outbox
+        if not outbox.corked:
+            readiness = self._readiness
+            if readiness is not None and readiness.turn_is_coming:
+                outbox.cork()
+                readiness.hold(self)
+        outbox.put_nowait(frame, last=last)
+
+    @property
+    def messages_sent(self) -> int:
+        """How many text messages were taken for sending."""
+        return self.outbox.data_put + self._ping_messages
 
     def ping_nowait(self, payload: bytes) -> None:
         """Send a Ping ahead of all data; its Pong sets ``round_trip``. Raises `OutboxClosed`."""
@@ -177,8 +204,8 @@ class WebSocket:
         Raises `OutboxClosed`.
         """
         self._pinged = (None, trio.current_time())
-        self.outbox.put_control_nowait(encode_frame(Opcode.TEXT, message))
-        self.messages_sent += 1
+        self.outbox.put_control_nowait(encode_text(message))
+        self._ping_messages += 1
 
     # -------------------------------------------------------------------------- receiving
 
@@ -240,46 +267,62 @@ class WebSocket:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
 
-    def _watch(self, readiness: Readiness) -> None:
-        """Deliver messages as they come, with no task of our own, until something else comes."""
-        assert self._socket is not None
-        fd = self._socket.fileno()
-        if fd < 0:
-            self._start_reading(None)
-            return
-        readable = partial(self._readable, fd)
-        readiness.watch(fd, readable)
-        self._unwatch = partial(readiness.unwatch, fd, readable)
+    # What `Readiness` calls: messages are delivered as they come, with no task of our own.
 
-    def _readable(self, fd: int) -> None:
+    def _watch(self, readiness: Readiness) -> None:
+        if self._fd < 0:
+            self._start_reading(None)
+        else:
+            readiness.watch(self._fd, self)
+
+    def read_now(self) -> bytes | None:
+        """See `Source`."""
         try:
-            # A message of more bytes than are read in a tick is none of many: read on faster.
-            data = os.read(fd, min(max(self._decoder.missing, _TICK_BYTES), _RECEIVE_BYTES))
+            # A message of more bytes than are read in a round is none of many: read on faster.
+            return os.read(self._fd, min(max(self._decoder.missing, _ROUND_BYTES), _RECEIVE_BYTES))
         except BlockingIOError:
-            return
+            return None
         except OSError:
-            data = b""
-        items = self._take(data)
-        if items is None:
+            return b""
+
+    def take_now(self, data: bytes, now: float) -> None:
+        """See `Source`. Answers are held back until `send_now`."""
+        if not data:
             self._go_on_in_task(None)
             return
-        plain = 0
-        for item in items:
-            if not isinstance(item, bytes):
-                break
-            plain += 1
-        if plain == len(items):
-            self._deliver_batch(items)  # type: ignore[arg-type]  # all of them are messages
-        if plain < len(items) or self._resumed is not None:
-            self._go_on_in_task(items if plain < len(items) else [])
+        self.bytes_received += len(data)
+        self.last_received = now
+        items = self._decoder.receive(data)
+        if not self._decoder.only_messages:
+            self._go_on_in_task(items)
+            return
+        if items and not self._closing and self._failed_with is None:
+            assert self._receiver is not None
+            self.messages_received += len(items)
+            self.outbox.cork(now)
+            self._receiver.received(items)  # type: ignore[arg-type]  # all of them are messages
+        if self._resumed is not None:
+            self._go_on_in_task([])
+
+    def send_now(self) -> bool:
+        """See `Source`."""
+        self._held = self._receiver is not None and self._receiver.about_to_send
+        if not self._held:
+            self.outbox.uncork()
+        return not self._held
+
+    def answered(self) -> None:
+        """What is held back may leave: now, or together with what other connections send."""
+        if not self._held:
+            self.outbox.uncork()
 
     def _go_on_in_task(self, items: list[Item] | None) -> None:
         """Control frames and the end may have to wait for something."""
-        self._unwatch()
         start = partial(self._start_reading, items)
         if self._readiness is None:
             start()
         else:
+            self._readiness.unwatch(self._fd, self)
             self._readiness.start_in_turn(start)
 
     def _start_reading(self, items: list[Item] | None) -> None:
@@ -307,8 +350,7 @@ class WebSocket:
         if batch and not self._closing and self._failed_with is None:
             assert self._receiver is not None
             self.messages_received += len(batch)
-            if len(batch) > 1:
-                self.outbox.cork()
+            self.outbox.cork()
             try:
                 self._receiver.received(batch)
             finally:
@@ -384,7 +426,9 @@ class WebSocket:
     def _stop(self) -> None:
         """Let all tasks come to their end; a socket is watched no more before it is closed."""
         self._stopped = True
-        self._unwatch()
+        if self._readiness is not None and self._fd >= 0:
+            self._readiness.unwatch(self._fd, self)
+        self._fd = -1
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()
         self.outbox.close()
@@ -392,23 +436,18 @@ class WebSocket:
     def let_go(self) -> None:
         """Hold nobody any more, after the end: what is no cycle is freed at once, without a search
         through all that thousands of other connections hold."""
+        self._stop()
         self._receiver = None
         self.on_round_trip = _ignore
-        self._unwatch = _nothing
         self._closing_handshake = None
         self._nursery = None
         self.outbox.let_go()
 
     def _write_now(self, data: bytes) -> int:
-        assert self._socket is not None
         try:
-            return os.write(self._socket.fileno(), data)
+            return os.write(self._fd, data)
         except BlockingIOError:
             return 0
-
-
-def _nothing() -> None:
-    pass
 
 
 def _ignore(seconds: float) -> None:

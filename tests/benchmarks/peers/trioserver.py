@@ -7,6 +7,7 @@ how many may connect, which a storm of 2,000 and a row of 10,000 need.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -68,7 +69,8 @@ async def main() -> None:
     certificate, key = (None if file is None else Path(file) for file in files)
     config = Config(port=0, certificate=certificate, key=key, limits=LIMITS)
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(serve, make_application(settings), config)
+        run = partial(serve, handle_signals=True)  # a program of its own, as `trioserver serve` is
+        server = await nursery.start(run, make_application(settings), config)
         announce(server.addresses[0].port)
 
 

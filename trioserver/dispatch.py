@@ -189,13 +189,16 @@ class Dispatcher:
         bind_connection(self._connection.id, self._connection.user.id)
         await self._call_ready_hook()
         self._waiting = False
-        while True:
-            with trio.CancelScope() as self._scope:
-                await self._work_off(idle)
-            job, self._job = self._job, None
-            if job is not None:
-                self._session.finish(job.id)
-                self._refuse_for(trio.TooSlowError(), job)
+        try:
+            while True:
+                with trio.CancelScope() as self._scope:
+                    await self._work_off(idle)
+                job, self._job = self._job, None
+                if job is not None:
+                    self._session.finish(job.id)
+                    self._refuse_for(trio.TooSlowError(), job)
+        finally:
+            self._waiting = True  # what is left in the queue is not worth waiting for any more
 
     async def _work_off(self, idle: Parking) -> None:
         """Answers leave together as long as no job has to wait for anything."""

@@ -66,7 +66,8 @@ class Readiness:
         self._epoll = select.epoll()
         self._sources: dict[int, Source] = {}
         self.turn_is_coming = False
-        self._holding: list[Source] = []  # what they hold back is due in the coming turn
+        self._waiting: list[Source] = []  # for tasks, which have their turn before the next round
+        self._holding: list[Source] = []  # for whatever else comes in this step
         self._starts: deque[Callable[[], None]] = deque()  # at most one of each socket
         self._may_start = 0
 
@@ -111,19 +112,22 @@ class Readiness:
         """Serve until cancelled. Each round reads every socket once, so a flood starves nobody."""
         try:
             while True:
-                if self._starts or self._holding:
+                if self._starts or self._waiting or self._holding:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                 self.turn_is_coming = True
+                self._holding += self._waiting
+                self._waiting.clear()
                 self._send_held()
                 self._start_some()
                 turn_ends = perf_counter() + _TURN
                 while self._serve_ready() and perf_counter() < turn_ends:
                     pass
-                self.turn_is_coming = bool(self._holding)
+                self.turn_is_coming = bool(self._waiting or self._holding)
         finally:
             self.turn_is_coming = False
+            self._holding += self._waiting
             self._send_held()
             self._epoll.close()
 
@@ -174,7 +178,7 @@ class Readiness:
     def _send(self, source: Source) -> None:
         try:
             if not source.send_now():
-                self._holding.append(source)
+                self._waiting.append(source)
         except Exception:
             self._failed(source)
 

@@ -36,6 +36,10 @@ _ROUND_BYTES: Final = 1536
 """Read of one socket at a time, before the others get their turn: some 16 small messages. Half as
 many cost who sends many at once, twice as many cost those who wait for them."""
 
+_MOST_HELD: Final = 2
+"""Rounds for which answers may wait for a task. It is woken before the first of them ends, and has
+its turn before the second does."""
+
 _NO_STATUS: Final = 1005
 _ABNORMAL: Final = 1006
 """RFC 6455, section 7.4.1: what is recorded where no Close frame, or none with a code, came."""
@@ -126,7 +130,7 @@ class WebSocket:
         self._rest = b""
         self._receiver: Receiver | None = None
         self._resumed: trio.Event | None = None
-        self._held = False  # what is held back leaves with the next round of the readiness
+        self._held = 0  # rounds for which answers were held back for those of a task to come
         self._closing = False
         self._closing_handshake: ClosingHandshake | None = None
         self._gone = False  # nothing can come any more
@@ -306,10 +310,13 @@ class WebSocket:
 
     def send_now(self) -> bool:
         """See `Source`."""
-        self._held = self._receiver is not None and self._receiver.about_to_send
-        if not self._held:
-            self.outbox.uncork()
-        return not self._held
+        receiver = self._receiver
+        if receiver is not None and self._held < _MOST_HELD and receiver.about_to_send:
+            self._held += 1
+            return False
+        self._held = 0
+        self.outbox.uncork()
+        return True
 
     def answered(self) -> None:
         """What is held back may leave: now, or together with what other connections send."""

@@ -449,15 +449,62 @@ async def test_what_is_corked_leaves_in_one_call_control_first() -> None:
     assert bench.calls == [PING + b"onetwo"]
 
 
+def test_data_that_was_corked_leaves_in_one_call_too() -> None:
+    bench = Straight(room=100)
+    bench.outbox.cork(0.0)
+    for frame in (b"one", b"two"):
+        bench.outbox.put_nowait(frame)
+    assert (bench.calls, bench.outbox.queued_bytes) == ([], 6)
+    bench.outbox.uncork()
+    assert (bench.calls, bench.outbox.queued_bytes) == ([b"onetwo"], 0)
+    assert bench.outbox.has_left(bench.outbox.position)
+
+
+async def test_who_waits_for_what_is_corked_does_not_wait_for_its_release(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Straight(room=1000)
+    outbox = bench.outbox
+    waits = (
+        lambda: outbox.wait_below(0),
+        lambda: outbox.wait_left(outbox.position),
+        outbox.flush,
+        lambda: outbox.send_control(PING),
+    )
+    for wait in waits:
+        outbox.cork()
+        outbox.put_nowait(b"data")
+        with trio.fail_after(1):
+            await wait()
+        assert (outbox.queued_bytes, outbox.corked) == (0, False)
+
+
+async def test_what_is_discarded_while_it_is_corked_never_leaves(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Straight(room=100)
+    bench.outbox.cork()
+    bench.outbox.put_nowait(b"old")
+    bench.outbox.discard()
+    bench.outbox.put_nowait(b"new")
+    bench.outbox.uncork()
+    assert bench.calls == [b"new"]
+    assert not bench.outbox.has_left(bench.outbox.position)
+
+
+@pytest.mark.parametrize("corked", [False, True])
 @pytest.mark.parametrize("room", range(13))
 async def test_wherever_the_transport_stops_the_rest_follows_in_order(
-    room: int, autojump_clock: trio.abc.Clock
+    room: int, corked: bool, autojump_clock: trio.abc.Clock
 ) -> None:
     bench = Straight(room)
     async with trio.open_nursery() as nursery:
         bench.outbox.start(nursery)
+        if corked:
+            bench.outbox.cork()
         for frame in (b"one", b"two", b"six", b"ten"):
             bench.outbox.put_nowait(frame)
+        bench.outbox.uncork()
         rest = b"" if room == 12 else await bench.read_all()
         assert b"".join(bench.calls) + rest == b"onetwosixten"
         assert bench.outbox.queued_bytes == 0

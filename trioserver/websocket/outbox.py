@@ -198,6 +198,8 @@ class Outbox:
 
     async def wait_below(self, queued_bytes: int) -> None:
         """Wait until no more than so much is queued, or the outbox is closed."""
+        if self.queued_bytes > queued_bytes:
+            self.uncork()  # nobody can wait for what is held back
         while self.queued_bytes > queued_bytes and not self.closed:
             await self._wait_moved()
 
@@ -294,6 +296,8 @@ class Outbox:
             self._wake = None
 
     async def _wait_left(self, lane: _Lane, target: int) -> None:
+        if lane.left < target:
+            self.uncork()
         while lane.left < target:
             if self.closed:
                 raise OutboxClosed

@@ -125,6 +125,10 @@ class Connection:
             self._log = log if self._user is None else log.bind(user=self._user.id)
         return self._log
 
+    @log.setter
+    def log(self, log: Any) -> None:
+        self._log = log
+
     def _identify(self, user: User) -> None:
         """From here on it is this user's, also in the log."""
         self._user = user

@@ -21,7 +21,7 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
-from trioserver.dispatch import Dispatcher
+from trioserver.dispatch.dispatcher import Dispatcher
 from trioserver.handlers import call
 from trioserver.heartbeat import Heartbeat
 from trioserver.observer import Attempt, Observer

@@ -222,7 +222,7 @@ async def test_a_connection_can_be_seen_without_what_it_says(autojump_clock: Moc
         assert seen["in_flight"] == 1
         assert seen["recent_messages"] == ["echo", "forever"]
         names = [task["name"] for task in seen["tasks"]]
-        assert any(name.endswith("Dispatcher._stream") for name in names)
+        assert any(name.endswith("Streams._run") for name in names)
         assert "tasks" not in listed
         assert "private words" not in json.dumps(seen)
         assert "made-up-by-the-peer" not in json.dumps(seen)

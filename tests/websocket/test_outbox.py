@@ -465,12 +465,12 @@ async def test_who_waits_for_what_is_corked_does_not_wait_for_its_release(
 ) -> None:
     bench = Straight(room=1000)
     outbox = bench.outbox
-    waits = (
+    waits: list[Callable[[], Awaitable[None]]] = [
         lambda: outbox.wait_below(0),
         lambda: outbox.wait_left(outbox.position),
         outbox.flush,
         lambda: outbox.send_control(PING),
-    )
+    ]
     for wait in waits:
         outbox.cork()
         outbox.put_nowait(b"data")

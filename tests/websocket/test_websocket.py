@@ -24,8 +24,9 @@ from tests.websocket.test_frames import VIOLATIONS
 from trioserver.websocket.frames import Opcode
 from trioserver.websocket.handshake import Head, read_head
 from trioserver.websocket.outbox import OutboxClosed
+from trioserver.websocket.peer_close import PeerClose
 from trioserver.websocket.readiness import Readiness, make_readiness
-from trioserver.websocket.websocket import PeerClose, WebSocket
+from trioserver.websocket.websocket import WebSocket
 
 TIMEOUT: Final = 5.0
 MAX_AGE: Final = 20.0

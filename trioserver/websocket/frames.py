@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 from enum import IntEnum
+from io import BytesIO
 from typing import Final, TypeAlias
 
 import attrs
@@ -128,7 +129,8 @@ class FrameDecoder:
         self._missing = 0  # bytes still to come of a data frame, or of one that is dropped
         self._final = False  # whether that frame is the last of its message
         self._mask = b""  # its mask, turned to where its next byte is
-        self._message: bytearray | None = None  # a message that is not complete yet
+        # A message that is not complete yet. A bytearray takes twenty times as long to grow.
+        self._message: BytesIO | None = None
         self._is_text = False  # whether that message is one of text
         self._text: codecs.IncrementalDecoder | None = None  # made with the first that needs it
         self._dropping = False
@@ -160,6 +162,10 @@ class FrameDecoder:
     def missing(self) -> int:
         """Bytes still to come of the frame that is on its way, as far as that is known."""
         return self._missing
+
+    @property
+    def _size_so_far(self) -> int:
+        return 0 if self._message is None else self._message.tell()
 
     def drop_data(self) -> None:
         """From now on let only control frames through."""
@@ -239,7 +245,7 @@ class FrameDecoder:
             if header.final and not missing:
                 items.append(_checked_text(payload) if self._is_text else Binary(payload))
                 return
-            self._message = bytearray()
+            self._message = BytesIO()
             self._text = _utf8() if self._is_text else None
         self._take_piece(payload, header.final and not missing, items)
 
@@ -265,9 +271,10 @@ class FrameDecoder:
                 self._text.decode(piece, last)
             except UnicodeDecodeError:
                 raise _Violated("not_utf8") from None
-        self._message += piece
+        self._message.write(piece)
         if last:
-            items.append(bytes(self._message) if self._is_text else Binary(self._message))
+            message = self._message.getvalue()
+            items.append(message if self._is_text else Binary(message))
             self._message = self._text = None
 
     def _violated(self, violated: _Violated, items: list[Item]) -> None:
@@ -292,7 +299,7 @@ class FrameDecoder:
             raise _Violated("protocol_error")
         elif opcode == Opcode.BINARY and not self._binary:
             raise _Violated("binary_unsupported")
-        elif header.length + len(self._message or b"") > self.max_message_bytes:
+        elif header.length + self._size_so_far > self.max_message_bytes:
             raise _Violated("message_too_big")
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
-import attrs
 import trio
 
 from protocol import SUBPROTOCOL
@@ -28,6 +27,7 @@ from trioserver.websocket.frames import (
 )
 from trioserver.websocket.handshake import Head, acceptance, subprotocols
 from trioserver.websocket.outbox import Outbox, OutboxClosed
+from trioserver.websocket.peer_close import ABNORMAL, PeerClose, judge_close
 from trioserver.websocket.readiness import Readiness, socket_of
 
 _RECEIVE_BYTES: Final = 64 * 1024
@@ -39,16 +39,6 @@ many cost who sends many at once, twice as many cost those who wait for them."""
 _MOST_HELD: Final = 2
 """Rounds for which answers may wait for a task. It is woken before the first of them ends, and has
 its turn before the second does."""
-
-_NO_STATUS: Final = 1005
-_ABNORMAL: Final = 1006
-"""RFC 6455, section 7.4.1: what is recorded where no Close frame, or none with a code, came."""
-
-_PROTOCOL_ERROR: Final = 1002
-_NOT_UTF8: Final = 1007
-
-_CLOSE_CODES: Final = frozenset({1000, 1001, 1002, 1003, *range(1007, 1014), *range(3000, 5000)})
-"""Those that a peer may send; section 7.4.2 and IANA's list, as far as wsproto knows it."""
 
 _CLOSE_TIMEOUT_IN_NOISE: Final = 1.0
 """Seconds for the closing handshake where the peer's Close frame may not be told from noise."""
@@ -72,14 +62,6 @@ class Receiver(Protocol):
 
     def left(self) -> None:
         """The peer has closed or vanished; ``peer_close`` says which. Called once, at the end."""
-
-
-@attrs.frozen
-class PeerClose:
-    """How the peer ended it: code and reason of its Close frame, 1006 where none came."""
-
-    code: int
-    reason: str
 
 
 class WebSocket:
@@ -255,7 +237,7 @@ class WebSocket:
         self._gone = True
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()
-        self._leave(PeerClose(_ABNORMAL, ""))
+        self._leave(PeerClose(ABNORMAL, ""))
 
     def _take(self, data: bytes) -> list[Item] | None:
         """Decode what one read gave; None where it gave nothing, for that is the end."""
@@ -365,7 +347,7 @@ class WebSocket:
 
     async def _take_control(self, control: Control) -> None:
         if control.opcode is Opcode.CLOSE:
-            how, echo = _judge_close(control.payload)
+            how, echo = judge_close(control.payload)
             self._leave(how)
             await self._begin_closing().take(Control(Opcode.CLOSE, echo))
         elif self._closing or self._failed_with is not None:
@@ -459,19 +441,3 @@ class WebSocket:
 
 def _ignore(seconds: float) -> None:
     pass
-
-
-def _judge_close(payload: bytes) -> tuple[PeerClose, bytes]:
-    """How the peer has closed, and the payload of what it gets for an answer; section 5.5.1.
-
-    A malformed one counts as an abnormal end.
-    """
-    if not payload:
-        return PeerClose(_NO_STATUS, ""), b""
-    code = int.from_bytes(payload[:2], "big")
-    if code not in _CLOSE_CODES:
-        return PeerClose(_ABNORMAL, ""), _PROTOCOL_ERROR.to_bytes(2, "big")
-    try:
-        return PeerClose(code, payload[2:].decode()), payload
-    except UnicodeDecodeError:
-        return PeerClose(_ABNORMAL, ""), _NOT_UTF8.to_bytes(2, "big")

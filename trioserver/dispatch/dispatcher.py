@@ -7,10 +7,8 @@ it; only `ping`, `pong` and `cancel` do not.
 from __future__ import annotations
 
 import math
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, TypeAlias
@@ -18,41 +16,30 @@ from typing import Any, Final, TypeAlias
 import trio
 
 from protocol import Id, Refusal
-from protocol.codec import encode
-from protocol.messages import (
-    Ack,
-    Cancel,
-    Chunk,
-    End,
-    Message,
-    Ping,
-    Pong,
-    Publish,
-    Subscribe,
-    Unsubscribe,
-)
+from protocol.messages import Cancel, Message, Ping, Pong
 from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
-from trioserver.handlers import Handler, Kind, call, call_inline, unwrap
-from trioserver.storage import DatabaseUnavailable
+from trioserver.dispatch.answers import acknowledge, judge, refuse_for
+from trioserver.dispatch.streams import Streams
+from trioserver.dispatch.topics import TopicRequest, run_topics
+from trioserver.dispatch.waiting import Parking, go_on
+from trioserver.handlers import Handler, Kind, call, call_inline
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
 from trioserver.telemetry.log_context import bind_connection, bind_request, context_for
-from trioserver.waiting import Parking, go_on
-from trioserver.websocket.frames import encode_text
 
 _RECENT: Final = 16
 """Types of messages that are remembered of each connection."""
 
-_Job: TypeAlias = "Message | Subscribe | Unsubscribe | Publish"
+_Job: TypeAlias = Message | TopicRequest
 
 
 class Dispatcher:
     """The messages of one connection. `take` and `dispatch` take them, `start` when it is ready."""
 
     __slots__ = (
-        "_busy", "_call_inline", "_cancelled_early", "_connection", "_handlers", "_idle", "_job",
-        "_limits", "_queue", "_running_streams", "_scope", "_session", "_slow_inline", "_streams",
-        "_timeouts", "_times", "_tracing", "_waiting", "_websocket", "run_in_context",
+        "_busy", "_call_inline", "_connection", "_handlers", "_idle", "_job", "_limits", "_queue",
+        "_scope", "_session", "_slow_inline", "_streams", "_timeouts", "_times", "_tracing",
+        "_waiting", "_websocket", "run_in_context",
     )  # fmt: skip
 
     def __init__(
@@ -82,9 +69,7 @@ class Dispatcher:
         self._scope: trio.CancelScope  # around the job that the loop is at
         self._job: _Job | None = None
         self._waiting = True  # whether that job is; and until one can begin
-        self._streams: dict[Id, trio.CancelScope] = {}
-        self._running_streams = 0
-        self._cancelled_early: set[Id] = set()
+        self._streams: Streams | None = None  # made with the first
 
     def start(self) -> None:
         """The connection is ready: its hook is called, then its messages are handled."""
@@ -132,9 +117,27 @@ class Dispatcher:
             self._connection._refuse(Refusal("invalid_payload", "A stream needs an `id`."))
         elif self._begin(message):
             if handler.kind is Kind.STREAM and not self._busy:
-                self._start_stream(handler, message)
+                self._all_streams().start(handler, message)
             else:
                 self._enqueue(message)
+
+    def _cancel(self, id: Id) -> None:
+        """End a stream, also one that still waits; an id that is no stream's is left be."""
+        streams = self._all_streams()
+        if not streams.cancel(id) and any(
+            job.id == id and self._is_stream(job) for job in self._queue
+        ):
+            streams.cancel_early(id)
+
+    def _is_stream(self, job: _Job) -> bool:
+        return isinstance(job, Message) and self._handlers[job.type].kind is Kind.STREAM
+
+    def _all_streams(self) -> Streams:
+        if self._streams is None:
+            self._streams = Streams(
+                self._connection, limits=self._limits, handlers=self._timeouts, times=self._times
+            )
+        return self._streams
 
     def _recent(self) -> deque[str]:
         """The latest types, for who inspects the connection: only names that the route knows."""
@@ -166,9 +169,9 @@ class Dispatcher:
         began = perf_counter()
         try:
             result = self._call_inline(handler, self._connection, message)
-            self._acknowledge(message.id, result)
+            acknowledge(self._connection, message.id, result)
         except Exception as error:
-            outcome = self._refuse_for(error, message)
+            outcome = refuse_for(self._connection, error, message.type, message.id)
             seconds = perf_counter() - began
             self._times[message.type].add(outcome, seconds)
         else:
@@ -196,7 +199,7 @@ class Dispatcher:
                 job, self._job = self._job, None
                 if job is not None:
                     self._session.finish(job.id)
-                    self._refuse_for(trio.TooSlowError(), job)
+                    refuse_for(self._connection, trio.TooSlowError(), _name(job), job.id)
         finally:
             self._waiting = True  # what is left in the queue is not worth waiting for any more
 
@@ -226,7 +229,7 @@ class Dispatcher:
             with trio.fail_after(self._timeouts.timeout):
                 await call(hook, self._connection)
         except Exception as error:
-            self._connection._fail(self._judge(error, "on_ready", None)[1])
+            self._connection._fail(judge(self._connection, error, "on_ready", None)[1])
 
     def _begin_work(self, job: _Job) -> Awaitable[None] | None:
         """Do a job as far as it goes without waiting, which mostly is all of it; else the rest."""
@@ -234,13 +237,13 @@ class Dispatcher:
         began = perf_counter()
         try:
             if not isinstance(job, Message):
-                work = self._run_topics(job)
+                work = run_topics(self._connection, job, most=self._limits.subscriptions)
             else:
                 handler = self._handlers[job.type]
                 if handler.kind is Kind.LOOP:
                     work = self._call(handler, job)
                 elif handler.kind is Kind.STREAM:
-                    self._start_stream(handler, job)
+                    self._all_streams().start(handler, job)
                     return None
                 else:
                     self._session.finish(job.id)
@@ -284,7 +287,7 @@ class Dispatcher:
     def _has_finished(self, job: _Job, began: float, result: Any) -> None:
         try:
             self._session.finish(job.id)
-            self._acknowledge(job.id, result)
+            acknowledge(self._connection, job.id, result)
         except Exception as error:
             self._has_failed(job, began, error)
         else:
@@ -293,7 +296,7 @@ class Dispatcher:
 
     def _has_failed(self, job: _Job, began: float, error: Exception) -> None:
         self._session.finish(job.id)
-        outcome = self._refuse_for(error, job)
+        outcome = refuse_for(self._connection, error, _name(job), job.id)
         self._times[_name(job)].add(outcome, perf_counter() - began)
 
     def _call(self, handler: Handler, message: Message) -> Coroutine[Any, Any, Any]:
@@ -304,140 +307,7 @@ class Dispatcher:
         )
         return work
 
-    async def _run_topics(self, job: Any) -> Any:
-        connection, route = self._connection, self._connection.route
-        match job:
-            case Publish():
-                if not await call(route.may_publish, connection, job.topic):
-                    raise Refusal("forbidden", "Publishing to this topic is not allowed.")
-                return {"offset": connection.publish(job.topic, job.data)}
-            case Subscribe():
-                topics = _topics(job)
-                for topic in topics:
-                    if not await call(route.may_subscribe, connection, topic):
-                        raise Refusal("forbidden", "Subscribing to this topic is not allowed.")
-                self._check_room_for(topics)
-                for topic in topics:
-                    connection.subscribe(topic)
-            case Unsubscribe():
-                for topic in _topics(job):
-                    connection.unsubscribe(topic)
-        return None
-
-    def _check_room_for(self, topics: tuple[str, ...]) -> None:
-        """All of the topics or none: half a subscription would be told by no answer."""
-        if len(self._connection.topics.union(topics)) > self._limits.subscriptions:
-            raise Refusal("too_many_in_flight", "Too many subscriptions.")
-
-    # -------------------------------------------------------------------------- streams
-
-    def _start_stream(self, handler: Handler, message: Message) -> None:
-        id, connection = message.id, self._connection
-        assert id is not None
-        if id in self._cancelled_early:
-            self._end_stream(id, End(id=id, cancelled=True))
-        elif self._running_streams >= self._limits.streams:
-            self._session.finish(id)
-            connection._refuse(Refusal("too_many_in_flight", "Too many streams."), id)
-        else:
-            self._streams[id] = trio.CancelScope()
-            self._running_streams += 1
-            connection.start_soon(self._stream, handler, message, id)
-
-    async def _stream(self, handler: Handler, message: Message, id: Id) -> None:
-        bind_connection(self._connection.id, self._connection.user.id)
-        bind_request(id)
-        began, outcome = perf_counter(), Outcome.CANCELLED
-        scope = self._streams[id]
-        try:
-            with scope:
-                await self._send_chunks(handler, message, id)
-                outcome = Outcome.OK
-            self._end_stream(id, End(id=id, cancelled=scope.cancelled_caught))
-        except Exception as error:
-            self._session.finish(id)
-            outcome = self._refuse_for(error, message)
-        finally:
-            self._times[handler.type].add(outcome, perf_counter() - began)
-            del self._streams[id]
-            self._running_streams -= 1
-
-    async def _send_chunks(self, handler: Handler, message: Message, id: Id) -> None:
-        if self._tracing is None:
-            await self._send_values(handler, message, id)
-        else:
-            with self._tracing.handle(handler, message):
-                await self._send_values(handler, message, id)
-
-    async def _send_values(self, handler: Handler, message: Message, id: Id) -> None:
-        values = handler.function(self._connection, *handler.arguments(message))
-        seq = 0
-        async with aclosing(values):
-            while True:
-                await self._connection._wait_for_room()
-                try:
-                    with trio.fail_after(self._timeouts.chunk_timeout):
-                        value = await anext(values)
-                except StopAsyncIteration:
-                    return
-                if self._session.close is not None:
-                    return
-                self._connection._transmit(encode(Chunk(id=id, seq=seq, data=value)))
-                seq += 1
-
-    def _end_stream(self, id: Id, end: End) -> None:
-        self._cancelled_early.discard(id)
-        self._session.finish(id)
-        if self._session.close is None:
-            self._connection._transmit(encode(end))
-
-    def _cancel(self, id: Id) -> None:
-        """End a stream, also one that still waits; an id that is no stream's is left be."""
-        if id in self._streams:
-            self._streams[id].cancel()
-        elif any(job.id == id and self._is_stream(job) for job in self._queue):
-            self._cancelled_early.add(id)
-
-    def _is_stream(self, job: _Job) -> bool:
-        handlers = self._connection.route.handlers
-        return isinstance(job, Message) and handlers[job.type].kind is Kind.STREAM
-
-    # -------------------------------------------------------------------------- answering
-
-    def _acknowledge(self, id: Id | None, result: Any) -> None:
-        if id is not None and self._session.close is None:
-            ack = Ack(id=id) if result is None else Ack(id=id, data=result)
-            self._connection._transmit_frame(encode_text(encode(ack)))
-
-    def _refuse_for(self, error: Exception, job: _Job) -> Outcome:
-        outcome, refusal = self._judge(error, _name(job), job.id)
-        self._connection._refuse(refusal, job.id)
-        return outcome
-
-    def _judge(self, error: Exception, name: str, id: Id | None) -> tuple[Outcome, Refusal]:
-        """What the peer is told; what it is not told goes to the log."""
-        error = unwrap(error)
-        if isinstance(error, Refusal):
-            return Outcome.REFUSED, error
-        log = self._connection.log if id is None else self._connection.log.bind(request_id=id)
-        if isinstance(error, DatabaseUnavailable):
-            log.warning("handler_without_database", handler=name, category=error.category)
-            return Outcome.FAILED, Refusal("unavailable")
-        if isinstance(error, trio.TooSlowError):
-            log.warning("handler_too_slow", handler=name)
-            return Outcome.TIMEOUT, Refusal("unavailable", "This took too long; try again later.")
-        text = "".join(traceback.format_exception(error))
-        log.error("handler_failed", handler=name, traceback=text)
-        return Outcome.FAILED, Refusal("internal_error")
-
 
 def _name(job: _Job) -> str:
     """The type of a message that there is a handler for, or of one of the protocol's own."""
     return job.type if isinstance(job, Message) else type(job).__name__.lower()
-
-
-def _topics(job: Subscribe | Unsubscribe) -> tuple[str, ...]:
-    topics = job.topics or job.events
-    if not topics:
-        raise Refusal("invalid_payload", "`topics` is missing.")
-    return topics

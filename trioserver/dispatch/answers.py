@@ -1,0 +1,51 @@
+"""What a peer is told when its request is over, and what only the log is told."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import trio
+
+from protocol import Id, Refusal
+from protocol.codec import encode
+from protocol.messages import Ack
+from trioserver.connection import Connection
+from trioserver.handlers import unwrap
+from trioserver.storage import DatabaseUnavailable
+from trioserver.telemetry.handling_times import Outcome
+from trioserver.websocket.frames import encode_text
+
+
+def acknowledge(connection: Connection, id: Id | None, result: Any) -> None:
+    """Answer a request that has one coming. Raises `TypeError` or `ValueError` for a ``result``
+    that JSON cannot express."""
+    if id is not None and connection._session.close is None:
+        ack = Ack(id=id) if result is None else Ack(id=id, data=result)
+        connection._transmit_frame(encode_text(encode(ack)))
+
+
+def refuse_for(connection: Connection, error: Exception, name: str, id: Id | None) -> Outcome:
+    """Answer with what ``error`` of the handler ``name`` is to the peer."""
+    outcome, refusal = judge(connection, error, name, id)
+    connection._refuse(refusal, id)
+    return outcome
+
+
+def judge(
+    connection: Connection, error: Exception, name: str, id: Id | None
+) -> tuple[Outcome, Refusal]:
+    """What the peer is told; what it is not told goes to the log."""
+    error = unwrap(error)
+    if isinstance(error, Refusal):
+        return Outcome.REFUSED, error
+    log = connection.log if id is None else connection.log.bind(request_id=id)
+    if isinstance(error, DatabaseUnavailable):
+        log.warning("handler_without_database", handler=name, category=error.category)
+        return Outcome.FAILED, Refusal("unavailable")
+    if isinstance(error, trio.TooSlowError):
+        log.warning("handler_too_slow", handler=name)
+        return Outcome.TIMEOUT, Refusal("unavailable", "This took too long; try again later.")
+    text = "".join(traceback.format_exception(error))
+    log.error("handler_failed", handler=name, traceback=text)
+    return Outcome.FAILED, Refusal("internal_error")

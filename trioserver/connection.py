@@ -50,26 +50,9 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_acknowledges",
-        "_begun",
-        "_ended",
-        "_log",
-        "_nursery",
-        "_recent",
-        "_session",
-        "_settled",
-        "_topics",
-        "_tracing",
-        "_user",
-        "_wall_clock",
-        "_websocket",
-        "application",
-        "id",
-        "request",
-        "resource",
-        "route",
-        "state",
+        "__weakref__", "_acknowledges", "_begun", "_ended", "_log", "_nursery", "_recent",
+        "_session", "_settled", "_topics", "_tracing", "_user", "_wall_clock", "_websocket",
+        "application", "id", "request", "resource", "route", "state",
     )  # fmt: skip
 
     def __init__(

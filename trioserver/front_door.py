@@ -139,7 +139,7 @@ class FrontDoor:
         limits = self._config.limits
         head = None
         try:
-            with trio.move_on_after(limits.head_timeout) as scope:
+            with trio.move_on_after(limits.head_timeout) as scope:  # `fail_after` costs a generator
                 if arrival.proxied:
                     arrival.peer = await self._announced(arrival.stream, arrival.peer)
                     arrival.proxied = False

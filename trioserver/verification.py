@@ -80,7 +80,7 @@ async def _check_owner(connection: Connection, user: User, timeout: float) -> No
         return
     owned: object = False
     try:
-        with trio.move_on_after(timeout) as scope:
+        with trio.move_on_after(timeout) as scope:  # `fail_after` costs a generator
             owned = await owner(user, connection.resource)
         if scope.cancelled_caught:
             raise trio.TooSlowError

@@ -99,7 +99,7 @@ class Batcher(Generic[K, V]):
         self._waiting += 1
         entry.waiters += 1
         try:
-            with trio.move_on_after(self._timeout) as scope:
+            with trio.move_on_after(self._timeout) as scope:  # `fail_after` costs a generator
                 await entry.done.wait()
             if scope.cancelled_caught:
                 raise trio.TooSlowError

@@ -282,11 +282,7 @@ class WebSocket:
         if not self._decoder.only_messages:
             self._go_on_in_task(items)
             return
-        if items and not self._closing and self._failed_with is None:
-            assert self._receiver is not None
-            self.messages_received += len(items)
-            self.outbox.cork(now)
-            self._receiver.received(items)  # type: ignore[arg-type]  # all of them are messages
+        self._hand_over(items, now)  # type: ignore[arg-type]  # all of them are messages
         if self._resumed is not None:
             self._go_on_in_task([])
 
@@ -336,14 +332,18 @@ class WebSocket:
 
     def _deliver_batch(self, batch: list[bytes]) -> None:
         """What the receiver sends in answer to one batch leaves in one call."""
+        try:
+            self._hand_over(batch, trio.current_time())
+        finally:
+            self.outbox.uncork()
+
+    def _hand_over(self, batch: list[bytes], now: float) -> None:
+        """Answers are held back from here on."""
         if batch and not self._closing and self._failed_with is None:
             assert self._receiver is not None
             self.messages_received += len(batch)
-            self.outbox.cork()
-            try:
-                self._receiver.received(batch)
-            finally:
-                self.outbox.uncork()
+            self.outbox.cork(now)
+            self._receiver.received(batch)
 
     async def _take_control(self, control: Control) -> None:
         if control.opcode is Opcode.CLOSE:

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from tests.support.client import Client, masked_frame
-from trioserver import Application, Config, Connection, User, serve
+from trioserver import Application, Config, Connection, OutboxConfig, User, serve
 
 PIECE = "x" * 30_000
 PIECES = 10
@@ -49,11 +49,11 @@ def make_application() -> Application:
 
 
 @asynccontextmanager
-async def clients(count: int) -> AsyncIterator[list[Client]]:
+async def clients(count: int, **config: Any) -> AsyncIterator[list[Client]]:
     """So many that are ready, over TCP; afterwards the server has none left."""
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(serve, make_application(), Config(port=0))
+            server = await nursery.start(serve, make_application(), Config(port=0, **config))
             port = server.addresses[0].port
             streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(count)]
             ready = [Client(stream) for stream in streams]
@@ -116,3 +116,16 @@ async def test_events_of_one_tick_reach_all_in_their_order() -> None:
         mine = [await all_of_them[0].receive() for _ in range(40)]
         assert [m["data"] for m in mine if m["type"] == "event"] == [*range(20)]
         assert [m["id"] for m in mine if m["type"] == "ack"] == [*range(20)]
+
+
+async def test_more_at_once_than_an_outbox_takes_makes_no_slow_consumer_of_who_reads() -> None:
+    async with clients(2, outbox=OutboxConfig(max_bytes=10_000)) as both:
+        reader, sender = both
+        await reader.send(type="subscribe", topics=["news"], id=1)
+        assert (await reader.receive())["type"] == "ack"
+        publish = (
+            {"type": "publish", "topic": "news", "data": "x" * 6_000, "id": n} for n in range(8)
+        )
+        await sender.send_bytes(frames(*publish))
+        for _ in range(8):
+            assert (await reader.receive())["data"] == "x" * 6_000

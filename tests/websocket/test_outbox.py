@@ -404,14 +404,14 @@ async def test_one_writer_at_a_time_whoever_puts(autojump_clock: trio.abc.Clock)
 class Straight(Bench):
     """An outbox whose transport takes ``room`` bytes at once, and what is over that when read."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, max_bytes: int = 1024 * KIB) -> None:
         super().__init__()
         self.room = room
         self.calls: list[bytes] = []
         self.error: OSError | None = None
         self.outbox = Outbox(
             self.sender,
-            max_bytes=1024 * KIB,
+            max_bytes=max_bytes,
             max_age=MAX_AGE,
             on_overdue=self._on_overdue,
             write_now=self._write,
@@ -458,6 +458,28 @@ def test_data_that_was_corked_leaves_in_one_call_too() -> None:
     bench.outbox.uncork()
     assert (bench.calls, bench.outbox.queued_bytes) == ([b"onetwo"], 0)
     assert bench.outbox.has_left(bench.outbox.position)
+
+
+def test_what_is_corked_fills_no_outbox_that_the_transport_would_empty() -> None:
+    bench = Straight(room=16, max_bytes=8)
+    bench.outbox.cork(0.0)
+    for frame in (b"four", b"more", b"five", b"last"):
+        bench.outbox.put_nowait(frame)
+    bench.outbox.uncork()
+    assert b"".join(bench.calls) == b"fourmorefivelast"
+    assert bench.calls[0] == b"fourmore"
+    assert bench.outbox.queued_bytes == 0
+
+
+async def test_what_is_corked_fills_the_outbox_of_a_peer_that_does_not_read() -> None:
+    bench = Straight(room=6, max_bytes=8)
+    bench.outbox.cork()
+    for frame in (b"four", b"more", b"five"):
+        bench.outbox.put_nowait(frame)
+    with pytest.raises(OutboxFull):
+        bench.outbox.put_nowait(b"last")
+    assert b"".join(bench.calls) == b"fourmo"
+    assert bench.outbox.queued_bytes == 6
 
 
 async def test_who_waits_for_what_is_corked_does_not_wait_for_its_release(

@@ -105,7 +105,10 @@ class Outbox:
             raise OutboxClosed
         queued = self.queued_bytes
         if queued + len(frame) > self.max_bytes and not last:
-            raise OutboxFull
+            self.uncork()  # the peer is not to blame for what is only held back
+            queued = self.queued_bytes
+            if queued + len(frame) > self.max_bytes:
+                raise OutboxFull
         self._others.put += 1
         self.queued_bytes = queued + len(frame)
         if self.corked:

@@ -251,8 +251,6 @@ class Connection:
     def _flush(self) -> None:
         """Send what the session wants sent; when it has ended, so has the connection."""
         session, outbox = self._session, self._websocket.outbox
-        if not self._websocket.is_accepted:
-            return  # nothing goes ahead of the answer to the handshake; after it, this is called
         for message in session.outgoing:
             if session.close is not None and session.close.reason == "slow_consumer":
                 outbox.discard()

@@ -248,6 +248,7 @@ class FrontDoor:
             on_auth=partial(self.gate.admission.verifying, ticket),
             on_ready=partial(self._on_ready, ticket),
             on_refused=partial(self.gate.admission.refused, ticket),
+            begun=ticket.since,
         )
         busy = Refusal("server_busy") if self.gate.admission.is_full else None
         self._registry.add(connection)

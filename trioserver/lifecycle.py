@@ -38,6 +38,7 @@ class Lifecycle:
 
     ``on_auth`` is called when it has sent its first token, and waits for us; then ``on_ready`` at
     the moment it becomes READY, before `ready` is sent, or ``on_refused`` when it will never be.
+    ``begun`` is when its stream was accepted, by Trio's clock.
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Lifecycle:
         on_auth: Callable[[], None],
         on_ready: Callable[[Connection], None],
         on_refused: Callable[[], None],
+        begun: float,
     ) -> None:
         self.connection = connection
         self._config = config
@@ -75,7 +77,7 @@ class Lifecycle:
             handlers=config.handlers,
             times=counts.handling.of(connection.route),
         )
-        self._timings = Timings(begun=trio.current_time())
+        self._timings = Timings(begun=begun)
         self._nap = trio.CancelScope()  # of the heartbeat loop
         self._was_ready = False
         self._token: str | None = None  # the fingerprint of the latest
@@ -90,9 +92,11 @@ class Lifecycle:
         with bound_connection(self.connection.id):
             try:
                 async with trio.open_nursery() as io:
-                    if await self._accept(io, head):
-                        await self._live(io, refusal, self._query_token(head))
-                        await self._close()
+                    with step(self.connection, "handshake"):
+                        self._websocket.accept(io, head)
+                    self._timings.accepted = trio.current_time()
+                    await self._live(io, refusal, self._query_token(head))
+                    await self._close()
                     io.cancel_scope.cancel()
             except* Exception as errors:
                 self._crashed(errors)
@@ -103,15 +107,6 @@ class Lifecycle:
                 finally:
                     self._websocket.let_go()
 
-    async def _accept(self, io: trio.Nursery, head: Head) -> bool:
-        with step(self.connection, "handshake"), trio.move_on_after(self._config.auth.timeout):
-            try:
-                await self._websocket.accept(io, head)
-            except trio.BrokenResourceError:
-                return False
-            self._timings.accepted = trio.current_time()
-        return self._timings.accepted is not None
-
     def _query_token(self, head: Head) -> str | None:
         return head.query.get("token") if self.connection.route.allow_query_token else None
 
@@ -120,7 +115,7 @@ class Lifecycle:
         try:
             async with trio.open_nursery() as work:
                 connection._nursery = work
-                if refusal is None and self._session.close is None:
+                if refusal is None:
                     self._session.start(token=token)
                     if token is not None:
                         self._verify_first(Credentials(source="query", token=token))
@@ -148,7 +143,7 @@ class Lifecycle:
         """One scope over everything before READY: receiving, verifying, and sending the answer."""
         deadline = self._session.deadline
         if deadline is None:
-            return  # refused, or disconnected in the handshake
+            return  # refused
         with trio.CancelScope(deadline=deadline) as scope:
             await self.connection._settled.wait()
             if self._session.is_ready:

@@ -65,7 +65,7 @@ async def serve_echo(stream: trio.SocketStream, *, readiness: Readiness | None) 
     )
     echo = _Echo(websocket)
     async with trio.open_nursery() as nursery:
-        await websocket.accept(nursery, head)
+        websocket.accept(nursery, head)
         websocket.start(nursery, echo)
         await echo.ended.wait()
         await websocket.close(echo.close_code, "", timeout=_CLOSE_TIMEOUT)

@@ -198,7 +198,7 @@ async def test_a_whole_conversation_over_tls(tmp_path: Path) -> None:
             assert remote_of(stream).startswith("127.0.0.1:")
             websocket = WebSocket(stream, max_message_bytes=100, outbox_bytes=1000, outbox_age=10.0)
             async with trio.open_nursery() as nursery:
-                await websocket.accept(nursery, await read_head(stream, max_bytes=1000))
+                websocket.accept(nursery, await read_head(stream, max_bytes=1000))
                 websocket.start(nursery, notes)
                 websocket.send_nowait(b"hello")
                 await notes.wait(messages=1, departures=1)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from protocol import ERRORS, SUBPROTOCOL
 from tests.websocket.peer import ACCEPT, UPGRADE, Notes, Peer, close, frame, text
 from tests.websocket.test_frames import VIOLATIONS
-from trioserver.websocket.frames import Opcode
+from trioserver.websocket.frames import Opcode, encode_text
 from trioserver.websocket.handshake import Head, read_head
 from trioserver.websocket.outbox import OutboxClosed
 from trioserver.websocket.peer_close import PeerClose
@@ -131,8 +131,8 @@ async def opened(
             async with trio.open_nursery() as opening:
                 opening.start_soon(peer.upgrade, rest, request)
                 head = await read_head(ours, max_bytes=2**14)
-                await websocket.accept(nursery, head)
-            websocket.start(nursery, notes)
+                websocket.accept(nursery, head)
+                websocket.start(nursery, notes)
             await trio.testing.wait_all_tasks_blocked()
             yield Open(websocket, notes, peer, nursery)
             await websocket.close(1000, "", timeout=TIMEOUT)
@@ -196,19 +196,34 @@ async def test_a_peer_that_leaves_during_the_opening_has_left(
     moment: str, implementation: Implementation, autojump_clock: trio.abc.Clock
 ) -> None:
     ours, theirs = trio.testing.lockstep_stream_pair()
+    notes = Notes()
     async with trio.open_nursery() as nursery:
         if moment == "before":
             await theirs.aclose()
-        async with implementation.new(ours) as websocket, trio.open_nursery() as accepting:
-            accepting.start_soon(_accept_and_fail, websocket, nursery)
+        async with implementation.new(ours) as websocket:
+            websocket.accept(nursery, await _upgrade_head())
+            websocket.start(nursery, notes)
             await trio.testing.wait_all_tasks_blocked()
             await theirs.aclose()
+            await trio.testing.wait_all_tasks_blocked()
+            assert notes.departures == 1
+            await websocket.close(1000, "", timeout=TIMEOUT)
     # and no task is left
 
 
-async def _accept_and_fail(websocket: WebSocket, nursery: trio.Nursery) -> None:
-    with pytest.raises(trio.BrokenResourceError):
-        await websocket.accept(nursery, await _upgrade_head())
+async def test_what_is_sent_at_once_leaves_with_the_answer_to_the_handshake(
+    implementation: Implementation, autojump_clock: trio.abc.Clock
+) -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    async with trio.open_nursery() as nursery, implementation.new(ours) as websocket:
+        websocket.accept(nursery, await _upgrade_head())
+        websocket.send_nowait(b"hello")
+        websocket.start(nursery, Notes())
+        received = await theirs.receive_some(2**16)
+        assert received.startswith(b"HTTP/1.1 101 ")
+        assert received.endswith(b"\r\n\r\n" + encode_text(b"hello"))
+        await theirs.aclose()
+        await websocket.close(1000, "", timeout=TIMEOUT)
 
 
 async def _upgrade_head() -> Head:
@@ -223,10 +238,12 @@ async def test_accepting_can_be_cancelled_and_leaves_nothing_behind(
     ours, _theirs = trio.testing.lockstep_stream_pair()  # which takes nothing
     async with trio.open_nursery() as nursery:
         async with implementation.new(ours) as websocket:
+            websocket.accept(nursery, await _upgrade_head())
+            websocket.start(nursery, Notes())
             with trio.move_on_after(1) as scope:
-                await websocket.accept(nursery, await _upgrade_head())
-        assert scope.cancelled_caught
-        await trio.aclose_forcefully(ours)
+                await websocket.outbox.flush()
+            assert scope.cancelled_caught
+            await websocket.close(1000, "", timeout=TIMEOUT)
 
 
 # ------------------------------------------------------------------------------ messages

@@ -140,7 +140,8 @@ class JWTAuth:
 
         Waits only for a fetch of an unknown key and for ``revoked``, each with a deadline.
         """
-        await trio.lowlevel.checkpoint()
+        # Others have their turn when the owner is looked up: one more each would be felt in a storm.
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             user = self.check(credentials.token)
         except UnknownKey:

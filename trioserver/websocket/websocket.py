@@ -75,7 +75,7 @@ class WebSocket:
     __slots__ = (
         "_closing", "_closing_handshake", "_decoder", "_failed_with", "_fd", "_gone", "_held",
         "_nursery", "_ping_messages", "_pinged", "_readiness", "_receiver", "_rest", "_resumed",
-        "_stopped", "_stream", "bytes_received", "is_accepted", "last_received",
+        "_stopped", "_stream", "bytes_received", "last_received",
         "messages_received", "on_round_trip", "outbox", "peer_close", "round_trip", "subprotocol",
     )  # fmt: skip
 
@@ -88,7 +88,6 @@ class WebSocket:
         outbox_age: float,
         readiness: Readiness | None = None,
     ) -> None:
-        self.is_accepted = False
         self.peer_close: PeerClose | None = None
         self.subprotocol: str | None = None
         self.bytes_received = 0
@@ -123,29 +122,22 @@ class WebSocket:
 
     # -------------------------------------------------------------------------- opening
 
-    async def accept(self, nursery: trio.Nursery, head: Head) -> None:
+    def accept(self, nursery: trio.Nursery, head: Head) -> None:
         """Answer the opening handshake; tasks of this WebSocket run in ``nursery``.
 
-        Raises `trio.BrokenResourceError` when the peer has gone. When this raises, or is
-        cancelled, the tasks end by themselves.
+        The answer leaves together with what is sent before `start`, in one call.
         """
         self._nursery = nursery
         self._rest = head.rest
         self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in subprotocols(head) else None
         self.outbox.start(nursery)
-        try:
-            self.outbox.put_control_nowait(acceptance(head, self.subprotocol))
-            await self.outbox.flush()
-            self.is_accepted = True
-        except OutboxClosed:
-            raise trio.BrokenResourceError("the peer has left") from None
-        except trio.Cancelled:
-            self._stop()
-            raise
+        self.outbox.cork()
+        self.outbox.put_control_nowait(acceptance(head, self.subprotocol))
 
     def start(self, nursery: trio.Nursery, receiver: Receiver) -> None:
         """Read from now on, and tell ``receiver``."""
         self._receiver = receiver
+        self.outbox.uncork()
         if self._rest or self._readiness is None:
             rest, self._rest = self._rest, b""
             nursery.start_soon(self._read, self._take(rest) if rest else [])

@@ -236,14 +236,13 @@ async def test_accepting_can_be_cancelled_and_leaves_nothing_behind(
     implementation: Implementation, autojump_clock: trio.abc.Clock
 ) -> None:
     ours, _theirs = trio.testing.lockstep_stream_pair()  # which takes nothing
-    async with trio.open_nursery() as nursery:
-        async with implementation.new(ours) as websocket:
-            websocket.accept(nursery, await _upgrade_head())
-            websocket.start(nursery, Notes())
-            with trio.move_on_after(1) as scope:
-                await websocket.outbox.flush()
-            assert scope.cancelled_caught
-            await websocket.close(1000, "", timeout=TIMEOUT)
+    async with trio.open_nursery() as nursery, implementation.new(ours) as websocket:
+        websocket.accept(nursery, await _upgrade_head())
+        websocket.start(nursery, Notes())
+        with trio.move_on_after(1) as scope:
+            await websocket.outbox.flush()
+        assert scope.cancelled_caught
+        await websocket.close(1000, "", timeout=TIMEOUT)
 
 
 # ------------------------------------------------------------------------------ messages

@@ -140,7 +140,7 @@ class JWTAuth:
 
         Waits only for a fetch of an unknown key and for ``revoked``, each with a deadline.
         """
-        # Others have their turn when the owner is looked up: one more each would be felt in a storm.
+        # Others have their turn when the owner is looked up; one more would be felt in a storm.
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             user = self.check(credentials.token)

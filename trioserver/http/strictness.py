@@ -8,8 +8,6 @@ behind us, might do something else.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator
 from typing import Final
 
 from trioserver.websocket.handshake import BadHead, Head
@@ -18,38 +16,36 @@ _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LENGTH: Final = re.compile(rb"[0-9]{1,15}")
 _AUTHORITY: Final = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
-_ONCE: Final = ("host", "content-length", "transfer-encoding", "upgrade")
+_FOLDED: Final = re.compile(rb"\r\n[ \t]")
+_FRAMING: Final = re.compile(
+    rb"\r\n(host|content-length|transfer-encoding|upgrade|http2-settings):[ \t]*([^\r]*)",
+    re.IGNORECASE,
+)
+"""What says where a request ends and what follows it; none of these may be there twice."""
 
 
 def check_head(head: Head) -> None:
     """Raise `BadHead` for a head that could be read in two ways."""
-    lines = head.raw.removesuffix(b"\r\n\r\n").split(b"\r\n")
     if _BARE.search(head.raw):
         raise BadHead(400, "A line of the head does not end with CR LF.")
-    if any(line[:1] in (b" ", b"\t") for line in lines):
+    if _FOLDED.search(head.raw):
         raise BadHead(400, "A header is folded over several lines.")
     if _CONTROL.search(head.raw):
         raise BadHead(400, "The head has control characters.")
     if head.http_version not in ("1.0", "1.1"):
         raise BadHead(505, "HTTP/1.1 is spoken here.")
-    _check_framing(head, list(_fields(lines[1:])))
-    _check_target(head, lines[0].split(b" ")[1].decode("ascii"))
+    _check_framing(head)
+    _check_target(head, head.raw.split(b" ", 2)[1].decode("ascii"))
 
 
-def _fields(lines: list[bytes]) -> Iterator[tuple[str, bytes]]:
-    for line in lines:
-        name, _, value = line.partition(b":")
-        yield name.decode("ascii").lower(), value.strip(b" \t")
-
-
-def _check_framing(head: Head, fields: list[tuple[str, bytes]]) -> None:
-    values = dict(fields)
-    if len(values) < len(fields):
-        count = Counter(name for name, _ in fields)
-        for name in _ONCE:
-            if count[name] > 1:
-                raise BadHead(400, f"There is more than one header {name.title()}.")
-    length, coding = values.get("content-length"), values.get("transfer-encoding")
+def _check_framing(head: Head) -> None:
+    values: dict[bytes, bytes] = {}
+    for name, value in _FRAMING.findall(head.raw):
+        name = name.lower()
+        if name in values:
+            raise BadHead(400, f"There is more than one header {name.decode().title()}.")
+        values[name] = value.rstrip(b" \t")
+    length, coding = values.get(b"content-length"), values.get(b"transfer-encoding")
     if length is not None and coding is not None:
         raise BadHead(400, "Content-Length and Transfer-Encoding exclude each other.")
     if length is not None and not _LENGTH.fullmatch(length):
@@ -57,7 +53,7 @@ def _check_framing(head: Head, fields: list[tuple[str, bytes]]) -> None:
     if coding is not None and (coding.lower() != b"chunked" or head.http_version != "1.1"):
         raise BadHead(400, "The only transfer coding understood is chunked, of HTTP/1.1.")
     upgrade = [token.lower() for token in head.tokens("upgrade")]
-    if upgrade not in ([], ["websocket"]) or "http2-settings" in values:
+    if upgrade not in ([], ["websocket"]) or b"http2-settings" in values:
         raise BadHead(400, "The only upgrade is to websocket.")
 
 

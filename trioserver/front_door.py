@@ -33,6 +33,7 @@ from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, r
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
 from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.tls_stream import TLSStream
 
 if TYPE_CHECKING:
     from trioserver.http.service import HttpService
@@ -203,7 +204,7 @@ class FrontDoor:
         """Who a trusted proxy says that it is, or else the proxy. Raises `BadProxyHeader`."""
         if not self.gate.may_announce(peer):
             raise BadProxyHeader("the peer is not in proxy.trusted")
-        transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        transport = stream.transport_stream if isinstance(stream, TLSStream) else stream
         assert isinstance(transport, trio.SocketStream), "only sockets are listened on"
         try:
             return plain(await read_proxy_header(transport.socket) or peer)
@@ -216,7 +217,7 @@ class FrontDoor:
         try:
             self.gate.check(remote, head)
             match = judge(head, self._application)
-            self.gate.check_origin(match.route, head, secure=isinstance(stream, trio.SSLStream))
+            self.gate.check_origin(match.route, head, secure=isinstance(stream, TLSStream))
         except BadHead as bad:
             await self._refuse(stream, bad, remote, head)
         else:

@@ -15,6 +15,7 @@ from trioserver.websocket.handshake import BadHead, Head, check_upgrade, subprot
 from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.request import Request
 from trioserver.websocket.tls import client_certificate_of
+from trioserver.websocket.tls_stream import TLSStream
 from trioserver.websocket.websocket import WebSocket
 
 
@@ -46,7 +47,7 @@ def new_connection(
         subprotocols=subprotocols(head),
         resource=match.resource,
         remote=remote,
-        secure=isinstance(stream, trio.SSLStream),
+        secure=isinstance(stream, TLSStream),
         certificate=client_certificate_of(stream),
     )
     return Connection(

@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from trioserver.websocket.readiness import Readiness, socket_of
+from trioserver.websocket.readiness import Readiness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 
@@ -214,15 +214,6 @@ async def test_what_was_read_is_handled_also_when_another_has_ended_it() -> None
     for pair in pairs:
         for end in pair:
             end.close()
-
-
-async def test_only_a_plain_socket_has_one() -> None:
-    ours, theirs = trio.socket.socketpair()
-    stream = trio.SocketStream(ours)
-    assert socket_of(stream) is ours
-    assert socket_of(trio.testing.memory_stream_pair()[0]) is None
-    await stream.aclose()
-    theirs.close()
 
 
 async def test_tasks_that_many_sockets_want_at_once_are_started_a_few_in_a_round() -> None:

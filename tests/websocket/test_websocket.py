@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +16,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +28,7 @@ from trioserver.websocket.handshake import Head, read_head
 from trioserver.websocket.outbox import OutboxClosed
 from trioserver.websocket.peer_close import PeerClose
 from trioserver.websocket.readiness import Readiness, make_readiness
+from trioserver.websocket.tls_stream import TLSStream
 from trioserver.websocket.websocket import WebSocket
 
 TIMEOUT: Final = 5.0
@@ -38,6 +41,19 @@ Streams = Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
 def socket_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
     ours, theirs = trio.socket.socketpair()
     return trio.SocketStream(ours), trio.SocketStream(theirs)
+
+
+AUTHORITY: Final = trustme.CA()
+SERVER, CLIENT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+AUTHORITY.issue_cert("localhost").configure_cert(SERVER)
+AUTHORITY.configure_trust(CLIENT)
+
+
+def tls_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    ours, theirs = socket_pair()
+    assert isinstance(ours, trio.SocketStream)
+    client = trio.SSLStream(theirs, CLIENT, server_hostname="localhost", https_compatible=True)
+    return TLSStream(ours, SERVER), client
 
 
 @attrs.frozen
@@ -67,15 +83,16 @@ class Implementation:
 
 BY_TASK: Final = Implementation(trio.testing.memory_stream_pair, lambda: None)
 BY_READINESS: Final = Implementation(socket_pair, make_readiness)
+BY_TASK_OVER_TLS: Final = Implementation(tls_pair, lambda: None)
+BY_READINESS_OVER_TLS: Final = Implementation(tls_pair, make_readiness)
+LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 
 
 WAYS: Final = (
     pytest.param(BY_TASK, id="task"),
-    pytest.param(
-        BY_READINESS,
-        id="readiness",
-        marks=pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's"),
-    ),
+    pytest.param(BY_READINESS, id="readiness", marks=LINUX),
+    pytest.param(BY_TASK_OVER_TLS, id="task, TLS"),
+    pytest.param(BY_READINESS_OVER_TLS, id="readiness, TLS", marks=LINUX),
 )
 
 

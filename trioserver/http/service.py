@@ -24,6 +24,7 @@ from trioserver.http.pages import plain
 from trioserver.http.places import Places
 from trioserver.peers.addresses import UNIX, host_of
 from trioserver.websocket.handshake import Head
+from trioserver.websocket.tls_stream import socket_of
 
 if TYPE_CHECKING:
     from trioserver.server import Server
@@ -156,11 +157,11 @@ def _address(remote: str) -> Address | None:
 
 
 def _own_address(stream: trio.abc.Stream) -> Address | None:
-    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-    if not isinstance(transport, trio.SocketStream):
+    socket = socket_of(stream)
+    if socket is None:
         return None
     try:
-        name = transport.socket.getsockname()
+        name = socket.getsockname()
     except OSError:
         return None
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None

@@ -13,6 +13,8 @@ from typing import Final
 import structlog
 import trio
 
+from trioserver.websocket.tls_stream import TLSStream
+
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 """What accept(2) says when there are no more file descriptors, or is no memory."""
 
@@ -63,7 +65,7 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
             self._resume()
             if self.tls is None:
                 return stream
-            return trio.SSLStream(stream, self.tls, server_side=True, https_compatible=True)
+            return TLSStream(stream, self.tls)
 
     async def _wait(self) -> trio.SocketStream:
         """The next one, and as many behind it as are there."""

@@ -16,6 +16,7 @@ import trio
 
 from trioserver.websocket.accepting import Listener
 from trioserver.websocket.errors import CannotListen, reason_of
+from trioserver.websocket.tls_stream import socket_of
 
 _BACKLOG: Final = 4096
 """Connections the kernel keeps for us in a reconnect storm; it caps the number at its own."""
@@ -184,13 +185,13 @@ def address_of(listener: Listener) -> Address:
 
 def remote_of(stream: trio.abc.Stream) -> str:
     """Who is on the other end of an accepted stream: "host:port", "unix", "" where unknown."""
-    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-    if not isinstance(transport, trio.SocketStream):
+    socket = socket_of(stream)
+    if socket is None:
         return ""
-    if transport.socket.family == stdlib_socket.AF_UNIX:
+    if socket.family == stdlib_socket.AF_UNIX:
         return "unix"
     try:
-        host, port = transport.socket.getpeername()[:2]
+        host, port = socket.getpeername()[:2]
     except OSError:
         return ""
     return str(Address(host, port))

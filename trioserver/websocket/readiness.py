@@ -1,9 +1,9 @@
-"""Readiness of all plain sockets in one place: an epoll object inside of Trio's own.
+"""Readiness of all sockets in one place: an epoll object inside of Trio's own.
 
 Arming Trio's epoll for each message and waking a task for each costs more than everything else
 that is done for a short message. Here all sockets stay armed, level-triggered, in an epoll object
 of their own; one task waits for *it* to be readable, and serves every socket that is. Linux only:
-elsewhere, and for streams that are no plain sockets, each WebSocket's own task reads.
+elsewhere, and for streams that are no sockets, each WebSocket's own task reads.
 
 What is ready is served in steps: all are read, then all that came is handled, then all answers
 leave. A system call costs a short message more than the time it takes, for it displaces what the
@@ -192,8 +192,3 @@ class Readiness:
 def make_readiness() -> Readiness | None:
     """One for this process's event loop, None where there is no epoll."""
     return Readiness() if sys.platform == "linux" else None
-
-
-def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
-    """The socket of a stream that is nothing but a socket; None for TLS and the like."""
-    return stream.socket if isinstance(stream, trio.SocketStream) else None

@@ -28,7 +28,8 @@ from trioserver.websocket.frames import (
 from trioserver.websocket.handshake import Head, acceptance, subprotocols
 from trioserver.websocket.outbox import Outbox, OutboxClosed
 from trioserver.websocket.peer_close import ABNORMAL, PeerClose, judge_close
-from trioserver.websocket.readiness import Readiness, socket_of
+from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.tls_stream import TLSStream, socket_of
 
 _RECEIVE_BYTES: Final = 64 * 1024
 
@@ -75,7 +76,7 @@ class WebSocket:
     __slots__ = (
         "_closing", "_closing_handshake", "_decoder", "_failed_with", "_fd", "_gone", "_held",
         "_nursery", "_ping_messages", "_pinged", "_readiness", "_receiver", "_rest", "_resumed",
-        "_stopped", "_stream", "bytes_received", "last_received",
+        "_stopped", "_stream", "_tls", "bytes_received", "last_received",
         "messages_received", "on_round_trip", "outbox", "peer_close", "round_trip", "subprotocol",
     )  # fmt: skip
 
@@ -98,6 +99,7 @@ class WebSocket:
         self._stream = stream
         socket = socket_of(stream)
         self._fd = -1 if socket is None else socket.fileno()  # -1 again from `_stop` on
+        self._tls = stream if isinstance(stream, TLSStream) else None
         self.outbox = Outbox(
             stream,
             max_bytes=outbox_bytes,
@@ -256,6 +258,8 @@ class WebSocket:
     def read_now(self) -> bytes | None:
         """See `Source`."""
         try:
+            if self._tls is not None:
+                return self._tls.read_now()
             # A message of more bytes than are read in a round is none of many: read on faster.
             return os.read(self._fd, min(max(self._decoder.missing, _ROUND_BYTES), _RECEIVE_BYTES))
         except BlockingIOError:
@@ -426,7 +430,7 @@ class WebSocket:
 
     def _write_now(self, data: bytes) -> int:
         try:
-            return os.write(self._fd, data)
+            return os.write(self._fd, data) if self._tls is None else self._tls.write_now(data)
         except BlockingIOError:
             return 0
 

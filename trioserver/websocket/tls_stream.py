@@ -1,0 +1,190 @@
+"""TLS directly on a socket, so that whoever waits for many sockets at once can serve it as well.
+
+Trio's own TLS stream passes all bytes through buffers in memory, and only tasks can wait for it.
+Here OpenSSL reads from the socket and writes to it: what has not been read is still the kernel's,
+where an epoll object sees it, and what the peer does not take is still the caller's.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from operator import index
+from typing import Any, Final, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+_RECORD_BYTES: Final = 16 * 1024
+"""The most that a record holds (RFC 8446, section 5.1). A read of as much leaves nothing where only
+OpenSSL knows of it."""
+
+
+class TLSStream(trio.abc.Stream):
+    """The server's side of TLS on ``transport_stream``, which nobody else may use any more.
+
+    The handshake begins with the first byte that is asked for. The peer may leave without saying
+    so in TLS, as many do: what is in the frames inside says where a message ends.
+    """
+
+    def __init__(self, transport_stream: trio.SocketStream, context: ssl.SSLContext) -> None:
+        self.transport_stream = transport_stream
+        self._context = context
+        self._socket: ssl.SSLSocket | None = None  # from the handshake on
+        self._shaking: trio.Lock | None = trio.Lock()  # until the end of the handshake
+        self._rest = b""  # of a record that was not wanted as a whole
+        self._busy = {"read": False, "write": False}
+
+    @property
+    def socket(self) -> trio.socket.SocketType | ssl.SSLSocket:
+        """What can be asked for addresses, and waited for."""
+        return self._socket or self.transport_stream.socket
+
+    # -------------------------------------------------------------------------- for tasks
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """As of `trio.abc.ReceiveStream`, after the handshake.
+
+        Raises `trio.BrokenResourceError` with the `ssl.SSLError` as its cause.
+        """
+        size = _RECORD_BYTES if max_bytes is None else index(max_bytes)
+        if size < 1:
+            raise ValueError("max_bytes must be positive")
+        with self._alone("read"):
+            shaken = await self._shake_hands()
+            data = self._rest or await self._when_ready(partial(shaken.read, _RECORD_BYTES))
+        self._rest = data[size:]
+        return data[:size]
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """As of `trio.abc.SendStream`. What has been cancelled must not be followed by other data.
+
+        Raises `trio.BrokenResourceError` with the `ssl.SSLError` as its cause.
+        """
+        with self._alone("write"), memoryview(data) as left:
+            shaken = await self._shake_hands()
+            sent = 0
+            while sent < len(left):
+                with left[sent:] as rest:
+                    sent += await self._when_ready(partial(shaken.write, rest))
+            if not sent:
+                await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """As of `trio.abc.SendStream`."""
+        with self._alone("write"):
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self.socket.fileno() < 0:
+                raise trio.ClosedResourceError("the stream is closed")
+            await trio.lowlevel.wait_writable(self.socket)
+
+    async def aclose(self) -> None:
+        """Close the socket, after one try to tell the peer that nothing more comes."""
+        if self._socket is not None and self._socket.fileno() >= 0:
+            with suppress(OSError, ValueError):
+                self._socket.unwrap()
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+        await self.transport_stream.aclose()
+
+    async def _shake_hands(self) -> ssl.SSLSocket:
+        """The socket, once the handshake is over, whoever has begun it."""
+        if self._shaking is not None:
+            async with self._shaking:
+                if self._shaking is not None:
+                    await self._when_ready(self._open().do_handshake)
+                    self._shaking = None
+        return self._open()
+
+    def _open(self) -> ssl.SSLSocket:
+        if self.socket.fileno() < 0:
+            raise trio.ClosedResourceError("the stream is closed")
+        if self._socket is None:
+            plain = self.transport_stream.socket
+            try:
+                plain.getpeername()  # or else what comes next would read from it
+                given = socket.socket(plain.family, plain.type, plain.proto, plain.detach())
+                given.setblocking(False)
+                self._socket = self._context.wrap_socket(
+                    given, server_side=True, do_handshake_on_connect=False
+                )
+            except OSError as error:
+                raise trio.BrokenResourceError("the peer has left") from error
+        return self._socket
+
+    async def _when_ready(self, act: Callable[[], T]) -> T:
+        """Do it as soon as the socket lets it be done."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
+        while True:
+            try:
+                result = act()
+            except ssl.SSLWantReadError:
+                await trio.lowlevel.wait_readable(self.socket)
+            except ssl.SSLWantWriteError:
+                await trio.lowlevel.wait_writable(self.socket)
+            except OSError as error:
+                raise trio.BrokenResourceError("TLS or its socket has failed") from error
+            else:
+                break
+            waited = True
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return result
+
+    @contextmanager
+    def _alone(self, what: str) -> Iterator[None]:
+        if self._busy[what]:
+            raise trio.BusyResourceError(f"another task is about to {what}")
+        self._busy[what] = True
+        try:
+            yield
+        finally:
+            self._busy[what] = False
+
+    # -------------------------------------------------------------------------- without waiting
+
+    def read_now(self) -> bytes | None:
+        """What there is to read, of one record at the most; None for nothing, empty at the end.
+
+        For after the handshake and reads of whole records, as `write_now`. Raises `OSError`.
+        """
+        assert self._socket is not None
+        try:
+            return self._socket.read(_RECORD_BYTES)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+
+    def write_now(self, data: bytes) -> int:
+        """Hand over what the socket takes, and say how much of ``data`` that was.
+
+        The rest has to be what is written next. Raises `OSError`.
+        """
+        assert self._socket is not None
+        try:
+            return self._socket.write(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    # -------------------------------------------------------------------------- who it is
+
+    def peer_certificate(self) -> tuple[bytes, dict[str, Any]] | None:
+        """What the peer proved to have the key of: in DER, and its fields. After the handshake."""
+        if self._socket is None:
+            return None
+        try:
+            der = self._socket.getpeercert(binary_form=True)
+            fields: dict[str, Any] = self._socket.getpeercert() or {}
+        except ValueError:
+            return None  # the handshake is not over
+        # Without verification there would be a certificate, but no fields.
+        return (der, fields) if der and fields else None
+
+
+def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | ssl.SSLSocket | None:
+    """The socket of a stream that is one, with or without TLS; else None."""
+    return stream.socket if isinstance(stream, trio.SocketStream | TLSStream) else None

@@ -7,6 +7,7 @@ so that either side can be extended first. An application's own types travel as 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -261,8 +262,13 @@ def instant(seconds: float) -> str:
     Times beyond the year 9999, which some tokens carry to mean "never", become its last second.
     """
     last = 253402300799.0
-    moment = datetime.fromtimestamp(min(max(seconds, 0.0), last), UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole, part = divmod(round(min(max(seconds, 0.0), last) * 1_000_000), 1_000_000)
+    return f"{_second(whole)}.{part // 1000:03d}Z"
+
+
+@lru_cache(maxsize=64)  # in a storm thousands come in the same second, with the same expiry
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
 
 
 def milliseconds(seconds: float) -> int:

@@ -87,7 +87,7 @@ class ServerSession:
         self.outgoing: list[bytes] = []
         self.close: Close | None = None
         self.heartbeat: HeartbeatMode = "frame"
-        self.in_flight: set[Id] = set()
+        self.in_flight: dict[Id, None] = {}  # in order; an empty set is three times as large
         self.auth: Auth | None = None
         self.auth_fields: Mapping[str, Any] = {}
         self.deadline: float | None = now + options.auth_timeout
@@ -277,12 +277,12 @@ class ServerSession:
         if id is not None:
             if len(self.in_flight) >= self.options.max_in_flight:
                 raise Refusal("too_many_in_flight")
-            self.in_flight.add(id)
+            self.in_flight[id] = None
 
     def finish(self, id: Id | None) -> None:
         """The request has been answered, or will never be."""
         if id is not None:
-            self.in_flight.discard(id)
+            self.in_flight.pop(id, None)
 
     def pong(self, ping: Ping, wall: float) -> None:
         """Answer a `ping`."""

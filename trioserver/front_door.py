@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import ssl
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import structlog
@@ -126,32 +125,37 @@ class FrontDoor:
 
     async def _admit(self, arrival: _Arrival, head: Head | None) -> Head | None:
         """Serve it in a place of its own; an opening handshake that came after HTTP comes back."""
-        with trio.CancelScope() as scope:
-            ticket = self.gate.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
-            if ticket is None:
-                return None
-            try:
-                if head is None:
-                    # In the one scope: another would be felt in a storm of thousands.
-                    scope.deadline = ticket.since + self._config.limits.head_timeout
-                    head = await self._read_head(arrival, ticket)
-                    scope.deadline = math.inf
-                return None if head is None else await self._serve(arrival, ticket, head)
-            finally:
-                self.gate.admission.leave(ticket)
-        if scope.deadline <= trio.current_time():
-            log.debug("no_request", remote=arrival.peer, why="TooSlowError")
-        return None
-
-    async def _read_head(self, arrival: _Arrival, ticket: Ticket) -> Head | None:
-        head = None
+        scope = trio.CancelScope()  # in which it waits for nothing but the peer
+        ticket = self.gate.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
+        if ticket is None:
+            return None
         try:
-            if arrival.proxied:
-                arrival.peer = await self._announced(arrival.stream, arrival.peer)
-                arrival.proxied = False
-                if not self.gate.announce(ticket, arrival.peer):
-                    return None
-            head = await read_head(arrival.stream, max_bytes=self._config.limits.head_bytes)
+            if head is None:
+                head = await self._read_head(arrival, ticket, scope)
+            serving = None if head is None else self._serve(arrival, ticket, head)
+            del head  # thousands of these would be kept for nothing
+            return None if serving is None else await serving
+        finally:
+            self.gate.admission.leave(ticket)
+
+    async def _read_head(
+        self, arrival: _Arrival, ticket: Ticket, scope: trio.CancelScope
+    ) -> Head | None:
+        head = None
+        limits = self._config.limits
+        scope.deadline = ticket.since + limits.head_timeout
+        try:
+            with scope:
+                if arrival.proxied:
+                    arrival.peer = await self._announced(arrival.stream, arrival.peer)
+                    arrival.proxied = False
+                    if not self.gate.announce(ticket, arrival.peer):
+                        return None
+                head = await read_head(arrival.stream, max_bytes=limits.head_bytes)
+            if head is None:  # it gave way to somebody else, or has been too slow
+                if trio.current_time() >= scope.deadline:
+                    log.debug("no_request", remote=arrival.peer, why="TooSlowError")
+                return None
             check_head(head)
         except BadProxyHeader as bad:
             self.gate.drop_bad_proxy(arrival.peer, str(bad))
@@ -167,16 +171,23 @@ class FrontDoor:
             return head
         return None
 
-    async def _serve(self, arrival: _Arrival, ticket: Ticket, head: Head) -> Head | None:
+    def _serve(
+        self, arrival: _Arrival, ticket: Ticket, head: Head
+    ) -> Coroutine[Any, Any, Head | None]:
+        """What serves it. Not `async` itself: it would be there for as long as the connection."""
+        stream = arrival.stream
         remote = self.gate.identify(ticket, arrival.peer, head)
         if self.http is not None and not head.is_upgrade:
-            return await self._serve_http(self.http, arrival, head, ticket, remote)
-        if arrival.builtin:
-            bad = BadHead(404, "There is no WebSocket at this address.")
-            await self._refuse(arrival.stream, bad, remote, head)
-        else:
-            await self._answer(arrival.stream, head, ticket, remote)
-        return None
+            return self._serve_http(self.http, arrival, head, ticket, remote)
+        try:
+            if arrival.builtin:
+                raise BadHead(404, "There is no WebSocket at this address.")
+            self.gate.check(remote, head)
+            match = judge(head, self._application)
+            self.gate.check_origin(match.route, head, secure=isinstance(stream, TLSStream))
+        except BadHead as bad:
+            return self._refuse(stream, bad, remote, head)
+        return self._run(self._lifecycle(stream, head, match, ticket, remote))
 
     async def _serve_http(
         self, http: HttpService, arrival: _Arrival, head: Head, ticket: Ticket, remote: str
@@ -211,27 +222,15 @@ class FrontDoor:
         except OSError:
             raise PeerLeft from None
 
-    async def _answer(
-        self, stream: trio.abc.Stream, head: Head, ticket: Ticket, remote: str
-    ) -> None:
-        try:
-            self.gate.check(remote, head)
-            match = judge(head, self._application)
-            self.gate.check_origin(match.route, head, secure=isinstance(stream, TLSStream))
-        except BadHead as bad:
-            await self._refuse(stream, bad, remote, head)
-        else:
-            await self._run_connection(stream, head, match, ticket, remote)
-
     async def _refuse(
         self, stream: trio.abc.Stream, bad: BadHead, remote: str, head: Head | None
     ) -> None:
         self.gate.refuse(bad, remote, head)
         await refuse(stream, bad)
 
-    async def _run_connection(
+    def _lifecycle(
         self, stream: trio.abc.Stream, head: Head, match: Match, ticket: Ticket, remote: str
-    ) -> None:
+    ) -> Lifecycle:
         connection = new_connection(
             stream,
             head,
@@ -242,31 +241,51 @@ class FrontDoor:
             readiness=self._readiness,
         )
         ticket.evict = partial(connection.disconnect, "server_busy")
-        lifecycle = Lifecycle(
+        return Lifecycle(
             connection,
+            head,
+            place=_Place(self, ticket),
             config=self._config,
             blocks=self._blocks,
             counts=self._counts,
             observer=self._observer,
             tracing=self._tracing,
-            on_auth=partial(self.gate.admission.verifying, ticket),
-            on_ready=partial(self._on_ready, ticket),
-            on_refused=partial(self.gate.admission.refused, ticket),
             begun=ticket.since,
         )
+
+    async def _run(self, lifecycle: Lifecycle) -> None:
+        connection = lifecycle.connection
         busy = Refusal("server_busy") if self.gate.admission.is_full else None
         self._registry.add(connection)
         try:
-            await lifecycle.run(head, self.closed_for or busy)
+            await lifecycle.run(self.closed_for or busy)
         finally:
             self._registry.remove(connection)
             self._counts.gone(connection)
             if connection._session.close is not None and connection._session.close.reason:
                 self.gate.refused[connection._session.close.reason] += 1
 
-    def _on_ready(self, ticket: Ticket, connection: Connection) -> None:
-        self.gate.admission.authenticated(ticket)
+    def became_ready(self, connection: Connection) -> None:
+        """From now on it is there for everybody."""
         self._registry.became_ready(connection, self._config.limits.connections_per_user)
         if connection.route._presence is not None:
             connection.route._presence._arrived(connection)
         self._observer.became_ready(connection)
+
+
+@attrs.frozen
+class _Place:
+    """As of `lifecycle.Place`."""
+
+    door: FrontDoor
+    ticket: Ticket
+
+    def verifying(self) -> None:
+        self.door.gate.admission.verifying(self.ticket)
+
+    def ready(self, connection: Connection) -> None:
+        self.door.gate.admission.authenticated(self.ticket)
+        self.door.became_ready(connection)
+
+    def refused(self) -> None:
+        self.door.gate.admission.refused(self.ticket)

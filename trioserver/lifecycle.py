@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 import trio
@@ -26,47 +26,57 @@ from trioserver.handlers import call
 from trioserver.heartbeat import Heartbeat
 from trioserver.observer import Attempt, Observer
 from trioserver.telemetry.counts import PEER_LEFT, Counts
-from trioserver.telemetry.log_context import bound_connection
+from trioserver.telemetry.log_context import BoundConnection
 from trioserver.telemetry.tracing import Tracing, step
 from trioserver.timings import Timings
 from trioserver.verification import verify
 from trioserver.websocket.handshake import Head
 
 
+class Place(Protocol):
+    """What a connection has among those that have come in. Plain functions; they must not raise."""
+
+    def verifying(self) -> None:
+        """It has sent its first token, and waits for us."""
+
+    def ready(self, connection: Connection) -> None:
+        """It is READY; `ready` has not been sent yet."""
+
+    def refused(self) -> None:
+        """It will never be."""
+
+
 class Lifecycle:
     """Runs a `Connection`; it is also the `Receiver` of its WebSocket's messages.
 
-    ``on_auth`` is called when it has sent its first token, and waits for us; then ``on_ready`` at
-    the moment it becomes READY, before `ready` is sent, or ``on_refused`` when it will never be.
-    ``begun`` is when its stream was accepted, by Trio's clock.
+    ``head`` is the request, judged already; ``begun`` is when its stream was accepted, by Trio's
+    clock.
     """
 
     __slots__ = (
-        "_blocks", "_config", "_dispatcher", "_nap", "_observer", "_on_auth", "_on_ready",
-        "_on_refused", "_session", "_timings", "_token", "_was_ready", "_websocket", "connection",
+        "_blocks", "_config", "_dispatcher", "_head", "_nap", "_observer", "_place", "_session",
+        "_timings", "_token", "_was_ready", "_websocket", "connection",
     )  # fmt: skip
 
     def __init__(
         self,
         connection: Connection,
+        head: Head,
         *,
+        place: Place,
         config: Config,
         blocks: Blocks,
         counts: Counts,
         observer: Observer,
         tracing: Tracing | None,
-        on_auth: Callable[[], None],
-        on_ready: Callable[[Connection], None],
-        on_refused: Callable[[], None],
         begun: float,
     ) -> None:
         self.connection = connection
+        self._head: Head | None = head
+        self._place = place
         self._config = config
         self._blocks = blocks
         self._observer = observer
-        self._on_auth = on_auth
-        self._on_ready = on_ready
-        self._on_refused = on_refused
         self._session = connection._session
         self._websocket = connection._websocket
         self._websocket.on_round_trip = counts.round_trips.add
@@ -84,18 +94,15 @@ class Lifecycle:
 
     # -------------------------------------------------------------------------- the whole life
 
-    async def run(self, head: Head, refusal: Refusal | None = None) -> None:
+    async def run(self, refusal: Refusal | None = None) -> None:
         """Serve the connection to its end; with ``refusal``, only tell it why not.
 
         Raises nothing but `trio.Cancelled`.
         """
-        with bound_connection(self.connection.id):
+        with BoundConnection(self.connection.id):
             try:
                 async with trio.open_nursery() as io:
-                    with step(self.connection, "handshake"):
-                        self._websocket.accept(io, head)
-                    self._timings.accepted = trio.current_time()
-                    await self._live(io, refusal, self._query_token(head))
+                    await self._live(io, refusal)
                     await self._close()
                     io.cancel_scope.cancel()
             except* Exception as errors:
@@ -107,22 +114,12 @@ class Lifecycle:
                 finally:
                     self._websocket.let_go()
 
-    def _query_token(self, head: Head) -> str | None:
-        return head.query.get("token") if self.connection.route.allow_query_token else None
-
-    async def _live(self, io: trio.Nursery, refusal: Refusal | None, token: str | None) -> None:
+    async def _live(self, io: trio.Nursery, refusal: Refusal | None) -> None:
         connection = self.connection
         try:
             async with trio.open_nursery() as work:
                 connection._nursery = work
-                if refusal is None:
-                    self._session.start(token=token)
-                    if token is not None:
-                        self._verify_first(Credentials(source="query", token=token))
-                connection._flush()
-                self._websocket.start(io, self)
-                if refusal is not None:
-                    connection._fail(refusal)
+                self._begin(io, refusal)
                 await self._until_settled()
                 self._settled()
                 if self._session.is_ready:
@@ -139,13 +136,31 @@ class Lifecycle:
         finally:
             connection._nursery = None
 
+    def _begin(self, io: trio.Nursery, refusal: Refusal | None) -> None:
+        """Answer the opening handshake, and greet or refuse; then messages may come."""
+        connection = self.connection
+        head, self._head = self._head, None  # thousands of these would be kept for nothing
+        assert head is not None, "it runs once"
+        with step(connection, "handshake"):
+            self._websocket.accept(io, head)
+        self._timings.accepted = trio.current_time()
+        if refusal is None:
+            token = head.query.get("token") if connection.route.allow_query_token else None
+            self._session.start(token=token)
+            if token is not None:
+                self._verify_first(Credentials(source="query", token=token))
+        connection._flush()
+        self._websocket.start(io, self)
+        if refusal is not None:
+            connection._fail(refusal)
+
     async def _until_settled(self) -> None:
         """One scope over everything before READY: receiving, verifying, and sending the answer."""
-        deadline = self._session.deadline
-        if deadline is None:
+        deadline, settled = self._session.deadline, self.connection._settled
+        if deadline is None or settled is None:
             return  # refused
         with trio.CancelScope(deadline=deadline) as scope:
-            await self.connection._settled.wait()
+            await settled.wait()
             if self._session.is_ready:
                 await self._websocket.outbox.wait_below(0)
         if scope.cancelled_caught:
@@ -153,12 +168,13 @@ class Lifecycle:
 
     def _settled(self) -> None:
         """Tell how the first authentication ended."""
+        self.connection._settled = None
         begun, close = self._timings.accepted, self._session.close
         assert begun is not None, "settled before the handshake was accepted"
         outcome = "ready"
         if self._timings.ready is None:
             outcome = close.reason if close and close.reason else PEER_LEFT
-            self._on_refused()
+            self._place.refused()
         self._attempted(outcome, begun)
 
     def _attempted(self, outcome: str, begun: float, *, refresh: bool = False) -> None:
@@ -250,7 +266,7 @@ class Lifecycle:
 
     def _verify_first(self, credentials: Credentials) -> None:
         self._timings.auth_received = trio.current_time()
-        self._on_auth()
+        self._place.verifying()
         self._token = fingerprint(credentials.token)
         self.connection.start_soon(self._admit, credentials)
 
@@ -274,13 +290,13 @@ class Lifecycle:
         )
         connection._acknowledges = credentials.fields.get("mailbox") == "ack"
         self._websocket.max_message_bytes = session.max_message_bytes
-        self._on_ready(connection)
+        self._place.ready(connection)
         self._timings.ready = now
         connection._flush()
         for message in session.receive_held(now):
             self._handle(message)
         connection._flush()
-        connection._settled.set()
+        connection._settle()
 
     async def _refresh(self, credentials: Credentials) -> None:
         """A new token on the same connection: the same user, and ownership verified again."""
@@ -372,7 +388,7 @@ class Lifecycle:
             return
         try:
             with (
-                bound_connection(connection.id, connection.user.id),
+                BoundConnection(connection.id, connection.user.id),
                 trio.fail_after(self._config.handlers.timeout),
             ):
                 await call(hook, connection)

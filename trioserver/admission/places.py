@@ -110,6 +110,7 @@ class Admission:
     def authenticated(self, ticket: Ticket) -> None:
         """The holder is known now, and is not evicted any more."""
         self._remove(ticket)
+        ticket.evict = _stay
 
     def refused(self, ticket: Ticket) -> None:
         """The holder is being closed, which takes its time, but none that others need."""
@@ -156,3 +157,7 @@ class Admission:
         ticket.evict()
         if self._on_eviction is not None:
             self._on_eviction(ticket, cap)
+
+
+def _stay() -> None:
+    """Nobody evicts who is known; what `Ticket.evict` was need not be kept."""

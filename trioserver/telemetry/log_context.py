@@ -6,8 +6,6 @@ These are structlog's own context variables, so that any line of structlog, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final
 
@@ -46,15 +44,20 @@ def bind_request(id: Id | None) -> None:
     _REQUEST_ID.set(UNBOUND if id is None else id)
 
 
-@contextmanager
-def bound_connection(connection_id: str, user: str | None = None) -> Iterator[None]:
-    """Lines are this connection's inside; nothing is left behind in the caller's task."""
-    before = [(variable, variable.get(UNBOUND)) for variable in _VARIABLES]
-    bind_connection(connection_id, user)
-    try:
-        yield
-    finally:
-        for variable, value in before:
+class BoundConnection:
+    """Inside of it lines are this connection's; nothing is left behind in the caller's task."""
+
+    __slots__ = ("_before",)
+
+    def __init__(self, connection_id: str, user: str | None = None) -> None:
+        self._before = tuple(variable.get(UNBOUND) for variable in _VARIABLES)
+        bind_connection(connection_id, user)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        for variable, value in zip(_VARIABLES, self._before, strict=True):
             variable.set(value)
 
 

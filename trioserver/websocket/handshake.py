@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from sys import intern
 from typing import Final
 from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
@@ -127,7 +128,8 @@ def _parse(head: bytes, rest: bytes) -> Head:
         raise BadHead(400, "This is not a request of HTTP/1.1.")
     headers: dict[str, list[str]] = {}
     for name, value in event.headers:
-        headers.setdefault(name.decode("ascii"), []).append(value.decode("latin-1"))
+        # The names are the same in thousands of requests: one text for all of them.
+        headers.setdefault(intern(name.decode("ascii")), []).append(value.decode("latin-1"))
     return Head(
         method=event.method.decode("ascii"),
         target=_origin_form(event.target.decode("ascii")),

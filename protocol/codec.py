@@ -40,6 +40,9 @@ _envelope: Final = msgspec.json.Decoder(Message)
 _client: Final[dict[str, msgspec.json.Decoder[ClientMessage]]] = _decoders(ClientMessage)
 _server: Final[dict[str, msgspec.json.Decoder[ServerMessage]]] = _decoders(ServerMessage)
 _type_pattern: Final = re.compile(TYPE_PATTERN)
+_SHORT: Final = 2 * MAX_DEPTH
+"""Bytes of a message that cannot be nested too deeply: what opens has to be closed."""
+
 _LONG: Final = 4096
 """Bytes of a message in which brackets are counted with no call of a function."""
 
@@ -58,7 +61,8 @@ def decode_envelope(data: bytes) -> Message:
     """
     if not data.isascii():
         _check_utf8(data)
-    if len(data) > _LONG or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+    size = len(data)
+    if size > _SHORT and (size > _LONG or data.count(b"[") + data.count(b"{") > MAX_DEPTH):
         check_depth(data)
     try:
         return _envelope.decode(data)

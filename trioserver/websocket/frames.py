@@ -9,13 +9,12 @@ same, for there will be no other.
 
 from __future__ import annotations
 
-import codecs
 from enum import IntEnum
-from io import BytesIO
 from typing import Final, TypeAlias
 
 import attrs
 
+from trioserver.websocket.fragments import Fragments
 from trioserver.websocket.masking import apply_mask
 
 MAX_CONTROL_PAYLOAD: Final = 125
@@ -30,8 +29,6 @@ _EIGHT_BYTE_LENGTH: Final = 127
 _WHOLE_TEXT: Final = 0x81
 _WHOLE_CLOSE: Final = 0x88
 """The first byte of a frame that is final and has no reserved bits."""
-
-_utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
 class Opcode(IntEnum):
@@ -116,8 +113,8 @@ class FrameDecoder:
     """
 
     __slots__ = (
-        "_binary", "_buffer", "_dropping", "_final", "_is_text", "_mask", "_masked", "_message",
-        "_missing", "_text", "max_message_bytes", "only_messages",
+        "_binary", "_buffer", "_dropping", "_final", "_mask", "_masked", "_message", "_missing",
+        "max_message_bytes", "only_messages",
     )  # fmt: skip
 
     def __init__(self, *, masked: bool, max_message_bytes: int, binary: bool = False) -> None:
@@ -129,10 +126,7 @@ class FrameDecoder:
         self._missing = 0  # bytes still to come of a data frame, or of one that is dropped
         self._final = False  # whether that frame is the last of its message
         self._mask = b""  # its mask, turned to where its next byte is
-        # A message that is not complete yet. A bytearray takes twenty times as long to grow.
-        self._message: BytesIO | None = None
-        self._is_text = False  # whether that message is one of text
-        self._text: codecs.IncrementalDecoder | None = None  # made with the first that needs it
+        self._message: Fragments | None = None  # that is not complete yet
         self._dropping = False
 
     def receive(self, data: bytes) -> list[Item]:
@@ -162,10 +156,6 @@ class FrameDecoder:
     def missing(self) -> int:
         """Bytes still to come of the frame that is on its way, as far as that is known."""
         return self._missing
-
-    @property
-    def _size_so_far(self) -> int:
-        return 0 if self._message is None else self._message.tell()
 
     def drop_data(self) -> None:
         """From now on let only control frames through."""
@@ -241,12 +231,11 @@ class FrameDecoder:
     def _take_data(self, header: _Header, payload: bytes, missing: int, items: list[Item]) -> None:
         """Take a data frame, or what there is of it; a piece is dealt with as a fragment is."""
         if self._message is None:
-            self._is_text = header.opcode == Opcode.TEXT
+            is_text = header.opcode == Opcode.TEXT
             if header.final and not missing:
-                items.append(_checked_text(payload) if self._is_text else Binary(payload))
+                items.append(_checked_text(payload) if is_text else Binary(payload))
                 return
-            self._message = BytesIO()
-            self._text = _utf8() if self._is_text else None
+            self._message = Fragments(is_text=is_text)
         self._take_piece(payload, header.final and not missing, items)
 
     def _go_on(self, data: bytes, items: list[Item]) -> int:
@@ -265,17 +254,15 @@ class FrameDecoder:
         return end
 
     def _take_piece(self, piece: bytes, last: bool, items: list[Item]) -> None:
-        assert self._message is not None
-        if self._text is not None:
-            try:
-                self._text.decode(piece, last)
-            except UnicodeDecodeError:
-                raise _Violated("not_utf8") from None
-        self._message.write(piece)
+        message = self._message
+        assert message is not None
+        try:
+            message.add(piece, last=last)
+        except UnicodeDecodeError:
+            raise _Violated("not_utf8") from None
         if last:
-            message = self._message.getvalue()
-            items.append(message if self._is_text else Binary(message))
-            self._message = self._text = None
+            items.append(message.join() if message.is_text else Binary(message.join()))
+            self._message = None
 
     def _violated(self, violated: _Violated, items: list[Item]) -> None:
         self.only_messages = False
@@ -299,7 +286,7 @@ class FrameDecoder:
             raise _Violated("protocol_error")
         elif opcode == Opcode.BINARY and not self._binary:
             raise _Violated("binary_unsupported")
-        elif header.length + self._size_so_far > self.max_message_bytes:
+        elif header.length + (self._message.size if self._message else 0) > self.max_message_bytes:
             raise _Violated("message_too_big")
 
 

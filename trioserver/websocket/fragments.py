@@ -1,0 +1,60 @@
+"""A message in pieces: fragments of the peer's, or what one read gave of a long frame."""
+
+from __future__ import annotations
+
+import codecs
+from io import BytesIO
+from typing import Final
+
+_LARGE: Final = 4 * 1024
+"""Pieces of so many bytes are kept as they are: copied into a buffer that grows, a message of 1 MiB
+would be copied six times. Smaller ones cost more to keep than to copy."""
+
+_FULL: Final = 64 * 1024
+"""Bytes of small pieces that are one piece from then on."""
+
+_utf8: Final = codecs.getincrementaldecoder("utf-8")
+
+
+class Fragments:
+    """The pieces of one message so far, ``size`` bytes of them; ``is_text`` if they must be UTF-8.
+
+    Linear in the message, in time and memory, whatever the pieces.
+    """
+
+    __slots__ = ("_pieces", "_small", "_text", "is_text", "size")
+
+    def __init__(self, *, is_text: bool) -> None:
+        self.is_text = is_text
+        self.size = 0
+        self._text = _utf8() if is_text else None
+        self._pieces: list[bytes] = []
+        self._small: BytesIO | None = None  # small pieces, behind those others
+
+    def add(self, piece: bytes, *, last: bool) -> None:
+        """Take the next piece. Raises `UnicodeDecodeError`, as soon as it can be known."""
+        if self._text is not None and not (piece.isascii() and self._is_between_characters):
+            self._text.decode(piece, last)
+        self.size += len(piece)
+        if len(piece) >= _LARGE:
+            self._close_small()
+            self._pieces.append(piece)
+        elif piece:
+            self._small = self._small or BytesIO()
+            self._small.write(piece)
+            if self._small.tell() >= _FULL:
+                self._close_small()
+
+    def join(self) -> bytes:
+        """The message, or what has come of it."""
+        self._close_small()
+        return b"".join(self._pieces)
+
+    @property
+    def _is_between_characters(self) -> bool:
+        return self._text is None or not self._text.getstate()[0]
+
+    def _close_small(self) -> None:
+        if self._small is not None:
+            self._pieces.append(self._small.getvalue())
+            self._small = None

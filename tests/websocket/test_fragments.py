@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 
 import pytest
@@ -36,7 +37,7 @@ def test_pieces_of_any_size_are_joined_in_order(sizes: list[int], pattern: bytes
 def test_text_may_be_cut_in_the_middle_of_a_character(text: str, cuts: list[int]) -> None:
     data = text.encode()
     bounds = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    pieces = [data[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    pieces = [data[a:b] for a, b in itertools.pairwise(bounds)]
     assert fragments_of(pieces, is_text=True).join() == data
 
 

@@ -32,7 +32,7 @@ from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, r
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
 from trioserver.websocket.readiness import Readiness
-from trioserver.websocket.tls_stream import TLSStream
+from trioserver.websocket.tls_stream import TLSStream, is_secure
 
 if TYPE_CHECKING:
     from trioserver.http.service import HttpService
@@ -184,7 +184,7 @@ class FrontDoor:
                 raise BadHead(404, "There is no WebSocket at this address.")
             self.gate.check(remote, head)
             match = judge(head, self._application)
-            self.gate.check_origin(match.route, head, secure=isinstance(stream, TLSStream))
+            self.gate.check_origin(match.route, head, secure=is_secure(stream))
         except BadHead as bad:
             return self._refuse(stream, bad, remote, head)
         return self._run(self._lifecycle(stream, head, match, ticket, remote))

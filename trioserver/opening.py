@@ -15,7 +15,7 @@ from trioserver.websocket.handshake import BadHead, Head, check_upgrade, subprot
 from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.request import Request
 from trioserver.websocket.tls import client_certificate_of
-from trioserver.websocket.tls_stream import TLSStream
+from trioserver.websocket.tls_stream import is_secure
 from trioserver.websocket.websocket import WebSocket
 
 
@@ -47,7 +47,7 @@ def new_connection(
         subprotocols=subprotocols(head),
         resource=match.resource,
         remote=remote,
-        secure=isinstance(stream, TLSStream),
+        secure=is_secure(stream),
         certificate=client_certificate_of(stream),
     )
     return Connection(

@@ -17,6 +17,7 @@ import structlog
 import trio
 import trustme
 
+from tests.support.client import Client
 from tests.support.running import running
 from tests.support.tls import Files, files_in
 from trioserver import (
@@ -30,8 +31,10 @@ from trioserver import (
     User,
     serve,
 )
-from trioserver.auth import ClientCertificateAuth
+from trioserver.auth import ClientCertificateAuth, Credentials
 from trioserver.client import Refused, connect
+from trioserver.websocket.request import Request
+from trioserver.websocket.tls import TLSFiles, tls_context
 
 
 @pytest.fixture
@@ -283,6 +286,33 @@ async def test_optional_lets_nobody_in_with_a_bad_one(files: Files, fault: str) 
             with pytest.raises(ssl.SSLError, match=f"ALERT_{alert}"):
                 await trio.to_thread.run_sync(handshake, port, context)
             await until_logged(logs, "tls_refused", reason="CERTIFICATE_VERIFY_FAILED")
+
+
+async def test_a_tls_stream_of_whoever_embeds_the_server_is_secure_too(files: Files) -> None:
+    seen: list[Request] = []
+
+    async def authenticate(credentials: Credentials, request: Request) -> User:
+        seen.append(request)
+        return User(id="alice")
+
+    app = Application(auth=authenticate)
+    app.route("/ws", owner=None)
+    asking = tls_context(TLSFiles(certificate=files.certificate, key=files.key, client_ca=files.ca))
+    context = files.client("a@example.org", common_name="alice")
+    async with running(Config(port=0), app) as server, trio.open_nursery() as nursery:
+        ours, theirs = map(trio.SocketStream, trio.socket.socketpair())
+        embedded = trio.SSLStream(theirs, asking, server_side=True, https_compatible=True)
+        nursery.start_soon(server.serve_stream, embedded)
+        client = Client(trio.SSLStream(ours, context, server_hostname="localhost"))
+        await client.open("/ws")
+        await client.authenticate("token")
+        nursery.cancel_scope.cancel()
+    (request,) = seen
+    assert request.secure
+    assert request.remote == "unix"
+    assert request.certificate is not None
+    assert request.certificate.subject["commonName"] == ("alice",)
+    await trio.aclose_forcefully(ours)
 
 
 async def test_optional_and_none_is_a_missing_token(files: Files) -> None:

@@ -27,7 +27,7 @@ from trioserver.http.body import Body
 from trioserver.http.exchange import Application, ClientGone, Exchange
 from trioserver.http.strictness import check_head
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, linger, read_head
-from trioserver.websocket.tls_stream import TLSStream
+from trioserver.websocket.tls_stream import is_secure
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -68,7 +68,7 @@ class HttpConnection:
         self._limits = surroundings.config.limits
         self._config = surroundings.config.http
         self._refuse = refuse
-        self._is_secure = isinstance(stream, TLSStream)
+        self._is_secure = is_secure(stream)
         self._protocol = H11Protocol(
             cast(Any, application),  # it comes back to `spawn_app`, and is run there
             surroundings.hypercorn,

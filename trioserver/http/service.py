@@ -24,7 +24,7 @@ from trioserver.http.pages import plain
 from trioserver.http.places import Places
 from trioserver.peers.addresses import UNIX, host_of
 from trioserver.websocket.handshake import Head
-from trioserver.websocket.tls_stream import socket_of
+from trioserver.websocket.tls_stream import socket_below
 
 if TYPE_CHECKING:
     from trioserver.server import Server
@@ -157,7 +157,7 @@ def _address(remote: str) -> Address | None:
 
 
 def _own_address(stream: trio.abc.Stream) -> Address | None:
-    socket = socket_of(stream)
+    socket = socket_below(stream)
     if socket is None:
         return None
     try:

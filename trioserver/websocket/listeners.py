@@ -16,7 +16,7 @@ import trio
 
 from trioserver.websocket.accepting import Listener
 from trioserver.websocket.errors import CannotListen, reason_of
-from trioserver.websocket.tls_stream import socket_of
+from trioserver.websocket.tls_stream import socket_below
 
 _BACKLOG: Final = 4096
 """Connections the kernel keeps for us in a reconnect storm; it caps the number at its own."""
@@ -185,7 +185,7 @@ def address_of(listener: Listener) -> Address:
 
 def remote_of(stream: trio.abc.Stream) -> str:
     """Who is on the other end of an accepted stream: "host:port", "unix", "" where unknown."""
-    socket = socket_of(stream)
+    socket = socket_below(stream)
     if socket is None:
         return ""
     if socket.family == stdlib_socket.AF_UNIX:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 import trio
 
 from trioserver.websocket.errors import CannotListen, reason_of
 from trioserver.websocket.request import ClientCertificate
-from trioserver.websocket.tls_stream import TLSStream
+from trioserver.websocket.tls_stream import is_secure
 
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL:!aDSS"
 """For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
@@ -95,5 +95,12 @@ def client_certificate_of(stream: trio.abc.Stream) -> ClientCertificate | None:
 
     To be called after the TLS handshake. Who issued it is in the listener's ``client_ca``.
     """
-    found = stream.peer_certificate() if isinstance(stream, TLSStream) else None
-    return None if found is None else ClientCertificate.of(*found)
+    if not is_secure(stream):
+        return None
+    try:
+        der = stream.getpeercert(binary_form=True)
+        fields: dict[str, Any] = stream.getpeercert() or {}
+    except trio.NeedHandshakeError:
+        return None
+    # Without verification there would be a certificate, but no fields.
+    return ClientCertificate.of(der, fields) if der and fields else None

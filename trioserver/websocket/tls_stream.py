@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from operator import index
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeGuard, TypeVar
 
 import trio
 
 T = TypeVar("T")
+
+Socket: TypeAlias = trio.socket.SocketType | ssl.SSLSocket
 
 _RECORD_BYTES: Final = 16 * 1024
 """The most that a record holds (RFC 8446, section 5.1). A read of as much leaves nothing where only
@@ -40,7 +42,7 @@ class TLSStream(trio.abc.Stream):
         self._busy = {"read": False, "write": False}
 
     @property
-    def socket(self) -> trio.socket.SocketType | ssl.SSLSocket:
+    def socket(self) -> Socket:
         """What can be asked for addresses, and waited for."""
         return self._socket or self.transport_stream.socket
 
@@ -172,19 +174,23 @@ class TLSStream(trio.abc.Stream):
 
     # -------------------------------------------------------------------------- who it is
 
-    def peer_certificate(self) -> tuple[bytes, dict[str, Any]] | None:
-        """What the peer proved to have the key of: in DER, and its fields. After the handshake."""
-        if self._socket is None:
-            return None
-        try:
-            der = self._socket.getpeercert(binary_form=True)
-            fields: dict[str, Any] = self._socket.getpeercert() or {}
-        except ValueError:
-            return None  # the handshake is not over
-        # Without verification there would be a certificate, but no fields.
-        return (der, fields) if der and fields else None
+    def getpeercert(self, *, binary_form: bool = False) -> Any:
+        """As of `ssl.SSLSocket`. Raises `trio.NeedHandshakeError`."""
+        if self._shaking is not None:
+            raise trio.NeedHandshakeError("the handshake is not over")
+        return self._open().getpeercert(binary_form)
 
 
-def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | ssl.SSLSocket | None:
-    """The socket of a stream that is one, with or without TLS; else None."""
+def is_secure(stream: trio.abc.Stream) -> TypeGuard[TLSStream | trio.SSLStream[Any]]:
+    """Whether it is over TLS: ours, or Trio's, of whoever embeds the server."""
+    return isinstance(stream, TLSStream | trio.SSLStream)
+
+
+def socket_of(stream: trio.abc.Stream) -> Socket | None:
+    """The socket of a stream that is one, with or without our TLS; else None."""
     return stream.socket if isinstance(stream, trio.SocketStream | TLSStream) else None
+
+
+def socket_below(stream: trio.abc.Stream) -> Socket | None:
+    """The socket that its bytes go through in the end, to be asked for addresses."""
+    return socket_of(stream.transport_stream if isinstance(stream, trio.SSLStream) else stream)

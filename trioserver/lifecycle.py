@@ -8,14 +8,13 @@ told and the WebSocket closed, then the outer one ends. Whatever is raised stops
 from __future__ import annotations
 
 import math
-import traceback
 from typing import Protocol
 
-import attrs
 import trio
 
 from protocol import Refusal, ServerState
 from protocol.messages import Auth, Message
+from trioserver.account import Account
 from trioserver.auth import Credentials, User
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.blocks import Blocks
@@ -24,11 +23,10 @@ from trioserver.connection import Connection
 from trioserver.dispatch.dispatcher import Dispatcher
 from trioserver.handlers import call
 from trioserver.heartbeat import Heartbeat
-from trioserver.observer import Attempt, Observer
-from trioserver.telemetry.counts import PEER_LEFT, Counts
+from trioserver.observer import Observer
+from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.log_context import BoundConnection
 from trioserver.telemetry.tracing import Tracing, step
-from trioserver.timings import Timings
 from trioserver.verification import verify
 from trioserver.websocket.handshake import Head
 
@@ -54,8 +52,8 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_blocks", "_config", "_dispatcher", "_head", "_nap", "_observer", "_place", "_session",
-        "_timings", "_token", "_was_ready", "_websocket", "connection",
+        "_account", "_blocks", "_config", "_dispatcher", "_head", "_nap", "_place", "_session",
+        "_was_ready", "_websocket", "connection",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +74,7 @@ class Lifecycle:
         self._place = place
         self._config = config
         self._blocks = blocks
-        self._observer = observer
+        self._account = Account(connection, observer, begun=begun)
         self._session = connection._session
         self._websocket = connection._websocket
         self._websocket.on_round_trip = counts.round_trips.add
@@ -87,10 +85,8 @@ class Lifecycle:
             handlers=config.handlers,
             times=counts.handling.of(connection.route),
         )
-        self._timings = Timings(begun=begun)
         self._nap = trio.CancelScope()  # of the heartbeat loop
         self._was_ready = False
-        self._token: str | None = None  # the fingerprint of the latest
 
     # -------------------------------------------------------------------------- the whole life
 
@@ -110,7 +106,8 @@ class Lifecycle:
             finally:
                 self.connection._release()
                 try:
-                    await self._closed()
+                    self._account.closed()
+                    await self._call_close_hook()
                 finally:
                     self._websocket.let_go()
 
@@ -121,8 +118,11 @@ class Lifecycle:
                 connection._nursery = work
                 self._begin(io, refusal)
                 await self._until_settled()
-                self._settled()
-                if self._session.is_ready:
+                connection._settled = None
+                self._account.settled()
+                if not self._session.is_ready:
+                    self._place.refused()
+                else:
                     self._was_ready = True
                     self._dispatcher.start()
                     if connection.route._mailbox is not None:
@@ -143,7 +143,7 @@ class Lifecycle:
         assert head is not None, "it runs once"
         with step(connection, "handshake"):
             self._websocket.accept(io, head)
-        self._timings.accepted = trio.current_time()
+        self._account.timings.accepted = trio.current_time()
         if refusal is None:
             token = head.query.get("token") if connection.route.allow_query_token else None
             self._session.start(token=token)
@@ -166,43 +166,11 @@ class Lifecycle:
         if scope.cancelled_caught:
             self.connection._fail(Refusal("auth_timeout"))
 
-    def _settled(self) -> None:
-        """Tell how the first authentication ended."""
-        self.connection._settled = None
-        begun, close = self._timings.accepted, self._session.close
-        assert begun is not None, "settled before the handshake was accepted"
-        outcome = "ready"
-        if self._timings.ready is None:
-            outcome = close.reason if close and close.reason else PEER_LEFT
-            self._place.refused()
-        self._attempted(outcome, begun)
-
-    def _attempted(self, outcome: str, begun: float, *, refresh: bool = False) -> None:
-        duration = trio.current_time() - begun
-        attempt = Attempt(outcome=outcome, duration=duration, refresh=refresh, token=self._token)
-        self._observer.attempted(self.connection, attempt)
-        if not refresh and self.connection._tracing is not None:
-            self.connection._tracing.settled(outcome)
-        if outcome not in ("ready", "refreshed", PEER_LEFT):
-            self._log_refusal("refresh_refused" if refresh else "connection_refused", outcome)
-
-    def _log_refusal(self, event: str, reason: str) -> None:
-        """Who the user is stands beside it where the token was good, and so does the token's id."""
-        connection = self.connection
-        connection.log.info(
-            event,
-            reason=reason,
-            remote=connection.request.remote,
-            path=connection.request.path,
-            token=self._token,
-            token_id=None if connection._user is None else connection._user.token_id,
-        )
-
     async def _close(self) -> None:
         """The reason is queued already; now the Close frame, and what the peer says to it."""
         close = self._session.close
         assert close is not None, "ended without saying how"
-        self._timings.ended = trio.current_time()
+        self._account.timings.ended = trio.current_time()
         shutdown = self._config.shutdown
         ready = self._was_ready
         timeout = shutdown.close_timeout if ready else shutdown.close_timeout_before_ready
@@ -265,9 +233,9 @@ class Lifecycle:
     # -------------------------------------------------------------------------- verifying
 
     def _verify_first(self, credentials: Credentials) -> None:
-        self._timings.auth_received = trio.current_time()
+        self._account.timings.auth_received = trio.current_time()
         self._place.verifying()
-        self._token = fingerprint(credentials.token)
+        self._account.token = fingerprint(credentials.token)
         self.connection.start_soon(self._admit, credentials)
 
     async def _admit(self, credentials: Credentials) -> None:
@@ -291,7 +259,7 @@ class Lifecycle:
         connection._acknowledges = credentials.fields.get("mailbox") == "ack"
         self._websocket.max_message_bytes = session.max_message_bytes
         self._place.ready(connection)
-        self._timings.ready = now
+        self._account.timings.ready = now
         connection._flush()
         for message in session.receive_held(now):
             self._handle(message)
@@ -301,7 +269,7 @@ class Lifecycle:
     async def _refresh(self, credentials: Credentials) -> None:
         """A new token on the same connection: the same user, and ownership verified again."""
         session, begun = self._session, trio.current_time()
-        self._token = fingerprint(credentials.token)
+        self._account.token = fingerprint(credentials.token)
         try:
             with trio.move_on_after(self._config.auth.timeout) as scope:
                 user = await self._verify(credentials)
@@ -310,14 +278,14 @@ class Lifecycle:
         except Refusal as refusal:
             if session.state is ServerState.REFRESHING:
                 self._refuse_refresh(refusal)
-                self._attempted(refusal.code, begun, refresh=True)
+                self._account.refreshed(refusal.code, begun)
         else:
             if session.state is ServerState.REFRESHING:
                 self.connection._user = user
                 now, wall = trio.current_time(), self.connection._wall_clock()
                 session.refresh(now=now, wall=wall, expires_at=user.expires_at)
                 self._nap.cancel()  # what is due next has changed
-                self._attempted("refreshed", begun, refresh=True)
+                self._account.refreshed("refreshed", begun)
         self.connection._flush()
 
     def _refuse_refresh(self, refusal: Refusal) -> None:
@@ -334,7 +302,7 @@ class Lifecycle:
             credentials,
             blocks=self._blocks,
             ownership_timeout=self._config.auth.ownership_timeout,
-            timings=self._timings,
+            timings=self._account.timings,
         )
 
     # -------------------------------------------------------------------------- time
@@ -356,34 +324,10 @@ class Lifecycle:
     # -------------------------------------------------------------------------- the end
 
     def _crashed(self, error: Exception) -> None:
-        self._log_failure("connection_crashed", error)
+        self._account.failed("connection_crashed", error)
 
-    def _log_failure(self, event: str, error: Exception) -> None:
-        text = "".join(traceback.format_exception(error))
-        self.connection.log.error(event, traceback=text)
-
-    async def _closed(self) -> None:
-        """One line with the whole story, then the application's hook."""
-        connection, websocket = self.connection, self._websocket
-        now = trio.current_time()
-        close, peer = self._session.close, websocket.peer_close
-        statistics = connection.statistics()
-        code = close.code if close and close.reason else peer.code if peer else 1006
-        reason = close.reason if close and close.reason else "peer left"
-        self._observer.closed(connection, code, reason, self._timings)
-        connection.log.info(
-            "connection_closed",
-            path=connection.request.path,
-            remote=connection.request.remote,
-            code=code,
-            reason=reason,
-            duration_ms=round((now - self._timings.begun) * 1000),
-            **self._timings.phases_ms(now),
-            **attrs.asdict(statistics, recurse=False),
-        )
-        if connection._tracing is not None:
-            connection._tracing.settled(PEER_LEFT)
-        hook = connection.route.close_hook
+    async def _call_close_hook(self) -> None:
+        connection, hook = self.connection, self.connection.route.close_hook
         if not self._was_ready or hook is None:
             return
         try:
@@ -393,4 +337,4 @@ class Lifecycle:
             ):
                 await call(hook, connection)
         except Exception as error:
-            self._log_failure("close_hook_failed", error)
+            self._account.failed("close_hook_failed", error)

@@ -18,7 +18,7 @@ from trioserver.mailbox import Mailbox
 from trioserver.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
 from trioserver.peers.origins import OriginPolicy
 from trioserver.presence import Presence
-from trioserver.websocket.frames import encode_text
+from trioserver.websocket.headers import encode_text
 
 if TYPE_CHECKING:
     from protocol.options import SessionOptions

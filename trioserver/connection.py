@@ -14,7 +14,7 @@ from msgspec import UNSET
 from protocol import Id, Refusal, ServerSession, codec, milliseconds, raw
 from protocol.messages import Goaway, Message
 from trioserver.auth import User
-from trioserver.websocket.frames import encode_text
+from trioserver.websocket.headers import encode_text
 from trioserver.websocket.outbox import OutboxClosed, OutboxFull
 from trioserver.websocket.request import Request
 from trioserver.websocket.websocket import WebSocket

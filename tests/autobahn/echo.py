@@ -8,8 +8,9 @@ from typing import Final
 import trio
 
 from protocol import ERRORS
-from trioserver.websocket.frames import Binary, FrameDecoder, Opcode, encode_frame
+from trioserver.websocket.frames import Binary, FrameDecoder
 from trioserver.websocket.handshake import check_upgrade, read_head
+from trioserver.websocket.headers import Opcode, encode_frame
 from trioserver.websocket.outbox import OutboxClosed
 from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.websocket import WebSocket

@@ -16,7 +16,8 @@ from trioserver.load.wire import (
     close_code,
     encode_masked,
 )
-from trioserver.websocket.frames import Control, FrameDecoder, Opcode, encode_frame
+from trioserver.websocket.frames import Control, FrameDecoder
+from trioserver.websocket.headers import Opcode, encode_frame
 
 frames = st.one_of(
     st.builds(encode_frame, st.just(Opcode.TEXT), st.text(max_size=300).map(str.encode)),

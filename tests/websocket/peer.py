@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 import trio
 
-from trioserver.websocket.frames import Opcode
+from trioserver.websocket.headers import Opcode
 from trioserver.websocket.masking import apply_mask
 
 KEY: Final = "dGhlIHNhbXBsZSBub25jZQ=="

@@ -20,15 +20,13 @@ from protocol import ERRORS
 from tests.websocket.peer import close, frame, text
 from trioserver.websocket.frames import (
     MALFORMED_CLOSE,
-    MAX_HEADER,
     Binary,
     Control,
     FrameDecoder,
     Item,
-    Opcode,
     Violation,
-    encode_frame,
 )
+from trioserver.websocket.headers import MAX_HEADER, Opcode, encode_frame
 
 MIB = 2**20
 PING = Control(Opcode.PING, b"there?")

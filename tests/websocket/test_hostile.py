@@ -12,7 +12,8 @@ import pytest
 
 from protocol import ERRORS, ServerSession, ServerState, SessionOptions
 from tests.websocket.peer import frame
-from trioserver.websocket.frames import Binary, Control, FrameDecoder, Opcode, Violation
+from trioserver.websocket.frames import Binary, Control, FrameDecoder, Violation
+from trioserver.websocket.headers import Opcode
 
 LIMIT = 4096
 LENGTHS = (

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from trioserver.websocket.frames import Opcode, encode_frame
+from trioserver.websocket.headers import Opcode, encode_frame
 from trioserver.websocket.outbox import Outbox, OutboxClosed, OutboxFull
 
 KIB = 1024

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from protocol import ERRORS, SUBPROTOCOL
 from tests.websocket.peer import ACCEPT, UPGRADE, Notes, Peer, close, frame, text
 from tests.websocket.test_frames import VIOLATIONS
-from trioserver.websocket.frames import Opcode, encode_text
 from trioserver.websocket.handshake import Head, read_head
+from trioserver.websocket.headers import Opcode, encode_text
 from trioserver.websocket.outbox import OutboxClosed
 from trioserver.websocket.peer_close import PeerClose
 from trioserver.websocket.readiness import Readiness, make_readiness

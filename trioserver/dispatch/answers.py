@@ -14,7 +14,7 @@ from trioserver.connection import Connection
 from trioserver.handlers import unwrap
 from trioserver.storage import DatabaseUnavailable
 from trioserver.telemetry.handling_times import Outcome
-from trioserver.websocket.frames import encode_text
+from trioserver.websocket.headers import encode_text
 
 
 def acknowledge(connection: Connection, id: Id | None, result: Any) -> None:

@@ -30,7 +30,8 @@ from trioserver.client.reason import (
 from trioserver.load.requests import Requests
 from trioserver.load.transport import Transport
 from trioserver.load.wire import NotUpgraded, Reader, Upgrade, close_code, encode_masked
-from trioserver.websocket.frames import Control, Opcode, Violation
+from trioserver.websocket.frames import Control, Violation
+from trioserver.websocket.headers import Opcode
 
 _SUBSCRIBE_ID: Final = 1
 _REFRESH_ID: Final = 2

@@ -15,18 +15,22 @@ from typing import Final
 
 from protocol import SUBPROTOCOL
 from trioserver.client.address import Address
-from trioserver.websocket.frames import Control, FrameDecoder, Item, Opcode
-from trioserver.websocket.masking import apply_mask
+from trioserver.websocket.frames import Control, FrameDecoder, Item
+from trioserver.websocket.headers import (
+    EIGHT_BYTE_LENGTH,
+    TWO_BYTE_LENGTH,
+    WHOLE_TEXT,
+    Opcode,
+    encode_frame,
+)
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 MAX_HEAD_BYTES: Final = 16 * 1024
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_SHORT: Final = 126
-_WHOLE_TEXT: Final = 0x81
 _WHOLE: Final = 0x80
 _CONTROL: Final = 0x08
-_LENGTH_BYTES: Final = {126: 2, 127: 8}
+_LENGTH_BYTES: Final = {TWO_BYTE_LENGTH: 2, EIGHT_BYTE_LENGTH: 8}
 _STATUS: Final = re.compile(rb"HTTP/1\.\d (\d{3})")
 _RETRY_AFTER: Final = re.compile(rb"\r\nretry-after:[ \t]*(\d{1,6})[ \t]*\r\n", re.IGNORECASE)
 _ACCEPT: Final = re.compile(rb"\r\nsec-websocket-accept:[ \t]*(\S+)[ \t]*\r\n", re.IGNORECASE)
@@ -34,15 +38,7 @@ _ACCEPT: Final = re.compile(rb"\r\nsec-websocket-accept:[ \t]*(\S+)[ \t]*\r\n", 
 
 def encode_masked(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
     """A whole frame as a client sends it, with a random mask (section 5.3)."""
-    mask = os.urandom(4)
-    size = len(payload)
-    if size < _SHORT:
-        head = bytes((0x80 | opcode, 0x80 | size))
-    elif size < 2**16:
-        head = bytes((0x80 | opcode, 0xFE)) + size.to_bytes(2, "big")
-    else:
-        head = bytes((0x80 | opcode, 0xFF)) + size.to_bytes(8, "big")
-    return head + mask + apply_mask(payload, mask)
+    return encode_frame(opcode, payload, os.urandom(4))
 
 
 class Upgrade:
@@ -112,7 +108,7 @@ class Reader:
         while size - position >= 2:
             length = data[position + 1]
             begin = position + 2
-            if length >= _SHORT:
+            if length >= TWO_BYTE_LENGTH:
                 length_bytes = _LENGTH_BYTES.get(length)
                 if length_bytes != 2:  # large, or masked: nothing to be gained here
                     return items + self._hand_over(data[position:])
@@ -120,11 +116,11 @@ class Reader:
                 if begin > size:
                     break
                 length = int.from_bytes(data[begin - 2 : begin], "big")
-                if length < _SHORT:
+                if length < TWO_BYTE_LENGTH:
                     return items + self._hand_over(data[position:])
             end = begin + length
             first = data[position]
-            if first == _WHOLE_TEXT:
+            if first == WHOLE_TEXT:
                 if end > size:
                     break
                 items.append(data[begin:end])

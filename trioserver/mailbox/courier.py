@@ -18,7 +18,7 @@ from protocol import Refusal, codec, raw
 from protocol.messages import Message
 from trioserver.mailbox.letter import Letter
 from trioserver.storage import DatabaseUnavailable
-from trioserver.websocket.frames import MAX_HEADER
+from trioserver.websocket.headers import MAX_HEADER
 from trioserver.websocket.outbox import OutboxClosed
 
 if TYPE_CHECKING:

@@ -9,41 +9,21 @@ same, for there will be no other.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Final, TypeAlias
 
 import attrs
 
 from trioserver.websocket.fragments import Fragments
+from trioserver.websocket.headers import (
+    MAX_CONTROL_PAYLOAD,
+    TWO_BYTE_LENGTH,
+    WHOLE_CLOSE,
+    WHOLE_TEXT,
+    Header,
+    Opcode,
+    read_header,
+)
 from trioserver.websocket.masking import apply_mask
-
-MAX_CONTROL_PAYLOAD: Final = 125
-"""RFC 6455, section 5.5."""
-
-MAX_HEADER: Final = 14
-"""Bytes of the longest header there is; section 5.2."""
-
-_TWO_BYTE_LENGTH: Final = 126
-_EIGHT_BYTE_LENGTH: Final = 127
-
-_WHOLE_TEXT: Final = 0x81
-_WHOLE_CLOSE: Final = 0x88
-"""The first byte of a frame that is final and has no reserved bits."""
-
-
-class Opcode(IntEnum):
-    """RFC 6455, section 5.2."""
-
-    CONTINUATION = 0x0
-    TEXT = 0x1
-    BINARY = 0x2
-    CLOSE = 0x8
-    PING = 0x9
-    PONG = 0xA
-
-
-_SHORT_TEXT: Final = tuple(bytes((_WHOLE_TEXT, size)) for size in range(_TWO_BYTE_LENGTH))
-"""Headers, by the length of the payload."""
 
 _KNOWN: Final = frozenset(Opcode)
 _CONTROLS: Final = frozenset({Opcode.CLOSE, Opcode.PING, Opcode.PONG})
@@ -75,27 +55,6 @@ class Binary(bytes):
 
 Item: TypeAlias = bytes | Control | Violation
 """Bytes are a whole text message, known to be UTF-8, or `Binary`, where that is asked for."""
-
-
-@attrs.frozen
-class _Header:
-    first: int
-    masked: bool
-    size: int  # of the header itself; the mask is its last four bytes
-    length: int  # of the payload
-    minimal: bool  # whether the length is written as section 5.2 wants it
-
-    @property
-    def final(self) -> bool:
-        return self.first & 0x80 != 0
-
-    @property
-    def opcode(self) -> int:
-        return self.first & 0x0F
-
-    @property
-    def is_control(self) -> bool:
-        return self.first & 0x08 != 0
 
 
 class _Violated(Exception):
@@ -169,15 +128,15 @@ class FrameDecoder:
         """
         masked, limit, size = self._masked, self.max_message_bytes, len(data)
         mask_bit, header = (0x80, 6) if masked else (0, 2)
-        while position + header <= size and data[position] == _WHOLE_TEXT:
+        while position + header <= size and data[position] == WHOLE_TEXT:
             begin = position + header
             length = data[position + 1] - mask_bit
-            if length == _TWO_BYTE_LENGTH:
+            if length == TWO_BYTE_LENGTH:
                 length = int.from_bytes(data[position + 2 : position + 4], "big")
                 begin += 2
-                if length < _TWO_BYTE_LENGTH:
+                if length < TWO_BYTE_LENGTH:
                     break
-            elif not 0 <= length < _TWO_BYTE_LENGTH:
+            elif not 0 <= length < TWO_BYTE_LENGTH:
                 break
             end = begin + length
             if end > size or length > limit:
@@ -196,7 +155,7 @@ class FrameDecoder:
 
         Returns where that ends, None where more is needed to begin.
         """
-        header = _read_header(data, position)
+        header = read_header(data, position)
         if header is None:
             return None
         opcode = header.opcode
@@ -216,7 +175,7 @@ class FrameDecoder:
             elif not self._dropping:
                 self._take_data(header, _payload(data, begin, end, header), missing, items)
         except _Violated as violated:
-            if header.first == _WHOLE_CLOSE:
+            if header.first == WHOLE_CLOSE:
                 self.only_messages = False
                 items.append(MALFORMED_CLOSE)
                 self.drop_data()
@@ -228,7 +187,7 @@ class FrameDecoder:
             self._mask = _turn(data[begin - 4 : begin], len(data) - begin) if header.masked else b""
         return end - missing
 
-    def _take_data(self, header: _Header, payload: bytes, missing: int, items: list[Item]) -> None:
+    def _take_data(self, header: Header, payload: bytes, missing: int, items: list[Item]) -> None:
         """Take a data frame, or what there is of it; a piece is dealt with as a fragment is."""
         if self._message is None:
             is_text = header.opcode == Opcode.TEXT
@@ -269,7 +228,7 @@ class FrameDecoder:
         items.append(Violation(violated.code))
         self.drop_data()
 
-    def _check(self, header: _Header) -> None:
+    def _check(self, header: Header) -> None:
         """Judge a frame by its header alone (sections 5.2, 5.4 and 5.5)."""
         opcode = header.opcode
         if (
@@ -290,29 +249,7 @@ class FrameDecoder:
             raise _Violated("message_too_big")
 
 
-def _read_header(data: bytes, position: int) -> _Header | None:
-    """The header that starts here, None where it is not complete; section 5.2."""
-    available = len(data) - position
-    if available < 2:
-        return None
-    second = data[position + 1]
-    masked = second & 0x80 != 0
-    length = second & 0x7F
-    size = 6 if masked else 2
-    minimal = True
-    if length >= _TWO_BYTE_LENGTH:
-        extended, smallest, beyond = (
-            (2, _TWO_BYTE_LENGTH, 2**16) if length == _TWO_BYTE_LENGTH else (8, 2**16, 2**63)
-        )
-        size += extended
-        length = int.from_bytes(data[position + 2 : position + 2 + extended], "big")
-        minimal = smallest <= length < beyond
-    if available < size:
-        return None
-    return _Header(data[position], masked, size, length, minimal)
-
-
-def _payload(data: bytes, begin: int, end: int, header: _Header) -> bytes:
+def _payload(data: bytes, begin: int, end: int, header: Header) -> bytes:
     """The payload, or what there is of it, unmasked."""
     payload = data[begin:end]
     return apply_mask(payload, data[begin - 4 : begin]) if header.masked else payload
@@ -335,21 +272,3 @@ def _is_utf8(payload: bytes) -> bool:
 def _turn(mask: bytes, taken: int) -> bytes:
     """The mask as it goes on behind so many bytes."""
     return mask[taken % 4 :] + mask[: taken % 4]
-
-
-def encode_text(payload: bytes) -> bytes:
-    """An unfragmented, unmasked text frame: what nearly all is that a server sends."""
-    size = len(payload)
-    if size < _TWO_BYTE_LENGTH:
-        return _SHORT_TEXT[size] + payload
-    return encode_frame(Opcode.TEXT, payload)
-
-
-def encode_frame(opcode: Opcode, payload: bytes) -> bytes:
-    """An unfragmented, unmasked frame, as a server sends it."""
-    size = len(payload)
-    if size < _TWO_BYTE_LENGTH:
-        return bytes((0x80 | opcode, size)) + payload
-    if size < 2**16:
-        return bytes((0x80 | opcode, _TWO_BYTE_LENGTH)) + size.to_bytes(2, "big") + payload
-    return bytes((0x80 | opcode, _EIGHT_BYTE_LENGTH)) + size.to_bytes(8, "big") + payload

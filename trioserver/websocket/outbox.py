@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 import trio
 
-from trioserver.websocket.frames import Opcode
+from trioserver.websocket.headers import Opcode
 
 _CHUNK_BYTES: Final = 64 * 1024
 """At most about this much is handed to the transport at once, so that a control frame that comes

@@ -16,16 +16,9 @@ import trio
 
 from protocol import SUBPROTOCOL
 from trioserver.websocket.control import ClosingHandshake
-from trioserver.websocket.frames import (
-    Control,
-    FrameDecoder,
-    Item,
-    Opcode,
-    Violation,
-    encode_frame,
-    encode_text,
-)
+from trioserver.websocket.frames import Control, FrameDecoder, Item, Violation
 from trioserver.websocket.handshake import Head, acceptance, subprotocols
+from trioserver.websocket.headers import Opcode, encode_frame, encode_text
 from trioserver.websocket.outbox import Outbox, OutboxClosed
 from trioserver.websocket.peer_close import ABNORMAL, PeerClose, judge_close
 from trioserver.websocket.readiness import Readiness

@@ -62,6 +62,10 @@ def handshake(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
         raise
 
 
+async def any_user(credentials: Credentials, request: Request) -> User:
+    return User(id="alice")
+
+
 def port_of(server: Server) -> int:
     port = server.addresses[0].port
     assert port is not None
@@ -293,7 +297,7 @@ async def test_a_tls_stream_of_whoever_embeds_the_server_is_secure_too(files: Fi
 
     async def authenticate(credentials: Credentials, request: Request) -> User:
         seen.append(request)
-        return User(id="alice")
+        return await any_user(credentials, request)
 
     app = Application(auth=authenticate)
     app.route("/ws", owner=None)
@@ -313,6 +317,30 @@ async def test_a_tls_stream_of_whoever_embeds_the_server_is_secure_too(files: Fi
     assert request.certificate is not None
     assert request.certificate.subject["commonName"] == ("alice",)
     await trio.aclose_forcefully(ours)
+
+
+async def test_noise_on_an_open_connection_ends_that_one_alone(files: Files) -> None:
+    app = Application(auth=any_user)
+    app.route("/ws", owner=None)
+    async with running(config_of(files), app) as server:
+        streams = [
+            await trio.open_ssl_over_tcp_stream(
+                "127.0.0.1", port_of(server), ssl_context=files.trusting()
+            )
+            for _ in range(2)
+        ]
+        noisy, quiet = map(Client, streams)
+        for client in (noisy, quiet):
+            await client.open("/ws")
+            await client.authenticate("token")
+        with structlog.testing.capture_logs() as logs:
+            await streams[0].transport_stream.send_all(b"this is no record")
+            await until_logged(logs, "connection_closed", reason="peer left")
+        assert [each["event"] for each in logs] == ["connection_closed"]
+        await quiet.send(type="ping")
+        assert (await quiet.receive())["type"] == "pong"
+        for stream in streams:
+            await trio.aclose_forcefully(stream)
 
 
 async def test_optional_and_none_is_a_missing_token(files: Files) -> None:

@@ -56,11 +56,13 @@ async def shaken(tls: Contexts) -> tuple[TLSStream, Client]:
 
 @asynccontextmanager
 async def connected(tls: Contexts) -> AsyncIterator[tuple[TLSStream, Client]]:
-    with trio.fail_after(30):
-        ours, theirs = await shaken(tls)
-        yield ours, theirs
-    for end in (ours, theirs):
-        await trio.aclose_forcefully(end)
+    ours, theirs = await shaken(tls)
+    try:
+        with trio.fail_after(30):
+            yield ours, theirs
+    finally:
+        for end in (ours, theirs):
+            await trio.aclose_forcefully(end)
 
 
 async def test_it_is_a_stream_as_trio_wants_them(tls: Contexts) -> None:
@@ -173,6 +175,28 @@ async def test_a_handshake_that_does_not_go_on_can_be_cancelled(tls: Contexts) -
         with pytest.raises(trio.ClosedResourceError):
             await act()
     await theirs.transport_stream.aclose()
+
+
+async def test_a_read_that_is_cancelled_loses_nothing(tls: Contexts) -> None:
+    async with connected(tls) as (ours, theirs):
+        for _ in range(3):
+            with trio.move_on_after(0.001) as scope:
+                await ours.receive_some()
+            assert scope.cancelled_caught
+        await theirs.send_all(b"later")
+        assert await ours.receive_some() == b"later"
+
+
+async def test_what_is_no_record_breaks_it_whoever_reads(tls: Contexts) -> None:
+    async with connected(tls) as (ours, theirs):
+        await theirs.transport_stream.send_all(b"no record at all, but something else")
+        with pytest.raises(ssl.SSLError):
+            ours.read_now()
+        assert ours.read_now() == b"", "and that is the end"
+        with pytest.raises(OSError, match="EOF"):
+            ours.write_now(b"answer")
+        with pytest.raises(trio.BrokenResourceError):
+            await ours.send_all(b"answer")
 
 
 async def test_a_socket_that_was_reset_before_the_handshake_is_broken(tls: Contexts) -> None:

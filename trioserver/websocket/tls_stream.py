@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from operator import index
-from typing import Any, Final, TypeAlias, TypeGuard, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeGuard, TypeVar
 
 import trio
 
@@ -39,7 +39,7 @@ class TLSStream(trio.abc.Stream):
         self._socket: ssl.SSLSocket | None = None  # from the handshake on
         self._shaking: trio.Lock | None = trio.Lock()  # until the end of the handshake
         self._rest = b""  # of a record that was not wanted as a whole
-        self._busy = {"read": False, "write": False}
+        self._is_reading = self._is_writing = False
 
     @property
     def socket(self) -> Socket:
@@ -56,18 +56,21 @@ class TLSStream(trio.abc.Stream):
         size = _RECORD_BYTES if max_bytes is None else index(max_bytes)
         if size < 1:
             raise ValueError("max_bytes must be positive")
-        with self._alone("read"):
+        with self._alone("_is_reading"):
             shaken = await self._shake_hands()
-            data = self._rest or await self._when_ready(partial(shaken.read, _RECORD_BYTES))
-        self._rest = data[size:]
-        return data[:size]
+            if self._rest:
+                await trio.lowlevel.checkpoint()
+            else:
+                self._rest = await self._when_ready(partial(shaken.read, _RECORD_BYTES))
+            data, self._rest = self._rest[:size], self._rest[size:]
+            return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """As of `trio.abc.SendStream`. What has been cancelled must not be followed by other data.
 
         Raises `trio.BrokenResourceError` with the `ssl.SSLError` as its cause.
         """
-        with self._alone("write"), memoryview(data) as left:
+        with self._alone("_is_writing"), memoryview(data) as left:
             shaken = await self._shake_hands()
             sent = 0
             while sent < len(left):
@@ -78,7 +81,7 @@ class TLSStream(trio.abc.Stream):
 
     async def wait_send_all_might_not_block(self) -> None:
         """As of `trio.abc.SendStream`."""
-        with self._alone("write"):
+        with self._alone("_is_writing"):
             await trio.lowlevel.checkpoint_if_cancelled()
             if self.socket.fileno() < 0:
                 raise trio.ClosedResourceError("the stream is closed")
@@ -139,14 +142,14 @@ class TLSStream(trio.abc.Stream):
         return result
 
     @contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        if self._busy[what]:
-            raise trio.BusyResourceError(f"another task is about to {what}")
-        self._busy[what] = True
+    def _alone(self, flag: Literal["_is_reading", "_is_writing"]) -> Iterator[None]:
+        if getattr(self, flag):
+            raise trio.BusyResourceError("another task is at it")
+        setattr(self, flag, True)
         try:
             yield
         finally:
-            self._busy[what] = False
+            setattr(self, flag, False)
 
     # -------------------------------------------------------------------------- without waiting
 

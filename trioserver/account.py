@@ -33,20 +33,18 @@ class Account:
             outcome = close.reason if close and close.reason else PEER_LEFT
         if self._connection._tracing is not None:
             self._connection._tracing.settled(outcome)
-        self._attempted("connection_refused", outcome, begun)
+        self._attempted(outcome, begun)
 
     def refreshed(self, outcome: str, begun: float) -> None:
         """That with a new token has: "refreshed", or the error code of the refusal."""
-        self._attempted("refresh_refused", outcome, begun, refresh=True)
+        self._attempted(outcome, begun, refresh=True)
 
-    def _attempted(
-        self, refused: str, outcome: str, begun: float, *, refresh: bool = False
-    ) -> None:
+    def _attempted(self, outcome: str, begun: float, *, refresh: bool = False) -> None:
         duration = trio.current_time() - begun
         attempt = Attempt(outcome=outcome, duration=duration, refresh=refresh, token=self.token)
         self._observer.attempted(self._connection, attempt)
         if outcome not in ("ready", "refreshed", PEER_LEFT):
-            self._log_refusal(refused, outcome)
+            self._log_refusal("refresh_refused" if refresh else "connection_refused", outcome)
 
     def _log_refusal(self, event: str, reason: str) -> None:
         """Who the user is stands beside it where the token was good, and so does the token's id."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
 import attrs
+import trio
 import trustme
+
+from trioserver.websocket.tls_stream import TLSStream
 
 EXPIRED = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -73,3 +77,26 @@ def files_in(folder: Path) -> Files:
     files = Files(folder)
     files.issue()
     return files
+
+
+Contexts: TypeAlias = tuple[ssl.SSLContext, ssl.SSLContext]
+"""A server's, and that of a client that trusts it."""
+
+
+def contexts_for(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> Contexts:
+    """For "localhost"; they agree on this version."""
+    authority = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    client.maximum_version = version
+    return server, client
+
+
+def stream_pair(contexts: Contexts) -> tuple[TLSStream, trio.SSLStream[trio.SocketStream]]:
+    """The server's end and the client's, on sockets, before the handshake."""
+    server, client = contexts
+    ours, theirs = map(trio.SocketStream, trio.socket.socketpair())
+    return TLSStream(ours, server), trio.SSLStream(
+        theirs, client, server_hostname="localhost", https_compatible=True
+    )

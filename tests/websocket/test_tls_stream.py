@@ -11,43 +11,25 @@ from typing import Final
 import pytest
 import trio
 import trio.testing
-import trustme
 
+from tests.support.tls import Contexts, contexts_for, stream_pair
 from trioserver.websocket.tls_stream import TLSStream, socket_of
 
-AUTHORITY: Final = trustme.CA()
 TOO_MUCH: Final = b"x" * 2**22
 """More than a socket takes when nobody reads."""
 
 
-def contexts(version: ssl.TLSVersion) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    AUTHORITY.issue_cert("localhost").configure_cert(server)
-    AUTHORITY.configure_trust(client)
-    client.maximum_version = version
-    return server, client
-
-
 @pytest.fixture(params=["TLSv1_2", "TLSv1_3"])
-def tls(request: pytest.FixtureRequest) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    return contexts(ssl.TLSVersion[request.param])
+def tls(request: pytest.FixtureRequest) -> Contexts:
+    return contexts_for(ssl.TLSVersion[request.param])
 
 
-Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 Client = trio.SSLStream[trio.SocketStream]
-
-
-def pair(tls: Contexts) -> tuple[TLSStream, Client]:
-    ours, theirs = (trio.SocketStream(end) for end in trio.socket.socketpair())
-    server, client = tls
-    return TLSStream(ours, server), trio.SSLStream(
-        theirs, client, server_hostname="localhost", https_compatible=True
-    )
 
 
 async def shaken(tls: Contexts) -> tuple[TLSStream, Client]:
     """Both ends, after the handshake."""
-    ours, theirs = pair(tls)
+    ours, theirs = stream_pair(tls)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(theirs.send_all, b"first")
         assert await ours.receive_some() == b"first"
@@ -71,7 +53,7 @@ async def test_it_is_a_stream_as_trio_wants_them(tls: Contexts) -> None:
 
 
 async def test_much_data_arrives_whole_both_ways_at_once(tls: Contexts) -> None:
-    ours, theirs = pair(tls)
+    ours, theirs = stream_pair(tls)
 
     async def read(stream: trio.abc.ReceiveStream) -> None:
         count = 0
@@ -128,7 +110,7 @@ async def test_what_the_socket_does_not_take_at_once_is_sent_by_who_waits(tls: C
 
 async def test_who_closes_says_so(tls: Contexts) -> None:
     """Else the peer could not tell the end from an attacker's cut."""
-    ours, theirs = pair(tls)
+    ours, theirs = stream_pair(tls)
     strict = trio.SSLStream(theirs.transport_stream, tls[1], server_hostname="localhost")
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -145,7 +127,7 @@ async def test_who_closes_says_so(tls: Contexts) -> None:
 async def test_who_speaks_no_tls_is_told_apart_from_who_has_left(
     nonsense: bytes, tls: Contexts
 ) -> None:
-    ours, theirs = pair(tls)
+    ours, theirs = stream_pair(tls)
     await theirs.transport_stream.send_all(nonsense)
     with pytest.raises(trio.BrokenResourceError) as caught:
         await ours.receive_some()
@@ -156,7 +138,7 @@ async def test_who_speaks_no_tls_is_told_apart_from_who_has_left(
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"])
 async def test_who_leaves_in_the_handshake_has_left(said: bytes, tls: Contexts) -> None:
-    ours, theirs = pair(tls)
+    ours, theirs = stream_pair(tls)
     await theirs.transport_stream.send_all(said)
     await theirs.transport_stream.aclose()
     with pytest.raises(trio.BrokenResourceError) as caught:
@@ -166,7 +148,7 @@ async def test_who_leaves_in_the_handshake_has_left(said: bytes, tls: Contexts) 
 
 
 async def test_a_handshake_that_does_not_go_on_can_be_cancelled(tls: Contexts) -> None:
-    ours, theirs = pair(tls)
+    ours, theirs = stream_pair(tls)
     with trio.move_on_after(0.01) as scope:
         await ours.receive_some()
     assert scope.cancelled_caught
@@ -213,7 +195,7 @@ async def test_a_socket_that_was_reset_before_the_handshake_is_broken(tls: Conte
 
 
 async def test_it_has_a_socket_before_the_handshake_and_after_it(tls: Contexts) -> None:
-    ours, theirs = pair(tls)
+    ours, theirs = stream_pair(tls)
     plain = ours.transport_stream
     assert socket_of(ours) is socket_of(plain) is plain.socket
     assert socket_of(trio.testing.memory_stream_pair()[0]) is None

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -16,11 +15,11 @@ import attrs
 import pytest
 import trio
 import trio.testing
-import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import ERRORS, SUBPROTOCOL
+from tests.support.tls import contexts_for, stream_pair
 from tests.websocket.peer import ACCEPT, UPGRADE, Notes, Peer, close, frame, text
 from tests.websocket.test_frames import VIOLATIONS
 from trioserver.websocket.handshake import Head, read_head
@@ -28,7 +27,6 @@ from trioserver.websocket.headers import Opcode, encode_text
 from trioserver.websocket.outbox import OutboxClosed
 from trioserver.websocket.peer_close import PeerClose
 from trioserver.websocket.readiness import Readiness, make_readiness
-from trioserver.websocket.tls_stream import TLSStream
 from trioserver.websocket.websocket import WebSocket
 
 TIMEOUT: Final = 5.0
@@ -43,17 +41,7 @@ def socket_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
     return trio.SocketStream(ours), trio.SocketStream(theirs)
 
 
-AUTHORITY: Final = trustme.CA()
-SERVER, CLIENT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-AUTHORITY.issue_cert("localhost").configure_cert(SERVER)
-AUTHORITY.configure_trust(CLIENT)
-
-
-def tls_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
-    ours, theirs = socket_pair()
-    assert isinstance(ours, trio.SocketStream)
-    client = trio.SSLStream(theirs, CLIENT, server_hostname="localhost", https_compatible=True)
-    return TLSStream(ours, SERVER), client
+tls_pair: Final = partial(stream_pair, contexts_for())
 
 
 @attrs.frozen

@@ -47,14 +47,15 @@ def bind_request(id: Id | None) -> None:
 class BoundConnection:
     """Inside of it lines are this connection's; nothing is left behind in the caller's task."""
 
-    __slots__ = ("_before",)
+    __slots__ = ("_before", "_connection_id", "_user")
 
     def __init__(self, connection_id: str, user: str | None = None) -> None:
-        self._before = tuple(variable.get(UNBOUND) for variable in _VARIABLES)
-        bind_connection(connection_id, user)
+        self._connection_id = connection_id
+        self._user = user
 
     def __enter__(self) -> None:
-        pass
+        self._before = tuple(variable.get(UNBOUND) for variable in _VARIABLES)
+        bind_connection(self._connection_id, self._user)
 
     def __exit__(self, *_: object) -> None:
         for variable, value in zip(_VARIABLES, self._before, strict=True):

@@ -33,8 +33,10 @@ class Fragments:
 
     def add(self, piece: bytes, *, last: bool) -> None:
         """Take the next piece. Raises `UnicodeDecodeError`, as soon as it can be known."""
-        if self._text is not None and not (piece.isascii() and self._is_between_characters):
-            self._text.decode(piece, last)
+        text = self._text
+        # ASCII between two characters needs no look; getstate() has what there is of the next one.
+        if text is not None and not (piece.isascii() and not text.getstate()[0]):
+            text.decode(piece, last)
         self.size += len(piece)
         if len(piece) >= _LARGE:
             self._close_small()
@@ -49,10 +51,6 @@ class Fragments:
         """The message, or what has come of it."""
         self._close_small()
         return b"".join(self._pieces)
-
-    @property
-    def _is_between_characters(self) -> bool:
-        return self._text is None or not self._text.getstate()[0]
 
     def _close_small(self) -> None:
         if self._small is not None:

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeGuard, TypeVar
 
 import trio
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 Socket: TypeAlias = trio.socket.SocketType | ssl.SSLSocket
 
@@ -121,7 +121,7 @@ class TLSStream(trio.abc.Stream):
                 raise trio.BrokenResourceError("the peer has left") from error
         return self._socket
 
-    async def _when_ready(self, act: Callable[[], T]) -> T:
+    async def _when_ready(self, act: Callable[[], _T]) -> _T:
         """Do it as soon as the socket lets it be done."""
         await trio.lowlevel.checkpoint_if_cancelled()
         waited = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -69,12 +68,12 @@ class World:
             error, code, reason = talk.refused()
             return error["code"], code, reason
 
-    def stored(self, session: str) -> list[tuple[str, str]]:
-        """The ids and the types of the events of a session, from the database."""
+    def stored(self, session: str) -> list[tuple[str | None, str]]:
+        """The keys and the types of the events of a session, from the database."""
         return stored(self.data / "demo.db", session)
 
 
-def stored(path: Path, session: str) -> list[tuple[str, str]]:
+def stored(path: Path, session: str) -> list[tuple[str | None, str]]:
     with sqlite3.connect(path) as database:
         return database.execute(
             "SELECT event_id, event_type FROM behavior_events WHERE session_id = ? ORDER BY id",
@@ -315,7 +314,7 @@ def test_the_session_inside_the_token_is_not_compared_with_the_urls(world: World
     with world.demo.open(at(second, token)) as talk:
         enter(talk)
         assert talk.request("behavior", **EVENT)["type"] == "ack"
-    assert world.stored(second) == [('"r"', "key_press")]
+    assert world.stored(second) == [(None, "key_press")]
     assert world.stored(first) == []
 
 
@@ -377,13 +376,67 @@ def test_an_event_is_acknowledged_byte_for_byte(world: World) -> None:
 
 def test_an_event_sent_twice_is_stored_once_and_acknowledged_twice(world: World) -> None:
     session, token = world.session()
-    for _ in range(2):
+    keyed = EVENT | {"event_id": "01J8Z3-1"}
+    reordered = {key: keyed[key] for key in reversed(keyed)}
+    for number in range(2):
         with world.demo.open(at(session, token)) as talk:
             enter(talk)
-            for id in (1, 1, "1"):
-                answer = talk.request("behavior", id=id, **EVENT)
+            for id, event in ((number, keyed), ("x", reordered)):
+                answer = talk.request("behavior", id=id, **event)
                 assert (answer["type"], answer["id"]) == ("ack", id)
-    assert world.stored(session) == [("1", "key_press"), ('"1"', "key_press")]
+    assert world.stored(session) == [("01J8Z3-1", "key_press")]
+
+
+def test_events_of_two_connections_that_count_ids_anew_are_all_stored(world: World) -> None:
+    session, token = world.session()
+    for visit in ("before", "after"):
+        with world.demo.open(at(session, token)) as talk:
+            enter(talk)
+            for number in range(1, 11):
+                answer = talk.request("behavior", id=number, event_type=f"{visit}_{number}")
+                assert answer["data"]["event_type"] == f"{visit}_{number}"
+    types = [type_ for _, type_ in world.stored(session)]
+    assert types == [f"{visit}_{n}" for visit in ("before", "after") for n in range(1, 11)]
+
+
+@pytest.mark.parametrize("missing", [{}, {"event_id": None}])
+def test_without_a_key_every_message_is_a_new_event(world: World, missing: dict[str, None]) -> None:
+    session, token = world.session()
+    with world.demo.open(at(session, token)) as talk:
+        enter(talk)
+        for _ in range(2):
+            assert talk.request("behavior", id=1, **EVENT, **missing)["type"] == "ack"
+    assert world.stored(session) == [(None, "key_press")] * 2
+
+
+@pytest.mark.parametrize(
+    "other", [{"event_type": "scroll"}, {"at": 2}, {"at": None}, {"data": {"key": "b"}}]
+)
+def test_the_same_key_with_other_content_is_a_conflict_and_not_stored(
+    world: World, other: dict[str, Any]
+) -> None:
+    session, token = world.session()
+    keyed = EVENT | {"event_id": "k"}
+    with world.demo.open(at(session, token)) as talk:
+        enter(talk)
+        assert talk.request("behavior", id=1, **keyed)["type"] == "ack"
+        answer = talk.request("behavior", id=2, **keyed | other)
+        assert (answer["code"], answer["retry"], answer["fatal"]) == (
+            "key_conflict",
+            "never",
+            False,
+        )
+        assert talk.request("behavior", id=3, **keyed)["type"] == "ack"
+    assert world.stored(session) == [("k", "key_press")]
+
+
+def test_a_key_counts_in_its_own_session_only(world: World) -> None:
+    for session, token in (world.session(), world.session()):
+        with world.demo.open(at(session, token)) as talk:
+            enter(talk)
+            answer = talk.request("behavior", id=1, **EVENT | {"event_id": "k", "at": session})
+            assert answer["type"] == "ack"
+        assert world.stored(session) == [("k", "key_press")]
 
 
 @pytest.mark.parametrize(
@@ -397,6 +450,10 @@ def test_an_event_sent_twice_is_stored_once_and_acknowledged_twice(world: World)
         {"event_type": "x", "at": []},
         {"event_type": "x", "data": []},
         {"event_type": "x", "data": {"x": "y" * behavior_log.MAX_EVENT}},
+        {"event_type": "x", "event_id": ""},
+        {"event_type": "x", "event_id": 1},
+        {"event_type": "x", "event_id": "x" * 65},
+        {"event_type": "x", "event_id": "two words"},
         None,
         "x",
     ],
@@ -409,7 +466,7 @@ def test_what_is_no_event_is_refused_and_the_connection_goes_on(world: World, da
         answer = talk.receive()
         assert (answer["code"], answer["id"], answer["fatal"]) == ("invalid_payload", 1, False)
         assert talk.request("behavior", id=2, **EVENT)["type"] == "ack"
-    assert world.stored(session) == [("2", "key_press")]
+    assert world.stored(session) == [(None, "key_press")]
 
 
 def test_an_event_without_an_id_is_not_stored(world: World) -> None:
@@ -428,8 +485,7 @@ def test_any_text_that_json_can_carry_is_stored(world: World) -> None:
         enter(talk)
         talk.connection.send(text)
         assert talk.receive()["type"] == "ack"
-    ((id, _),) = world.stored(session)
-    assert json.loads(id) == "\0€"
+    assert world.stored(session) == [(None, "x")]
 
 
 def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
@@ -442,11 +498,11 @@ def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
             enter(talk)
             for number in range(100_000):
                 try:
-                    answer = talk.request("behavior", id=number, **EVENT)
+                    answer = talk.request("behavior", id=number, **EVENT, event_id=f"e{number}")
                 except ConnectionClosed:
                     return
                 assert answer["type"] == "ack"
-                mine.add(str(number))
+                mine.add(f"e{number}")
                 if number == 30:
                     running.process.kill()
 
@@ -464,7 +520,9 @@ def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
         before = world.stored(session)
         with running.open(at(session, token)) as talk:
             enter(talk)
-            assert talk.request("behavior", id=0, **EVENT)["type"] == "ack"
+            for number in range(5):
+                answer = talk.request("behavior", id=99, **EVENT, event_id=f"e{number}")
+                assert answer["type"] == "ack"
         assert world.stored(session) == before
 
 
@@ -498,6 +556,73 @@ async def test_what_cannot_be_stored_is_not_acknowledged(tmp_path: Path) -> None
         await store.record(Stored("s", "2", "key_press", "null", "{}"))
         nursery.cancel_scope.cancel()
     assert ("2", "key_press") in stored(path, "s")
+
+
+async def test_events_that_come_together_are_compared_with_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    outcomes: dict[str, list[str]] = {}
+
+    async def send(name: str, event: Stored) -> None:
+        try:
+            await store.record(event)
+        except Refusal as refusal:
+            outcomes.setdefault(name, []).append(refusal.code)
+        else:
+            outcomes.setdefault(name, []).append("stored")
+
+    async with Database(path) as database, trio.open_nursery() as nursery:
+        store = await _store(database, nursery)
+        async with trio.open_nursery() as phones:
+            for _ in range(3):
+                phones.start_soon(send, "no key", Stored("s", None, "x", "1", "{}"))
+                phones.start_soon(send, "same", Stored("s", "a", "x", "1", '{"a":1,"b":2}'))
+                phones.start_soon(send, "same", Stored("s", "a", "x", "1.0", '{"b":2,"a":1}'))
+            for number in range(3):
+                phones.start_soon(send, "differ", Stored("s", "b", "x", str(number), "{}"))
+        nursery.cancel_scope.cancel()
+    assert outcomes["no key"] == ["stored"] * 3
+    assert outcomes["same"] == ["stored"] * 6
+    assert sorted(outcomes["differ"]) == ["key_conflict", "key_conflict", "stored"]
+    assert sorted(key or "" for key, _ in stored(path, "s")) == ["", "", "", "a", "b"]
+
+
+async def test_events_of_the_previous_version_are_kept_and_take_no_key(
+    cheap: None, tmp_path: Path
+) -> None:
+    """That version stored the request's id, as JSON, under a constraint that took no NULL."""
+    path = tmp_path / "x.db"
+    async with serving(application=application(tmp_path)):
+        pass
+    with sqlite3.connect(path) as old:
+        old.executescript(
+            """
+            DELETE FROM trioserver_schema WHERE component = 'behavior_log';
+            DROP TABLE behavior_events;
+            CREATE TABLE behavior_events (
+                id INTEGER NOT NULL PRIMARY KEY, session_id VARCHAR(64) NOT NULL,
+                event_id VARCHAR(400) NOT NULL, event_type VARCHAR(64) NOT NULL, at TEXT NOT NULL,
+                data TEXT NOT NULL, received_at FLOAT NOT NULL, UNIQUE (session_id, event_id),
+                FOREIGN KEY(session_id) REFERENCES sessions (id));
+            INSERT INTO sessions VALUES ('s', 'user001', '9876543210', 'device001', 0.0, 0);
+            INSERT INTO behavior_events VALUES (7, 's', '1', 'old', '1.5', '{"k":1}', 5.0);
+            INSERT INTO behavior_events VALUES (9, 's', '"1"', 'old', 'null', '{}', 6.0);
+            """
+        )
+    for _ in range(2):  # once upgraded, it stays as it is
+        async with serving(application=application(tmp_path)):
+            pass
+    with sqlite3.connect(path) as upgraded:
+        rows = upgraded.execute("SELECT * FROM behavior_events ORDER BY id").fetchall()
+    assert rows == [
+        (7, "s", None, "old", "1.5", '{"k":1}', 5.0),
+        (9, "s", None, "old", "null", "{}", 6.0),
+    ]
+    async with Database(path) as database, trio.open_nursery() as nursery:
+        store = Store(database)
+        await nursery.start(store.run)
+        await store.record(Stored("s", "1", "new", "null", "{}"))
+        nursery.cancel_scope.cancel()
+    assert stored(path, "s")[-1] == ("1", "new")
 
 
 async def _store(database: Database, nursery: trio.Nursery) -> Store:

@@ -7,8 +7,9 @@ of the token's user and phone; it is not blocked. The ``session_id`` inside the 
 compared with the one in the URL: a token is good for all sessions of its user and phone.
 
 An event is stored, then acknowledged: what has been acknowledged survives a kill -9. Events of many
-phones are committed together. One that is sent again with the same id is stored once, and
-acknowledged again.
+phones are committed together. One that has an ``event_id`` in its content can be sent again, on
+this connection or another: it is stored once, and acknowledged again. The request's ``id`` is not
+such a key, because clients count it anew on each connection.
 
 Run it: ``trioserver demo``.
 """
@@ -33,7 +34,8 @@ from starlette.routing import Route
 from trioserver import Act, Application, Connection, Id, JWTAuth, Refusal, User
 from trioserver.auth import make_token
 from trioserver.examples.accounts import Attempts, Busy, Passwords
-from trioserver.examples.behavior_store import Session, Store, Stored, metadata
+from trioserver.examples.behavior_store import STEPS, Session, Store, Stored
+from trioserver.examples.upgrade import upgrade
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, read_json
 from trioserver.peers.addresses import key_of
 from trioserver.storage import Database, DatabaseUnavailable
@@ -74,11 +76,16 @@ class Return(Login):
 
 
 class Event(msgspec.Struct):
-    """The payload of ``behavior``. ``at`` is the phone's time, in whatever form it has it."""
+    """The payload of ``behavior``. ``at`` is the phone's time, in whatever form it has it.
+
+    ``event_id`` is the key of the event in its session, a UUID for example. The phone makes it
+    once, and sends it again with the same content. Without it, each message is a new event.
+    """
 
     event_type: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
     at: float | Annotated[str, msgspec.Meta(max_length=64)] | None = None
     data: dict[str, Any] = msgspec.field(default_factory=dict)
+    event_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] | None = None
 
 
 @attrs.frozen
@@ -139,7 +146,7 @@ def make(
     @asynccontextmanager
     async def lifespan(application: Application) -> AsyncIterator[None]:
         async with store.database, trio.open_nursery() as nursery:
-            await store.database.run(metadata.create_all)
+            await upgrade(database_url, "behavior_log", STEPS)
             await nursery.start(store.run)
             nursery.start_soon(services.seed, users)
             application.state["services"] = services
@@ -192,7 +199,7 @@ async def behavior(connection: Connection, event: Event, id: Id | None) -> dict[
         raise Refusal("invalid_payload", f"The event's data is larger than {MAX_EVENT} bytes.")
     stored = Stored(
         connection.resource["session_id"],
-        json.dumps(id),
+        event.event_id,
         event.event_type,
         json.dumps(event.at),
         data,

@@ -2,10 +2,14 @@
 
 Events of many phones are committed together, and sessions looked up together. Whoever waits for an
 event waits for its commit.
+
+The client names an event with a key, ``event_id``, that it makes once and sends again after a
+reconnect. The key is unique in its session. Events without a key are stored each time.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,6 +23,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from trioserver import Refusal
 from trioserver.storage import Batcher, BatchFailed, BatchOverflow, Database
+from trioserver.storage.migrations import Step
 
 metadata: Final = sa.MetaData()
 
@@ -46,7 +51,7 @@ events: Final = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("session_id", sa.ForeignKey("sessions.id"), nullable=False),
-    sa.Column("event_id", sa.String(400), nullable=False),  # as JSON: 1 is not "1"
+    sa.Column("event_id", sa.String(64)),  # the client's key; NULL is never equal to NULL
     sa.Column("event_type", sa.String(64), nullable=False),
     sa.Column("at", sa.Text, nullable=False),  # as JSON, and as the phone wrote it
     sa.Column("data", sa.Text, nullable=False),  # as JSON
@@ -70,15 +75,23 @@ class Session:
     blocked: bool
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)  # two events with the same content and no key are two events
 class Stored:
-    """An event as it is stored; the names are those of the columns."""
+    """An event as it is stored. The names are those of the columns; ``event_id`` is the key."""
 
     session_id: str
-    event_id: str
+    event_id: str | None
     event_type: str
     at: str
     data: str = attrs.field(repr=False)
+
+    def is_same(self, row: sa.Row[Any]) -> bool:
+        """Whether a stored row has the content of this event, however its JSON is written."""
+        return (
+            row.event_type == self.event_type
+            and _is_same_json(row.at, self.at)
+            and _is_same_json(row.data, self.data)
+        )
 
 
 class Store:
@@ -102,11 +115,17 @@ class Store:
         return await _answer(self._sessions, id)
 
     async def record(self, event: Stored) -> None:
-        """When this returns, the event survives a crash; those that come together share a commit.
+        """Store an event. When this returns, it survives a crash.
 
-        Cancelling this leaves it unknown; sending the event again does no harm.
+        An event whose key is stored already in its session is not stored again. Cancelling this
+        leaves it unknown whether the event was stored; with a key it can be sent again.
+
+        Raises `Refusal` with ``key_conflict`` if the key is stored with other content.
         """
-        await _answer(self._events, event)
+        if not await _answer(self._events, event):
+            raise Refusal(
+                "key_conflict", "This `event_id` was used for another event of the session."
+            )
 
     async def _load_sessions(self, ids: Sequence[str]) -> Mapping[str, Session | None]:
         query = sa.select(sessions).where(sessions.c.id.in_(ids))
@@ -116,12 +135,27 @@ class Store:
         }
         return {id: found.get(id) for id in ids}
 
-    async def _add_events(self, new: Sequence[Stored]) -> Mapping[Stored, None]:
+    async def _add_events(self, new: Sequence[Stored]) -> Mapping[Stored, bool]:
+        """Store events in one transaction. False: the key is there, with other content."""
         now = time.time()
         rows = [attrs.asdict(event) | {"received_at": now} for event in new]
-        same = ["session_id", "event_id"]
-        await self._write(insert(events).on_conflict_do_nothing(index_elements=same), rows)
-        return dict.fromkeys(new)
+        keyed = {(event.session_id, event.event_id) for event in new if event.event_id is not None}
+        same = sa.tuple_(events.c.session_id, events.c.event_id).in_(keyed)
+        stored = sa.select(events).where(same)
+        add_new = insert(events).on_conflict_do_nothing(index_elements=["session_id", "event_id"])
+
+        def add(connection: sa.Connection) -> Mapping[Stored, bool]:
+            done = connection.execute(add_new, rows)
+            if done.rowcount == len(rows):
+                return dict.fromkeys(new, True)
+            there = {(row.session_id, row.event_id): row for row in connection.execute(stored)}
+            return {
+                event: event.event_id is None
+                or event.is_same(there[event.session_id, event.event_id])
+                for event in new
+            }
+
+        return await self.database.run(add)
 
     async def credentials(self, phone: str) -> tuple[str, str] | None:
         """The user's id and the stored MPIN."""
@@ -158,3 +192,31 @@ async def _answer(batcher: Batcher[K, V], key: K) -> V:
     except (BatchFailed, BatchOverflow, trio.TooSlowError) as error:
         log.error("behavior_store_failed", error=type(error.__cause__ or error).__name__)
         raise Refusal("unavailable") from None
+
+
+def _is_same_json(one: str, other: str) -> bool:
+    return one == other or json.loads(one) == json.loads(other)
+
+
+def _create(connection: sa.Connection) -> None:
+    """Make the tables. The previous version had the request's id for the key of an event.
+
+    Ids of requests begin anew with each connection, so those of stored events tell nothing: the
+    events are kept, without a key.
+    """
+    inspector = sa.inspect(connection)
+    columns = inspector.get_columns(events.name) if inspector.has_table(events.name) else []
+    is_previous = any(each["name"] == "event_id" and not each["nullable"] for each in columns)
+    previous = f"{events.name}_previous"
+    if is_previous:
+        connection.exec_driver_sql(f"ALTER TABLE {events.name} RENAME TO {previous}")
+    metadata.create_all(connection)
+    if is_previous:
+        kept = ", ".join(column.name for column in events.columns if column.name != "event_id")
+        copy = f"INSERT INTO {events.name} ({kept}) SELECT {kept} FROM {previous}"
+        connection.exec_driver_sql(copy)
+        connection.exec_driver_sql(f"DROP TABLE {previous}")
+
+
+STEPS: Final[tuple[Step, ...]] = (_create,)
+"""Of `upgrade`."""

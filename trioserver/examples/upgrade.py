@@ -1,0 +1,22 @@
+"""Makes the tables of an example, or brings those that an earlier version made up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from trioserver.storage import Database
+from trioserver.storage.migrations import Step, migrate
+
+TIMEOUT: Final = 600.0
+"""Seconds for an upgrade: a table with millions of rows may have to be rebuilt. In a call that is
+made for a client, a database has much less."""
+
+
+async def upgrade(database_url: str, component: str, steps: Sequence[Step]) -> None:
+    """Do the steps that the database does not have yet, all of them in one transaction.
+
+    Raises `DatabaseUnavailable`, and `SchemaTooNew` if a newer version has made the tables.
+    """
+    async with Database(database_url, timeout=TIMEOUT) as database:
+        await database.run(lambda connection: migrate(connection, component, steps))

@@ -17,9 +17,9 @@ from tests.support.databases import eventually
 from tests.support.postgresql import PostgreSQL
 from trioserver import Act, AuditConfig, AuditQuery
 from trioserver.audit import Auditor
-from trioserver.audit import retention as retention_module
 from trioserver.audit.retention import expire_forever
 from trioserver.storage import Database
+from trioserver.storage.retention import DRIFT
 
 
 @asynccontextmanager
@@ -193,6 +193,6 @@ async def test_a_clock_that_jumps_deletes_nothing_early(jump: float, autojump_cl
     began = trio.current_time()
     with trio.move_on_after(20_000):
         await partial(expire_forever, store, day, wall_clock)()  # type: ignore[arg-type]
-    allowed = now + 20_000 + retention_module._DRIFT - day
+    allowed = now + 20_000 + DRIFT - day
     assert len(store.before) > 3
     assert max(store.before) <= allowed

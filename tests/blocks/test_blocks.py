@@ -254,15 +254,103 @@ async def test_servers_that_share_a_database_share_blocks(database_url: str) -> 
 
 
 async def test_expired_blocks_are_deleted_from_the_database(database_url: str) -> None:
-    now = 1000.0
+    began = trio.current_time()
+
+    def clock() -> float:
+        return 9000.0 + trio.current_time() - began
+
     async with Database(database_url) as database, trio.open_nursery() as nursery:
-        blocks = Blocks(database, refresh=0.1, wall_clock=lambda: now)
+        blocks = Blocks(database, refresh=0.1, wall_clock=clock)
         await nursery.start(blocks.run)
-        await blocks.add(Block(user="alice", until=1010.0))
+        await blocks.add(Block(user="alice", until=9000.0 - blocks_module._EXPIRED_KEPT + 0.2))
         await blocks.add(Block(user="bob"))
-        now = 1010.0 + 4000.0
+        assert len(blocks) == 2
         await eventually(lambda: len(blocks) == 1)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_clock_that_is_a_day_ahead_for_a_moment_deletes_no_block(
+    database_url: str,
+) -> None:
+    jump, reads = 0.0, 0
+    began = trio.current_time()
+
+    def clock() -> float:
+        nonlocal reads
+        reads += 1
+        return 9000.0 + trio.current_time() - began + jump
+
+    async def some_reads() -> None:
+        enough = reads + 10
+        await eventually(lambda: reads > enough)
+
+    async with Database(database_url) as database, trio.open_nursery() as nursery:
+        blocks = Blocks(database, refresh=0.05, wall_clock=clock)
+        await nursery.start(blocks.run)
+        await blocks.add(Block(user="alice", until=9000.0 + 12 * 3600))
+        jump = 86400.0
+        await some_reads()
+        assert len(blocks) == 1, "nothing is deleted"
+        blocks.check(ALICE)  # by this clock its time has passed
+        jump = 0.0
+        await some_reads()
+        with pytest.raises(Refusal):
+            blocks.check(ALICE)
+        fresh = Blocks(database, wall_clock=clock)
+        await fresh._synchronize()
+        assert [block.user for block in fresh.all] == ["alice"]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_who_came_in_while_the_clock_was_ahead_is_put_out_when_it_is_right_again(
+    stored: bool, sqlite_url: str
+) -> None:
+    jump, looks, met = 0.0, 0, list[str | None]()
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return 9000.0 + jump
+
+    def enforce(block: Block) -> int:
+        met.append(block.user)
+        return 1
+
+    async with Database(sqlite_url) as database, trio.open_nursery() as nursery:
+        blocks = Blocks(
+            database if stored else None,
+            refresh=0.05,
+            enforce=enforce,
+            wall_clock=clock,
+        )
+        await nursery.start(blocks.run)
+        await blocks.add(Block(user="alice", until=9000.0 + 12 * 3600))
+        await blocks.add(Block(user="bob"))
+        assert met == ["alice", "bob"]
+        jump = 86400.0
+        await eventually(lambda: bool(blocks._over))
+        jump = 0.0
+        await eventually(lambda: met == ["alice", "bob", "alice"])
+        enough = looks + 6
+        await eventually(lambda: looks > enough)
+        assert len(met) == 3, "once"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_clock_that_is_ahead_makes_no_room_among_the_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blocks_module, "MAX_BLOCKS", 1)
+    jump = 0.0
+    blocks = Blocks(wall_clock=lambda: 9000.0 + jump)
+    await blocks.add(Block(user="alice", until=9000.0 + 12 * 3600))
+    blocks._retention.start()
+    jump = 86400.0
+    with pytest.raises(TooManyBlocks):
+        await blocks.add(Block(user="bob"))
+    jump = 0.0
+    assert [block.user for block in blocks.all] == ["alice"]
 
 
 async def test_nobody_gets_in_before_the_blocks_are_known(

@@ -10,6 +10,7 @@ import trio
 
 from trioserver.audit.store import EXPIRE_ROWS, AuditStore
 from trioserver.storage import DatabaseUnavailable
+from trioserver.storage.retention import RetentionClock
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -19,21 +20,15 @@ _LONGEST_INTERVAL: Final = 3600.0
 _BREATH: Final = 0.1
 """Seconds between two deletions: who records, and who reads, gets in between."""
 
-_DRIFT: Final = 3600.0
-"""Seconds by which the clock may run ahead of the time that has passed since the start. One that
-jumps further, for a minute or for good, must not delete what is not old."""
-
 
 async def expire_forever(
     store: AuditStore, retention: float, wall_clock: Callable[[], float]
 ) -> None:
     """Delete what is older than ``retention`` seconds, until cancelled; raises nothing else."""
-    started, started_wall = trio.current_time(), wall_clock()
+    clock = RetentionClock(wall_clock)
     interval = min(retention / 10, _LONGEST_INTERVAL)
     while True:
-        passed = trio.current_time() - started
-        now = min(wall_clock(), started_wall + passed + _DRIFT)
-        await _expire(store, now - retention)
+        await _expire(store, clock.now() - retention)
         await trio.sleep(interval)
 
 

@@ -14,6 +14,7 @@ from protocol import Refusal
 from trioserver.auth import User
 from trioserver.blocks.block import Block
 from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage.retention import RetentionClock
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -21,7 +22,7 @@ MAX_BLOCKS: Final = 100_000
 """Some 50 MB of memory. Who needs more has a user database, where it belongs."""
 
 _EXPIRED_KEPT: Final = 3600.0
-"""Seconds for which a block is kept beyond its time: a clock that jumps may come back."""
+"""Seconds for which a block is kept beyond its time: a server may start with a wrong clock."""
 
 
 class TooManyBlocks(Exception):
@@ -62,7 +63,11 @@ class Blocks:
     ``unavailable``; later, a database that is away changes nothing.
 
     ``enforce`` is called with each new block, also one that another server has made: close what
-    it fits. ``wall_clock`` gives seconds since the Unix epoch.
+    it fits. It is called again with a block that was over, by a clock that was wrong, and is in
+    force again: a connection that it fits may have come in meanwhile.
+
+    ``wall_clock`` gives seconds since the Unix epoch, and says which blocks are in force. Blocks
+    are deleted by a `RetentionClock`.
     """
 
     def __init__(
@@ -77,6 +82,9 @@ class Blocks:
         self._refresh = refresh
         self._enforce = enforce
         self._wall_clock = wall_clock
+        self._retention = RetentionClock(wall_clock)
+        self._over: set[str] = set()
+        """Ids of those blocks that were over at the last look."""
         self._by_id: dict[str, Block] = {}
         self._index: dict[_Key, list[Block]] = {}
         self._unstored: dict[str, Block] = {}
@@ -137,7 +145,8 @@ class Blocks:
         see `is_stored`. Cancelling this leaves it in force. Raises `TooManyBlocks`.
         """
         if len(self._by_id) >= MAX_BLOCKS:
-            self._set(self.all)
+            past = self._retention.now()
+            self._set([block for block in self._by_id.values() if not block.is_over(past)])
         if len(self._by_id) >= MAX_BLOCKS:
             raise TooManyBlocks(f"there are {MAX_BLOCKS} blocks already: lift some")
         self._insert(block)
@@ -163,19 +172,20 @@ class Blocks:
         return len(ids)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep in step with the database until cancelled; without one it ends at once.
+        """Keep in step with the database, and with the clock, until cancelled.
 
         Raises `SchemaTooNew` at the start.
         """
-        if self._database is None:
-            await trio.lowlevel.checkpoint()
-            task_status.started()
-            return
-        await self._synchronize(first=True)
+        self._retention.start()
+        if self._database is not None:
+            await self._synchronize(first=True)
         task_status.started()
         while True:
             await trio.sleep(self._refresh)
-            await self._synchronize()
+            if self._database is None:
+                self._enforce_new(known=set(self._by_id))
+            else:
+                await self._synchronize()
 
     async def _synchronize(self, *, first: bool = False) -> None:
         assert self._database is not None
@@ -202,20 +212,26 @@ class Blocks:
 
     async def _read(self, database: Database) -> None:
         """What is stored now. The lock is held: nothing is stored or deleted in between."""
-        known = set(self._by_id)
         stored = await database.read(self._table.load)
-        past = self._wall_clock() - _EXPIRED_KEPT
+        past = self._retention.now() - _EXPIRED_KEPT
         if any(block.is_over(past) for block in stored):
             await database.run(partial(self._table.expire, now=past))
         current = [block for block in stored if not block.is_over(past)]
         ids = {block.id for block in current}
         added = [block for block in self._unstored.values() if block.id not in ids]
+        known = set(self._by_id)
         self._set([*current, *added])
         self._known = True
+        self._enforce_new(known)
+
+    def _enforce_new(self, known: set[str]) -> None:
+        """Enforce the blocks that are in force now, and are not ``known`` or were over before."""
         now = self._wall_clock()
-        for block in current:
-            if block.id not in known and not block.is_over(now):
-                self._enforce(block)
+        over = {id for id, block in self._by_id.items() if block.is_over(now)}
+        new = (self._by_id.keys() - known - over) | (self._by_id.keys() & self._over - over)
+        self._over = over
+        for id in new:
+            self._enforce(self._by_id[id])
 
     def _set(self, blocks: Iterable[Block]) -> None:
         self._by_id, self._index = {}, {}

@@ -258,6 +258,9 @@ class ServerSession:
             assert isinstance(message, Auth)
         else:
             message = codec.decode_auth_alias(data)
+        limit = self.options.max_message_bytes_before_ready  # also when a message may be larger
+        if message.token is not None and len(message.token) > limit:
+            raise Refusal("token_too_big", f"The token is larger than {limit} bytes.")
         outcome = self._move(ServerMove.AUTH)
         if isinstance(outcome, str):
             raise Refusal(outcome, "Another 'auth' is being verified.")

@@ -198,16 +198,137 @@ async def test_an_unknown_kid_is_looked_for_at_once(
     assert len(provider.asked_at) == 2
 
 
-async def test_unknown_kids_cause_one_fetch_in_30_seconds(
+async def test_unknown_kids_cause_three_fetches_at_once_and_then_one_in_three_seconds(
     provider: Provider, jwks: JWKS, nursery: trio.Nursery, autojump_clock: trio.abc.Clock
 ) -> None:
     auth = auth_for(jwks)
     await nursery.start(auth.run)
-    for number in range(60):
+    start, number = provider.asked_at[0], 0
+    while trio.current_time() < start + 30:
+        number += 1
         assert await code(auth, token_of("RS256", kid=f"unknown-{number}")) == "token_invalid"
-        await trio.sleep(1)
-    start = provider.asked_at[0]
-    assert [at - start for at in provider.asked_at] == [0, 0, 30]
+    assert [at - start for at in provider.asked_at] == pytest.approx(
+        [0, 0, 0, 0, *range(3, 31, 3)], abs=0.01
+    )
+
+
+async def test_users_of_a_new_key_get_in_while_a_stranger_sends_unknown_kids_without_a_pause(
+    provider: Provider, jwks: JWKS, nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    auth = auth_for(jwks)
+    await nursery.start(auth.run)
+    provider.delay = 0.2
+
+    async def stranger(name: int) -> None:
+        while True:
+            await code(auth, token_of("RS256", kid=f"unknown-{name}-{trio.current_time()}"))
+
+    async with trio.open_nursery() as strangers:
+        for name in range(20):
+            strangers.start_soon(stranger, name)
+        await trio.sleep(60)
+        provider.body = body_of(jwk_of("RS256"), jwk_of("ES256"))
+        start = trio.current_time()
+        assert await code(auth, token_of("ES256")) == "ready"
+        assert trio.current_time() - start < 4
+        strangers.cancel_scope.cancel()
+    assert len(provider.asked_at) <= 1 + 3 + 64 / 3
+
+
+async def test_a_stray_token_does_not_delay_the_users_of_a_new_key(
+    provider: Provider, jwks: JWKS, nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    auth = auth_for(jwks)
+    await nursery.start(auth.run)
+    assert await code(auth, token_of("RS256", kid="nonsense")) == "token_invalid"
+    provider.body = body_of(jwk_of("RS256"), jwk_of("ES256"))
+    start = trio.current_time()
+    assert await code(auth, token_of("ES256")) == "ready"
+    assert trio.current_time() == start
+
+
+async def test_while_a_fetch_is_held_back_nobody_is_told_that_the_token_is_invalid(
+    provider: Provider, nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    auth = auth_for(JWKS(URL, fetch=provider, cooldown=30.0))
+    await nursery.start(auth.run)
+    for _ in range(3):
+        assert await code(auth, token_of("RS256", kid="unknown")) == "token_invalid"
+    provider.body = body_of(jwk_of("RS256"), jwk_of("ES256"))
+    start = trio.current_time()
+    assert await code(auth, token_of("ES256")) == "unavailable"
+    assert trio.current_time() - start == pytest.approx(5.0)
+    assert len(provider.asked_at) == 4
+    await trio.sleep(25)
+    assert await code(auth, token_of("ES256")) == "ready"
+
+
+async def test_a_fetch_that_began_before_a_key_was_published_says_nothing_about_it(
+    provider: Provider, jwks: JWKS, nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    auth = auth_for(jwks)
+    await nursery.start(auth.run)
+    provider.delay = 1.0
+    nursery.start_soon(code, auth, token_of("RS256", kid="nonsense"))
+    await trio.sleep(0.5)
+
+    async def publish() -> None:
+        await trio.sleep(0.8)
+        provider.body = body_of(jwk_of("RS256"), jwk_of("ES256"))
+
+    provider.delay = 0.7
+    nursery.start_soon(publish)
+    assert await code(auth, token_of("ES256")) == "ready"
+    assert len(provider.asked_at) == 3
+
+
+async def test_a_provider_that_fails_just_then_makes_no_token_invalid(
+    provider: Provider, jwks: JWKS, nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    auth = auth_for(jwks)
+    await nursery.start(auth.run)
+    provider.error = OSError("down")
+    for _ in range(10):
+        assert await code(auth, token_of("ES256")) == "unavailable"
+    provider.error = None
+    assert await code(auth, token_of("ES256")) == "token_invalid"
+
+
+async def test_a_new_key_without_a_kid_is_looked_for_too(
+    provider: Provider, jwks: JWKS, nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    new = ec.generate_private_key(ec.SECP256R1())
+    public = jwt.get_algorithm_by_name("ES256").to_jwk(new.public_key(), as_dict=True)
+    provider.body = body_of(jwk_of("ES256", kid=None))
+    auth = auth_for(jwks)
+    await nursery.start(auth.run)
+    token = make_token(new, subject="alice", clock=lambda: NOW)
+    assert await code(auth, token) == "token_invalid"
+    provider.body = body_of(public)
+    assert await code(auth, token) == "ready"
+
+
+async def test_a_token_that_no_public_key_can_verify_causes_no_fetch(
+    provider: Provider, jwks: JWKS, nursery: trio.Nursery, autojump_clock: trio.abc.Clock
+) -> None:
+    auth = auth_for(jwks, secret=make_secret())
+    await nursery.start(auth.run)
+    for kid in (None, "unknown"):
+        forged = make_token(make_secret(), subject="alice", key_id=kid, clock=lambda: NOW)
+        assert await code(auth, forged) == "token_invalid"
+    assert len(provider.asked_at) == 1
+
+
+async def test_keys_that_are_fetched_no_more_make_nobody_wait(
+    provider: Provider, jwks: JWKS, autojump_clock: trio.abc.Clock
+) -> None:
+    auth = auth_for(jwks)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(auth.run)
+        nursery.cancel_scope.cancel()
+    start = trio.current_time()
+    assert await code(auth, token_of("ES256")) == "unavailable"
+    assert trio.current_time() == start
 
 
 async def test_all_who_wait_share_one_fetch(
@@ -247,7 +368,7 @@ async def test_waiting_has_a_deadline(
     await nursery.start(auth.run)
     provider.delay = 1000.0
     start = trio.current_time()
-    assert await code(auth, token_of("ES256")) in ("token_invalid", "unavailable")
+    assert await code(auth, token_of("ES256")) == "unavailable"
     assert trio.current_time() - start == pytest.approx(5.0)
 
 
@@ -383,7 +504,7 @@ def test_a_url_that_is_not_safe_is_refused(url: str) -> None:
     assert "password" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"refresh_interval": -1}])
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"refresh_interval": -1}, {"cooldown": 0}])
 def test_a_wrong_interval_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="more than 0"):
         JWKS(URL, **options)  # type: ignore[arg-type]

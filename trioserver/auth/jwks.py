@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import structlog
 import trio
 
+from protocol import TokenBucket
 from trioserver.auth.keys import Key, KeySet
 from trioserver.auth.loopback import is_loopback
 
@@ -32,8 +33,9 @@ _MAX_KEYS: Final = 64
 _FIRST_RETRY: Final = 1.0
 """Seconds until a failed fetch is tried again. Doubled each time, up to the refresh interval."""
 
-_ASKED_INTERVAL: Final = 30.0
-"""Seconds between fetches for unknown ``kid``s, which anybody can send."""
+_ASKED_BURST: Final = 3
+"""Fetches for unknown keys that are made at once. A stray token uses one up, and the users of a key
+that has just been rotated in still find the next one."""
 
 Fetch = Callable[[str], Awaitable[bytes]]
 
@@ -46,6 +48,9 @@ class JWKS:
     - ``url``: https, or http to this machine. Redirects are not followed.
     - ``refresh_interval``: seconds from one fetch to the next, more than 0.
     - ``timeout``: seconds for a fetch, and for whoever waits for one, more than 0.
+    - ``cooldown``: seconds between two fetches for keys that are not known, more than 0; three may
+      come at once. Anybody can send a token that names an unknown key, so this bounds what the
+      provider is asked. Whoever comes meanwhile waits for the next fetch.
     - ``fetch``: gets the body from the URL, raises any `Exception` where it cannot, and is
       cancelled after ``timeout``; None is an HTTP GET in a worker thread.
     """
@@ -56,26 +61,28 @@ class JWKS:
         *,
         refresh_interval: float = 300.0,
         timeout: float = 5.0,
+        cooldown: float = 3.0,
         fetch: Fetch | None = None,
     ) -> None:
         parts = urlsplit(url)
         local = parts.scheme == "http" and is_loopback(parts.hostname or "")
         if not (parts.hostname and (parts.scheme == "https" or local)) or parts.username:
             raise ValueError("The JWKS URL must be https:// (http:// on this machine), no user.")
-        if not (refresh_interval > 0 and 0 < timeout < math.inf):
-            raise ValueError("refresh_interval and timeout are more than 0 seconds.")
+        if not (refresh_interval > 0 and 0 < timeout < math.inf and 0 < cooldown < math.inf):
+            raise ValueError("refresh_interval, timeout and cooldown are more than 0 seconds.")
         self.keys = KeySet()
         self.failing = True
         """The last fetch failed, or none has ended yet: what is missing here may exist there."""
         self._url = url
         self._place = parts._replace(query="", fragment="").geturl()  # a query may hold a secret
         self._refresh_interval = refresh_interval
-        self._timeout = timeout
+        self.timeout = timeout
+        self._asked_budget = TokenBucket(1.0 / cooldown, _ASKED_BURST, -math.inf)
         self._fetch = fetch or _HTTPFetch(timeout, proxies=not local)
         self._running = False
         self._fetching = False
         self._asked = trio.Event()  # set to have a fetch before its time
-        self._asked_at = -math.inf
+        self._begun_at = -math.inf  # when the last fetch that has succeeded began
         self._fetched = trio.Event()  # set when the fetch under way, or the next, has ended
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -92,26 +99,33 @@ class JWKS:
             while True:
                 with trio.move_on_after(self._pause(failures)):
                     await self._asked.wait()
+                    await self._cool_down()
                 failures = await self._attempt(failures)
         finally:
             self._running = False
 
-    async def refresh(self) -> None:
-        """Waits, up to ``timeout``, for a fetch that begins or is under way: all share one.
+    async def refresh(self, since: float) -> bool:
+        """Wait, up to ``timeout``, until a fetch ends: the one under way, else the next, which is
+        asked for now and shared by all who wait.
 
-        Returns at once where one was asked for within the last 30 s, or none is to be had.
+        Return True if it began at ``since``, by Trio's clock, or later, and has succeeded: then a
+        key that is not in ``keys`` is none of the provider's. Otherwise nobody can say.
         Cancelling this does not cancel the fetch.
         """
         if not self._running:
-            return
-        if not self._fetching and not self._asked.is_set():
-            now = trio.current_time()
-            if now < self._asked_at + _ASKED_INTERVAL:
-                return
-            self._asked_at = now
+            return False
+        if not self._fetching:
             self._asked.set()
-        with trio.move_on_after(self._timeout):
+        with trio.move_on_after(self.timeout):
             await self._fetched.wait()
+            return not self.failing and self._begun_at >= since
+        return False
+
+    async def _cool_down(self) -> None:
+        """Wait until a fetch that was asked for may be made."""
+        if not self._asked_budget.take(trio.current_time()):
+            await trio.sleep(self._asked_budget.wait())
+            self._asked_budget.take(trio.current_time())
 
     def _pause(self, failures: int) -> float:
         if not failures:
@@ -121,10 +135,12 @@ class JWKS:
     async def _attempt(self, failures: int) -> int:
         """Fetches once. Returns how many attempts in a row have failed, this one included."""
         self._asked, self._fetching = trio.Event(), True
+        begun_at = trio.current_time()
         try:
-            with trio.fail_after(self._timeout):
+            with trio.fail_after(self.timeout):
                 body = await self._fetch(self._url)
             self.keys = parse_jwks(body)
+            self.failing, self._begun_at = False, begun_at
         except Exception as error:  # down, slow, broken: whatever it is, the keys at hand stay
             self.failing = True
             _log.warning(
@@ -137,7 +153,6 @@ class JWKS:
             self._fetching = False
             self._fetched.set()
             self._fetched = trio.Event()
-        self.failing = False
         _log.info("keys fetched from the JWKS URL", url=self._place, keys=len(self.keys.keys))
         return 0
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import structlog
@@ -22,6 +22,8 @@ from trioserver.auth.verify import Rules, UnknownKey, verify
 from trioserver.websocket.request import Request
 
 Revoked: TypeAlias = Callable[[str], bool | Awaitable[bool]]
+
+_NOT_KNOWN_YET: Final = "The token's key is not known, and its provider cannot be asked now."
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +49,8 @@ class JWTAuth:
     - ``leeway``: by how many seconds clocks may differ, 0 or more.
     - ``required``: claims that have to be there. Without ``exp`` among them a token may be good
       for ever. ``user_id_claim``, and ``jti`` where there is ``revoked``, are required anyway.
+    - ``max_token_bytes``: a larger token is ``token_too_big``. None leaves it to the server, which
+      takes what fits into the first message: `LimitsConfig.message_bytes_before_ready`.
     - ``user_id_claim``: the claim, a string, that is the user's id.
     - ``revoked``: asked with the ``jti`` of a token that is good otherwise; plain, then it must
       not block, or async. None asks nobody. An error, and no answer in time, is ``unavailable``.
@@ -71,6 +75,7 @@ class JWTAuth:
         leeway: float = 30.0,
         required: Collection[str] = ("exp", "sub"),
         user_id_claim: str = "sub",
+        max_token_bytes: int | None = None,
         revoked: Revoked | None = None,
         revoked_timeout: float = 5.0,
         public: Collection[str] = (),
@@ -82,6 +87,10 @@ class JWTAuth:
             raise ValueError(
                 "leeway is 0 seconds or more, revoked_timeout more than 0, both finite."
             )
+        if max_token_bytes is not None and max_token_bytes < 1:
+            raise ValueError(
+                f"max_token_bytes is {max_token_bytes}; it must be 1 or more, or None."
+            )
         names = dict.fromkeys((*required, user_id_claim, *(("jti",) if revoked else ())))
         self._rules = Rules(
             issuer=_names("issuer", issuer),
@@ -89,6 +98,7 @@ class JWTAuth:
             leeway=leeway,
             required=tuple(names),
             user_id_claim=user_id_claim,
+            max_token_bytes=max_token_bytes,
         )
         self._revoked = revoked
         self._revoked_timeout = revoked_timeout
@@ -147,11 +157,24 @@ class JWTAuth:
         except UnknownKey:
             if self._jwks is None:
                 raise
-            await self._jwks.refresh()
-            user = self.check(credentials.token)
+            user = await self._check_with_newer_keys(credentials.token, self._jwks)
         if self._revoked is not None and await self._is_revoked(self._revoked, str(user.token_id)):
             raise Refusal("token_revoked")
         return user
+
+    async def _check_with_newer_keys(self, token: object, jwks: JWKS) -> User:
+        """Raises `UnknownKey`: ``token_invalid`` only where a fetch that began after the token came
+        has not found its key, and ``unavailable`` while nobody can say."""
+        since = trio.current_time()
+        with trio.move_on_after(jwks.timeout):
+            for _ in range(2):  # the first may have been under way before the key was published
+                is_known = await jwks.refresh(since)
+                try:
+                    return self.check(token)
+                except UnknownKey:
+                    if is_known or jwks.failing:
+                        raise
+        raise UnknownKey("unavailable", _NOT_KNOWN_YET)
 
     def check(self, token: object) -> User:
         """As calling it does, with the keys at hand and without asking ``revoked``."""
@@ -164,9 +187,7 @@ class JWTAuth:
         except UnknownKey:
             if self._jwks is None or not self._jwks.failing:
                 raise
-            raise UnknownKey(
-                "unavailable", "The token's key is not known, and the provider does not answer."
-            ) from None
+            raise UnknownKey("unavailable", _NOT_KNOWN_YET) from None
         return User(
             id=claims[self._rules.user_id_claim],
             claims=claims,

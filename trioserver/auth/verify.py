@@ -16,18 +16,21 @@ import jwt
 from protocol import Refusal
 from trioserver.auth.keys import KeySet
 
-MAX_TOKEN_BYTES: Final = 8 * 1024
-"""What HTTP servers take in one header, so real tokens are smaller; and it bounds the work."""
-
 _LAST_INSTANT: Final = 253_402_300_799
 """The end of the year 9999, the last that RFC 3339 can write. Milliseconds are beyond it."""
 
 _ALGORITHMS: Final = ("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")
 """All that any `Key` may have. Not a set: the header may hold what has no hash."""
 
+_PUBLIC_KEY: Final = frozenset({"RS256", "ES256", "EdDSA"})
+"""Those of keys that a provider publishes."""
+
+_NO_KEY: Final = "No key known here fits the token's kid and algorithm."
+_BAD_SIGNATURE: Final = "The token's signature is not of any key known here."
+
 _REASONS: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
     (jwt.InvalidAlgorithmError, "The token's algorithm is not accepted here."),
-    (jwt.InvalidSignatureError, "The token's signature is not of any key known here."),
+    (jwt.InvalidSignatureError, _BAD_SIGNATURE),
     (jwt.InvalidAudienceError, "The token was issued for another audience."),
     (jwt.InvalidIssuerError, "The token was issued by another issuer."),
     (jwt.exceptions.InvalidSubjectError, "The token's sub claim is not a string."),
@@ -37,12 +40,12 @@ _REASONS: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
 
 
 class UnknownKey(Refusal):
-    """No key here is the token's; a fresher set of keys may have it."""
+    """No key here is the token's; a fresher set of public keys may have it."""
 
     def __init__(
         self,
         code: str = "token_invalid",
-        message: str = "No key known here fits the token's kid and algorithm.",
+        message: str = _NO_KEY,
     ) -> None:
         super().__init__(code, message)
 
@@ -56,6 +59,7 @@ class Rules:
     leeway: float = 30.0
     required: tuple[str, ...] = ("exp", "sub")
     user_id_claim: str = "sub"
+    max_token_bytes: int | None = None
 
 
 def verify(token: object, keys: KeySet, rules: Rules, now: float) -> dict[str, Any]:
@@ -68,8 +72,9 @@ def verify(token: object, keys: KeySet, rules: Rules, now: float) -> dict[str, A
         raise Refusal("token_missing")
     if not isinstance(token, str) or not token.isascii():
         raise _invalid("The token is not a JWT.")
-    if len(token) > MAX_TOKEN_BYTES:
-        raise _invalid(f"The token is larger than {MAX_TOKEN_BYTES} bytes.")
+    limit = rules.max_token_bytes
+    if limit is not None and len(token) > limit:
+        raise Refusal("token_too_big", f"The token is larger than {limit} bytes.")
     try:
         claims = _signed_claims(token, keys, rules, now)
     except jwt.PyJWTError as error:
@@ -105,8 +110,9 @@ def _signed_claims(token: str, keys: KeySet, rules: Rules, now: float) -> dict[s
             )
         except jwt.InvalidSignatureError:
             continue
-    if not (candidates if kid is None else keys.names(kid)):
-        raise UnknownKey
+    if kid is None or not keys.names(kid):
+        message = _BAD_SIGNATURE if kid is None and candidates else _NO_KEY
+        raise UnknownKey(message=message) if algorithm in _PUBLIC_KEY else _invalid(message)
     if not candidates:
         raise _invalid("The token's key is of another algorithm, or no longer in use.")
     raise jwt.InvalidSignatureError

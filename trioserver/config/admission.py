@@ -71,7 +71,11 @@ class LimitsConfig:
     )
     message_bytes: int = in_bytes(MIB, 128, 1024 * MIB, "One message.")
     message_bytes_before_ready: int = in_bytes(
-        16 * 1024, 128, MIB, "One message of a client that is not authenticated yet."
+        16 * 1024,
+        128,
+        MIB,
+        "One message of a client that is not authenticated yet, its token included; and the token "
+        "of a refresh.",
     )
     messages_per_second: int = count(
         1_000, 1, 10_000_000, "messages", "From one client; a burst may be twice as many."

@@ -38,6 +38,7 @@ export const ERRORS = Object.freeze({
   ],
   token_missing: [1008, "never", "No token was sent."],
   token_invalid: [1008, "never", "The token is not valid here."],
+  token_too_big: [1008, "never", "The token is larger than the limit."],
   token_expired: [1008, "refresh_token", "The token has expired."],
   token_not_yet_valid: [1008, "backoff", "The token is not valid yet."],
   token_revoked: [1008, "never", "The token has been revoked."],

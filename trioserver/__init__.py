@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
     from trioserver.mailbox import Mailbox, Posted
     from trioserver.metrics.statistics import ServerStatistics
-    from trioserver.observer import Act, AddressBlock, Attempt, Eviction, Observer, RefusedRequest
+    from trioserver.observer import (
+        Act,
+        AddressBlock,
+        Attempt,
+        AuthAttempt,
+        Eviction,
+        Observer,
+        RefusedRequest,
+    )
     from trioserver.operations.reloading import Reconfigured
     from trioserver.presence import Presence, Present
     from trioserver.server import Blocked, Server, serve
@@ -54,6 +62,7 @@ __all__ = [
     "AuditPage",
     "AuditQuery",
     "AuditStatistics",
+    "AuthAttempt",
     "AuthConfig",
     "Block",
     "Blocked",
@@ -111,6 +120,7 @@ _HOMES: Final = {
     "AuditPage": "trioserver.audit",
     "AuditQuery": "trioserver.audit",
     "AuditStatistics": "trioserver.audit",
+    "AuthAttempt": "trioserver.observer",
     "AuthConfig": "trioserver.config",
     "Block": "trioserver.blocks",
     "Blocked": "trioserver.server",

@@ -18,7 +18,8 @@ class RefusedRequest:
 
     ``status`` is that of the HTTP answer, 0 where the connection was closed without one, and
     ``path`` is empty where it was not asked for. ``code`` is one of a few words: "bad_request",
-    "origin", "handshake_rate", "address_blocked", "server_busy", "proxy_protocol".
+    "origin", "handshake_rate", "address_blocked", "server_busy", "proxy_protocol". ``origin`` is
+    the page's that was refused, cut off at 256 characters; None for all other codes.
     """
 
     remote: str
@@ -26,6 +27,7 @@ class RefusedRequest:
     status: int
     reason: str
     code: str = "bad_request"
+    origin: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -65,6 +67,27 @@ class Attempt:
 
 
 @attrs.frozen(kw_only=True)
+class AuthAttempt:
+    """An authentication over HTTP that has ended: a login form, an MPIN, a bearer token.
+
+    ``method`` says how it was tried: "password", "mpin", "bearer", or a word of the application's
+    own. ``code`` is the error's, None where it succeeded. ``user`` is the id of the account that
+    was tried, None where there is no such account: what somebody types into that field may be a
+    password. ``remote`` is the client's "host:port", ``path`` the request's. ``token`` is the
+    fingerprint of a token, ``token_id`` its ``jti``; ``duration`` is in seconds.
+    """
+
+    method: str
+    code: str | None = None
+    user: str | None = None
+    remote: str = ""
+    path: str | None = None
+    token_id: str | None = None
+    token: str | None = None
+    duration: float | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Act:
     """Something that an administrator did, or was refused.
 
@@ -97,6 +120,9 @@ class Observer:
 
     def attempted(self, connection: Connection, attempt: Attempt) -> None:
         """An authentication has ended; ``connection.user`` is known where the token was good."""
+
+    def on_auth_attempt(self, attempt: AuthAttempt) -> None:
+        """An authentication over HTTP has ended: see `Server.record_auth_attempt`."""
 
     def became_ready(self, connection: Connection) -> None:
         """A connection is READY; its `ready` is on its way."""
@@ -135,6 +161,10 @@ class Observers(Observer):
     def attempted(self, connection: Connection, attempt: Attempt) -> None:
         for observer in self._observers:
             observer.attempted(connection, attempt)
+
+    def on_auth_attempt(self, attempt: AuthAttempt) -> None:
+        for observer in self._observers:
+            observer.on_auth_attempt(attempt)
 
     def became_ready(self, connection: Connection) -> None:
         for observer in self._observers:

@@ -26,7 +26,7 @@ from trioserver.inspection import ConnectionFilter, ConnectionReport, report
 from trioserver.metrics.census import Census
 from trioserver.metrics.measurements import Measurements
 from trioserver.metrics.statistics import ServerStatistics
-from trioserver.observer import Act, Observer, Observers
+from trioserver.observer import Act, AuthAttempt, Observer, Observers
 from trioserver.operations.listening import Listening
 from trioserver.operations.reloading import Reconfigured, Reloader
 from trioserver.operations.serving import Serving
@@ -235,6 +235,14 @@ class Server:
             yield
         finally:
             self._observer.remove(observer)
+
+    def record_auth_attempt(self, attempt: AuthAttempt) -> None:
+        """Tell the observers, the audit among them, of an authentication over HTTP.
+
+        For what an application verifies itself, as a password: `trioserver.http.api.record_attempt`
+        fills in what is known of a request. Bearer tokens are recorded by the server.
+        """
+        self._observer.on_auth_attempt(attempt)
 
     def administered(self, act: Act) -> None:
         """Tell the observers, the audit among them, of an administrative act."""

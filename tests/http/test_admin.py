@@ -474,7 +474,7 @@ async def test_acts_and_refusals_are_in_the_audit_that_it_shows(database_url: st
         await eventually(lambda: audit.statistics().written == 2)
         refused, block = (await admin.get("/audit"))["entries"]
         assert (refused["outcome"], refused["code"]) == ("refused", "token_invalid")
-        assert (refused["act"], refused["token"]) == ("request", "***")
+        assert (refused["method"], refused["token"]) == ("bearer", "***")
         assert (block["act"], block["user"], block["affected"]) == ("block", "root", 0)
         assert block["target"]["user"] == "alice"
         assert block["address"] == "203.0.113.7"

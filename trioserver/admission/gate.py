@@ -184,7 +184,12 @@ class Gate(Observer):
         )
         self._observer.request_refused(
             RefusedRequest(
-                remote=remote, path=path, status=bad.status, reason=bad.reason, code=code
+                remote=remote,
+                path=path,
+                status=bad.status,
+                reason=bad.reason,
+                code=code,
+                origin=details.get("origin"),
             )
         )
 

@@ -10,7 +10,7 @@ import attrs
 
 from protocol import instant
 from trioserver.connection import Connection
-from trioserver.observer import Act, Attempt
+from trioserver.observer import Act, Attempt, AuthAttempt, RefusedRequest
 from trioserver.peers.addresses import host_of
 
 Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss"]
@@ -34,9 +34,11 @@ class Entry:
     - ``at``: when it ended, in seconds since the Unix epoch.
     - ``kind``: an authentication (``attempt``, or ``refresh`` on a connection that was ready), an
       administrative ``act``, or a ``loss``: rows that could not be kept, ``affected`` of them.
+    - ``method``: how an attempt was made: ``websocket``, ``password``, ``mpin``, ``bearer``,
+      ``origin`` (a page that may not connect; ``target`` is its origin), or the application's word.
     - ``outcome``: ``accepted``, ``refreshed``, ``refused``, ``left`` (the peer went away before it
       was settled), ``done`` (an act), ``lost``; ``code`` is the error's, of a refusal.
-    - ``address``: without the port. ``route``: as it was registered; of an act, the HTTP path.
+    - ``address``: without the port. ``route``: as it was registered; over HTTP, the path.
     - ``user``: the user's id, of an act the administrator's; None where nobody is known.
     - ``token_id``: the token's ``jti``. ``token``: its `fingerprint`.
     - ``duration``: in seconds.
@@ -59,6 +61,7 @@ class Entry:
     act: str | None = None
     target: str | None = None
     affected: int | None = None
+    method: str | None = None
     id: int = 0
 
 
@@ -78,6 +81,38 @@ def of_attempt(connection: Connection, attempt: Attempt, at: float) -> Entry:
         token=attempt.token,
         duration=attempt.duration,
         connection=connection.id,
+        method="websocket",
+    )
+
+
+def of_auth_attempt(attempt: AuthAttempt, at: float) -> Entry:
+    """The row for an authentication over HTTP."""
+    return Entry(
+        at=at,
+        kind="attempt",
+        outcome="accepted" if attempt.code is None else "refused",
+        code=_text(attempt.code),
+        address=_text(host_of(attempt.remote) or None),
+        route=_text(attempt.path),
+        user=_text(attempt.user),
+        token_id=_text(attempt.token_id),
+        token=attempt.token,
+        duration=attempt.duration,
+        method=_text(attempt.method),
+    )
+
+
+def of_refused_origin(request: RefusedRequest, at: float) -> Entry:
+    """The row for a page that may not connect."""
+    return Entry(
+        at=at,
+        kind="attempt",
+        outcome="refused",
+        code=request.code,
+        address=_text(host_of(request.remote) or None),
+        route=_text(request.path),
+        target=_text(json.dumps({"origin": request.origin}), _MAX_TARGET),
+        method="origin",
     )
 
 

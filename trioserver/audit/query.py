@@ -49,6 +49,7 @@ class AuditQuery:
     user: str | None = attrs.field(default=None, converter=storable)
     address: str | None = attrs.field(default=None, converter=storable)
     route: str | None = attrs.field(default=None, converter=storable)
+    method: str | None = attrs.field(default=None, converter=storable)
     before: int | None = attrs.field(default=None, validator=_within(1, _MAX_ID))
     limit: int = attrs.field(default=100, validator=_within(1, MAX_LIMIT))
 

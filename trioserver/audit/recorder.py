@@ -13,13 +13,19 @@ import attrs
 import structlog
 import trio
 
-from trioserver.audit.entry import Entry, of_act, of_attempt
+from trioserver.audit.entry import (
+    Entry,
+    of_act,
+    of_attempt,
+    of_auth_attempt,
+    of_refused_origin,
+)
 from trioserver.audit.query import AuditPage, AuditQuery
 from trioserver.audit.retention import expire_forever
 from trioserver.audit.store import AuditStore
 from trioserver.config import AuditConfig
 from trioserver.connection import Connection
-from trioserver.observer import Act, Attempt, Observer
+from trioserver.observer import Act, Attempt, AuthAttempt, Observer, RefusedRequest
 from trioserver.storage import Database, DatabaseUnavailable
 
 log: Final = structlog.get_logger("trioserver")
@@ -93,6 +99,13 @@ class Auditor(Observer):
 
     def attempted(self, connection: Connection, attempt: Attempt) -> None:
         self._put(of_attempt(connection, attempt, self._wall_clock()))
+
+    def on_auth_attempt(self, attempt: AuthAttempt) -> None:
+        self._put(of_auth_attempt(attempt, self._wall_clock()))
+
+    def request_refused(self, request: RefusedRequest) -> None:
+        if request.code == "origin":
+            self._put(of_refused_origin(request, self._wall_clock()))
 
     def administered(self, act: Act) -> None:
         self._put(of_act(act, self._wall_clock()))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from trioserver.audit.entry import Entry, plainer
 from trioserver.audit.query import AuditPage, AuditQuery
 from trioserver.storage import Database
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 EXPIRE_ROWS: Final = 1000
 """Deleted in one transaction. On SQLite it holds the one writer's lock, for some 10 ms."""
@@ -53,7 +56,15 @@ class AuditStore:
 
     async def query(self, query: AuditQuery) -> AuditPage:
         """The newest entries that fit."""
-        entries = await self._database.read(lambda connection: self._table.find(connection, query))
+        prepared = self._prepared
+
+        def find(connection: Connection) -> list[Entry]:
+            # Nobody has altered the table of a file that is only read.
+            with_method = prepared or self._table.has_method(connection)
+            found: list[Entry] = self._table.find(connection, query, with_method=with_method)
+            return found
+
+        entries = await self._database.read(find)
         full = len(entries) == query.limit
         return AuditPage(entries=tuple(entries), next=entries[-1].id if full else None)
 

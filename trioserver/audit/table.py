@@ -9,6 +9,7 @@ import attrs
 from sqlalchemy import (
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     Double,
     Index,
@@ -19,7 +20,9 @@ from sqlalchemy import (
     Table,
     delete,
     inspect,
+    null,
     select,
+    text,
 )
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
@@ -52,13 +55,21 @@ AUDIT: Final = Table(
     Column("act", String),
     Column("target", String),
     Column("affected", Integer),
+    Column("method", String),
     Index("trioserver_audit_at", "at"),
     Index("trioserver_audit_user", "user_id", "id"),
     Index("trioserver_audit_address", "address", "id"),
     sqlite_autoincrement=True,  # a number is never given twice: pages hang on them
 )
 
-_STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all,)
+
+def _add_method(connection: Connection) -> None:
+    """For tables that were made without it."""
+    if not has_method(connection):
+        connection.execute(text(f"ALTER TABLE {AUDIT.name} ADD COLUMN method VARCHAR"))
+
+
+_STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all, _add_method)
 
 _FIELDS: Final = {
     field.name: AUDIT.c["user_id" if field.name == "user" else field.name]
@@ -93,20 +104,28 @@ def _values(key: str, entry: Entry) -> dict[str, Any]:
     return values | {"key": key}
 
 
-def find(connection: Connection, query: AuditQuery) -> list[Entry]:
-    """The newest entries that fit, newest first."""
-    rows = connection.execute(_select(query)).mappings()
+def has_method(connection: Connection) -> bool:
+    """Whether the table has the column ``method``, which the first version did not."""
+    return any(column["name"] == "method" for column in inspect(connection).get_columns(AUDIT.name))
+
+
+def find(connection: Connection, query: AuditQuery, *, with_method: bool = True) -> list[Entry]:
+    """The newest entries that fit, newest first. ``with_method``: as of `has_method`."""
+    rows = connection.execute(_select(query, with_method)).mappings()
     return [Entry(**row) for row in rows]
 
 
-def _select(query: AuditQuery) -> Select[Any]:
-    statement = select(*(column.label(name) for name, column in _FIELDS.items()))
-    for name in ("kind", "outcome", "code", "address", "route", "user"):
+def _select(query: AuditQuery, with_method: bool) -> Select[Any]:
+    fields: dict[str, ColumnElement[Any]] = {**_FIELDS}
+    if not with_method:
+        fields["method"] = null()
+    statement = select(*(column.label(name) for name, column in fields.items()))
+    for name in ("kind", "outcome", "code", "address", "route", "user", "method"):
         value = getattr(query, name)
         if isinstance(value, tuple):
-            statement = statement.where(_FIELDS[name].in_(value))
+            statement = statement.where(fields[name].in_(value))
         elif value is not None:
-            statement = statement.where(_FIELDS[name] == value)
+            statement = statement.where(fields[name] == value)
     if query.since is not None:
         statement = statement.where(AUDIT.c.at >= query.since)
     if query.until is not None:

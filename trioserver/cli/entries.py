@@ -44,6 +44,7 @@ def filter_options(function: _Function) -> _Function:
         click.option("--address", metavar="ADDRESS", help="From this address, without a port."),
         click.option("--route", metavar="PATH", help="Of this route, as it was registered."),
         click.option("--kind", type=click.Choice(KINDS), help="What it is about."),
+        click.option("--method", metavar="WORD", help="Tried so: websocket, password, bearer."),
         click.option("--outcome", type=click.Choice(OUTCOMES), help="How it ended."),
         click.option("--code", metavar="CODE", help="Refused with this code."),
         click.option("--before", type=click.IntRange(1), metavar="ID", help="Older than this row."),
@@ -70,6 +71,8 @@ def _row(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     what = entry["kind"]
     if entry["act"]:
         what = f"{entry['act']} {_target(entry['target'])}".strip()
+    elif entry.get("method") not in (None, "websocket"):
+        what = f"{what}: {entry['method']} {_target(entry['target'])}".strip()
     outcome = entry["outcome"] if entry["code"] is None else f"{entry['outcome']}: {entry['code']}"
     if entry["affected"]:
         outcome += f" ({entry['affected']})"

@@ -34,7 +34,7 @@ from starlette.routing import Route
 from protocol.bucket import TokenBucket
 from trioserver import Application
 from trioserver.auth import make_token
-from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, read_json
+from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, read_json, record_attempt
 from trioserver.peers.addresses import key_of
 from trioserver.storage import Database
 
@@ -260,24 +260,28 @@ async def login(request: Request) -> JSONResponse:
     who = (f"address {key_of(remote)}", f"user {wanted.username}")
     wait = services.attempts.begin(*who)
     if wait > 0:
-        raise _too_many(wait)
+        raise _too_many(request, wait)
     try:
         stored, claims = await services.find(wanted.username) or (None, {})
         good = await services.passwords.verify(wanted.password, stored)
     except Busy:
-        raise _too_many(1.0) from None
+        raise _too_many(request, 1.0) from None
     if not good:
+        known = wanted.username if stored is not None else None
+        record_attempt(request, "password", code="login_failed", user=known)
         log.info("login_refused", remote=remote, reason="login_failed")
         challenge = {"WWW-Authenticate": 'Bearer realm="trioserver"'}
         raise ApiError(401, "login_failed", "The name or the password is wrong.", challenge)
     services.attempts.succeeded(*who)
+    record_attempt(request, "password", user=wanted.username)
     lifetime = services.token_lifetime
     token = make_token(services.secret, subject=wanted.username, lifetime=lifetime, claims=claims)
     answer = {"token": token, "expires_in": int(lifetime)}
     return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
 
-def _too_many(wait: float) -> ApiError:
+def _too_many(request: Request, wait: float) -> ApiError:
+    record_attempt(request, "password", code="rate_limited")
     log.info("login_refused", reason="rate_limited")
     seconds = math.ceil(wait)
     message = f"Too many attempts. Try again in {seconds} s."

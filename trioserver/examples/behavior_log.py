@@ -36,7 +36,13 @@ from trioserver.auth import make_token
 from trioserver.examples.accounts import Attempts, Busy, Passwords
 from trioserver.examples.behavior_store import STEPS, Session, Store, Stored
 from trioserver.examples.upgrade import upgrade
-from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, read_json
+from trioserver.http.api import (
+    EXCEPTION_HANDLERS,
+    ApiError,
+    authenticate,
+    read_json,
+    record_attempt,
+)
 from trioserver.peers.addresses import key_of
 from trioserver.storage import Database, DatabaseUnavailable
 
@@ -236,8 +242,8 @@ async def verify_mpin(request: Request) -> JSONResponse:
         known = Session(user_id, wanted.phone, wanted.device_id, blocked=False)
         if session is None or attrs.evolve(session, blocked=False) != known:
             raise _wrong()
-    if session.blocked:
-        raise Refusal("session_blocked")
+        if session.blocked:
+            raise Refusal("session_blocked")
     return _session_answer(services, wanted.session_id, session)
 
 
@@ -252,21 +258,27 @@ async def _counted(request: Request, services: Services, login: Login) -> AsyncI
     address = key_of(remote)
     wait = services.begin(address, login.phone)
     if wait > 0:
+        record_attempt(request, "mpin", code="rate_limited")
         raise _too_many(remote, wait)
     await services.seeded.wait()
+    user_id = ""
     try:
         found = await services.store.credentials(login.phone)
         user_id, stored = found or ("", None)
         if not await services.mpins.verify(login.mpin, stored):
             raise _wrong()
         yield user_id
-    except ApiError:
+    except ApiError as error:
+        record_attempt(request, "mpin", code=error.code, user=user_id or None)
         log.info("mpin_refused", remote=remote, reason="mpin_invalid")
         raise
     except (Busy, Refusal, DatabaseUnavailable) as error:
         services.succeeded(address, login.phone)  # no fault of who asks
+        code = error.code if isinstance(error, Refusal) else "unavailable"
+        record_attempt(request, "mpin", code=code, user=user_id or None)
         raise _too_many(remote, 1.0) if isinstance(error, Busy) else error from None
     services.succeeded(address, login.phone)
+    record_attempt(request, "mpin", user=user_id)
 
 
 def _wrong() -> ApiError:

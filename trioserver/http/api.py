@@ -22,7 +22,8 @@ from starlette.responses import Response
 
 from protocol import Refusal
 from trioserver.auth import Authenticator, User
-from trioserver.http.bearer import api_error, check, judge, token_of
+from trioserver.http import bearer
+from trioserver.http.bearer import api_error
 from trioserver.http.bodies import read_json
 from trioserver.http.errors import ApiError, unavailable
 from trioserver.storage import DatabaseUnavailable
@@ -31,7 +32,14 @@ if TYPE_CHECKING:
     from trioserver.application import Application
     from trioserver.server import Server
 
-__all__ = ["EXCEPTION_HANDLERS", "ApiError", "authenticate", "read_json", "refuse"]
+__all__ = [
+    "EXCEPTION_HANDLERS",
+    "ApiError",
+    "authenticate",
+    "read_json",
+    "record_attempt",
+    "refuse",
+]
 
 
 async def authenticate(
@@ -48,9 +56,27 @@ async def authenticate(
     auth = auth or application.auth
     if auth is None:
         raise ValueError("give the application an authenticator, or this call: auth=...")
-    user = await judge(token_of(request), request, auth, timeout=server.config.auth.timeout)
-    check(server, user, admin=admin)
-    return user
+    caller = await bearer.authenticate(server, request, auth, admin=admin)
+    return caller.user
+
+
+def record_attempt(
+    request: HttpRequest,
+    method: str,
+    *,
+    code: str | None = None,
+    user: str | None = None,
+    duration: float | None = None,
+) -> None:
+    """Record an authentication that the endpoint itself has verified, good or bad, in the audit.
+
+    ``method`` is a word: "password", "mpin". ``code`` is the error's, None where it succeeded.
+    ``user`` is the id of the account that was tried, None where there is no such account: do not
+    give what was typed, which may be a password. ``duration`` is in seconds. Tokens that
+    `authenticate` looks at are recorded already.
+    """
+    server: Server = request.scope["trioserver"]
+    bearer.record(server, request, method, code=code, user=user, duration=duration)
 
 
 def refuse(refusal: Refusal, **fields: Any) -> Response:

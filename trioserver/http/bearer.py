@@ -7,14 +7,17 @@ import re
 import traceback
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import structlog
 import trio
 from starlette.requests import Request as HttpRequest
 
 from protocol import Refusal
 from trioserver.auth import Authenticator, Credentials, User
+from trioserver.auth.fingerprint import fingerprint
 from trioserver.handlers import unwrap
 from trioserver.http.errors import ApiError, unavailable
+from trioserver.observer import AuthAttempt
 from trioserver.websocket.request import Request
 
 if TYPE_CHECKING:
@@ -26,6 +29,15 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """RFC 6750, section 2.1."""
 
 _SECRET_HEADERS: Final = ("authorization", "cookie", "proxy-authorization")
+
+
+@attrs.frozen(kw_only=True)
+class Caller:
+    """Who asks. ``token`` is the fingerprint."""
+
+    user: User
+    token: str | None
+    remote: str
 
 
 async def judge(
@@ -50,6 +62,60 @@ async def judge(
     if isinstance(user, Refusal):
         raise user
     return user
+
+
+async def authenticate(
+    server: Server, request: HttpRequest, auth: Authenticator | None, *, admin: bool
+) -> Caller:
+    """Who asks; an administrator with ``admin``. Each call is an `AuthAttempt`, good or bad.
+
+    ``auth`` None admits nobody. Raises `Refusal`; `ApiError` where there is no ``auth``.
+    """
+    begun = trio.current_time()
+    token: str | None = None
+    user: User | None = None
+
+    def note(code: str | None) -> None:
+        shown, duration = fingerprint(token), trio.current_time() - begun
+        record(server, request, "bearer", code=code, user=user, token=shown, duration=duration)
+
+    try:
+        token = token_of(request)
+        if auth is None:
+            raise unavailable("The application has no authenticator to ask: give it auth=...")
+        user = await judge(token, request, auth, timeout=server.config.auth.timeout)
+        check(server, user, admin=admin)
+    except (Refusal, ApiError) as error:
+        note(error.code)
+        raise
+    note(None)
+    return Caller(user=user, token=fingerprint(token), remote=remote_of(request))
+
+
+def record(
+    server: Server,
+    request: HttpRequest,
+    method: str,
+    *,
+    code: str | None,
+    user: User | str | None,
+    token: str | None = None,
+    duration: float | None = None,
+) -> None:
+    """Tell the observers of an authentication that this request has tried."""
+    known = user if isinstance(user, User) else None
+    server.record_auth_attempt(
+        AuthAttempt(
+            method=method,
+            code=code,
+            user=user.id if isinstance(user, User) else user,
+            remote=remote_of(request),
+            path=request.url.path,
+            token_id=None if known is None else known.token_id,
+            token=token,
+            duration=duration,
+        )
+    )
 
 
 def check(server: Server, user: User, *, admin: bool) -> None:

@@ -153,12 +153,14 @@ function blockItem({ user, session, actor, reason, created_at: at }) {
 
 const PARTS = ["Time", "Outcome", "User", "Route", "Address", "Token"];
 
-function attemptRow({ id, at, outcome, code, user, route, address, token }) {
+function attemptRow({ id, at, outcome, code, user, method, route, address, token }) {
   const isGood = outcome === "accepted" || outcome === "refreshed";
   const why = code === null ? "" : `: ${code}`;
   const words = Object.hasOwn(ERRORS, code ?? "") ? ERRORS[code][2] : null;
   const told = make("span", { class: isGood ? "good" : "bad", title: words }, outcome + why);
-  const cells = [timeOf(new Date(at)), told, user ?? "", route ?? "", address ?? "", token ?? "none"];
+  const how = method === null || method === "websocket" ? "" : `${method} at `;
+  const where = `${how}${route ?? ""}`;
+  const cells = [timeOf(new Date(at)), told, user ?? "", where, address ?? "", token ?? "none"];
   const made = row(PARTS, cells);
   made.dataset.id = id;
   return made;

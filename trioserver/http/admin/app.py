@@ -21,9 +21,10 @@ from trioserver.audit import AuditQuery, as_json
 from trioserver.auth import Authenticator, Inspection, JWTAuth, User, inspect_token
 from trioserver.blocks import TooManyBlocks
 from trioserver.http.admin import payloads
-from trioserver.http.admin.access import Caller, Denied, Gate
+from trioserver.http.admin.access import Gate
 from trioserver.http.admin.payloads import given, pair, parameters, seconds
 from trioserver.http.admin.views import block_view, connection_view, inspection_view
+from trioserver.http.bearer import Caller, remote_of
 from trioserver.http.bodies import read_json
 from trioserver.http.errors import (
     ApiError,
@@ -101,17 +102,9 @@ class _Administration:
         started = trio.current_time()
         try:
             caller = await self._gate.admit(request)
-        except Denied as denied:
-            self._record(
-                denied.caller,
-                "request",
-                {"method": scope["method"]},
-                path=request.url.path,
-                started=started,
-                code=denied.error.code,
-            )
-            log.info("admin_refused", remote=denied.caller.remote, reason=denied.error.code)
-            await denied.error.response(scope, receive, send)
+        except ApiError as error:
+            log.info("admin_refused", remote=remote_of(request), reason=error.code)
+            await error.response(scope, receive, send)
             return
         scope["trioserver.admin"] = (caller, started)
         await self._application(scope, receive, send)
@@ -175,7 +168,9 @@ class _Administration:
 
     async def _audit(self, request: HttpRequest) -> Response:
         values = parameters(request, payloads.AuditParameters)
-        names = ("kind", "outcome", "code", "user", "address", "route", "before", "limit")
+        names = (
+            "kind", "outcome", "code", "user", "address", "route", "method", "before", "limit",
+        )  # fmt: skip
         try:
             query = AuditQuery(
                 since=seconds("since", values.since),
@@ -269,39 +264,25 @@ class _Administration:
             request, kind, max_bytes=config.body_bytes, timeout=config.body_timeout
         )
 
-    def _caller(self, request: HttpRequest) -> Any:
+    def _caller(self, request: HttpRequest) -> User:
         caller: Caller = request.scope["trioserver.admin"][0]
-        assert caller.user is not None
         return caller.user
 
     def _acted(
         self, request: HttpRequest, name: str, target: Mapping[str, Any], affected: int
     ) -> None:
+        started: float
+        caller: Caller
         caller, started = request.scope["trioserver.admin"]
-        self._record(caller, name, target, affected, path=request.url.path, started=started)
-
-    def _record(
-        self,
-        caller: Caller,
-        name: str,
-        target: Mapping[str, Any],
-        affected: int = 0,
-        *,
-        path: str,
-        started: float,
-        code: str | None = None,
-    ) -> None:
-        user = caller.user
         self._server.administered(
             Act(
-                actor="" if user is None else user.id,
+                actor=caller.user.id,
                 name=name,
                 target=_flat(target),
                 affected=affected,
-                code=code,
                 remote=caller.remote,
-                path=path,
-                token_id=None if user is None else user.token_id,
+                path=request.url.path,
+                token_id=caller.user.token_id,
                 token=caller.token,
                 duration=trio.current_time() - started,
             )

@@ -58,6 +58,7 @@ class AuditParameters(_Strict):
     user: Text | None = None
     address: Text | None = None
     route: Text | None = None
+    method: Text | None = None
     before: int | None = None
     limit: Limit = 100
 

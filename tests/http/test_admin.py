@@ -21,6 +21,7 @@ from trioserver import (
     Act,
     AdminConfig,
     AuditConfig,
+    AuthAttempt,
     Config,
     Credentials,
     JWTAuth,
@@ -47,8 +48,13 @@ class Acts(Observer):
     def __init__(self) -> None:
         self.acts: list[Act] = []
 
+        self.attempts: list[AuthAttempt] = []
+
     def administered(self, act: Act) -> None:
         self.acts.append(act)
+
+    def on_auth_attempt(self, attempt: AuthAttempt) -> None:
+        self.attempts.append(attempt)
 
 
 @attrs.frozen
@@ -58,6 +64,7 @@ class Admin:
     harness: Harness
     http: httpx.AsyncClient
     acts: list[Act]
+    attempts: list[AuthAttempt]
     app: Any
 
     async def get(self, path: str, status: int = 200, **parameters: Any) -> Any:
@@ -84,7 +91,7 @@ async def administration(
         async with httpx.AsyncClient(
             transport=transport, base_url=PREFIX, headers=headers
         ) as client:
-            yield Admin(harness, client, acts.acts, app)
+            yield Admin(harness, client, acts.acts, acts.attempts, app)
 
 
 # ---------------------------------------------------------------------------- who gets in
@@ -124,11 +131,12 @@ async def test_who_is_not_an_administrator_is_told_why_and_gets_nothing(
                 assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
                 assert challenge in answer.headers["WWW-Authenticate"]
                 assert answer.headers["Cache-Control"] == "no-store"
-            assert [act.code for act in admin.acts] == [code, code]
-            assert admin.acts[0].remote == "203.0.113.7:4711"
+            assert [attempt.code for attempt in admin.attempts] == [code, code]
+            assert admin.attempts[0].remote == "203.0.113.7:4711"
+            assert not admin.acts
     secret = str(header or "").rpartition(" ")[2]
     if len(secret) > 10:
-        assert secret not in f"{logs} {answer.text} {answer.headers} {admin.acts}"
+        assert secret not in f"{logs} {answer.text} {answer.headers} {admin.attempts}"
 
 
 async def test_a_role_may_be_one_of_a_list_in_a_claim_of_another_name(
@@ -471,15 +479,20 @@ async def test_acts_and_refusals_are_in_the_audit_that_it_shows(database_url: st
         await admin.http.get("/statistics", headers={"Authorization": "Bearer nonsense-nonsense"})
         audit = admin.harness.server.audit
         assert audit is not None
-        await eventually(lambda: audit.statistics().written == 2)
-        refused, block = (await admin.get("/audit"))["entries"]
+        await eventually(lambda: audit.statistics().written == 3)
+        refused, block, accepted = (await admin.get("/audit"))["entries"]
+        assert (accepted["method"], accepted["outcome"], accepted["user"]) == (
+            "bearer",
+            "accepted",
+            "root",
+        ), "once, however often it is used"
         assert (refused["outcome"], refused["code"]) == ("refused", "token_invalid")
         assert (refused["method"], refused["token"]) == ("bearer", "***")
         assert (block["act"], block["user"], block["affected"]) == ("block", "root", 0)
         assert block["target"]["user"] == "alice"
         assert block["address"] == "203.0.113.7"
         since = (await admin.get("/audit", user="root", since="2001-01-01T00:00:00Z"))["entries"]
-        assert [entry["id"] for entry in since] == [block["id"]]
+        assert [entry["id"] for entry in since] == [block["id"], accepted["id"]]
         first = await admin.get("/audit", limit=1)
         rest = await admin.get("/audit", limit=1, before=first["next"])
         assert [entry["id"] for entry in rest["entries"]] == [block["id"]]

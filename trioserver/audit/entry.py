@@ -13,14 +13,17 @@ from trioserver.connection import Connection
 from trioserver.observer import Act, Attempt, AuthAttempt, RefusedRequest
 from trioserver.peers.addresses import host_of
 
-Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss"]
+Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss", "suppressed"]
 Outcome: TypeAlias = Literal["accepted", "refreshed", "refused", "left", "done", "lost"]
 
-KINDS: Final = ("attempt", "refresh", "act", "loss")
+KINDS: Final = ("attempt", "refresh", "act", "loss", "suppressed")
 OUTCOMES: Final = ("accepted", "refreshed", "refused", "left", "done", "lost")
 
 _MAX_TEXT: Final = 256
 """Characters of a column. What peers choose must not fill the disk any faster than that."""
+
+_MAX_PATH: Final = 128
+"""Characters of a path over HTTP, which anybody may choose."""
 
 _MAX_TARGET: Final = 2048
 
@@ -33,7 +36,9 @@ class Entry:
 
     - ``at``: when it ended, in seconds since the Unix epoch.
     - ``kind``: an authentication (``attempt``, or ``refresh`` on a connection that was ready), an
-      administrative ``act``, or a ``loss``: rows that could not be kept, ``affected`` of them.
+      administrative ``act``, a ``loss``: rows that could not be kept, ``affected`` of them, or
+      ``suppressed``: rows like this one, ``affected`` of them, that were more than one address,
+      one user or all together may cause. ``address`` or ``user`` says from whom; neither: several.
     - ``method``: how an attempt was made: ``websocket``, ``password``, ``mpin``, ``bearer``,
       ``origin`` (a page that may not connect; ``target`` is its origin), or the application's word.
     - ``outcome``: ``accepted``, ``refreshed``, ``refused``, ``left`` (the peer went away before it
@@ -93,7 +98,7 @@ def of_auth_attempt(attempt: AuthAttempt, at: float) -> Entry:
         outcome="accepted" if attempt.code is None else "refused",
         code=_text(attempt.code),
         address=_text(host_of(attempt.remote) or None),
-        route=_text(attempt.path),
+        route=_text(attempt.path, _MAX_PATH),
         user=_text(attempt.user),
         token_id=_text(attempt.token_id),
         token=attempt.token,
@@ -110,7 +115,7 @@ def of_refused_origin(request: RefusedRequest, at: float) -> Entry:
         outcome="refused",
         code=request.code,
         address=_text(host_of(request.remote) or None),
-        route=_text(request.path),
+        route=_text(request.path, _MAX_PATH),
         target=_text(json.dumps({"origin": request.origin}), _MAX_TARGET),
         method="origin",
     )

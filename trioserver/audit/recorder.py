@@ -21,6 +21,7 @@ from trioserver.audit.entry import (
     of_refused_origin,
 )
 from trioserver.audit.query import AuditPage, AuditQuery
+from trioserver.audit.quotas import Quotas
 from trioserver.audit.retention import expire_forever
 from trioserver.audit.store import AuditStore
 from trioserver.config import AuditConfig
@@ -34,6 +35,9 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 10.0
 """Seconds between attempts to write, doubled each time: a database that is back is soon used."""
 
+_SUMMARY_INTERVAL: Final = 60.0
+"""Seconds between rows that say how many rows were suppressed."""
+
 _SAY_AGAIN: Final = 60.0
 """Seconds between log lines about losses that go on."""
 
@@ -42,13 +46,15 @@ _SAY_AGAIN: Final = 60.0
 class AuditStatistics:
     """A snapshot. ``queued`` rows wait, ``written`` are stored, ``lost`` are neither.
 
-    ``failing``: the last attempt to write has failed.
+    ``failing``: the last attempt to write has failed. ``suppressed`` rows were more than one
+    source, or all together, may cause; rows of the kind ``suppressed`` tell of them.
     """
 
     queued: int
     written: int
     lost: int
     failing: bool
+    suppressed: int = 0
 
 
 class Auditor(Observer):
@@ -81,6 +87,8 @@ class Auditor(Observer):
         self._untold = 0  # of those lost; a row will tell
         self._said_at = -_SAY_AGAIN
         self._failures = 0
+        self._quotas = Quotas(config)
+        self._suppressed = 0
 
     def statistics(self) -> AuditStatistics:
         """How it stands."""
@@ -89,6 +97,7 @@ class Auditor(Observer):
             written=self._written,
             lost=self._lost,
             failing=self._failures > 0,
+            suppressed=self._suppressed,
         )
 
     async def query(self, query: AuditQuery) -> AuditPage:
@@ -111,6 +120,10 @@ class Auditor(Observer):
         self._put(of_act(act, self._wall_clock()))
 
     def _put(self, entry: Entry) -> None:
+        is_full = 2 * len(self._queue) >= self._config.queue
+        if not self._quotas.allow(entry, trio.current_time(), is_full=is_full):
+            self._suppressed += 1
+            return
         if len(self._queue) >= self._config.queue:
             self._lose()
             return
@@ -144,9 +157,21 @@ class Auditor(Observer):
                 nursery.start_soon(
                     expire_forever, self._store, self._config.retention, self._wall_clock
                 )
+                nursery.start_soon(self._summarize_forever)
                 await self._write_forever()
         finally:
+            self._summarize()
             await self._flush()
+
+    async def _summarize_forever(self) -> None:
+        while True:
+            await trio.sleep(_SUMMARY_INTERVAL)
+            self._summarize()
+
+    def _summarize(self) -> None:
+        """Record how many rows were suppressed since the last time."""
+        for entry in self._quotas.collect(self._wall_clock()):
+            self._put(entry)
 
     async def _write_forever(self) -> None:
         while True:

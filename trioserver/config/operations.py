@@ -136,6 +136,21 @@ class AuditConfig:
     flush_timeout: float = seconds(
         5.0, 0.0, 300.0, "For writing what is left in the queue as the server ends."
     )
+    rows_per_source: int = count(
+        1,
+        1,
+        100_000,
+        "rows/s",
+        "Rows that one address may cause by attempts that fail, or one user by attempts that "
+        "succeed; 60 times as many at once. Beyond, they are counted in a row `suppressed`.",
+    )
+    rows_per_second: int = count(
+        10,
+        1,
+        100_000,
+        "rows/s",
+        "Rows that all attempts that fail may cause together; 60 times as many at once.",
+    )
     retention: float = seconds(
         90 * DAY, 60.0, 3650 * DAY, "The age at which rows are deleted; 7776000 s are 90 days."
     )

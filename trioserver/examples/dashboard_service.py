@@ -40,7 +40,7 @@ REMEMBER_TIMEOUT: Final = 1.0
 MAX_ADMINS: Final = 200
 """Administrators for whom a broadcast is kept: those who were here last."""
 
-ATTEMPTS: Final = ("attempt", "refresh")
+ATTEMPTS: Final = ("attempt", "refresh", "suppressed")
 
 metadata: Final = sa.MetaData()
 

@@ -153,11 +153,12 @@ function blockItem({ user, session, actor, reason, created_at: at }) {
 
 const PARTS = ["Time", "Outcome", "User", "Route", "Address", "Token"];
 
-function attemptRow({ id, at, outcome, code, user, method, route, address, token }) {
+function attemptRow({ id, at, kind, outcome, code, affected, user, method, route, address, token }) {
   const isGood = outcome === "accepted" || outcome === "refreshed";
   const why = code === null ? "" : `: ${code}`;
   const words = Object.hasOwn(ERRORS, code ?? "") ? ERRORS[code][2] : null;
-  const told = make("span", { class: isGood ? "good" : "bad", title: words }, outcome + why);
+  const more = kind === "suppressed" ? `and ${affected.toLocaleString()} more ` : "";
+  const told = make("span", { class: isGood ? "good" : "bad", title: words }, more + outcome + why);
   const how = method === null || method === "websocket" ? "" : `${method} at `;
   const where = `${how}${route ?? ""}`;
   const cells = [timeOf(new Date(at)), told, user ?? "", where, address ?? "", token ?? "none"];

@@ -126,7 +126,7 @@ async def test_acts_are_kept_while_the_database_is_away_and_strangers_flood_the_
 ) -> None:
     options = {"queue": 100, "rows_per_source": 100_000, "rows_per_second": 100_000}
     database = Database(sqlite_url)
-    auditor = Auditor(database, AuditConfig(database=sqlite_url, **options))  # type: ignore[arg-type]
+    auditor = Auditor(database, AuditConfig(database=sqlite_url, **options))
     flood(auditor, 1000)
     for number in range(50):
         auditor.administered(Act(actor="root", name="block", target={}, affected=number))

@@ -3,6 +3,7 @@
 from tests.support.databases import database_url as database_url
 from tests.support.databases import postgresql_url as postgresql_url
 from tests.support.databases import sqlite_url as sqlite_url
+from tests.support.pgbouncer import pgbouncer as pgbouncer
 from tests.support.postgresql import postgresql as postgresql
 
 

@@ -48,8 +48,8 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 async def fill(database: Database, columns: str, *rows: tuple[object, object]) -> None:
     def work(connection: Any) -> None:
         connection.execute(text(f"CREATE TABLE conversations ({columns})"))
-        for id_, owner in rows:
-            values = {"id": id_, "owner": owner}
+        values = [{"id": id_, "owner": owner} for id_, owner in rows]
+        if values:
             connection.execute(text("INSERT INTO conversations VALUES (:id, :owner)"), values)
 
     await database.run(work)
@@ -341,7 +341,8 @@ async def test_a_hung_database_is_unavailable_in_time_and_recovers(
         await eventually(lambda: bool(log))
     assert codes == ["unavailable"] * 600
     assert [line["reason"] for line in log] == [
-        "DatabaseUnavailable: The database did not answer within 0.9 s."
+        "DatabaseUnavailable: The database did not answer within 0.9 s "
+        "(postgresql+psycopg:///postgres)."
     ]
     assert await owner(user(), conversation("1"))
     nursery.cancel_scope.cancel()

@@ -112,7 +112,7 @@ async def test_a_mistake_in_the_sql_is_the_programmers_and_tells_no_parameters(
     database: Database,
 ) -> None:
     with pytest.raises(DBAPIError, match="nowhere") as caught:
-        await database.read(lambda c: c.execute(text("SELECT :x FROM nowhere"), {"x": "hush"}))
+        await database.read(lambda c: c.execute(text("SELECT :x, nowhere"), {"x": "hush"}))
     assert "hush" not in str(caught.value)
 
 

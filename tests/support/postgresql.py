@@ -34,40 +34,40 @@ class PostgreSQL:
     def __init__(self, binaries: Path) -> None:
         self._binaries = binaries
         # Not pytest's tmp_path: only its owner may enter that, and a socket's path is short.
-        self._directory = Path(tempfile.mkdtemp(prefix="trioserver-postgresql-", dir="/tmp"))
-        self._identity: dict[str, Any] = {}
+        self.directory = Path(tempfile.mkdtemp(prefix="trioserver-postgresql-", dir="/tmp"))
+        self.identity: dict[str, Any] = {}
         if os.geteuid() == 0:
             user = _unprivileged_user()
-            os.chown(self._directory, user.pw_uid, user.pw_gid)
-            self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            os.chown(self.directory, user.pw_uid, user.pw_gid)
+            self.identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self._server: subprocess.Popen[bytes] | None = None
-        self.url = f"postgresql://postgres@/postgres?host={self._directory}"
+        self.url = f"postgresql://postgres@/postgres?host={self.directory}"
         options = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
         subprocess.run(
-            [binaries / "initdb", "-U", "postgres", "-D", self._directory / "data", *options],
+            [binaries / "initdb", "-U", "postgres", "-D", self.directory / "data", *options],
             check=True,
             capture_output=True,
-            cwd=self._directory,
-            **self._identity,
+            cwd=self.directory,
+            **self.identity,
         )
 
     def start(self) -> None:
         """Returns when it takes connections."""
-        settings = {"listen_addresses": "", "unix_socket_directories": self._directory}
+        settings = {"listen_addresses": "", "unix_socket_directories": self.directory}
         settings |= {"fsync": "off", "shared_buffers": "16MB"}
         options = [f"--{name}={value}" for name, value in settings.items()]
-        with (self._directory / "log").open("ab") as log:
+        with (self.directory / "log").open("ab") as log:
             self._server = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._directory / "data", *options],
+                [self._binaries / "postgres", "-D", self.directory / "data", *options],
                 stdout=log,
                 stderr=log,
-                cwd=self._directory,
-                **self._identity,
+                cwd=self.directory,
+                **self.identity,
             )
         deadline = time.monotonic() + _START_TIMEOUT
         while not self._takes_connections():
             if self._server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError((self._directory / "log").read_text(errors="replace")[-2000:])
+                raise RuntimeError((self.directory / "log").read_text(errors="replace")[-2000:])
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -81,7 +81,7 @@ class PostgreSQL:
     def remove(self) -> None:
         if self._server is not None and self._server.poll() is None:
             self.kill()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     @contextmanager
     def hung(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from trioserver.audit.entry import Entry, plainer
 from trioserver.audit.query import AuditPage, AuditQuery
-from trioserver.storage import Database
+from trioserver.storage import Database, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -32,7 +32,7 @@ class AuditStore:
 
     async def prepare(self) -> None:
         """Make the table if it is not there. Raises `SchemaTooNew` too."""
-        await self._database.run(self._table.prepare)
+        await self._database.migrate(self._table.COMPONENT, self._table.STEPS)
         self._prepared = True
 
     async def exists(self) -> bool:
@@ -41,7 +41,7 @@ class AuditStore:
 
     async def add(self, rows: Sequence[tuple[str, Entry]]) -> None:
         """Store entries under their keys; those that are stored already are left as they are."""
-        from sqlalchemy.exc import DataError, DBAPIError
+        from sqlalchemy.exc import DataError
 
         if not self._prepared:
             await self.prepare()
@@ -50,8 +50,9 @@ class AuditStore:
         except DataError:  # the database has another encoding
             plain = [(key, plainer(entry)) for key, entry in rows]
             await self._database.run(lambda connection: self._table.add(connection, plain))
-        except DBAPIError:
-            self._prepared = False  # perhaps somebody has dropped the table
+        except DatabaseUnavailable as error:
+            if error.cause == "missing_table":  # somebody has dropped it
+                self._prepared = False
             raise
 
     async def query(self, query: AuditQuery) -> AuditPage:

@@ -29,9 +29,9 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from trioserver.audit.entry import Entry
 from trioserver.audit.query import AuditQuery
-from trioserver.storage.migrations import Step, migrate
+from trioserver.storage.migrations import Step
 
-_COMPONENT: Final = "audit"
+COMPONENT: Final = "audit"
 
 _METADATA: Final = MetaData()
 
@@ -69,17 +69,12 @@ def _add_method(connection: Connection) -> None:
         connection.execute(text(f"ALTER TABLE {AUDIT.name} ADD COLUMN method VARCHAR"))
 
 
-_STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all, _add_method)
+STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all, _add_method)
 
 _FIELDS: Final = {
     field.name: AUDIT.c["user_id" if field.name == "user" else field.name]
     for field in attrs.fields(Entry)
 }
-
-
-def prepare(connection: Connection) -> None:
-    """Make the table, or alter it. Raises `SchemaTooNew`."""
-    migrate(connection, _COMPONENT, _STEPS)
 
 
 def exists(connection: Connection) -> bool:

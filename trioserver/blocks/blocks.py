@@ -192,7 +192,7 @@ class Blocks:
         try:
             async with self._lock:
                 if not self._known:
-                    await self._database.run(self._table.prepare)
+                    await self._database.migrate(self._table.COMPONENT, self._table.STEPS)
                 await self._store()
                 await self._read(self._database)
             self._succeeded()

@@ -10,9 +10,9 @@ from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from trioserver.blocks.block import Block
-from trioserver.storage.migrations import Step, migrate
+from trioserver.storage.migrations import Step
 
-_COMPONENT: Final = "blocks"
+COMPONENT: Final = "blocks"
 
 _METADATA: Final = MetaData()
 
@@ -30,12 +30,7 @@ BLOCKS: Final = Table(
     Column("created_at", Double, nullable=False),
 )
 
-_STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all,)
-
-
-def prepare(connection: Connection) -> None:
-    """Make the table, or alter it. Raises `SchemaTooNew`."""
-    migrate(connection, _COMPONENT, _STEPS)
+STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all,)
 
 
 def load(connection: Connection) -> list[Block]:

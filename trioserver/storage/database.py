@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import trio
 
-from trioserver.storage.errors import DatabaseUnavailable
+from trioserver.storage.errors import Cause, DatabaseUnavailable
 from trioserver.storage.job import Job
 
 if TYPE_CHECKING:
@@ -26,6 +26,12 @@ _ONE_WRITER: Final = 1
 """SQLite has one writer at a time; in a queue of our own nobody polls for the lock."""
 
 
+_SAYS_NOTHING_OF_WRITES: Final[frozenset[Cause]] = frozenset(
+    {"conflict", "missing_table", "overload", "privilege"}
+)
+"""A transaction that failed for one of these says nothing of whether others can be done."""
+
+
 class Database:
     """SQLite (``sqlite:///path/file.db`` or a bare path) or PostgreSQL (``postgresql://...``).
 
@@ -34,15 +40,25 @@ class Database:
     is down, and works as soon as it is back.
 
     ``timeout`` bounds each call, in seconds, the wait for a thread included. ``max_threads`` is
-    how many calls are under way at once; transactions on SQLite are one at a time.
+    how many calls are under way at once; transactions on SQLite are one at a time. ``read_only``
+    opens an SQLite file, of an archive for example, without writing anything.
+
+    PgBouncer and other poolers may stand in between, also in transaction mode: no statement is
+    prepared, and nothing is set that outlives a transaction.
 
     Raises `ValueError` for a URL it does not understand and `ImportError` with what to install.
     """
 
     def __init__(
-        self, url: str | os.PathLike[str], *, timeout: float = 5.0, max_threads: int = 4
+        self,
+        url: str | os.PathLike[str],
+        *,
+        timeout: float = 5.0,
+        max_threads: int = 4,
+        read_only: bool = False,
     ) -> None:
         from trioserver.storage import engine  # here, so that the rest works without SQLAlchemy
+        from trioserver.storage.causes import as_unavailable
 
         if not 0 < timeout <= 3600:
             raise ValueError(f"timeout is {timeout!r}, allowed are seconds above 0 up to 3600")
@@ -54,12 +70,14 @@ class Database:
         self._open = False
         self._where = engine.describe_url(parsed)
         self._check_location = partial(engine.check_location, parsed)
-        self._as_unavailable = engine.as_unavailable
-        self._engine = engine.create(parsed, timeout=timeout, connections=max_threads + _ONE_WRITER)
-        self._cut = engine.CUT
+        self._as_unavailable = partial(as_unavailable, where=self._where)
+        self._engine = engine.create(
+            parsed, timeout=timeout, connections=max_threads + _ONE_WRITER, read_only=read_only
+        )
+        self._keys = engine
+        self._read_only = read_only
         self._sqlite = self._engine.dialect.name == "sqlite"
-        # IMMEDIATE takes the lock now, and waits for it; a later upgrade of a reader just fails.
-        self._begin = "BEGIN IMMEDIATE" if self._sqlite else "BEGIN"
+        self._write_failed = False
 
     def __repr__(self) -> str:
         return f"<Database {self._where}>"
@@ -68,8 +86,9 @@ class Database:
         """Raises `DatabaseUnavailable` when SQLite's file cannot be where it should be."""
         if self._open:
             raise RuntimeError(f"{self!r} is open already")
-        with self._deadline(self.timeout):
-            await trio.to_thread.run_sync(self._check_location, abandon_on_cancel=True)
+        if not self._read_only:
+            with self._deadline(self.timeout):
+                await trio.to_thread.run_sync(self._check_location, abandon_on_cancel=True)
         self._readers = trio.CapacityLimiter(self._max_threads)
         self._writers = trio.CapacityLimiter(_ONE_WRITER) if self._sqlite else self._readers
         self._open = True
@@ -108,18 +127,60 @@ class Database:
         """
         return await self._call(fn, transaction=False, timeout=timeout)
 
+    async def migrate(self, component: str, steps: Sequence[Callable[[Connection], None]]) -> None:
+        """Do what is missing of ``steps`` for the tables of ``component``: see `migrations`.
+
+        Where nothing is missing it only reads, so that it works on a read-only database. Raises
+        `SchemaTooNew`, and as `run` does.
+        """
+        from trioserver.storage import migrations
+
+        if not await self.read(partial(migrations.is_current, component=component, steps=steps)):
+            await self.run(partial(migrations.migrate, component=component, steps=steps))
+
     async def check_health(self) -> None:
-        """Ask it for nothing. Raises as `read` does when it does not answer."""
+        """Ask it for nothing. Raises as `read` does when it does not answer.
+
+        After a transaction that the database could not do, until one succeeds, it is also asked to
+        write something that changes nothing: a full disk and a read-only server answer reads.
+        """
         await self.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+        if self._write_failed:
+            await self.check_writable()
+
+    async def check_writable(self) -> None:
+        """Write something that changes nothing. Raises as `run` does."""
+        try:
+            await self.run(self._keys.touch)
+        except DatabaseUnavailable as error:
+            if error.cause != "privilege":  # to make a temporary table, which nothing here needs
+                raise
 
     async def _call(
         self, fn: Callable[[Connection], T], *, transaction: bool, timeout: float | None
+    ) -> T:
+        try:
+            result = await self._call_in_thread(fn, transaction, timeout)
+        except DatabaseUnavailable as error:
+            if transaction and error.cause not in _SAYS_NOTHING_OF_WRITES:
+                self._write_failed = True
+            raise
+        if transaction:
+            self._write_failed = False
+        return result
+
+    async def _call_in_thread(
+        self, fn: Callable[[Connection], T], transaction: bool, timeout: float | None
     ) -> T:
         if not self._open:
             raise RuntimeError(f"{self!r} is not open: use it inside of `async with database:`")
         limiter = self._writers if transaction else self._readers
         if limiter.statistics().tasks_waiting >= _MAX_WAITING:
-            raise DatabaseUnavailable("overload", "Too many calls wait for the database.")
+            raise DatabaseUnavailable(
+                "overload",
+                f"Too many calls wait for the database ({self._where}).",
+                cause="overload",
+            )
         job = Job()
         try:
             with self._deadline(self.timeout if timeout is None else min(timeout, self.timeout)):
@@ -146,14 +207,16 @@ class Database:
         self, job: Job, fn: Callable[[Connection], T], transaction: bool, *, again: bool = False
     ) -> T:
         begun = False
+        keys = self._keys
         try:
             with job.in_this_thread(), self._engine.connect() as connection:
                 try:
-                    job.proceed(connection.info[self._cut])
+                    job.proceed(connection.info[keys.CUT])
                     with connection.begin():
-                        if transaction:
-                            connection.exec_driver_sql(self._begin)
-                            begun = True
+                        begin = connection.info[keys.BEGIN if transaction else keys.BEGIN_READ]
+                        if begin is not None:
+                            connection.exec_driver_sql(begin)
+                            begun = transaction
                         result = fn(connection)
                         job.proceed()
                     return result
@@ -174,5 +237,7 @@ class Database:
                 yield
         except trio.TooSlowError:
             raise DatabaseUnavailable(
-                "timeout", f"The database did not answer within {seconds:g} s."
+                "timeout",
+                f"The database did not answer within {seconds:g} s ({self._where}).",
+                cause="timeout",
             ) from None

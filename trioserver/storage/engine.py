@@ -16,24 +16,39 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from trioserver.storage.errors import DatabaseUnavailable
 from trioserver.storage.job import opened
+from trioserver.storage.sqlite_file import SQLiteFile, read_only_uri
 
 try:
     import sqlalchemy
-    from sqlalchemy import URL, Engine, event
-    from sqlalchemy.exc import DBAPIError, TimeoutError
+    from sqlalchemy import URL, Connection, Engine, event
+    from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy.exc import InvalidatePoolError
 except ImportError as error:
     raise ImportError("SQL needs SQLAlchemy: pip install 'trioserver[sql]'") from error
 
 CUT: Final = "trioserver.cut"
 """Where a pooled connection keeps what cuts it, in SQLAlchemy's ``Connection.info``."""
 
+BEGIN: Final = "trioserver.begin"
+"""Likewise, the statement that begins a transaction."""
+
+BEGIN_READ: Final = "trioserver.begin_read"
+"""Likewise, the one that begins a read; None where a read needs none."""
+
 _KEEPALIVE: Final = 60
 """Seconds. Routers and clouds forget an idle TCP connection after some 350 s, and say nothing."""
+
+_CHOOSE_INTERVAL: Final = 1.0
+"""Seconds between two times that all connections are dropped because the server is read-only."""
+
+WAL_BYTES: Final = 16 * 1024 * 1024
+"""What SQLite leaves of a WAL file that one large transaction or a slow reader has made grow."""
 
 _WAL_RETRY: Final = 0.005
 """Seconds. Turning a new file to WAL mode takes about as long."""
@@ -41,23 +56,6 @@ _WAL_RETRY: Final = 0.005
 _NO_MEMORY: Final = (
     "an SQLite database in memory belongs to one connection, and there are several here: "
     "give the path of a file"
-)
-
-_SQLITE_UNAVAILABLE: Final = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    }
 )
 
 
@@ -91,10 +89,11 @@ def describe_url(url: URL) -> str:
     return bare.render_as_string()
 
 
-def create(url: URL, *, timeout: float, connections: int) -> Engine:
+def create(url: URL, *, timeout: float, connections: int, read_only: bool = False) -> Engine:
     """An engine for at most ``connections`` threads. ``timeout`` is in seconds. Does no I/O.
 
-    Raises `ImportError` with what to install.
+    ``read_only`` opens an SQLite file without writing anything. Raises `ImportError` with what to
+    install, and `ValueError` for an option in the URL that libpq does not have.
     """
     postgresql = url.get_backend_name() == "postgresql"
     try:
@@ -107,29 +106,90 @@ def create(url: URL, *, timeout: float, connections: int) -> Engine:
             max_overflow=0,
             pool_timeout=timeout,
             hide_parameters=True,
-            connect_args=_postgresql_arguments(url, timeout)
-            if postgresql
-            else {"timeout": timeout},
+            connect_args=_postgresql_arguments(timeout) if postgresql else {"timeout": timeout},
             **({"use_native_hstore": False} if postgresql else {}),
         )
     except ImportError as error:
         raise ImportError(
             "PostgreSQL needs psycopg: pip install 'trioserver[postgresql]'"
         ) from error
-    set_up = _set_up_postgresql if postgresql else _set_up_sqlite
+    if postgresql:
+        _check_options(engine, url)
+        _listen_postgresql(engine, timeout)
+    else:
+        _listen_sqlite(engine, url, timeout, read_only)
+    return engine
+
+
+def _listen_sqlite(engine: Engine, url: URL, timeout: float, read_only: bool) -> None:
+    path = sqlite_path(url)
+    file = None if path is None else SQLiteFile(path, describe_url(url))
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+        if file is not None:
+            file.before_opening()
+        if read_only and path is not None:
+            arguments, options = (read_only_uri(path),), {**options, "uri": True}
         connection = dialect.connect(*arguments, **options)
         try:
-            record.info[CUT] = set_up(connection, timeout)
-            opened(record.info[CUT])
+            record.info[CUT] = cut = partial(_interrupt, connection)
+            record.info[BEGIN], record.info[BEGIN_READ] = "BEGIN IMMEDIATE", None
+            opened(cut)
+            _set_up_sqlite(connection, timeout, read_only)
+            if file is not None:
+                file.opened(record.info)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    return engine
+    if file is None:
+        return
+
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: Any, record: Any, proxy: Any) -> None:
+        if not file.is_current(record.info):
+            raise InvalidatePoolError("the file was replaced")  # SQLAlchemy opens another
+
+    @event.listens_for(engine, "engine_disposed")
+    def disposed(engine: Engine) -> None:
+        file.forget()
+
+
+def _listen_postgresql(engine: Engine, timeout: float) -> None:
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+        connection = dialect.connect(*arguments, **options)
+        try:
+            record.info[CUT] = cut = _make_cut(connection)
+            opened(cut)
+            begin, begin_read = _set_up_postgresql(connection, timeout)
+            record.info[BEGIN], record.info[BEGIN_READ] = begin, begin_read
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    chosen_at = -math.inf
+
+    @event.listens_for(engine, "handle_error")
+    def choose_again(context: ExceptionContext) -> None:
+        # A primary that was demoted keeps its connections. Without them, target_session_attrs in
+        # the URL finds the new primary. Where there is none, not at each write that fails.
+        nonlocal chosen_at
+        if getattr(context.original_exception, "sqlstate", None) == "25006" and context.connection:
+            now = time.monotonic()
+            if now - chosen_at >= _CHOOSE_INTERVAL:
+                chosen_at = now
+                context.is_disconnect = True  # and with it the whole pool is
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file of an SQLite database; None for PostgreSQL, and for a URI that SQLite reads."""
+    if url.get_backend_name() != "sqlite" or url.query.get("uri"):
+        return None
+    return Path(url.database or "").absolute()
 
 
 def check_location(url: URL) -> None:
@@ -137,9 +197,9 @@ def check_location(url: URL) -> None:
 
     Raises `DatabaseUnavailable` with a sentence that says what to do. Blocks.
     """
-    if url.get_backend_name() != "sqlite" or url.query.get("uri"):
+    path = sqlite_path(url)
+    if path is None:
         return
-    path = Path(url.database or "").absolute()
     try:
         # Beside the file SQLite keeps -wal and -shm, so that the directory must take new files.
         # Trying beats asking: os.access() knows nothing of read-only mounts. The database itself
@@ -155,35 +215,23 @@ def check_location(url: URL) -> None:
             "location",
             f"SQLite cannot keep its database in {path}: {error.strerror}. "
             f"Make {path.parent} a directory this process may write to, or give another path.",
+            cause="file_access",
         ) from None
 
 
-def as_unavailable(error: Exception) -> DatabaseUnavailable | None:
-    """What a caller gets to see when the database is to blame; None for a mistake in the SQL."""
-    if isinstance(error, TimeoutError):
-        return DatabaseUnavailable("overload", "All connections to the database are taken.")
-    if not isinstance(error, DBAPIError):
-        return None
-    driver: Any = error.orig
-    name = f"{type(driver).__module__}.{type(driver).__name__}"
-    if isinstance(driver, sqlite3.Error):
-        # sqlite3 raises OperationalError for a missing table too; the code tells them apart.
-        code = getattr(driver, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        to_blame = isinstance(driver, sqlite3.DatabaseError) and code in _SQLITE_UNAVAILABLE
-        detail = getattr(driver, "sqlite_errorname", "")
+def touch(connection: Connection) -> None:
+    """Write something that changes nothing, to learn whether the database takes writes."""
+    if connection.dialect.name == "sqlite":
+        version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA user_version = {int(version)}")  # writes a page
     else:
-        to_blame = isinstance(
-            error, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError
-        )
-        to_blame = to_blame or error.connection_invalidated
-        detail = getattr(driver, "sqlstate", None) or ""
-    if not to_blame:
-        return None
-    name = f"{name} {detail}".rstrip()
-    return DatabaseUnavailable("driver", f"The database failed: {name}.", driver_error=name)
+        connection.exec_driver_sql("CREATE TEMP TABLE trioserver_probe (x int) ON COMMIT DROP")
 
 
-def _set_up_sqlite(connection: sqlite3.Connection, timeout: float) -> Callable[[], None]:
+def _set_up_sqlite(connection: sqlite3.Connection, timeout: float, read_only: bool) -> None:
+    if read_only:
+        connection.execute("PRAGMA query_only=ON")
+        return
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -199,10 +247,15 @@ def _set_up_sqlite(connection: sqlite3.Connection, timeout: float) -> Callable[[
     # commits of a WAL with it, and those have been acknowledged.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-    return connection.interrupt
+    connection.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
 
 
-def _set_up_postgresql(connection: Any, timeout: float) -> Callable[[], None]:
+def _interrupt(connection: sqlite3.Connection) -> None:
+    with suppress(sqlite3.ProgrammingError):  # it may be closed already
+        connection.interrupt()
+
+
+def _make_cut(connection: Any) -> Callable[[], None]:
     # A descriptor of our own: the driver may close its one at any time, and the number would then
     # be somebody else's.
     own = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
@@ -215,15 +268,51 @@ def _set_up_postgresql(connection: Any, timeout: float) -> Callable[[], None]:
     return cut
 
 
-def _postgresql_arguments(url: URL, timeout: float) -> dict[str, Any]:
-    given = url.query.get("options", "")
-    options = " ".join([given] if isinstance(given, str) else given)
+def _set_up_postgresql(connection: Any, timeout: float) -> tuple[str, str | None]:
+    """What begins a transaction, and what begins a read; None: a read needs no beginning.
+
+    Either way PostgreSQL itself ends a statement for which nobody waits any more. A pooler such as
+    PgBouncer may give each transaction another connection of its own: there, what was SET would
+    stay for strangers, and it refuses ``options`` in the URL. So the limit is set for each
+    transaction, and a read is one. A pooler is known by this: the process number that it told as
+    the connection was opened is not that of the process which answers.
+    """
+    limit = f"statement_timeout = {math.ceil(timeout * 1000)}"
+    (process,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+    if process != connection.info.backend_pid:
+        begin = f"BEGIN; SET LOCAL {limit}"
+        return begin, begin
+    connection.execute(f"SET {limit}")
+    return "BEGIN", None
+
+
+def _postgresql_arguments(timeout: float) -> dict[str, Any]:
     return {
         # Whole seconds, at least 2: libpq takes no less.
         "connect_timeout": max(2, math.ceil(timeout)),
-        # The server stops working for somebody who has stopped waiting.
-        "options": f"{options} -c statement_timeout={math.ceil(timeout * 1000)}".lstrip(),
         "keepalives_idle": _KEEPALIVE,
+        # In pg_stat_activity and in the log of the database; the URL and PGAPPNAME come first.
+        "fallback_application_name": "trioserver",
         # A database in another encoding then says so itself, as a DataError.
         "client_encoding": "utf8",
+        "autocommit": True,
+        # Never a statement on the server that outlives its transaction. Behind PgBouncer the next
+        # transaction may be on another connection, where the same name is another statement: an
+        # owner check would then be answered by somebody else's query.
+        "prepare_threshold": None,
     }
+
+
+def _check_options(engine: Engine, url: URL) -> None:
+    """Raises `ValueError` for an option that libpq does not have, and does not quote it."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import make_conninfo
+
+    _, options = engine.dialect.create_connect_args(url)
+    own = ("context", "client_encoding", *_postgresql_arguments(1.0))
+    try:
+        make_conninfo(**{name: value for name, value in options.items() if name not in own})
+    except ProgrammingError:
+        raise ValueError(
+            "the database URL has an option that PostgreSQL does not know: see what follows the '?'"
+        ) from None

@@ -6,21 +6,61 @@ from typing import Literal, TypeAlias
 
 Category: TypeAlias = Literal["timeout", "overload", "location", "driver"]
 
+Cause: TypeAlias = Literal[
+    "bad_url",
+    "certificate",
+    "conflict",
+    "connection_lost",
+    "corrupt",
+    "disk_full",
+    "file_access",
+    "file_missing",
+    "internal",
+    "locked",
+    "missing_table",
+    "no_database",
+    "no_host",
+    "no_resources",
+    "no_role",
+    "not_a_database",
+    "not_permitted",
+    "overload",
+    "password",
+    "prepared_statement",
+    "privilege",
+    "read_only",
+    "refused",
+    "starting",
+    "timeout",
+    "tls",
+    "too_many_connections",
+    "unknown",
+    "unreachable",
+]
+
 
 class DatabaseUnavailable(Exception):
-    """The database cannot be had now; the same call may succeed later.
+    """The database cannot be used now; the same call may succeed later, or once an operator acts.
 
     ``category`` is ``timeout`` (no answer in time), ``overload`` (too many callers wait already),
     ``location`` (the SQLite file cannot be where it should be) or ``driver`` (the driver raised
     ``driver_error``, the name of a class and a code such as "psycopg.OperationalError 57P01").
+    ``cause`` is a finer class of what is wrong, such as ``read_only`` or ``no_role``.
 
-    The text is for logs. It holds no SQL, no parameters and nothing of the URL: a driver's own
-    message may quote any of them, so that only its class and its code are told.
+    The text is for logs. It says what is wrong and what to do about it. It holds no SQL, no
+    parameters and nothing of the URL but host, port and database: a driver's own message may quote
+    any of them, so only its class and its code are given.
     """
 
     def __init__(
-        self, category: Category, message: str, *, driver_error: str | None = None
+        self,
+        category: Category,
+        message: str,
+        *,
+        driver_error: str | None = None,
+        cause: Cause = "unknown",
     ) -> None:
         super().__init__(message)
         self.category: Category = category
+        self.cause: Cause = cause
         self.driver_error = driver_error

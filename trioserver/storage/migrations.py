@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, select, text, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    inspect,
+    select,
+    text,
+    update,
+)
 
 Step = Callable[[Connection], None]
 
@@ -29,24 +40,39 @@ class SchemaTooNew(ValueError):
     """A newer version of the server has made these tables; nothing was touched."""
 
 
+def is_current(connection: Connection, component: str, steps: Sequence[Step]) -> bool:
+    """Whether all steps have been done. Only reads. Raises `SchemaTooNew`."""
+    if not inspect(connection).has_table(_SCHEMA.name):
+        return False
+    return _version(connection, component, steps) == len(steps)
+
+
 def migrate(connection: Connection, component: str, steps: Sequence[Step]) -> None:
     """Do the steps that have not been done yet, all in the transaction of ``connection``.
 
-    Raises `SchemaTooNew`.
+    Where all have been done it writes nothing. `Database.migrate` reads first, and begins a
+    transaction only where there is something to do. Raises `SchemaTooNew`.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     _SCHEMA.create(connection, checkfirst=True)
+    version = _version(connection, component, steps)
+    for step in steps[version or 0 :]:
+        step(connection)
+    if version is None:
+        connection.execute(_SCHEMA.insert().values(component=component, version=len(steps)))
+    elif version < len(steps):
+        mine = _SCHEMA.c.component == component
+        connection.execute(update(_SCHEMA).where(mine).values(version=len(steps)))
+
+
+def _version(connection: Connection, component: str, steps: Sequence[Step]) -> int | None:
+    """How many steps have been done; None where the component has not been here yet."""
     mine = _SCHEMA.c.component == component
     version = connection.execute(select(_SCHEMA.c.version).where(mine)).scalar_one_or_none()
-    if version is None:
-        connection.execute(_SCHEMA.insert().values(component=component, version=0))
-        version = 0
-    if version > len(steps):
+    if version is not None and version > len(steps):
         raise SchemaTooNew(
             f"the database holds version {version} of the tables for {component}, and this server "
             f"knows {len(steps)}: start the newer server, or give another database"
         )
-    for step in steps[version:]:
-        step(connection)
-    connection.execute(update(_SCHEMA).where(mine).values(version=len(steps)))
+    return version

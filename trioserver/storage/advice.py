@@ -34,8 +34,8 @@ EXPLAINED: Final[dict[Cause, tuple[str, str]]] = {
     ),
     "missing_table": (
         "a table or schema is missing",
-        "Restore a backup, or correct the search_path. A table of the server's own is made anew when "
-        "its component's row in trioserver_schema is deleted.",
+        "Restore a backup, or correct the search_path. One of the server's own is made anew when "
+        "the row of its component in trioserver_schema is deleted.",
     ),
     "no_database": ("there is no such database on this server", "Create it, or correct the URL."),
     "no_host": ("its host name has no address", "Correct the host in the URL, or the DNS."),

@@ -214,7 +214,7 @@ class End(_Reserved, frozen=True):
 
 
 class Event(_Reserved, frozen=True):
-    """Something was published; ``offset`` counts the topic's events since the server started."""
+    """Something was published; ``offset`` counts the topic's events, from 1, and nothing else does."""
 
     topic: str
     offset: int

@@ -57,7 +57,7 @@ FIELDS: Final[dict[str, str]] = {
     "End.id": "The id of the request.",
     "End.data": "A last value; absent when there is none.",
     "End.cancelled": "Whether `cancel` ended the stream.",
-    "Event.offset": "Counts the topic's events; it starts anew with the server.",
+    "Event.offset": "Counts the topic's events, from 1; it starts anew with the server.",
     "Event.data": "What was published.",
     "Goaway.reason": "The error code that the close will have.",
     "Goaway.deadline_ms": "Time until the server closes the connection.",

@@ -24,15 +24,15 @@ async def test_events_reach_all_subscribers_the_publisher_included(
             await client.send(type="subscribe", topics=["news", "more"], id=1)
             assert await client.receive() == {"type": "ack", "id": 1}
         await clients[0].send(type="publish", topic="news", data={"a": 1}, id=2)
-        event = {"type": "event", "topic": "news", "offset": 0, "data": {"a": 1}}
+        event = {"type": "event", "topic": "news", "offset": 1, "data": {"a": 1}}
         assert await clients[0].receive() == event
-        assert await clients[0].receive() == {"type": "ack", "id": 2, "data": {"offset": 0}}
+        assert await clients[0].receive() == {"type": "ack", "id": 2, "data": {"offset": 1}}
         assert await clients[1].receive() == event
         assert (await clients[2].request("note"))["type"] == "ack"
         await clients[1].send(type="unsubscribe", events=["news"], id=3)
         assert (await clients[1].receive())["type"] == "ack"
-        assert harness.server.application.publish("news", 5) == 1
-        assert (await clients[0].receive())["offset"] == 1
+        assert harness.server.application.publish("news", 5) == 2
+        assert (await clients[0].receive())["offset"] == 2
         assert (await clients[1].request("note"))["type"] == "ack"
         for client in clients:
             await client.close()
@@ -78,7 +78,7 @@ async def test_a_subscriber_that_never_reads_is_closed_and_holds_nobody_up(
         await quick.receive()
         for n in range(20):
             harness.server.application.publish("news", "x" * 10_000)
-            assert (await quick.receive())["offset"] == n
+            assert (await quick.receive())["offset"] == n + 1
         assert harness.server.statistics().ready == 2  # until its time to close is over
         messages, closed = await slow.receive_end()
         assert closed == Closed(4002, "slow_consumer")

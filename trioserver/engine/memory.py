@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 from msgspec import Raw
 
 from protocol import codec
 from protocol.messages import Event
+
+MAX_IDLE_TOPICS: Final = 10_000
+"""Topics without subscribers whose offsets are kept exactly; beyond it, the topics that were used
+least recently are forgotten."""
+
+MAX_IDLE_CHARACTERS: Final = 1024 * 1024
+"""Characters of their names, in all: an application may choose long ones."""
+
+_FLOORS: Final = 65_536
+"""Forgotten topics share so many floors, 8 bytes each. More floors: fewer of them are shared."""
 
 
 class Subscriber(Protocol):
@@ -26,10 +37,11 @@ class _Topic:
 
 
 class MemoryEngine:
-    """Who hears which topic, for one process.
+    """Who hears which topic, and how many events each topic has had, for one process.
 
-    A topic costs memory only while somebody hears it. Its offsets have no gaps for as long as
-    somebody does, and never go back.
+    The first event of a topic has offset 1, each one after it 1 more, whoever listens and whatever
+    happens on other topics. Offsets are remembered of each topic that has subscribers, and of the
+    `MAX_IDLE_TOPICS` others that were used most recently. See `_Forgotten` for the rest.
 
     ``encode`` makes of an event what its subscribers take, once for all of them.
     """
@@ -37,14 +49,19 @@ class MemoryEngine:
     def __init__(self, encode: Callable[[Event], bytes] = codec.encode) -> None:
         self._encode = encode
         self._topics: dict[str, _Topic] = {}
-        self._last_offset = -1  # of all topics: where a topic that comes back goes on from
+        self._idle: dict[str, int] = {}  # the offsets of the others; least recently used first
+        self._idle_characters = 0
+        self._forgotten = _Forgotten()
 
     def __len__(self) -> int:
+        """How many topics have subscribers."""
         return len(self._topics)
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Let ``subscriber`` hear ``topic``; a second time changes nothing."""
-        entry = self._topics.setdefault(topic, _Topic(self._last_offset))
+        entry = self._topics.get(topic)
+        if entry is None:
+            entry = self._topics[topic] = _Topic(self._wake(topic))
         entry.subscribers[subscriber] = None
 
     def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
@@ -54,15 +71,59 @@ class MemoryEngine:
             entry.subscribers.pop(subscriber, None)
             if not entry.subscribers:
                 del self._topics[topic]
+                self._put_to_sleep(topic, entry.offset)
 
     def publish(self, topic: str, data: Raw) -> int:
         """Tell all who hear ``topic``, and return the event's offset."""
         entry = self._topics.get(topic)
-        offset = (self._last_offset if entry is None else entry.offset) + 1
-        self._last_offset = max(self._last_offset, offset)
-        if entry is not None:
-            entry.offset = offset
-            event = self._encode(Event(topic=topic, offset=offset, data=data))
-            for subscriber in tuple(entry.subscribers):
-                subscriber.hear(event)
+        if entry is None:
+            offset = self._wake(topic) + 1
+            self._put_to_sleep(topic, offset)
+            return offset
+        entry.offset = offset = entry.offset + 1
+        event = self._encode(Event(topic=topic, offset=offset, data=data))
+        for subscriber in tuple(entry.subscribers):
+            subscriber.hear(event)
         return offset
+
+    def _wake(self, topic: str) -> int:
+        """The last offset of a topic that had no subscribers; 0 for a new one."""
+        offset = self._idle.pop(topic, None)
+        if offset is None:
+            return self._forgotten.floor(topic)
+        self._idle_characters -= len(topic)
+        return offset
+
+    def _put_to_sleep(self, topic: str, offset: int) -> None:
+        if not offset:
+            return  # it has had no event: there is nothing to remember
+        idle = self._idle
+        idle[topic] = offset
+        self._idle_characters += len(topic)
+        while len(idle) > MAX_IDLE_TOPICS or self._idle_characters > MAX_IDLE_CHARACTERS:
+            oldest = next(iter(idle))
+            self._forgotten.add(oldest, idle.pop(oldest))
+            self._idle_characters -= len(oldest)
+
+
+class _Forgotten:
+    """A lower bound for the offsets of topics that are remembered no more, in bounded memory.
+
+    Topics share floors, by a hash that nobody outside of the process knows. A topic that is used
+    again goes on above its floor, so its offsets never go back, and an event that was missed is
+    always a gap. Where topics share a floor, there may be a gap though nothing was missed.
+    """
+
+    def __init__(self) -> None:
+        self._floors: array[int] | None = None  # made with the first
+
+    def add(self, topic: str, offset: int) -> None:
+        """Forget a topic, whose last event had this offset."""
+        if self._floors is None:
+            self._floors = array("Q", bytes(8 * _FLOORS))
+        place = hash(topic) % _FLOORS
+        self._floors[place] = max(self._floors[place], offset)
+
+    def floor(self, topic: str) -> int:
+        """No event of the topic that was forgotten had a higher offset; 0 where none was."""
+        return 0 if self._floors is None else self._floors[hash(topic) % _FLOORS]

@@ -2,7 +2,16 @@
 
 from protocol.bucket import TokenBucket
 from protocol.client import ClientSession, LocalProtocolError, RemoteProtocolError
-from protocol.errors import ERRORS, ErrorCode, Fatal, Refusal, Retry, close_code_of
+from protocol.errors import (
+    ERRORS,
+    Disconnect,
+    ErrorCode,
+    Fatal,
+    Refusal,
+    RequestError,
+    Retry,
+    close_code_of,
+)
 from protocol.messages import SUBPROTOCOL, Id, instant, milliseconds, raw
 from protocol.options import SessionOptions
 from protocol.server import Close, ServerSession
@@ -16,12 +25,14 @@ __all__ = [
     "ClientSession",
     "ClientState",
     "Close",
+    "Disconnect",
     "ErrorCode",
     "Fatal",
     "Id",
     "LocalProtocolError",
     "Refusal",
     "RemoteProtocolError",
+    "RequestError",
     "Retry",
     "ServerSession",
     "ServerState",

@@ -149,6 +149,9 @@ NORMAL_CLOSURE: Final = 1000
 class Refusal(Exception):
     """A refusal that is told to the peer: raise it in a handler, an authenticator, an owner check.
 
+    In a handler, whether it ends the connection depends on the code: see ``fatal`` in `ERRORS`.
+    `RequestError` never does, `Disconnect` always does.
+
     ``code`` is a row of `ERRORS` or one of the application's own (1-64 of ``a-z 0-9 _ . -``).
     ``message`` is for people and defaults to the row's. ``retry`` defaults to the row's, and to
     "never" for a code of the application's own. ``retry_after``, in seconds, goes with "backoff".
@@ -170,6 +173,33 @@ class Refusal(Exception):
         self.retry: Retry = retry or (row.retry if row else "never")
         self.retry_after = retry_after
         super().__init__(code, self.message)
+
+
+class RequestError(Refusal):
+    """A refusal that answers one request, and leaves the connection as it is.
+
+    Raises `ValueError` for a code that always ends the connection: say `Disconnect` if you mean it.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str | None = None,
+        *,
+        retry: Retry | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        row = ERRORS.get(code)
+        if row is not None and row.fatal is Fatal.ALWAYS:
+            raise ValueError(
+                f"{code} always ends the connection; raise Disconnect({code!r}), or choose another "
+                "code for the answer, such as forbidden"
+            )
+        super().__init__(code, message, retry=retry, retry_after=retry_after)
+
+
+class Disconnect(Refusal):
+    """A refusal that ends the connection, whatever its code."""
 
 
 def close_code_of(code: str) -> int:

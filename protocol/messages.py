@@ -214,7 +214,7 @@ class End(_Reserved, frozen=True):
 
 
 class Event(_Reserved, frozen=True):
-    """Something was published; ``offset`` counts the topic's events, from 1, and nothing else does."""
+    """Something was published; ``offset`` counts the events of this topic, from 1."""
 
     topic: str
     offset: int

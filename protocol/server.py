@@ -16,7 +16,14 @@ from msgspec import UNSET, structs
 from protocol import codec
 from protocol.bucket import TokenBucket
 from protocol.codec import decode_envelope
-from protocol.errors import ERRORS, NORMAL_CLOSURE, Fatal, Refusal, close_code_of
+from protocol.errors import (
+    ERRORS,
+    NORMAL_CLOSURE,
+    Disconnect,
+    Fatal,
+    Refusal,
+    close_code_of,
+)
 from protocol.messages import (
     CLIENT_TYPES,
     RESERVED_TYPES,
@@ -302,7 +309,8 @@ class ServerSession:
             self.fail(refusal, id=id)
             return
         row = ERRORS.get(refusal.code)
-        if row is not None and row.fatal is Fatal.ALWAYS:
+        fatal = row is not None and row.fatal is Fatal.ALWAYS
+        if fatal or isinstance(refusal, Disconnect):
             self.fail(refusal, id=id)
             return
         self.outgoing.append(codec.encode(_error(refusal, id, fatal=False)))

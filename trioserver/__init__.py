@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from protocol import Id, Refusal
+    from protocol import Disconnect, Id, Refusal, RequestError
     from trioserver.application import Application, Route, anyone
     from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.auth import ClientCertificateAuth, Credentials, JWTAuth, User
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from trioserver.operations.reloading import Reconfigured
     from trioserver.presence import Presence, Present
     from trioserver.server import Blocked, Server, serve
-    from trioserver.websocket.errors import CannotListen
+    from trioserver.websocket.errors import CannotListen, ConnectionEnded
     from trioserver.websocket.listeners import Address
     from trioserver.websocket.request import ClientCertificate, Request
 
@@ -71,10 +71,12 @@ __all__ = [
     "ClientCertificateAuth",
     "Config",
     "Connection",
+    "ConnectionEnded",
     "ConnectionFilter",
     "ConnectionReport",
     "ConnectionStatistics",
     "Credentials",
+    "Disconnect",
     "Eviction",
     "HandlerConfig",
     "HeartbeatConfig",
@@ -96,6 +98,7 @@ __all__ = [
     "Refusal",
     "RefusedRequest",
     "Request",
+    "RequestError",
     "Route",
     "Server",
     "ServerStatistics",
@@ -129,10 +132,12 @@ _HOMES: Final = {
     "ClientCertificateAuth": "trioserver.auth",
     "Config": "trioserver.config",
     "Connection": "trioserver.connection",
+    "ConnectionEnded": "trioserver.websocket.errors",
     "ConnectionFilter": "trioserver.inspection",
     "ConnectionReport": "trioserver.inspection",
     "ConnectionStatistics": "trioserver.connection",
     "Credentials": "trioserver.auth",
+    "Disconnect": "protocol",
     "Eviction": "trioserver.observer",
     "HandlerConfig": "trioserver.config",
     "HeartbeatConfig": "trioserver.config",
@@ -154,6 +159,7 @@ _HOMES: Final = {
     "Refusal": "protocol",
     "RefusedRequest": "trioserver.observer",
     "Request": "trioserver.websocket.request",
+    "RequestError": "protocol",
     "Route": "trioserver.application",
     "Server": "trioserver.server",
     "ServerStatistics": "trioserver.metrics.statistics",

@@ -11,9 +11,10 @@ import structlog
 import trio
 from msgspec import UNSET
 
-from protocol import Id, Refusal, ServerSession, codec, milliseconds, raw
+from protocol import Id, Refusal, ServerSession, ServerState, codec, milliseconds, raw
 from protocol.messages import Goaway, Message
 from trioserver.auth import User
+from trioserver.websocket.errors import ConnectionEnded
 from trioserver.websocket.headers import encode_text
 from trioserver.websocket.outbox import OutboxClosed, OutboxFull
 from trioserver.websocket.request import Request
@@ -51,7 +52,8 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_acknowledges", "_begun", "_ended", "_log", "_nursery", "_recent",
-        "_session", "_settled", "_topics", "_tracing", "_user", "_wall_clock", "_websocket",
+        "_session", "_settled", "_topics", "_tracing", "_user", "_wall_clock", "_was_ready",
+        "_websocket",
         "application", "id", "request", "resource", "route", "state",
     )  # fmt: skip
 
@@ -85,6 +87,9 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._acknowledges = False  # what the mailbox delivers
         self._settled: trio.Event | None = trio.Event()  # ready, or ended; None from then on
+        # The one mark of READY: `ready` has left for the client. Registry, presence, observers,
+        # audit and the hooks see connections with this mark, and no others.
+        self._was_ready = False
         self._ended = trio.Event()
 
     def __repr__(self) -> str:
@@ -133,9 +138,9 @@ class Connection:
         ``fields`` go beside ``type``, where deployed clients look for them; what is new belongs in
         ``data``.
 
-        Raises `trio.ClosedResourceError` when the connection has ended, `TypeError` or
-        `ValueError` for what JSON cannot express, and for fields that are the message's own: type,
-        id, data. Cancelling this sends nothing.
+        Raises `ConnectionEnded`, a `trio.ClosedResourceError`, when the connection has ended,
+        `TypeError` or `ValueError` for what JSON cannot express, and for fields that are the
+        message's own: type, id, data. Cancelling this sends nothing.
         """
         await trio.lowlevel.checkpoint()
         await self._wait_for_room()
@@ -149,7 +154,7 @@ class Connection:
         Raises as `send`.
         """
         if self._session.close is not None:
-            raise trio.ClosedResourceError("the connection has ended")
+            raise ConnectionEnded(self.id)
         if fields:
             self._transmit(codec.encode(_with_fields(type, data, fields)))
         else:
@@ -184,10 +189,12 @@ class Connection:
     def start_soon(self, async_function: Any, *args: Any) -> None:
         """Run a task for as long as the connection lasts; what it raises ends the connection.
 
-        Raises `RuntimeError` outside of the connection's life.
+        The task is cancelled when the connection ends. A `ConnectionEnded` of this connection, from
+        a message that was too late, is no error. Raises `ConnectionEnded` when the connection has
+        ended.
         """
         if self._nursery is None:
-            raise RuntimeError("the connection is not running")
+            raise ConnectionEnded(self.id)
         self._nursery.start_soon(async_function, *args)
 
     def disconnect(self, code: str = "disconnected", message: str | None = None) -> None:
@@ -217,6 +224,17 @@ class Connection:
                 self._fail(Refusal("slow_consumer", "An event was larger than the outbox."))
 
     # ------------------------------------------------------------- for the rest of the server
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether it has ended, and perhaps is still being closed."""
+        return self._session.close is not None
+
+    @property
+    def _state(self) -> ServerState:
+        """The state of the session, except that it is READY only once `ready` has left."""
+        session = self._session
+        return ServerState.VERIFYING if session.is_ready and not self._was_ready else session.state
 
     async def _wait_for_room(self) -> None:
         await self._websocket.outbox.wait_below(ROOM_BYTES)

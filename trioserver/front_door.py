@@ -262,8 +262,6 @@ class FrontDoor:
         finally:
             self._registry.remove(connection)
             self._counts.gone(connection)
-            if connection._session.close is not None and connection._session.close.reason:
-                self.gate.refused[connection._session.close.reason] += 1
 
     def became_ready(self, connection: Connection) -> None:
         """From now on it is there for everybody."""
@@ -283,8 +281,10 @@ class _Place:
     def verifying(self) -> None:
         self.door.gate.admission.verifying(self.ticket)
 
-    def ready(self, connection: Connection) -> None:
+    def verified(self) -> None:
         self.door.gate.admission.authenticated(self.ticket)
+
+    def ready(self, connection: Connection) -> None:
         self.door.became_ready(connection)
 
     def refused(self) -> None:

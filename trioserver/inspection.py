@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 import trio
 
+from trioserver.auth import id_if_given
 from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.peers.addresses import host_of
 
@@ -53,11 +54,11 @@ class ConnectionReport:
 class ConnectionFilter:
     """Connections that fit everything that is given; None fits all.
 
-    ``resource`` fits when all its parameters do, ``address`` is without the port, ``after`` is the
-    id of a connection: only those whose ids are behind it.
+    ``user`` is a `User` or an id, ``resource`` fits when all its parameters do, ``address`` is
+    without the port, ``after`` is the id of a connection: only those whose ids are behind it.
     """
 
-    user: str | None = None
+    user: str | None = attrs.field(default=None, converter=id_if_given)
     token_id: str | None = None
     resource: Mapping[str, str] | None = None
     route: str | None = None
@@ -69,7 +70,7 @@ class ConnectionFilter:
         """Whether it does; cheap, it is asked of thousands."""
         return (
             (self.after is None or connection.id > self.after)
-            and (self.phase is None or self.phase == connection._session.state.value)
+            and (self.phase is None or self.phase == connection._state.value)
             and (self.route is None or self.route == connection.route.path)
             and (self.address is None or self.address == host_of(connection.request.remote))
             and connection._matches(self.user, self.token_id, self.resource, None)
@@ -81,7 +82,7 @@ def report(connection: Connection) -> ConnectionReport:
     user, nursery = connection._user, connection._nursery
     return ConnectionReport(
         id=connection.id,
-        phase=connection._session.state.value,
+        phase=connection._state.value,
         user=None if user is None else user.id,
         token_id=None if user is None else user.token_id,
         expires_at=None if user is None else user.expires_at,

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import trio
 
-from protocol import Refusal, ServerState
+from protocol import Disconnect, Refusal, ServerState
 from protocol.messages import Auth, Message
 from trioserver.account import Account
 from trioserver.auth import Credentials, User
@@ -28,6 +28,7 @@ from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.log_context import BoundConnection
 from trioserver.telemetry.tracing import Tracing, step
 from trioserver.verification import verify
+from trioserver.websocket.errors import without_departure
 from trioserver.websocket.handshake import Head
 
 
@@ -37,8 +38,11 @@ class Place(Protocol):
     def verifying(self) -> None:
         """It has sent its first token, and waits for us."""
 
+    def verified(self) -> None:
+        """It is authenticated and authorized; `ready` has not left yet."""
+
     def ready(self, connection: Connection) -> None:
-        """It is READY; `ready` has not been sent yet."""
+        """It is READY: `ready` has left."""
 
     def refused(self) -> None:
         """It will never be."""
@@ -53,7 +57,7 @@ class Lifecycle:
 
     __slots__ = (
         "_account", "_blocks", "_config", "_dispatcher", "_head", "_nap", "_place", "_session",
-        "_was_ready", "_websocket", "connection",
+        "_websocket", "connection",
     )  # fmt: skip
 
     def __init__(
@@ -86,7 +90,6 @@ class Lifecycle:
             times=counts.handling.of(connection.route),
         )
         self._nap = trio.CancelScope()  # of the heartbeat loop
-        self._was_ready = False
 
     # -------------------------------------------------------------------------- the whole life
 
@@ -120,19 +123,20 @@ class Lifecycle:
                 await self._until_settled()
                 connection._settled = None
                 self._account.settled()
-                if not self._session.is_ready:
+                if not connection._was_ready:
                     self._place.refused()
                 else:
-                    self._was_ready = True
-                    self._dispatcher.start()
+                    self._dispatcher.start()  # also if it has ended already: `on_close` is called
                     if connection.route._mailbox is not None:
                         work.start_soon(connection.route._mailbox.serve, connection)
                     await self._beat()
                 await connection._ended.wait()
                 work.cancel_scope.cancel()
         except* Exception as errors:
-            self._crashed(errors)
-            connection._fail(Refusal("internal_error"))
+            remains = without_departure(errors, connection.id)
+            if remains is not None:
+                self._crashed(remains)
+                connection._fail(Refusal("internal_error"))
         finally:
             connection._nursery = None
 
@@ -161,8 +165,6 @@ class Lifecycle:
             return  # refused
         with trio.CancelScope(deadline=deadline) as scope:
             await settled.wait()
-            if self._session.is_ready:
-                await self._websocket.outbox.wait_below(0)
         if scope.cancelled_caught:
             self.connection._fail(Refusal("auth_timeout"))
 
@@ -172,7 +174,7 @@ class Lifecycle:
         assert close is not None, "ended without saying how"
         self._account.timings.ended = trio.current_time()
         shutdown = self._config.shutdown
-        ready = self._was_ready
+        ready = self.connection._was_ready
         timeout = shutdown.close_timeout if ready else shutdown.close_timeout_before_ready
         await self._websocket.close(close.code, close.reason, timeout=timeout)
 
@@ -258,12 +260,27 @@ class Lifecycle:
         )
         connection._acknowledges = credentials.fields.get("mailbox") == "ack"
         self._websocket.max_message_bytes = session.max_message_bytes
-        self._place.ready(connection)
-        self._account.timings.ready = now
+        self._place.verified()
         connection._flush()
+        position = self._websocket.outbox.position
         for message in session.receive_held(now):
             self._handle(message)
         connection._flush()
+        self._websocket.outbox.call_when_left(position, self._became_ready)
+
+    def _became_ready(self) -> None:
+        """`ready` has left. Until then the connection is like one that is being verified: a peer
+        that does not read its `ready` was never there."""
+        connection = self.connection
+        if connection._session.close is not None:
+            return
+        connection._was_ready = True
+        self._account.timings.ready = trio.current_time()
+        try:
+            self._place.ready(connection)
+        except Exception as error:  # of an observer; whoever was sending must not pay for it
+            self._crashed(error)
+            connection._fail(Refusal("internal_error"))
         connection._settle()
 
     async def _refresh(self, credentials: Credentials) -> None:
@@ -290,7 +307,8 @@ class Lifecycle:
 
     def _refuse_refresh(self, refusal: Refusal) -> None:
         """What is not the client's fault leaves it with the token it has."""
-        if refusal.code in ("unavailable", "internal_error"):
+        passing = refusal.code in ("unavailable", "internal_error")
+        if passing and not isinstance(refusal, Disconnect):
             self._session.keep(refusal, trio.current_time())
         else:
             auth = self._session.auth
@@ -328,7 +346,7 @@ class Lifecycle:
 
     async def _call_close_hook(self) -> None:
         connection, hook = self.connection, self.connection.route.close_hook
-        if not self._was_ready or hook is None:
+        if not connection._was_ready or hook is None:
             return
         try:
             with (
@@ -337,4 +355,8 @@ class Lifecycle:
             ):
                 await call(hook, connection)
         except Exception as error:
-            self._account.failed("close_hook_failed", error)
+            remains = without_departure(error, connection.id)
+            if remains is None:
+                connection.log.warning("close_hook_stopped", reason="it sent to this connection")
+            else:
+                self._account.failed("close_hook_failed", remains)

@@ -17,6 +17,9 @@ import attrs
 import structlog
 import trio
 
+from trioserver.auth import id_if_given, id_of
+from trioserver.websocket.errors import ConnectionEnded
+
 if TYPE_CHECKING:
     from trioserver.application import Route
     from trioserver.auth import User
@@ -111,15 +114,15 @@ class Presence:
         )
 
     def connections(
-        self, user: str | None = None, resource: Mapping[str, str] | None = None
+        self, user: str | User | None = None, resource: Mapping[str, str] | None = None
     ) -> tuple[Connection, ...]:
-        """The connections of a user, or of all; ``resource`` as of `users`."""
-        guests = self._guests(resource, user)
-        return tuple(connection for guest in guests for connection in guest.connections)
+        """The connections of a user, or of all, that have not ended; ``resource`` as of `users`."""
+        guests = self._guests(resource, id_if_given(user))
+        return tuple(each for guest in guests for each in guest.connections if not each._is_over)
 
-    def is_present(self, user: str, resource: Mapping[str, str] | None = None) -> bool:
+    def is_present(self, user: str | User, resource: Mapping[str, str] | None = None) -> bool:
         """Whether the user is here, or is awaited back."""
-        return any(True for _ in self._guests(resource, user))
+        return any(True for _ in self._guests(resource, id_of(user)))
 
     def topic(self, resource: Mapping[str, str] | None = None) -> str:
         """What joins and leaves at a resource are published to: "presence:/ws/rooms/1".
@@ -238,6 +241,13 @@ class Presence:
         for hook in self._hooks[change]:
             try:
                 hook(guest.user, resource)
+            except ConnectionEnded as error:
+                _log.warning(
+                    "presence_hook_stopped",
+                    hook=change,
+                    reason="it sent to a connection that had ended",
+                    connection_id=error.connection_id,
+                )
             except Exception as error:
                 text = "".join(traceback.format_exception(error))
                 _log.error("presence_hook_failed", hook=change, traceback=text)

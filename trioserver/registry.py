@@ -110,14 +110,16 @@ class Registry:
 
         Who is still being verified is met too, unless the block names a resource, or they come
         for a session: whether that is theirs is not known yet, and they are refused as soon as it
-        is.
+        is. Who is verified and has not been sent `ready` yet is met in any case.
         """
-        candidates = self.all if block.resource is None else self.ready
-        return [candidate for candidate in candidates if self._fits(block, candidate)]
+        return [candidate for candidate in self.all if self._fits(block, candidate)]
 
     def _fits(self, block: Block, candidate: Connection) -> bool:
         user, session = candidate._user, candidate.session
-        if user is None or (session is not None and candidate not in self._ready):
+        if user is None:
+            return False
+        verified = candidate._session.is_ready
+        if not verified and (block.resource is not None or session is not None):
             return False
         return block.fits(user, candidate.resource, session)
 

@@ -15,8 +15,10 @@ import attrs
 import structlog
 import trio
 
+from protocol import Disconnect
 from trioserver.application import Application
 from trioserver.audit import Auditor
+from trioserver.auth import User, id_if_given
 from trioserver.blocks import Block, Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
@@ -187,8 +189,8 @@ class Server:
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """All that are ready, in no order."""
-        return self._registry.ready
+        """All that are ready and have not ended, in no order."""
+        return tuple(each for each in self._registry.ready if not each._is_over)
 
     def statistics(self) -> ServerStatistics:
         """How it stands at this moment."""
@@ -200,7 +202,8 @@ class Server:
             http=0 if self._serving.http is None else self._serving.http.open,
             accepted=door.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
-            refused=dict(gate.refused),
+            refused=dict(self._counts.refusals),
+            ended=dict(self._counts.ends),
             evicted=gate.admission.evicted,
             address_blocks=gate.conduct.blocks,
             blocked_addresses=gate.conduct.blocked_count(trio.current_time()),
@@ -209,9 +212,9 @@ class Server:
             audit=None if self.audit is None else self.audit.statistics(),
         )
 
-    def inspect(self, connection: str) -> ConnectionReport | None:
+    def inspect(self, connection: str | Connection) -> ConnectionReport | None:
         """How the connection with this id stands; None where there is none."""
-        found = self._registry.get(connection)
+        found = self._registry.get(_id_of(connection))
         return None if found is None else report(found)
 
     def inspect_all(
@@ -267,23 +270,38 @@ class Server:
     def disconnect(
         self,
         *,
-        user: str | None = None,
+        user: str | User | None = None,
         token_id: str | None = None,
         resource: Mapping[str, str] | None = None,
-        connection: str | None = None,
+        connection: str | Connection | None = None,
         code: str = "disconnected",
         message: str | None = None,
     ) -> int:
         """Close at once all connections that match everything given; returns how many.
 
-        ``resource`` matches when all its parameters do. Connections whose ownership is still being
-        verified are met as well. Raises `ValueError` when nothing is given.
+        ``user`` is a `User` or an id, ``connection`` a `Connection` or an id. ``resource`` matches
+        when all its parameters do.
+
+        Connections that are being verified match as well, so whoever withdraws a right in a
+        database and then calls this keeps out a connection whose owner check was on its way. Where
+        it is not known yet who that is, the connection is closed as soon as it is known; such are
+        not counted. Connections that come later are not affected: see `block`.
+
+        Raises `ValueError` when nothing is given, `TypeError` for what is neither.
         """
         if user is None and token_id is None and resource is None and connection is None:
             raise ValueError("say whom to disconnect: user, token_id, resource or connection")
+        user, connection = id_if_given(user), _id_if_given(connection)
         matching = self._registry.matching(
             user=user, token_id=token_id, resource=resource, connection=connection
         )
+        if connection is None and (user is not None or token_id is not None):
+            self._blocks.withdrawals.add(
+                user=user,
+                token_id=token_id,
+                resource=resource,
+                refusal=Disconnect(code, message),
+            )
         for candidate in matching:
             candidate.disconnect(code, message)
         return len(matching)
@@ -291,32 +309,32 @@ class Server:
     async def block(
         self,
         *,
-        user: str | None = None,
+        user: str | User | None = None,
         token_id: str | None = None,
         session: str | None = None,
         resource: Mapping[str, str] | None = None,
         until: float | None = None,
         reason: str | None = None,
-        actor: str | None = None,
+        actor: str | User | None = None,
     ) -> Blocked:
         """Keep out whoever fits everything given, from now on, and close their connections.
 
-        ``token_id`` is a token's ``jti``, ``session`` the ``sid`` claim, ``resource`` path
-        parameters. ``until`` is in seconds since the Unix epoch, None until `unblock`. With a
-        database (``audit.database``) it is stored when this returns, or, where the database is
-        away, as soon as that is back: ``stored`` says. Clients get ``session_blocked``, or
-        ``token_revoked`` where a token id is given.
+        ``user`` and ``actor`` are a `User` or an id. ``token_id`` is a token's ``jti``,
+        ``session`` the ``sid`` claim, ``resource`` path parameters. ``until`` is in seconds since
+        the Unix epoch, None until `unblock`. With a database (``audit.database``) it is stored when
+        this returns, or, where the database is away, as soon as that is back: ``stored`` says.
+        Clients get ``session_blocked``, or ``token_revoked`` where a token id is given.
 
         Cancelling this leaves the block in force. Raises `ValueError`, and `TooManyBlocks`.
         """
         block = Block(
-            user=user,
+            user=id_if_given(user),
             token_id=token_id,
             session=session,
             resource=resource,
             until=until,
             reason=reason,
-            actor=actor,
+            actor=id_if_given(actor),
             created_at=self._wall_clock(),
         )
         met = await self._blocks.add(block)
@@ -326,7 +344,7 @@ class Server:
         self,
         id: str | None = None,
         *,
-        user: str | None = None,
+        user: str | User | None = None,
         token_id: str | None = None,
         session: str | None = None,
         resource: Mapping[str, str] | None = None,
@@ -336,7 +354,12 @@ class Server:
         Raises `ValueError` when nothing is given. Raises `DatabaseUnavailable`, and then nothing
         is lifted.
         """
-        target = {"user": user, "token_id": token_id, "session": session, "resource": resource}
+        target = {
+            "user": id_if_given(user),
+            "token_id": token_id,
+            "session": session,
+            "resource": resource,
+        }
         given = {name: value for name, value in target.items() if value is not None}
         if id is None and not given:
             raise ValueError("say what to lift: id, user, token_id, session or resource")
@@ -404,6 +427,19 @@ class Server:
         Raises nothing but `trio.Cancelled`. ``remote`` is taken from a socket where not given.
         """
         await self._front_door.serve_stream(stream, remote=remote)
+
+
+def _id_of(connection: str | Connection) -> str:
+    if isinstance(connection, Connection):
+        return connection.id
+    if isinstance(connection, str):
+        return connection
+    kind = type(connection).__name__
+    raise TypeError(f"a connection is a Connection or its id, a str; this is a {kind}")
+
+
+def _id_if_given(connection: str | Connection | None) -> str | None:
+    return None if connection is None else _id_of(connection)
 
 
 def open_database(url: str) -> Database:

@@ -33,8 +33,30 @@ async def verify(
 ) -> User:
     """The user, authenticated, found to own the resource, and not blocked. Raises `Refusal`.
 
-    On a connection that is ready, only its own user will do. Cancelling this leaves nothing behind.
+    On a connection that is ready, only its own user will do. What was withdrawn since this began is
+    withdrawn: nothing runs between the last look and the return. Cancelling this leaves nothing
+    behind.
     """
+    with blocks.withdrawals.verification() as verification:
+        user = await _verify(
+            connection,
+            credentials,
+            blocks=blocks,
+            ownership_timeout=ownership_timeout,
+            timings=timings,
+        )
+        blocks.withdrawals.check(verification, user, connection.resource)
+        return user
+
+
+async def _verify(
+    connection: Connection,
+    credentials: Credentials,
+    *,
+    blocks: Blocks,
+    ownership_timeout: float,
+    timings: Timings,
+) -> User:
     known = connection._user
     bind_connection(connection.id, None if known is None else known.id)
     with step(connection, "authentication"):

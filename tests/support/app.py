@@ -249,12 +249,16 @@ async def serving(
     config: Config | None = None,
     *,
     world: World | None = None,
+    app: Application | None = None,
     observers: Iterable[Observer] = (),
     **options: Any,
 ) -> AsyncIterator[Harness]:
-    """A harness around a server of the test application; at the end, nothing may be left."""
+    """A harness around a server of the test application; at the end, nothing may be left.
+
+    ``app``: another one.
+    """
     world = world or World()
-    app = make_application(world, **options)
+    app = app or make_application(world, **options)
     async with trio.open_nursery() as nursery:
         server = await nursery.start(_serve, app, config or Config(port=0), observers)
         async with trio.open_nursery() as streams:

@@ -6,7 +6,6 @@ Before the head of a request only the peer's own address is known; after it, who
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
@@ -55,13 +54,9 @@ class NotLetIn(BadHead):
 
 
 class Gate(Observer):
-    """Keeps the counts, and learns from how authentications end.
-
-    ``refused`` counts refusals: codes of errors, and those of `RefusedRequest`.
-    """
+    """Keeps what limits need to know, and learns from how authentications end."""
 
     def __init__(self, config: Config, observer: Observer) -> None:
-        self.refused: Counter[str] = Counter()
         self._observer = observer
         self._drops = Seldom(_DROPS_PERIOD)
         self._has_warned = False
@@ -171,7 +166,6 @@ class Gate(Observer):
         code, event, details = "bad_request", "request_refused", {}
         if isinstance(bad, NotLetIn):
             code, event, details = bad.code, bad.event, dict(bad.details)
-            self.refused[code] += 1
         level = log.info if event == "request_refused" else log.warning
         level(
             event,
@@ -200,7 +194,6 @@ class Gate(Observer):
 
     def _drop(self, peer: str, code: str, reason: str) -> None:
         """Few lines in the log: who is dropped unheard may come thousands of times a second."""
-        self.refused[code] += 1
         suppressed = self._drops.ask(trio.current_time())
         if suppressed is not None:
             log.warning("connections_dropped", reason=code, more_before=suppressed)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import attrs
 
 from trioserver.audit.entry import KINDS, OUTCOMES, Entry, storable
+from trioserver.auth import User, id_if_given
 
 MAX_LIMIT: Final = 1000
 """Entries of one page."""
@@ -31,6 +32,10 @@ def _within(low: int, high: int) -> Any:
     return check
 
 
+def _user(user: str | User | None) -> str | None:
+    return storable(id_if_given(user))
+
+
 @attrs.frozen(kw_only=True)
 class AuditQuery:
     """Entries that fit everything that is given; None fits all.
@@ -46,7 +51,7 @@ class AuditQuery:
     kind: str | tuple[str, ...] | None = attrs.field(default=None, validator=_one_of(KINDS))
     outcome: str | None = attrs.field(default=None, validator=_one_of(OUTCOMES))
     code: str | None = attrs.field(default=None, converter=storable)
-    user: str | None = attrs.field(default=None, converter=storable)
+    user: str | None = attrs.field(default=None, converter=_user)
     address: str | None = attrs.field(default=None, converter=storable)
     route: str | None = attrs.field(default=None, converter=storable)
     method: str | None = attrs.field(default=None, converter=storable)

@@ -6,7 +6,7 @@ from trioserver.auth.jwks import JWKS
 from trioserver.auth.jwt import JWTAuth
 from trioserver.auth.keys import Key, KeySet, WeakSecret, make_secret
 from trioserver.auth.tokens import make_token
-from trioserver.auth.user import Authenticator, Credentials, Owner, User
+from trioserver.auth.user import Authenticator, Credentials, Owner, User, id_if_given, id_of
 from trioserver.auth.user_id import TrustedUserId
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "TrustedUserId",
     "User",
     "WeakSecret",
+    "id_if_given",
+    "id_of",
     "inspect_token",
     "make_secret",
     "make_token",

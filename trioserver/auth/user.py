@@ -27,6 +27,20 @@ class User:
     public: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
 
+def id_of(user: str | User) -> str:
+    """The id of a user, who may be named by it. Raises `TypeError` for anything else."""
+    if isinstance(user, User):
+        return user.id
+    if isinstance(user, str):
+        return user
+    raise TypeError(f"a user is a User or a user's id, a str; this is a {type(user).__name__}")
+
+
+def id_if_given(user: str | User | None) -> str | None:
+    """As `id_of`; None stays None."""
+    return None if user is None else id_of(user)
+
+
 @attrs.frozen(kw_only=True)
 class Credentials:
     """What the client showed: the first message, or the token in the query string.

@@ -2,5 +2,6 @@
 
 from trioserver.blocks.block import Block
 from trioserver.blocks.blocks import Blocks, TooManyBlocks
+from trioserver.blocks.withdrawals import Withdrawals
 
-__all__ = ["Block", "Blocks", "TooManyBlocks"]
+__all__ = ["Block", "Blocks", "TooManyBlocks", "Withdrawals"]

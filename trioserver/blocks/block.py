@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 
 from protocol import Refusal
-from trioserver.auth import User
+from trioserver.auth import User, id_if_given
 
 _MAX_TEXT: Final = 256
 
@@ -37,8 +37,8 @@ def _texts(_: Any, attribute: attrs.Attribute[Any], value: Mapping[str, str] | N
 class Block:
     """Fits when everything it names does; it names something.
 
-    - ``user``: the user's id. ``token_id``: the token's ``jti``. ``session``: its ``sid`` claim,
-      which the tokens of one login have in common, or the session that a route is for.
+    - ``user``: a `User`, or the id. ``token_id``: the token's ``jti``. ``session``: its ``sid``
+      claim, which the tokens of one login have in common, or the session that a route is for.
       ``resource``: path parameters.
     - ``until``: in seconds since the Unix epoch; None is until it is lifted.
     - ``reason``: for operators; clients are not told. ``actor``: who has blocked.
@@ -46,7 +46,7 @@ class Block:
     Raises `ValueError` where it names nothing, or a text that is empty, long or not printable.
     """
 
-    user: str | None = attrs.field(default=None, validator=_short)
+    user: str | None = attrs.field(default=None, converter=id_if_given, validator=_short)
     token_id: str | None = attrs.field(default=None, validator=_short)
     session: str | None = attrs.field(default=None, validator=_short)
     resource: Mapping[str, str] | None = attrs.field(
@@ -54,7 +54,7 @@ class Block:
     )
     until: float | None = None
     reason: str | None = attrs.field(default=None, validator=_short)
-    actor: str | None = attrs.field(default=None, validator=_short)
+    actor: str | None = attrs.field(default=None, converter=id_if_given, validator=_short)
     created_at: float = 0.0
     id: str = attrs.field(factory=lambda: uuid.uuid4().hex)
 

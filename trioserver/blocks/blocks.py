@@ -13,6 +13,7 @@ import trio
 from protocol import Refusal
 from trioserver.auth import User
 from trioserver.blocks.block import Block
+from trioserver.blocks.withdrawals import Withdrawals
 from trioserver.storage import Database, DatabaseUnavailable
 from trioserver.storage.retention import RetentionClock
 
@@ -67,7 +68,8 @@ class Blocks:
     force again: a connection that it fits may have come in meanwhile.
 
     ``wall_clock`` gives seconds since the Unix epoch, and says which blocks are in force. Blocks
-    are deleted by a `RetentionClock`.
+    are deleted by a `RetentionClock`. ``withdrawals`` are what is withdrawn once, and keeps nobody
+    out who comes later.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Blocks:
         enforce: Callable[[Block], int] = lambda block: 0,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        self.withdrawals = Withdrawals()
         self._database = database
         self._refresh = refresh
         self._enforce = enforce

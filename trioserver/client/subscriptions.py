@@ -34,7 +34,7 @@ UNSUBSCRIBE_TIMEOUT: Final = 5.0
 
 @attrs.frozen
 class Event:
-    """Something was published. ``offset`` counts the topic's events, from 1, since the server started.
+    """Something was published. ``offset`` counts the events of this topic, from 1.
 
     ``gap``: the connection was lost before this one, and events may have been, too.
     """

@@ -14,6 +14,7 @@ from trioserver.connection import Connection
 from trioserver.handlers import unwrap
 from trioserver.storage import DatabaseUnavailable
 from trioserver.telemetry.handling_times import Outcome
+from trioserver.websocket.errors import without_departure
 from trioserver.websocket.headers import encode_text
 
 
@@ -36,7 +37,10 @@ def judge(
     connection: Connection, error: Exception, name: str, id: Id | None
 ) -> tuple[Outcome, Refusal]:
     """What the peer is told; what it is not told goes to the log."""
-    error = unwrap(error)
+    remains = without_departure(error, connection.id)
+    if remains is None:
+        return Outcome.CANCELLED, Refusal("disconnected")  # nobody is left to be told
+    error = unwrap(remains)
     if isinstance(error, Refusal):
         return Outcome.REFUSED, error
     log = connection.log if id is None else connection.log.bind(request_id=id)

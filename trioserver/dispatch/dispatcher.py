@@ -191,6 +191,8 @@ class Dispatcher:
         """Call the hook, then work off the queue, one after the other, in order of arrival."""
         bind_connection(self._connection.id, self._connection.user.id)
         await self._call_ready_hook()
+        if self._session.close is not None:
+            return  # what waits behind the hook is for nobody
         self._waiting = False
         try:
             while True:
@@ -204,7 +206,13 @@ class Dispatcher:
             self._waiting = True  # what is left in the queue is not worth waiting for any more
 
     async def _work_off(self, idle: Parking) -> None:
-        """Answers leave together as long as no job has to wait for anything."""
+        """Answers leave together as long as no job has to wait for anything.
+
+        Each job begins in a scope that nothing has cancelled. Most leave it so, and then the next
+        one has it: a scope of its own for each would cost more than many a handler does. Where the
+        time of a job has run out, and it has come to an end all the same (its thread could not be
+        cancelled, say), this returns, and the next job gets another scope.
+        """
         queue, outbox, half = self._queue, self._websocket.outbox, self._limits.queue // 2
         while True:
             if not queue:
@@ -219,6 +227,9 @@ class Dispatcher:
             rest = self._begin_work(job)
             if rest is not None:
                 await rest
+                if self._scope.cancel_called:  # too late for this job, and not for the next one
+                    self._job = None
+                    return
             self._job = None
 
     async def _call_ready_hook(self) -> None:

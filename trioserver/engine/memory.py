@@ -95,8 +95,8 @@ class MemoryEngine:
         return offset
 
     def _put_to_sleep(self, topic: str, offset: int) -> None:
-        if not offset:
-            return  # it has had no event: there is nothing to remember
+        if offset <= self._forgotten.floor(topic):
+            return  # it has had no event since it was last forgotten, if it ever had one
         idle = self._idle
         idle[topic] = offset
         self._idle_characters += len(topic)

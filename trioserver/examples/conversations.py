@@ -21,7 +21,7 @@ import attrs
 import msgspec
 import trio
 
-from trioserver import Application, Connection, Mailbox, Presence, Refusal
+from trioserver import Application, Connection, Mailbox, Presence, Refusal, Server
 from trioserver.auth import Authenticator
 from trioserver.auth.ownership import SQLOwner
 from trioserver.examples.conversation_store import Page, Store, answered, words_of
@@ -59,10 +59,11 @@ def make(
     store = Store(database)
 
     @asynccontextmanager
-    async def lifespan(application: Application) -> AsyncIterator[None]:
+    async def lifespan(application: Application, server: Server) -> AsyncIterator[None]:
         async with database:
             await store.create(seed or {})
             application.state["store"] = store
+            application.state["server"] = server
             yield
 
     mailbox = Mailbox(database, box="conversations")
@@ -129,12 +130,14 @@ async def share(connection: Connection, whom: Whom) -> None:
 
 
 async def unshare(connection: Connection, whom: Whom) -> None:
-    """Let a user in no longer; whoever is in at this moment is sent out."""
+    """Let a user in no longer; whoever is in, or about to come in, is sent out."""
     if whom.user == connection.user.id:
         raise Refusal("forbidden", "It is the owner's.")
     await _store(connection).unshare(_conversation(connection), connection.user.id, whom.user)
-    for theirs in connection.route.presence.connections(whom.user, connection.resource):
-        theirs.disconnect("access_denied", DENIED)
+    server: Server = connection.application.state["server"]
+    server.disconnect(
+        user=whom.user, resource=connection.resource, code="access_denied", message=DENIED
+    )
 
 
 def present(connection: Connection) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import structlog
 import trio
 from msgspec import UNSET
 
-from trioserver.auth.user import User
+from trioserver.auth.user import User, id_of
 from trioserver.mailbox.courier import RETRY, Courier, Desk
 from trioserver.mailbox.letter import is_user, new_letter
 from trioserver.storage import Database, DatabaseUnavailable
@@ -110,7 +110,7 @@ class Mailbox:
         Raises `DatabaseUnavailable`, and `ValueError` or `TypeError` for what cannot be sent; then
         nothing was. Cancelling this leaves it unknown whether it was sent.
         """
-        name = user.id if isinstance(user, User) else user
+        name = id_of(user)
         letter = new_letter(name, type, data, resource, self._wall_clock())
         if letter.size > self.max_bytes:
             raise ValueError(f"the message has {letter.size} bytes, {self.max_bytes} are allowed")
@@ -130,16 +130,17 @@ class Mailbox:
 
     async def waiting(self, user: str | User) -> int:
         """How many messages are kept for a user; those on their way count. Raises as `send`."""
-        name = user.id if isinstance(user, User) else user
+        name = id_of(user)
         return await self._store.count(name) if is_user(name) else 0
 
-    async def acknowledge(self, user: str, ids: Sequence[str]) -> None:
+    async def acknowledge(self, user: str | User, ids: Sequence[str]) -> None:
         """The user has these messages; returns when they will not be delivered again.
 
         Raises `DatabaseUnavailable`.
         """
-        await self._store.remove(ids, user=user)
-        with self._at_desk(user) as desk:
+        name = id_of(user)
+        await self._store.remove(ids, user=name)
+        with self._at_desk(name) as desk:
             for id in ids:
                 desk.forget(id)
 

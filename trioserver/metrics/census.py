@@ -44,7 +44,7 @@ class Census:
         """Add one, whether it still is connected or has ended since this began."""
         websocket, session = connection._websocket, connection._session
         outbox = websocket.outbox
-        self.phases[_PHASE_OF[session.state]] += 1
+        self.phases[_PHASE_OF[connection._state]] += 1
         self.messages_received += websocket.messages_received
         self.messages_sent += websocket.messages_sent
         self.bytes_received += websocket.bytes_received

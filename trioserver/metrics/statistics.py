@@ -11,7 +11,12 @@ from trioserver.audit import AuditStatistics
 
 @attrs.frozen(kw_only=True)
 class ServerStatistics:
-    """A snapshot. ``refused`` counts refusals by code since the start.
+    """A snapshot.
+
+    ``refused`` counts those who were not let in, since the start: requests and connections, by
+    error code, ``http_STATUS``, or `RefusedRequest.code`; the metric ``refusals_total`` has the
+    same numbers. ``ended`` counts all WebSocket connections that have ended, by error code, or
+    "peer_left".
 
     ``open`` are all connections, ``http`` those of them on which HTTP is spoken. ``evicted`` counts
     those who were not authenticated and had to give way, ``address_blocks`` how often an address
@@ -26,6 +31,7 @@ class ServerStatistics:
     accepted: int
     topics: int
     refused: Mapping[str, int]
+    ended: Mapping[str, int]
     evicted: int
     address_blocks: int
     blocked_addresses: int

@@ -49,9 +49,9 @@ class Outbox:
 
     __slots__ = (
         "_chunk", "_chunk_controls", "_chunk_others", "_close", "_control", "_controls", "_data",
-        "_ending", "_held", "_held_since", "_moved", "_nursery", "_on_overdue", "_others", "_sound",
-        "_stream", "_wake", "_write_now", "_writing", "bytes_sent", "closed", "corked", "max_age",
-        "max_bytes", "queued_bytes",
+        "_ending", "_held", "_held_since", "_moved", "_nursery", "_on_left", "_on_overdue",
+        "_others", "_sound", "_stream", "_wake", "_write_now", "_writing", "bytes_sent", "closed",
+        "corked", "max_age", "max_bytes", "queued_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +89,7 @@ class Outbox:
         self._chunk_others = 0
         self._wake: trio.Event | None = None  # `run` waits for it
         self._moved: trio.Event | None = None  # others wait for it
+        self._on_left: tuple[int, Callable[[], None]] | None = None
 
     def start(self, nursery: trio.Nursery) -> None:
         """From now on there is a ``nursery`` for `run`."""
@@ -178,6 +179,17 @@ class Outbox:
         """Wait until the frame at this `position` has left. Raises `OutboxClosed`."""
         await self._wait_left(self._others, position)
 
+    def call_when_left(self, position: int, function: Callable[[], None]) -> None:
+        """Call ``function`` as soon as the frame at this `position` has left, before anybody can
+        know that it has. One at a time; never called if the frame does not leave."""
+        self._on_left = (position, function)
+        self._check_left()
+
+    def _check_left(self) -> None:
+        if self._on_left is not None and self.has_left(self._on_left[0]):
+            function, self._on_left = self._on_left[1], None
+            function()
+
     def cork(self, now: float | None = None) -> None:
         """Hold back what is put until `uncork`, so that it leaves in one call."""
         if not self.corked:
@@ -239,6 +251,7 @@ class Outbox:
     def let_go(self) -> None:
         """Hold nobody any more, after `close`."""
         self._on_overdue = None
+        self._on_left = None
         self._write_now = None
         self._nursery = None
 
@@ -358,6 +371,8 @@ class Outbox:
         self._others.left += self._chunk_others
         if self._moved is not None:
             self._notify()
+        if self._on_left is not None:
+            self._check_left()
 
     def _drop_overdue(self) -> None:
         if self._data and self._data[0][1] < trio.current_time() - self.max_age:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-
 import attrs
 import trio
 
@@ -11,6 +9,7 @@ from trioserver.connection import Connection
 from trioserver.observer import Attempt, Observer
 from trioserver.telemetry.counts import PEER_LEFT
 from trioserver.timings import Timings
+from trioserver.tracebacks import traceback_of
 
 
 class Account:
@@ -80,5 +79,4 @@ class Account:
 
     def failed(self, event: str, error: Exception) -> None:
         """Something was raised that nobody expected."""
-        text = "".join(traceback.format_exception(error))
-        self._connection.log.error(event, traceback=text)
+        self._connection.log.error(event, traceback=traceback_of(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -28,6 +27,7 @@ from trioserver.peers.addresses import plain
 from trioserver.registry import Registry
 from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.tracing import Tracing
+from trioserver.tracebacks import traceback_of
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
@@ -119,7 +119,7 @@ class FrontDoor:
             # Formatted here: an embedder's structlog may print the variables of each frame. And it
             # may raise, which must end this stream only: a full disk is met by all log lines.
             with suppress(Exception):
-                log.error("stream_crashed", traceback="".join(traceback.format_exception(errors)))
+                log.error("stream_crashed", traceback=traceback_of(errors))
         finally:
             await trio.aclose_forcefully(stream)
 

@@ -1,7 +1,8 @@
 """Logging for programs: to stderr, as coloured text or as JSON lines, without any secret in it.
 
 Rich's tracebacks, structlog's default, print the local variables of each frame: tokens, passwords,
-messages. Here a traceback is plain text, in both formats.
+messages. Here a traceback is plain text, in both formats, as `trioserver.tracebacks` makes it: also
+those that the application and other libraries log.
 """
 
 from __future__ import annotations
@@ -15,20 +16,28 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from trioserver.printable import printable
+from trioserver.tracebacks import show_exception_messages, traceback_of
 
 _PAYLOADS: Final = ("trio-websocket", "wsproto")
 """Loggers that write what peers send at debug level; never below WARNING, whoever asks."""
 
 
 def set_up_logging(
-    *, format: str = "auto", level: str = "info", stream: TextIO | None = None
+    *,
+    format: str = "auto",
+    level: str = "info",
+    exception_messages: str = "off",
+    stream: TextIO | None = None,
 ) -> None:
     """Configure structlog and the standard `logging` of this process, as `trioserver serve` does.
 
     ``format``: "auto", "text" or "json"; "auto" is coloured text on a terminal and JSON lines
     elsewhere. ``level``: "debug", "info", "warning" or "error", for trioserver and the application;
-    other libraries are heard from WARNING on. ``stream``: None is stderr.
+    other libraries are heard from WARNING on. ``exception_messages``: "on" writes the text of
+    exceptions into tracebacks, which may hold what clients sent, tokens included: for development
+    only. ``stream``: None is stderr.
     """
+    show_exception_messages(exception_messages == "on")
     stream = stream or sys.stderr
     lines = _Lines(stream)
     terminal = stream.isatty()
@@ -39,8 +48,8 @@ def set_up_logging(
         structlog.processors.add_log_level,
         structlog.processors.StackInfoRenderer(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # Plain text, no locals: the renderer finds no exc_info left to print its own way.
-        structlog.processors.format_exc_info,
+        # The renderer finds no exc_info left to print its own way.
+        structlog.processors.ExceptionRenderer(_format_exc_info),
         _name_traceback,
         lines.add_lost,
     ]
@@ -88,6 +97,10 @@ def _text(*, colours: bool) -> Sequence[Processor]:
 
 def _json() -> Sequence[Processor]:
     return (structlog.processors.JSONRenderer(),)
+
+
+def _format_exc_info(exc_info: Any) -> str:
+    return traceback_of(exc_info[1])
 
 
 def _name_traceback(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -8,7 +8,6 @@ seen.
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -18,6 +17,7 @@ import structlog
 import trio
 
 from trioserver.auth import id_if_given, id_of
+from trioserver.tracebacks import traceback_of
 from trioserver.websocket.errors import ConnectionEnded
 
 if TYPE_CHECKING:
@@ -249,8 +249,7 @@ class Presence:
                     connection_id=error.connection_id,
                 )
             except Exception as error:
-                text = "".join(traceback.format_exception(error))
-                _log.error("presence_hook_failed", hook=change, traceback=text)
+                _log.error("presence_hook_failed", hook=change, traceback=traceback_of(error))
         assert self._route is not None, "whoever arrives arrives on a route"
         data: dict[str, Any] = {"event": change, "user": guest.user.id}
         self._route.application.publish(self.topic(resource), data)

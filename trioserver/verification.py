@@ -6,9 +6,6 @@ A look-up that fails or hangs is no refusal, and admits nobody. Whatever is rais
 
 from __future__ import annotations
 
-import traceback
-from typing import Final
-
 import trio
 
 from protocol import Refusal
@@ -19,8 +16,7 @@ from trioserver.handlers import unwrap
 from trioserver.telemetry.log_context import bind_connection
 from trioserver.telemetry.tracing import step
 from trioserver.timings import Timings
-
-MASK: Final = "***"
+from trioserver.tracebacks import traceback_of
 
 
 async def verify(
@@ -85,9 +81,7 @@ async def _authenticate(connection: Connection, credentials: Credentials) -> Use
         user = await connection.route.auth(credentials, connection.request)
     except Exception as error:
         # In no variable: its traceback would hold this frame, and the frame would hold it.
-        raise _refusal_for(
-            connection, "authenticator_failed", error, "internal_error", secret=credentials.token
-        ) from None
+        raise _refusal_for(connection, "authenticator_failed", error, "internal_error") from None
     if isinstance(user, Refusal):
         try:
             raise user
@@ -112,14 +106,9 @@ async def _check_owner(connection: Connection, user: User, timeout: float) -> No
         raise Refusal("access_denied")
 
 
-def _refusal_for(
-    connection: Connection, event: str, error: Exception, code: str, secret: str | None = None
-) -> Refusal:
+def _refusal_for(connection: Connection, event: str, error: Exception, code: str) -> Refusal:
     error = unwrap(error)
     if isinstance(error, Refusal):
         return error
-    text = "".join(traceback.format_exception(error))
-    if secret:  # libraries like to say what they could not read
-        text = text.replace(secret, MASK).replace(repr(secret)[1:-1], MASK)
-    connection.log.error(event, traceback=text)
+    connection.log.error(event, traceback=traceback_of(error))
     return Refusal(code)

@@ -21,6 +21,10 @@ import structlog
 import trio
 import trio.lowlevel
 from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route as HttpRoute
 
 from protocol import codec
 from tests.support.client import Client, Ended, Rejected
@@ -37,6 +41,7 @@ from trioserver import (
 )
 from trioserver.auth import JWKS, JWTAuth, Key, make_secret, make_token
 from trioserver.auth.ownership import SQLOwner
+from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
 from trioserver.logs import set_up_logging
 from trioserver.metrics import render
 from trioserver.server import serve
@@ -98,8 +103,7 @@ async def crashing_authenticator(credentials: Credentials, request: Request) -> 
 
 
 async def crashing_owner(user: User, resource: Mapping[str, str]) -> bool:
-    claims = user.claims
-    raise RuntimeError("the owner check is broken" if claims else "")
+    raise LookupError(resource, user.claims)
 
 
 async def private_keys(url: str) -> bytes:
@@ -113,8 +117,25 @@ async def no_keys(url: str) -> bytes:
     return json.dumps({"keys": [{"kty": "EC", "d": PRIVATE["d"]}], "x": PRIVATE["d"]}).encode()
 
 
+async def raising(request: HttpRequest) -> Response:
+    raise RuntimeError(await request.body(), dict(request.headers))
+
+
+async def judging(request: HttpRequest) -> Response:
+    await authenticate(request)
+    return Response()
+
+
 def make_application() -> Application:
-    app = Application(auth=JWTAuth(secret=SIGNING))
+    app = Application(
+        auth=JWTAuth(secret=SIGNING),
+        http=Starlette(routes=[HttpRoute("/raising", raising, methods=["POST"])]),
+    )
+    judged = Starlette(
+        routes=[HttpRoute("/judging", judging, methods=["POST"])],
+        exception_handlers=EXCEPTION_HANDLERS,
+    )
+    app.include(Application(auth=crashing_authenticator, http=judged))
     jwks = "https://127.0.0.1:1/keys?key=" + QUERY
     database = f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/nowhere"
     app.route("/crash/authenticator", auth=crashing_authenticator)
@@ -129,7 +150,7 @@ def make_application() -> Application:
     app.state["seen"] = seen
 
     async def task(text: str) -> None:
-        raise RuntimeError("a task crashed" if text else "")
+        raise RuntimeError(f"a task crashed: {text}")
 
     @route.on("echo")
     def echo(connection: Connection, note: Note) -> Note:
@@ -138,19 +159,33 @@ def make_application() -> Application:
 
     @route.on("crash_inline")
     def crash_inline(connection: Connection, note: Note) -> None:
-        text = note.text
-        raise RuntimeError("it crashed" if text else "")
+        raise RuntimeError(f"it crashed: {note.text}")
 
     @route.on("crash")
     async def crash(connection: Connection, note: Note) -> None:
-        text = note.text
         await trio.lowlevel.checkpoint()
-        raise RuntimeError("it crashed" if text else "")
+        try:
+            int(note.text)
+        except ValueError as error:
+            error.add_note(note.text)
+            raise ExceptionGroup(note.text, [error, KeyError(note.text)]) from OSError(note.text)
 
     @route.on("crash_stream")
     async def crash_stream(connection: Connection, note: Note) -> AsyncIterator[str]:
         yield "one"
-        raise RuntimeError("it crashed" if note.text else "")
+        raise RuntimeError(note.text)
+
+    @route.on("unencodable_inline")
+    def unencodable_inline(connection: Connection, note: Note) -> Any:
+        return {"password_hash": note.text, "card": object()}
+
+    @route.on("unencodable")
+    async def unencodable(connection: Connection, note: Note) -> Any:
+        return {"password_hash": note.text, note: note}
+
+    @route.on("unencodable_stream")
+    async def unencodable_stream(connection: Connection, note: Note) -> AsyncIterator[Any]:
+        yield {"password_hash": note.text + chr(0xD800)}
 
     @route.on("crash_task")
     def crash_task(connection: Connection, note: Note) -> None:
@@ -278,8 +313,22 @@ async def visit_everything(visitor: Visitor) -> None:
         await visit("/crash/authenticator", auth(token))
     await visit("/crash/owner", good)
     await visit("/database/1", good)
-    for type in ("crash_inline", "crash", "crash_stream", "crash_task"):
+    for type in (
+        "crash_inline",
+        "crash",
+        "crash_stream",
+        "crash_task",
+        "unencodable_inline",
+        "unencodable",
+        "unencodable_stream",
+    ):
         await visit("/ws/1", good, note(type))
+    for path in ("raising", "judging"):
+        await visitor.send_raw(
+            f"POST /{path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+            f"Authorization: Bearer {GOOD}\r\nContent-Length: {len(PAYLOAD)}\r\n\r\n"
+            f"{PAYLOAD}".encode()
+        )
     # Malformed.
     await visit("/ws/1", good[:-2])
     await visit("/ws/1", good.replace("{", "[", 1))
@@ -332,15 +381,19 @@ async def test_no_secret_comes_out_of_a_server(
         "authenticator_failed",
         "ownership_failed",
         "connection_crashed",
-        "it crashed",
-        "a task crashed",
-        "the owner check is broken",
-        "cannot make sense of",
+        "http_application_failed",
+        "crash_inline",
+        "sub-exceptions)",
+        "in crash_stream",
+        "in task",
+        "in crashing_owner",
+        "in crashing_authenticator",
+        "JSON cannot express this dict",
         "keys fetched",
         "no keys from",
     ):
         assert event in written, event
-    codes = {json.loads(error)["code"] for error in visitor.errors if error.startswith("{")}
+    codes = {json.loads(error).get("code") for error in visitor.errors if error.startswith("{")}
     expected = {
         "token_expired",
         "token_invalid",

@@ -21,6 +21,7 @@ import trio
 from protocol import TokenBucket
 from trioserver.auth.keys import Key, KeySet
 from trioserver.auth.loopback import is_loopback
+from trioserver.tracebacks import name_of
 
 _MAX_BYTES: Final = 1024 * 1024
 """Real sets have a few KiB."""
@@ -42,6 +43,12 @@ Fetch = Callable[[str], Awaitable[bytes]]
 _log = structlog.get_logger(__name__)
 
 
+class JWKSError(ValueError):
+    """What the provider answered is no set of usable keys. Its text quotes nothing of it."""
+
+    safe_to_log = True
+
+
 class JWKS:
     """The provider's keys as they were when it last answered: they stay good while it is down.
 
@@ -51,8 +58,8 @@ class JWKS:
     - ``cooldown``: seconds between two fetches for keys that are not known, more than 0; three may
       come at once. Anybody can send a token that names an unknown key, so this bounds what the
       provider is asked. Whoever comes meanwhile waits for the next fetch.
-    - ``fetch``: gets the body from the URL, raises any `Exception` where it cannot, and is
-      cancelled after ``timeout``; None is an HTTP GET in a worker thread.
+    - ``fetch``: gets the body from the URL, raises any `Exception` where it cannot (its text is
+      not logged), and is cancelled after ``timeout``; None is an HTTP GET in a worker thread.
     """
 
     def __init__(
@@ -143,11 +150,7 @@ class JWKS:
             self.failing, self._begun_at = False, begun_at
         except Exception as error:  # down, slow, broken: whatever it is, the keys at hand stay
             self.failing = True
-            _log.warning(
-                "no keys from the JWKS URL",
-                url=self._place,
-                error=f"{type(error).__name__}: {error}",
-            )
+            _log.warning("no keys from the JWKS URL", url=self._place, error=name_of(error))
             return failures + 1
         finally:
             self._fetching = False
@@ -161,22 +164,22 @@ def parse_jwks(body: bytes) -> KeySet:
     """The usable public keys of a JWK set.
 
     Keys of other kinds are skipped (RFC 7517, section 5), and so are symmetric ones: a secret that
-    is public is none. Raises `ValueError` where nothing usable is left.
+    is public is none. Raises `JWKSError` where nothing usable is left.
     """
     try:
         document = json.loads(body)
-    except RecursionError:
-        raise ValueError("The JWK set is nested too deeply.") from None
+    except (ValueError, RecursionError):
+        raise JWKSError("This is not JSON.") from None
     jwks = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(jwks, list):
-        raise ValueError("This is not a JWK set.")
+        raise JWKSError("This is not a JWK set.")
     keys = []
     for jwk in jwks[:_MAX_KEYS]:
         if isinstance(jwk, dict) and jwk.get("kty") != "oct":
             with contextlib.suppress(ValueError):
                 keys.append(Key.from_jwk(jwk))
     if not keys:
-        raise ValueError("The JWK set has no key that can be used here.")
+        raise JWKSError("The JWK set has no key that can be used here.")
     return KeySet(keys)
 
 
@@ -203,12 +206,16 @@ class _HTTPFetch:
             response = self._opener.open(url, timeout=self._timeout)
         except urllib.error.HTTPError as error:
             error.close()  # it is the response as well, and holds the socket
+            raise JWKSError(f"The answer has the status {error.code}.") from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, OSError):
+                raise error.reason from None
             raise
         with response:
             while chunk := response.read1(_CHUNK_BYTES):
                 body += chunk
                 if len(body) > _MAX_BYTES:
-                    raise ValueError(f"The JWK set is larger than {_MAX_BYTES} bytes.")
+                    raise JWKSError(f"The JWK set is larger than {_MAX_BYTES} bytes.")
                 if time.monotonic() > deadline:
                     raise TimeoutError("The JWK set came too slowly.")
         return body

@@ -19,6 +19,7 @@ from trioserver.auth.jwks import JWKS
 from trioserver.auth.keys import Key, KeySet
 from trioserver.auth.user import Credentials, User
 from trioserver.auth.verify import Rules, UnknownKey, verify
+from trioserver.tracebacks import traceback_of
 from trioserver.websocket.request import Request
 
 Revoked: TypeAlias = Callable[[str], bool | Awaitable[bool]]
@@ -212,8 +213,8 @@ class JWTAuth:
                     answer = await answer
         except Refusal:
             raise
-        except Exception:  # of the application; not knowing admits nobody
-            _log.exception("whether a token is revoked could not be told")
+        except Exception as error:  # of the application; not knowing admits nobody
+            _log.error("revocation_unknown", traceback=traceback_of(error))
             raise Refusal("unavailable") from None
         return bool(answer)
 

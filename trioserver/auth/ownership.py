@@ -18,6 +18,7 @@ import trio
 from protocol import Refusal
 from trioserver.auth.user import User
 from trioserver.storage import Batcher, BatchFailed, BatchOverflow, Database
+from trioserver.tracebacks import name_of
 
 if TYPE_CHECKING:
     from trioserver.storage.lookup import Key, Lookup
@@ -125,7 +126,7 @@ class SQLOwner:
                 lambda connection: self._lookup(connection, keys), timeout=self._read_timeout
             )
         except Exception as error:
-            self._note(f"{type(error).__name__}: {getattr(error, 'orig', error)}")
+            self._note(name_of(error))
             raise
         self._note(None)
         return answers

@@ -155,7 +155,11 @@ def command(
     """
     arguments = {"host": host, "port": port, "log.format": log_format, "log.level": log_level}
     config = load_settings(None, arguments).config
-    set_up_logging(format=config.log.format, level=config.log.level)
+    set_up_logging(
+        format=config.log.format,
+        level=config.log.level,
+        exception_messages=config.log.exception_messages,
+    )
     with tempfile.TemporaryDirectory(prefix="trioserver-") as temporary:
         directory = _directory(data or Path(temporary))
         demo = Demo(_settings(), directory, trust_user_id, _passwords())

@@ -51,7 +51,11 @@ def command(
     """
     logs = {"log.format": log_format, "log.level": log_level}
     settings = load_settings(config_file, {**listen, **logs})
-    set_up_logging(format=settings.config.log.format, level=settings.config.log.level)
+    set_up_logging(
+        format=settings.config.log.format,
+        level=settings.config.log.level,
+        exception_messages=settings.config.log.exception_messages,
+    )
     for note in settings.notes:
         print_error(note)
     application = load_application(target)

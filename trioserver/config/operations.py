@@ -52,6 +52,12 @@ class LogConfig:
         LOG_LEVELS,
         "For the server and the application; other libraries are heard from warning on.",
     )
+    exception_messages: str = choice(
+        "off",
+        ("off", "on"),
+        "`on` writes the text of exceptions into tracebacks. It may hold what clients sent, tokens "
+        "included: for development only.",
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-import traceback
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from protocol import Id, Refusal
 from protocol.codec import encode
-from protocol.messages import Ack
+from protocol.messages import Ack, Chunk
 from trioserver.connection import Connection
 from trioserver.handlers import unwrap
 from trioserver.storage import DatabaseUnavailable
 from trioserver.telemetry.handling_times import Outcome
+from trioserver.tracebacks import traceback_of
 from trioserver.websocket.errors import without_departure
 from trioserver.websocket.headers import encode_text
 
+_QUOTES_NOTHING: Final = ("Encoding objects of type ", "Only ")
+"""How those errors of msgspec begin that name types and no values."""
+
+
+class UnencodableResult(TypeError):
+    """JSON cannot express what a handler has returned or yielded. Its text names types only."""
+
+    safe_to_log = True
+
+
+def encode_result(message: Ack | Chunk) -> bytes:
+    """The message as JSON. Raises `UnencodableResult`."""
+    try:
+        return encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        text = str(error)
+        why = text if text.startswith(_QUOTES_NOTHING) else type(error).__name__
+        kind = type(message.data).__qualname__
+        # Without the error, which may hold what it could not express.
+        raise UnencodableResult(f"JSON cannot express this {kind}: {why}") from None
+
 
 def acknowledge(connection: Connection, id: Id | None, result: Any) -> None:
-    """Answer a request that has one coming. Raises `TypeError` or `ValueError` for a ``result``
-    that JSON cannot express."""
+    """Answer a request that has one coming. Raises `UnencodableResult`."""
     if id is not None and connection._session.close is None:
         ack = Ack(id=id) if result is None else Ack(id=id, data=result)
-        connection._transmit_frame(encode_text(encode(ack)))
+        connection._transmit_frame(encode_text(encode_result(ack)))
 
 
 def refuse_for(connection: Connection, error: Exception, name: str, id: Id | None) -> Outcome:
@@ -50,6 +70,5 @@ def judge(
     if isinstance(error, trio.TooSlowError):
         log.warning("handler_too_slow", handler=name)
         return Outcome.TIMEOUT, Refusal("unavailable", "This took too long; try again later.")
-    text = "".join(traceback.format_exception(error))
-    log.error("handler_failed", handler=name, traceback=text)
+    log.error("handler_failed", handler=name, traceback=traceback_of(error))
     return Outcome.FAILED, Refusal("internal_error")

@@ -13,7 +13,7 @@ from protocol.codec import encode
 from protocol.messages import Chunk, End, Message
 from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
-from trioserver.dispatch.answers import refuse_for
+from trioserver.dispatch.answers import encode_result, refuse_for
 from trioserver.handlers import Handler
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
 from trioserver.telemetry.log_context import bind_connection, bind_request
@@ -106,7 +106,7 @@ class Streams:
                     return
                 if connection._session.close is not None:
                     return
-                connection._transmit(encode(Chunk(id=id, seq=seq, data=value)))
+                connection._transmit(encode_result(Chunk(id=id, seq=seq, data=value)))
                 seq += 1
 
     def _end(self, id: Id, end: End) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,6 +26,7 @@ from trioserver import (
 )
 from trioserver.audit import as_json
 from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.tracebacks import traceback_of
 
 INTERVAL: Final = 1.0
 """Seconds between two looks."""
@@ -124,8 +124,7 @@ class Dashboard:
                 except DatabaseUnavailable as error:
                     log.warning("dashboard_unavailable", category=error.category)
                 except Exception as error:
-                    text = "".join(traceback.format_exception(error))
-                    log.error("dashboard_failed", traceback=text)
+                    log.error("dashboard_failed", traceback=traceback_of(error))
 
     async def _push(self) -> None:
         now = time.time()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import traceback
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -18,6 +17,7 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.handlers import unwrap
 from trioserver.http.errors import ApiError, unavailable
 from trioserver.observer import AuthAttempt
+from trioserver.tracebacks import traceback_of
 from trioserver.websocket.request import Request
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _refusal_for(error: Exception) -> Refusal:
         return error
     if isinstance(error, trio.TooSlowError):
         return Refusal("unavailable")
-    log.error("authenticator_failed", traceback="".join(traceback.format_exception(error)))
+    log.error("authenticator_failed", traceback=traceback_of(error))
     return Refusal("internal_error")
 
 

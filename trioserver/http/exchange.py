@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
@@ -12,6 +11,7 @@ import structlog
 import trio
 from starlette.requests import ClientDisconnect
 
+from trioserver.tracebacks import traceback_of
 from trioserver.websocket.handshake import BadHead
 
 Event: TypeAlias = Any
@@ -80,7 +80,7 @@ class Exchange:
             gone = True
         except* Exception as errors:
             failed = True
-            text = "".join(traceback.format_exception(errors))
+            text = traceback_of(errors)
             log.error("http_application_failed", path=self.scope["path"], traceback=text)
         finally:
             self._output.close()

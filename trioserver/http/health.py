@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from trioserver.application import Application, HealthCheck
 from trioserver.http.pages import as_json
+from trioserver.tracebacks import name_of
 
 if TYPE_CHECKING:
     from trioserver.server import Server
@@ -71,7 +72,7 @@ class Readiness:
             try:
                 good = await check()
             except Exception as error:
-                failed[name] = f"{type(error).__name__}: {error}"
+                failed[name] = name_of(error)
             else:
                 if good is False:
                     failed[name] = "said so"

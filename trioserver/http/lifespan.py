@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -10,6 +9,8 @@ from typing import Any, Final
 import structlog
 import trio
 from starlette.types import ASGIApp, Message
+
+from trioserver.tracebacks import traceback_of
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -80,8 +81,7 @@ class _Conversation:
     def _crashed(self, errors: Exception) -> None:
         if not self._answered["startup"].is_set() and self._failure is None:
             self._failure = "it raised an exception, see the log"
-        text = "".join(traceback.format_exception(errors))
-        log.error("http_lifespan_failed", traceback=text)
+        log.error("http_lifespan_failed", traceback=traceback_of(errors))
 
     async def _receive(self) -> Message:
         message = await self._events.receive()
@@ -95,7 +95,9 @@ class _Conversation:
             lines = str(message.get("message") or "it gave no reason").strip().splitlines()
             self._failure = lines[-1]  # Starlette's is a traceback
             if what == "shutdown":
-                log.error("http_lifespan_failed", reason=self._failure)
+                # The type of the exception, where it is one: its text may quote anything.
+                reason = lines[0] if len(lines) == 1 else lines[-1].partition(":")[0]
+                log.error("http_lifespan_failed", reason=reason)
                 self._failure = None
         with suppress(KeyError):
             self._answered[what].set()

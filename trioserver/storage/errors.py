@@ -52,6 +52,8 @@ class DatabaseUnavailable(Exception):
     any of them, so only its class and its code are given.
     """
 
+    safe_to_log = True
+
     def __init__(
         self,
         category: Category,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import select
 import sys
-import traceback
 from collections import deque
 from collections.abc import Callable
 from time import perf_counter
@@ -23,6 +22,8 @@ from typing import Final, Protocol
 
 import structlog
 import trio
+
+from trioserver.tracebacks import traceback_of
 
 _STEP: Final = 64
 """Sockets that are read before the first of them is handled: as many as make the steps worth it,
@@ -163,8 +164,8 @@ class Readiness:
     def _read(self, fd: int, source: Source, came: list[tuple[Source, bytes]]) -> None:
         try:
             data = source.read_now()
-        except Exception:
-            self._failed(source)
+        except Exception as error:
+            self._failed(source, error)
         else:
             if data is not None:
                 came.append((source, data))
@@ -172,18 +173,18 @@ class Readiness:
     def _take(self, source: Source, data: bytes, now: float) -> None:
         try:
             source.take_now(data, now)
-        except Exception:
-            self._failed(source)
+        except Exception as error:
+            self._failed(source, error)
 
     def _send(self, source: Source) -> None:
         try:
             if not source.send_now():
                 self._waiting.append(source)
-        except Exception:
-            self._failed(source)
+        except Exception as error:
+            self._failed(source, error)
 
-    def _failed(self, source: Source) -> None:
-        _log.error("readiness_source_failed", traceback=traceback.format_exc())
+    def _failed(self, source: Source, error: Exception) -> None:
+        _log.error("readiness_source_failed", traceback=traceback_of(error))
         for fd, other in [*self._sources.items()]:
             if other is source:
                 self.unwatch(fd, source)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
@@ -19,6 +18,7 @@ import trio
 from trioserver import Refusal
 from trioserver.examples.study.library import Passage
 from trioserver.examples.study.responders import NOTHING_FOUND
+from trioserver.tracebacks import traceback_of
 
 if TYPE_CHECKING:
     import httpx
@@ -167,8 +167,7 @@ class OpenAIResponder:
                 fetch.failure = type(error).__name__
             except Exception as error:  # ours, then: it must not end the server
                 fetch.failure = "see the log"
-                text = "".join(traceback.format_exception(error))
-                _log.error("study_coach_endpoint_crashed", traceback=text)
+                _log.error("study_coach_endpoint_crashed", traceback=traceback_of(error))
 
     async def _fetch(self, fetch: _Fetch, messages: list[dict[str, str]]) -> None:
         url = self._endpoint.url.rstrip("/") + "/chat/completions"

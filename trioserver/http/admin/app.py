@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -36,6 +35,7 @@ from trioserver.http.errors import (
 from trioserver.inspection import ConnectionFilter
 from trioserver.observer import Act
 from trioserver.storage import DatabaseUnavailable
+from trioserver.tracebacks import traceback_of
 
 if TYPE_CHECKING:
     from trioserver.server import Server
@@ -120,8 +120,7 @@ class _Administration:
             except DatabaseUnavailable:
                 return unavailable("The database does not answer.").response
             except Exception as error:
-                text = "".join(traceback.format_exception(error))
-                log.error("admin_failed", path=request.url.path, traceback=text)
+                log.error("admin_failed", path=request.url.path, traceback=traceback_of(error))
                 return ApiError(500, "internal_error", "The server failed; see its log.").response
 
         return guarded

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from trioserver.connection import Connection, ConnectionStatistics
     from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
-    from trioserver.mailbox import Mailbox, Posted
+    from trioserver.mailbox import Mailbox, MailboxFull, Posted
     from trioserver.metrics.statistics import ServerStatistics
     from trioserver.observer import (
         Act,
@@ -87,6 +87,7 @@ __all__ = [
     "ListenConfig",
     "LogConfig",
     "Mailbox",
+    "MailboxFull",
     "Observer",
     "OriginConfig",
     "OutboxConfig",
@@ -148,6 +149,7 @@ _HOMES: Final = {
     "ListenConfig": "trioserver.config",
     "LogConfig": "trioserver.config",
     "Mailbox": "trioserver.mailbox",
+    "MailboxFull": "trioserver.mailbox",
     "Observer": "trioserver.observer",
     "OriginConfig": "trioserver.config",
     "OutboxConfig": "trioserver.config",

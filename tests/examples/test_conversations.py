@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
+from tests.support.running import running as running_here
 from tests.support.systems import COMMAND, Demo, demo, refused_start
+from trioserver import JWTAuth, Mailbox, Refusal
+from trioserver.auth import make_token
+from trioserver.client import Client, RequestRefused, connect
+from trioserver.examples import conversations
+from trioserver.examples.conversation_store import MAX_MEMBERS, Store
+from trioserver.mailbox.room import Totals
+from trioserver.storage import Database
 
 DENIED = "Conversation not found or access denied"
 NOTICES = frozenset({"shared", "unread"})
@@ -209,9 +219,85 @@ def test_only_the_owner_shares_and_who_is_no_longer_in_is_sent_out(running: Demo
         with running.open(path) as talk:
             talk.send(type="auth", token=running.token("alice"))
             assert talk.refused()[2] == "access_denied"
-        for number in range(19):
-            assert bob.request("share", 5, user=f"user-{number}")["type"] == "ack"
-        assert bob.request("share", 6, user="one-more")["code"] == "too_many_members"
+
+
+async def test_a_conversation_has_so_many_members(tmp_path: Path) -> None:
+    async with Database(tmp_path / "x.db") as database:
+        store = Store(database)
+        await store.create({"alice": ["1"]})
+        for number in range(MAX_MEMBERS - 1):
+            assert await store.share("1", "alice", f"user-{number}")
+        with pytest.raises(Refusal, match="too_many_members"):
+            await store.share("1", "alice", "one-more")
+
+
+@attrs.frozen
+class Chat:
+    """The application in this process, and the users of whom it knows."""
+
+    url: str
+    mailbox: Mailbox
+
+    def connect(self, user: str, conversation: str) -> AbstractAsyncContextManager[Client]:
+        return connect(
+            f"{self.url}/ws/conversations/{conversation}", token=make_token(SECRET, subject=user)
+        )
+
+
+@asynccontextmanager
+async def chatting(path: Path) -> AsyncIterator[Chat]:
+    application = conversations.make(
+        f"sqlite:///{path / 'x.db'}",
+        auth=JWTAuth(secret=SECRET),
+        seed={"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]},
+    )
+    async with running_here(application=application) as server:
+        yield Chat(server.addresses[0].url, application.mailbox)
+
+
+async def test_what_others_have_sent_cannot_be_pushed_out_by_notices(tmp_path: Path) -> None:
+    async with chatting(tmp_path) as chat:
+        async with chat.connect("alice", "alice-2") as genuine:
+            await genuine.request("share", {"user": "bob"})
+        async with chat.connect("alice", "alice-1") as alice:
+            for _ in range(20):
+                await alice.request("share", {"user": "bob"})
+                assert await chat.mailbox.waiting("bob") == 2
+                await alice.request("unshare", {"user": "bob"})
+                assert await chat.mailbox.waiting("bob") == 1, "what is not true any more is gone"
+            await alice.request("share", {"user": "bob"})
+            ids = [
+                (await alice.request("message", {"text": str(number)}))["message_id"]
+                for number in range(20)
+            ]
+        assert await chat.mailbox.waiting("bob") == 3
+        async with chat.connect("bob", "bob-1") as bob:
+            messages = bob.messages()
+            kept = [await anext(messages) for _ in range(3)]
+        assert [(each.type, each.data) for each in kept] == [
+            ("shared", {"conversation_id": "alice-2", "by": "alice"}),
+            ("shared", {"conversation_id": "alice-1", "by": "alice"}),
+            ("unread", {"conversation_id": "alice-1", "by": "alice", "message_id": ids[-1]}),
+        ]
+
+
+async def test_users_who_do_not_exist_get_no_mailbox(tmp_path: Path) -> None:
+    async with chatting(tmp_path) as chat, chat.connect("alice", "alice-1") as alice:
+        with pytest.raises(RequestRefused) as refused:
+            await alice.request("share", {"user": "nobody"})
+        assert refused.value.code == "not_found"
+        await alice.request("message", {"text": "x"})
+        assert await chat.mailbox.waiting("nobody") == 0
+
+
+async def test_a_mailbox_that_is_full_keeps_nobody_from_sharing(tmp_path: Path) -> None:
+    async with chatting(tmp_path) as chat, chat.connect("alice", "alice-1") as alice:
+        chat.mailbox._room._bounds = Totals(letters=1, bytes=10_000, users=1)
+        await chat.mailbox.send("alice", "note", "x")
+        await alice.request("share", {"user": "bob"})
+        await alice.request("message", {"text": "x"})
+        async with chat.connect("bob", "alice-1") as bob:
+            assert len((await bob.request("history"))["messages"]) == 1
 
 
 def test_messages_for_who_is_away_survive_a_kill_and_come_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Databases answer from threads, so that time is real here; clients are in memory.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from trioserver import (
     Connection,
     Credentials,
     Mailbox,
+    MailboxFull,
     Posted,
     Refusal,
     Request,
@@ -33,7 +35,10 @@ from trioserver import (
     serve,
 )
 from trioserver.config import OutboxConfig
+from trioserver.mailbox.store import Swept
+from trioserver.mailbox.sweeping import sweep
 from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage.migrations import SchemaTooNew
 
 ACK = {"mailbox": "ack"}
 
@@ -363,8 +368,8 @@ async def test_what_is_too_old_is_not_delivered_but_said(database_url: str) -> N
         await post.mailbox.send("bob", "note", "old")
         now += 61.0
         assert (await post.mailbox.send("alice", "note", "new")).dropped == 1
-        assert await post.mailbox._store.sweep(now) == 1
-        assert await post.mailbox._store.sweep(now) == 0
+        assert await post.mailbox._store.sweep(now, 10) == Swept(letters=1, is_last=True)
+        assert await post.mailbox._store.sweep(now, 10) == Swept(letters=0, is_last=True)
         for user, expected in (("alice", [{"count": 1}, "new"]), ("bob", [{"count": 1}])):
             assert await post.deliver(await post.connect(user), len(expected)) == expected
 
@@ -374,10 +379,210 @@ async def test_what_nobody_was_told_of_in_time_is_forgotten(database_url: str) -
     async with posting(database_url, max_age=60.0, wall_clock=lambda: now) as post:
         await post.mailbox.send("alice", "note", "old")
         now += 61.0
-        assert await post.mailbox._store.sweep(now) == 1
+        assert await post.mailbox._store.sweep(now, 10) == Swept(letters=1, is_last=True)
         now += 61.0
-        await post.mailbox._store.sweep(now)
+        await post.mailbox._store.sweep(now, 10)
         await post.nothing_for(await post.connect())
+
+
+async def test_all_mailboxes_together_are_bounded_and_nobody_pushes_out_others(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trioserver.mailbox.room.COUNT_INTERVAL", 0.0)
+    async with posting(database_url, max_messages=3, max_total_messages=4) as post:
+        for user in ("alice", "alice", "bob", "carol"):
+            await post.mailbox.send(user, "note", user)
+        for user in ("alice", "dave"):
+            with pytest.raises(MailboxFull) as full:
+                await post.mailbox.send(user, "note", "one more")
+            assert (full.value.code, full.value.retry) == ("mailbox_full", "backoff")
+        client = await post.connect()
+        assert await post.deliver(client, 2) == ["alice", "alice"]
+        await post.leave(client)
+        for _ in range(2):
+            await post.mailbox.send("dave", "note", "there is room again")
+        with pytest.raises(MailboxFull):
+            await post.mailbox.send("dave", "note", "one more")
+        assert [await post.mailbox.waiting(user) for user in ("bob", "carol", "dave")] == [1, 1, 2]
+
+
+async def test_a_full_box_is_not_counted_for_each_letter(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with posting(sqlite_url, max_messages=1, max_total_messages=1) as post:
+        await post.mailbox.send("alice", "note", 1)
+        with pytest.raises(MailboxFull):
+            await post.mailbox.send("bob", "note", 1)
+        client = await post.connect()
+        assert await post.deliver(client, 1) == [1]
+        await post.leave(client)
+        with pytest.raises(MailboxFull):
+            await post.mailbox.send("bob", "note", 1)
+        monkeypatch.setattr("trioserver.mailbox.room.COUNT_INTERVAL", 0.0)
+        await post.mailbox.send("bob", "note", 1)
+
+
+async def test_the_bytes_of_all_mailboxes_together_are_bounded(database_url: str) -> None:
+    async with posting(database_url, max_bytes=2048, max_total_bytes=2048) as post:
+        await post.mailbox.send("alice", "note", "x" * 1000)
+        with pytest.raises(MailboxFull):
+            await post.mailbox.send("bob", "note", "x" * 1000)
+        await post.mailbox.send("bob", "note", "x" * 100)
+
+
+async def test_users_are_bounded_and_those_who_have_a_mailbox_keep_it(database_url: str) -> None:
+    async with posting(database_url, max_users=2) as post:
+        await post.mailbox.send("alice", "note", 1)
+        await post.mailbox.send("bob", "note", 1)
+        with pytest.raises(MailboxFull):
+            await post.mailbox.send("carol", "note", 1)
+        for user in ("alice", "bob"):
+            await post.mailbox.send(user, "note", 2)
+        assert await post.mailbox.waiting("alice") == 2
+
+
+async def test_of_messages_with_the_same_key_the_last_one_is_kept(database_url: str) -> None:
+    async with posting(database_url, max_messages=3) as post:
+        await post.mailbox.send("alice", "note", "genuine")
+        for n in range(10):
+            posted = await post.mailbox.send("alice", "news", n, key="news")
+            assert posted.dropped == 0
+        await post.mailbox.send("bob", "news", "his own", key="news")
+        await post.mailbox.send("alice", "note", "after it")
+        assert await post.mailbox.waiting("alice") == 3
+        client = await post.connect()
+        assert await post.deliver(client, 3) == ["genuine", 9, "after it"]
+        await post.mailbox.send("alice", "news", "now", key="news")
+        assert await post.deliver(client, 1) == ["now"]
+        await post.leave(client)
+        await post.nothing_for(await post.connect())
+        assert await post.mailbox.waiting("bob") == 1
+
+
+async def test_a_message_with_a_key_can_be_withdrawn(post: Post) -> None:
+    await post.mailbox.send("alice", "news", 1, key="news")
+    await post.mailbox.send("alice", "note", 2)
+    assert await post.mailbox.withdraw("alice", "news")
+    assert not await post.mailbox.withdraw("alice", "news")
+    assert not await post.mailbox.withdraw("alice", "x" * 129)
+    assert await post.deliver(await post.connect(), 1) == [2]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 129, "a\0b"])
+async def test_a_key_that_cannot_be_is_refused(post: Post, key: str) -> None:
+    with pytest.raises(ValueError, match="key"):
+        await post.mailbox.send("alice", "note", 1, key=key)
+
+
+# ------------------------------------------------------------------------------ age, and the clock
+
+
+@pytest.mark.parametrize("jump", [8 * 86400.0, -8 * 86400.0])
+async def test_a_clock_that_is_wrong_for_a_moment_takes_nothing_away(
+    jump: float, database_url: str
+) -> None:
+    ahead = 0.0
+    async with posting(database_url, wall_clock=lambda: 1e9 + ahead) as post:
+        for n in range(5):
+            await post.mailbox.send("alice", "note", n)
+        ahead = jump
+        assert (await post.mailbox.send("alice", "note", 5)).dropped == 0
+        await sweep(post.mailbox._store, post.mailbox._clock.now)
+        ahead = 0.0
+        assert (await post.mailbox.send("alice", "note", 6)).dropped == 0
+        await sweep(post.mailbox._store, post.mailbox._clock.now)
+        assert await post.deliver(await post.connect(), 7) == [0, 1, 2, 3, 4, 5, 6]
+
+
+async def test_what_is_too_old_is_taken_away_some_at_a_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr("trioserver.mailbox.sweeping.PAUSE", 0.0)
+    monkeypatch.setattr("trioserver.mailbox.sweeping.ROWS", 10)
+    async with posting(database_url, max_age=60.0, wall_clock=lambda: now) as post:
+        for n in range(25):
+            await post.mailbox.send(f"user-{n % 3}", "note", n)
+        now += 50
+        await post.mailbox.send("user-0", "note", "young")
+        now += 20
+        store = post.mailbox._store
+        assert await store.sweep(now, 10) == Swept(letters=10, is_last=False)
+        await sweep(store, lambda: now)
+        assert [await post.mailbox.waiting(f"user-{n}") for n in range(3)] == [1, 0, 0]
+        client = await post.connect("user-0")
+        assert await post.deliver(client, 2) == [{"count": 9}, "young"]
+
+
+async def test_a_database_too_slow_for_a_batch_is_given_smaller_ones(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000_000.0
+    monkeypatch.setattr("trioserver.mailbox.sweeping.PAUSE", 0.0)
+    slow = """CREATE TRIGGER slow AFTER DELETE ON trioserver_letters BEGIN
+        SELECT count(*) FROM (WITH RECURSIVE n(x) AS (
+            SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 40000) SELECT x FROM n); END"""
+    async with (
+        Database(sqlite_url, timeout=0.4) as database,
+        posting(database, max_age=60.0, wall_clock=lambda: now) as post,
+    ):
+        for n in range(150):
+            await post.mailbox.send("alice", "note", n)
+        now += 61.0
+        await database.run(lambda connection: connection.exec_driver_sql(slow).rowcount)
+        store = post.mailbox._store
+        with pytest.raises(DatabaseUnavailable):
+            await store.sweep(now, 150)
+        await sweep(store, lambda: now)
+        assert await post.mailbox.waiting("alice") == 0
+
+
+# ------------------------------------------------------------------------------ the tables
+
+
+FIRST_VERSION = (
+    """CREATE TABLE trioserver_letters (
+        number INTEGER NOT NULL PRIMARY KEY {increasing}, id VARCHAR(32) NOT NULL UNIQUE,
+        box VARCHAR(64) NOT NULL, user_id VARCHAR(255) NOT NULL, type VARCHAR(64) NOT NULL,
+        data TEXT, resource TEXT, size INTEGER NOT NULL, at FLOAT NOT NULL)""",
+    "CREATE INDEX trioserver_letters_of ON trioserver_letters (box, user_id, number)",
+    "CREATE INDEX trioserver_letters_at ON trioserver_letters (box, at)",
+    """CREATE TABLE trioserver_letters_dropped (
+        box VARCHAR(64) NOT NULL, user_id VARCHAR(255) NOT NULL, count INTEGER NOT NULL,
+        at FLOAT NOT NULL, PRIMARY KEY (box, user_id))""",
+    """INSERT INTO trioserver_letters (id, box, user_id, type, data, size, at)
+        VALUES ('a', 'default', 'alice', 'note', '1', 257, {now})""",
+)
+
+
+async def test_letters_of_the_first_version_are_kept(database_url: str) -> None:
+    async with Database(database_url) as database:
+        postgresql = "postgresql" in database_url
+        increasing = "GENERATED BY DEFAULT AS IDENTITY" if postgresql else "AUTOINCREMENT"
+
+        def make(connection: sa.Connection) -> None:
+            for statement in FIRST_VERSION:
+                filled = statement.format(increasing=increasing, now=time.time())
+                connection.exec_driver_sql(filled)
+
+        await database.run(make)
+    for n in (2, 3):
+        async with posting(database_url) as post:
+            await post.mailbox.send("alice", "note", n, key=str(n))
+    async with posting(database_url) as post:
+        assert await post.deliver(await post.connect(), 3) == [1, 2, 3]
+
+
+async def test_tables_of_a_newer_version_stop_the_start(database_url: str) -> None:
+    async with posting(database_url) as post:
+        await post.mailbox.send("alice", "note", 1)
+    newer = "UPDATE trioserver_schema SET version = 99 WHERE component = 'mailbox'"
+    async with Database(database_url) as database:
+        await database.run(lambda connection: connection.exec_driver_sql(newer).rowcount)
+    with pytest.raises(ExceptionGroup) as stopped:
+        async with posting(database_url):
+            pass
+    assert stopped.group_contains(SchemaTooNew)
 
 
 async def test_a_message_larger_than_the_outbox_harms_nobody(sqlite_url: str) -> None:
@@ -427,7 +632,16 @@ async def test_all_that_json_can_say_comes_as_it_was(post: Post) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_messages": 0}, {"max_bytes": 1}, {"max_age": 0.0}, {"box": ""}, {"box": "x" * 65}],
+    [
+        {"max_messages": 0},
+        {"max_bytes": 1},
+        {"max_age": 0.0},
+        {"max_total_messages": 999},
+        {"max_total_bytes": 1024},
+        {"max_users": 0},
+        {"box": ""},
+        {"box": "x" * 65},
+    ],
 )
 def test_bad_options_are_refused(sqlite_url: str, options: Mapping[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):

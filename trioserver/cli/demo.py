@@ -84,7 +84,7 @@ class Demo:
             admin_dashboard.make(url, auth=jwt),
             agents.make(self.settings),
             behavior_log.make(url, secret=secret, token_lifetime=lifetime, users=phones),
-            conversations.make(url, auth=auth, seed=SEED),
+            conversations.make(url, auth=auth, seed=SEED, is_user=_is_user),
             study_coach.make(url, auth=jwt),
             website.make(),
         ):
@@ -112,6 +112,10 @@ class Demo:
             "pages": {"index": f"{http}/", **{name: f"{http}/{name}" for name in website.PAGES}},
             "mpin": MPIN,
         }
+
+
+async def _is_user(user: str) -> bool:
+    return user in USERS
 
 
 @click.command("demo")

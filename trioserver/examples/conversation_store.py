@@ -101,6 +101,16 @@ class Store:
         query = sa.select(members.c.user_id).where(members.c.conversation_id == conversation_id)
         return set(await answered(self.database.read(lambda db: db.scalars(query).all())))
 
+    async def knows(self, user: str) -> bool:
+        """Whether the user has a conversation."""
+        query = sa.select(conversations.c.id).where(conversations.c.user_id == user).limit(1)
+        found = self.database.read(lambda connection: connection.scalar(query))
+        return await answered(found) is not None
+
+    async def check_owner(self, conversation_id: str, user: str) -> None:
+        """Raises `Refusal` for anybody but the owner."""
+        await answered(self.database.read(lambda db: _check_owner(db, conversation_id, user)))
+
     async def share(self, conversation_id: str, owner: str, user: str) -> bool:
         """Let a user in; whether that is new. Raises `Refusal` for anybody but the owner."""
 

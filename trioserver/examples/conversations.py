@@ -6,14 +6,15 @@ as a stream, which the client can cancel; ``history`` gives what was said before
 
 The owner may ``share`` a conversation, and ``unshare`` it. Whoever is in it hears what the others
 say as ``said``, ``present`` tells who that is, and a topic who comes and goes. Whoever is not there
-finds ``shared`` and ``unread`` messages after the next `ready`, once.
+finds ``shared`` and ``unread`` messages after the next `ready`, once: of each conversation at most
+one of each, so that nobody can push out what others have sent.
 
 Run it: ``trioserver demo``.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, Final
 
@@ -52,9 +53,17 @@ class Whom(msgspec.Struct):
 
 
 def make(
-    database_url: str, *, auth: Authenticator, seed: Mapping[str, list[str]] | None = None
+    database_url: str,
+    *,
+    auth: Authenticator,
+    seed: Mapping[str, list[str]] | None = None,
+    is_user: Callable[[str], Awaitable[bool]] | None = None,
 ) -> Application:
-    """The application. ``seed``: conversations to have, by the user they belong to."""
+    """The application. ``seed``: conversations to have, by the user they belong to.
+
+    ``is_user`` says whether there is a user with this id, with whom a conversation can be shared;
+    None is whoever has a conversation.
+    """
     database = Database(database_url)
     store = Store(database)
 
@@ -64,6 +73,7 @@ def make(
             await store.create(seed or {})
             application.state["store"] = store
             application.state["server"] = server
+            application.state["is_user"] = is_user or store.knows
             yield
 
     mailbox = Mailbox(database, box="conversations")
@@ -123,21 +133,28 @@ async def ask(connection: Connection, said: Said) -> AsyncIterator[dict[str, Any
 
 async def share(connection: Connection, whom: Whom) -> None:
     """Let another user in, and say so to them, now or when they come."""
-    conversation, me = _conversation(connection), connection.user.id
-    if await _store(connection).share(conversation, me, whom.user):
+    store, conversation, me = _store(connection), _conversation(connection), connection.user.id
+    await store.check_owner(conversation, me)
+    if not await answered(connection.application.state["is_user"](whom.user)):
+        raise Refusal("not_found", "There is no such user.")
+    if await store.share(conversation, me, whom.user):
         notice = {"conversation_id": conversation, "by": me}
-        await answered(connection.application.mailbox.send(whom.user, "shared", notice))
+        await _leave_notices(connection, [whom.user], "shared", notice)
 
 
 async def unshare(connection: Connection, whom: Whom) -> None:
     """Let a user in no longer; whoever is in, or about to come in, is sent out."""
+    conversation = _conversation(connection)
     if whom.user == connection.user.id:
         raise Refusal("forbidden", "It is the owner's.")
-    await _store(connection).unshare(_conversation(connection), connection.user.id, whom.user)
+    await _store(connection).unshare(conversation, connection.user.id, whom.user)
     server: Server = connection.application.state["server"]
     server.disconnect(
         user=whom.user, resource=connection.resource, code="access_denied", message=DENIED
     )
+    for type in ("shared", "unread"):
+        withdrawn = connection.application.mailbox.withdraw(whom.user, _key(type, conversation))
+        await answered(withdrawn)
 
 
 def present(connection: Connection) -> dict[str, Any]:
@@ -164,12 +181,34 @@ async def _say(connection: Connection, role: str, text: str) -> int:
                 other.send_nowait("said", said)
     try:
         users = await _store(connection).members(conversation)
-        for user in users - {other.user.id for other in here}:
-            notice = {"conversation_id": conversation, "message_id": id, "by": me}
-            await answered(connection.application.mailbox.send(user, "unread", notice))
     except Refusal as refusal:  # the message itself is stored
         connection.log.warning("conversation_members_not_told", reason=refusal.code)
+    else:
+        notice = {"conversation_id": conversation, "message_id": id, "by": me}
+        away = users - {other.user.id for other in here}
+        await _leave_notices(connection, away, "unread", notice)
     return id
+
+
+async def _leave_notices(
+    connection: Connection, users: Iterable[str], type: str, notice: dict[str, Any]
+) -> None:
+    """Leave a notice for users, of which one of a kind waits for a conversation: the last.
+
+    What it is about is done already. A notice that cannot be kept is logged, and fails nothing.
+    """
+    key = _key(type, notice["conversation_id"])
+    for user in users:
+        try:
+            await answered(connection.application.mailbox.send(user, type, notice, key=key))
+        except Refusal as refusal:
+            connection.log.warning("conversation_members_not_told", reason=refusal.code)
+            if refusal.code == "unavailable":
+                break  # each of the others would wait for the database as long
+
+
+def _key(type: str, conversation: str) -> str:
+    return f"{type}:{conversation}"
 
 
 def _answer(question: str, found: list[str]) -> str:

@@ -18,6 +18,7 @@ from trioserver import (
     Application,
     AuditQuery,
     Connection,
+    MailboxFull,
     Observer,
     Presence,
     Refusal,
@@ -190,9 +191,12 @@ class Dashboard:
         hearing = [each for each in self.presence.connections() if "broadcast" in each.topics]
         away = set(known) - {each.user.id for each in hearing}
         self.application.publish("broadcast", said)
-        for each in away:
-            await self.application.mailbox.send(each, "broadcast", said)
-        return {"dashboards": len(hearing), "kept_for": len(away)}
+        kept = 0
+        with suppress(MailboxFull):  # the answer says for how many it is kept
+            for each in away:
+                await self.application.mailbox.send(each, "broadcast", said)
+                kept += 1
+        return {"dashboards": len(hearing), "kept_for": kept}
 
     async def remember(self, user: str) -> None:
         """This administrator has been here. A database that is away does not keep them out."""

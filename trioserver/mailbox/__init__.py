@@ -13,5 +13,6 @@ moment between a delivery and its record: the ``id`` tells.
 """
 
 from trioserver.mailbox.mailbox import Mailbox, Posted
+from trioserver.mailbox.room import MailboxFull
 
-__all__ = ["Mailbox", "Posted"]
+__all__ = ["Mailbox", "MailboxFull", "Posted"]

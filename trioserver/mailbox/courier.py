@@ -111,7 +111,8 @@ class Courier:
     """Delivers to one connection, in order, for as long as it lives.
 
     A client that acknowledges says itself what it has; any other has what has left for it.
-    ``undone`` gives the ids of what has been delivered and is still in the database.
+    ``undone`` gives the ids of what has been delivered and is still in the database; ``clock``,
+    in seconds since the Unix epoch, says what is too old.
     """
 
     def __init__(
@@ -121,14 +122,14 @@ class Courier:
         *,
         store: Store,
         undone: Callable[[], set[str]],
-        wall_clock: Callable[[], float],
+        clock: Callable[[], float],
     ) -> None:
         self._desk = desk
         self._connection = connection
         self._outbox = connection._websocket.outbox
         self._store = store
         self._undone = undone
-        self._wall_clock = wall_clock
+        self._clock = clock
         self._later: deque[Letter] = deque()
         self._caught_up = False
         self._again = False
@@ -202,7 +203,7 @@ class Courier:
     async def _send_some(self) -> bool:
         """Send what one read finds; False where that was the last."""
         self._desk.gone = self._undone()
-        now = self._wall_clock()
+        now = self._clock()
         page = await self._store.read(self._desk.user, after=self._last, now=now)
         letters = self._desk.take(self, page.letters)
         if page.dropped:

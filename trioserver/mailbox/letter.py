@@ -17,6 +17,9 @@ from protocol.messages import RESERVED_TYPES, Message
 MAX_USER: Final = 255
 """Characters of a user's id. An index of PostgreSQL takes no key longer than some 2,700 bytes."""
 
+MAX_KEY: Final = 128
+"""Characters."""
+
 OVERHEAD: Final = 256
 """Bytes that a message costs beside its content, roughly, so that empty ones are bounded too."""
 
@@ -29,6 +32,7 @@ class Letter:
     """``data`` is JSON, None where there is none; ``at`` is in seconds since the Unix epoch.
 
     ``resource``: only for connections whose path has these parameters; None for all.
+    ``key``: of the user's letters with the same key only the last is kept.
     ``number`` is the database's, in the order of sending; 0 before it is stored.
     """
 
@@ -38,6 +42,7 @@ class Letter:
     data: str | None = attrs.field(repr=False)
     resource: Mapping[str, str] | None
     at: float
+    key: str | None = None
     number: int = 0
 
     @property
@@ -57,7 +62,12 @@ class Letter:
 
 
 def new_letter(
-    user: str, type: str, data: Any, resource: Mapping[str, str] | None, at: float
+    user: str,
+    type: str,
+    data: Any,
+    resource: Mapping[str, str] | None,
+    at: float,
+    key: str | None = None,
 ) -> Letter:
     """Raises `ValueError` or `TypeError` for what cannot be sent, or not be stored."""
     if not is_user(user):
@@ -66,6 +76,8 @@ def new_letter(
         raise ValueError(f"{type!r} is no message type: 1-64 of a-z 0-9 _ . : - are")
     if type in RESERVED_TYPES or type.startswith("mailbox."):
         raise ValueError(f"{type!r} is a message type of the protocol's own; choose another")
+    if key is not None and not is_key(key):
+        raise ValueError(f"a message's key is 1 to {MAX_KEY} characters, without a NUL")
     text = None if data is UNSET else bytes(raw(data)).decode()
     codec.check_depth(b"[" + (text or "").encode() + b"]")
     return Letter(
@@ -75,7 +87,13 @@ def new_letter(
         data=text,
         resource=None if resource is None else {**resource},
         at=at,
+        key=key,
     )
+
+
+def is_key(key: str) -> bool:
+    """Whether it can be the key of a letter."""
+    return 0 < len(key) <= MAX_KEY and not _IMPOSSIBLE.search(key)
 
 
 def is_user(user: str) -> bool:

@@ -16,14 +16,14 @@ from msgspec import UNSET
 
 from trioserver.auth.user import User, id_of
 from trioserver.mailbox.courier import RETRY, Courier, Desk
-from trioserver.mailbox.letter import is_user, new_letter
+from trioserver.mailbox.letter import is_key, is_user, new_letter
+from trioserver.mailbox.room import Room, Totals
+from trioserver.mailbox.sweeping import say_unavailable, sweep_forever
 from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage.retention import RetentionClock
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection
-
-SWEEP_INTERVAL: Final = 3600.0
-"""Seconds between two looks for what is too old."""
 
 LAST_WORDS: Final = 2.0
 """Seconds, at the end, for noting what has been delivered."""
@@ -59,6 +59,10 @@ class Mailbox:
     Beyond that the oldest go: `Posted` tells the sender how many, and ``mailbox.dropped`` the user,
     with the ``count``, at the next `ready`.
 
+    For all users of the box together at most ``max_total_messages`` wait, of ``max_total_bytes``
+    together, for ``max_users`` different users. Beyond that nothing goes: `send` raises
+    `MailboxFull`, so that nobody can push out what is kept for others.
+
     Raises `ValueError` and `ImportError`, as `Database` does.
     """
 
@@ -70,22 +74,40 @@ class Mailbox:
         max_messages: int = 1_000,
         max_bytes: int = 1024 * 1024,
         max_age: float = 7 * _DAY,
+        max_total_messages: int = 200_000,
+        max_total_bytes: int = 256 * 1024 * 1024,
+        max_users: int = 50_000,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         if max_messages < 1:
             raise ValueError(f"max_messages is {max_messages!r}; it must be 1 or more")
         if max_bytes < 1024:
             raise ValueError(f"max_bytes is {max_bytes!r}; it must be 1024 or more")
+        if max_total_messages < max_messages:
+            raise ValueError(
+                f"max_total_messages is {max_total_messages!r}; it must be max_messages or more"
+            )
+        if max_total_bytes < max_bytes:
+            raise ValueError(
+                f"max_total_bytes is {max_total_bytes!r}; it must be max_bytes or more"
+            )
+        if max_users < 1:
+            raise ValueError(f"max_users is {max_users!r}; it must be 1 or more")
         if not 1.0 <= max_age <= 3650 * _DAY:
             raise ValueError(f"max_age is {max_age!r}; it must be from 1 s to ten years")
         self.max_bytes = max_bytes
         self._opens = not isinstance(database, Database)
         self._database = database if isinstance(database, Database) else Database(database)
-        from trioserver.mailbox.store import Bounds, Store  # here, and now: it needs SQLAlchemy
+        # Here, because they need SQLAlchemy; and now, so that it is missed at once.
+        from trioserver.mailbox.store import Bounds, Store
 
         bounds = Bounds(messages=max_messages, bytes=max_bytes, age=max_age)
         self._store = Store(self._database, box, bounds)
-        self._wall_clock = wall_clock
+        self._room = Room(
+            self._store,
+            Totals(letters=max_total_messages, bytes=max_total_bytes, users=max_users),
+        )
+        self._clock = RetentionClock(wall_clock)
         self._desks: dict[str, Desk] = {}
         self._delivered: dict[str, None] = {}  # and still in the database
         self._has_delivered = trio.Event()
@@ -100,6 +122,7 @@ class Mailbox:
         data: Any = UNSET,
         *,
         resource: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> Posted:
         """Send a message to a user: now, where the user is connected, or at the next `ready`.
 
@@ -107,18 +130,22 @@ class Mailbox:
         which they were sent: to all connections that are ready now, or, if there is none, to the
         next one. ``resource``: only to connections whose path has these parameters.
 
-        Raises `DatabaseUnavailable`, and `ValueError` or `TypeError` for what cannot be sent; then
-        nothing was. Cancelling this leaves it unknown whether it was sent.
+        ``key``: the message takes the place of one with the same key that still waits for the
+        user. Use it for notices of which only the last one counts: they cannot push out others.
+
+        Raises `DatabaseUnavailable` and `MailboxFull`, and `ValueError` or `TypeError` for what
+        cannot be sent; then nothing was. Cancelling this leaves it unknown whether it was sent.
         """
         name = id_of(user)
-        letter = new_letter(name, type, data, resource, self._wall_clock())
+        letter = new_letter(name, type, data, resource, self._clock.stamp(), key)
         if letter.size > self.max_bytes:
             raise ValueError(f"the message has {letter.size} bytes, {self.max_bytes} are allowed")
+        await self._room.take(name, letter.size)
         with self._at_desk(name) as desk:
             async with self._turn(desk):
                 here = desk.reserve(letter)
                 try:
-                    dropped = await self._store.add(letter)
+                    dropped = await self._store.add(letter, now=self._clock.now())
                 except BaseException:
                     desk.forget(letter.id)
                     desk.look_again()  # it may have been stored all the same
@@ -127,6 +154,16 @@ class Mailbox:
         if dropped:
             _log.warning("kept_messages_dropped", count=dropped)
         return Posted(id=letter.id, connections=given, dropped=dropped)
+
+    async def withdraw(self, user: str | User, key: str) -> bool:
+        """Take back the message with this ``key``; whether it still waited. Raises as `send`.
+
+        A message that is on its way to the client at this moment arrives all the same.
+        """
+        name = id_of(user)
+        if not (is_user(name) and is_key(key)):
+            return False
+        return await self._store.withdraw(name, key) > 0
 
     async def waiting(self, user: str | User) -> int:
         """How many messages are kept for a user; those on their way count. Raises as `send`."""
@@ -157,26 +194,37 @@ class Mailbox:
                 connection,
                 store=self._store,
                 undone=lambda: set(self._delivered),
-                wall_clock=self._wall_clock,
+                clock=self._clock.now,
             )
             await courier.run()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Note what has been delivered, and take away what is too old; the server runs it.
 
-        Raises `DatabaseUnavailable` where SQLite's file cannot be where it should be.
+        Raises `DatabaseUnavailable` where SQLite's file cannot be where it should be, and
+        `SchemaTooNew`.
         """
+        self._clock.start()
         async with AsyncExitStack() as stack:
             if self._opens:
                 await stack.enter_async_context(self._database)
+            await self._prepare()
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._note_delivered)
-                    nursery.start_soon(self._sweep)
+                    nursery.start_soon(sweep_forever, self._store, self._clock.now)
                     task_status.started()
             finally:
                 with trio.move_on_after(LAST_WORDS, shield=True):
                     await self._note_what_is_left()
+
+    async def _prepare(self) -> None:
+        try:
+            await self._store.create()
+        except ValueError:
+            raise  # `SchemaTooNew`: a newer server has made the tables
+        except Exception as error:  # it is tried again with the first letter
+            say_unavailable(error)
 
     @contextmanager
     def _at_desk(self, user: str) -> Iterator[Desk]:
@@ -206,8 +254,8 @@ class Mailbox:
             while self._delivered:
                 try:
                     await self._note_some()
-                except DatabaseUnavailable as error:
-                    _log.warning("mailbox_unavailable", category=error.category)
+                except Exception as error:  # nothing that a database does ends the server
+                    say_unavailable(error)
                     await trio.sleep(RETRY)
 
     async def _note_some(self) -> None:
@@ -220,17 +268,8 @@ class Mailbox:
         try:
             while self._delivered:
                 await self._note_some()
-        except DatabaseUnavailable as error:
-            _log.warning("mailbox_unavailable", category=error.category, notes=len(self._delivered))
-
-    async def _sweep(self) -> None:
-        while True:
-            try:
-                while count := await self._store.sweep(self._wall_clock()):
-                    _log.warning("kept_messages_dropped", count=count, too_old=True)
-            except DatabaseUnavailable as error:
-                _log.warning("mailbox_unavailable", category=error.category)
-            await trio.sleep(SWEEP_INTERVAL)
+        except Exception as error:
+            say_unavailable(error, notes=len(self._delivered))
 
 
 class _Turn:

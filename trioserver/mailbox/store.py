@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import attrs
 import sqlalchemy as sa
 
-from trioserver.mailbox.letter import MAX_USER, Letter, resource_of, resource_text
+from trioserver.mailbox.letter import MAX_KEY, MAX_USER, Letter, resource_of, resource_text
+from trioserver.mailbox.room import Totals
 from trioserver.storage import Database
+from trioserver.storage.migrations import Step, migrate
 
 _T = TypeVar("_T")
 
 READ: Final = 100
 """Letters in one read."""
 
-SWEEP: Final = 500
-"""Users of whom expired letters are taken away in one transaction."""
-
-_CREATING: Final = 0x7472696F  # any number that others do not use
+_COMPONENT: Final = "mailbox"
 
 _metadata: Final = sa.MetaData()
 
@@ -38,6 +39,7 @@ letters: Final = sa.Table(
     sa.Column("resource", sa.Text),
     sa.Column("size", sa.Integer, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
+    sa.Column("key", sa.String(MAX_KEY)),
     sa.Index("trioserver_letters_of", "box", "user_id", "number"),
     sa.Index("trioserver_letters_at", "box", "at"),
     sqlite_autoincrement=True,
@@ -51,6 +53,17 @@ dropped: Final = sa.Table(
     sa.Column("count", sa.Integer, nullable=False),
     sa.Column("at", sa.Float, nullable=False),
 )
+
+_BY_KEY: Final = sa.Index(
+    "trioserver_letters_key",
+    letters.c.box,
+    letters.c.user_id,
+    letters.c.key,
+    sqlite_where=letters.c.key.is_not(None),
+    postgresql_where=letters.c.key.is_not(None),
+)
+
+_DROPPED_AT: Final = sa.Index("trioserver_letters_dropped_at", dropped.c.box, dropped.c.at)
 
 _COUNT_DROPPED: Final = sa.text(
     "INSERT INTO trioserver_letters_dropped (box, user_id, count, at)"
@@ -80,6 +93,14 @@ class Page:
     dropped: int
 
 
+@attrs.frozen(kw_only=True)
+class Swept:
+    """``letters`` were taken away; ``is_last``: there is nothing more that is too old."""
+
+    letters: int
+    is_last: bool
+
+
 class Store:
     """One box. Each method is one transaction, and raises `DatabaseUnavailable`."""
 
@@ -92,13 +113,16 @@ class Store:
         self._there = False
 
     async def create(self) -> None:
-        """Make the tables where they are not there yet."""
+        """Make the tables, or bring them up to date. Raises `SchemaTooNew` too."""
         if not self._there:
-            await self._database.run(_create)
+            await self._database.run(partial(migrate, component=_COMPONENT, steps=_STEPS))
             self._there = True
 
-    async def add(self, letter: Letter) -> int:
-        """Keep a letter; when this returns it survives a crash. How many older ones had to go."""
+    async def add(self, letter: Letter, *, now: float) -> int:
+        """Keep a letter; when this returns it survives a crash. How many older ones had to go.
+
+        A letter with the same key is replaced, and does not count. ``now`` says what is too old.
+        """
         row = {
             "id": letter.id,
             "box": self._box,
@@ -108,14 +132,17 @@ class Store:
             "resource": resource_text(letter.resource),
             "size": letter.size,
             "at": letter.at,
+            "key": letter.key,
         }
 
         def add(connection: sa.Connection) -> int:
+            if letter.key is not None:
+                connection.execute(letters.delete().where(self._with_key(letter.user, letter.key)))
             connection.execute(letters.insert().values(row))
-            over = self._over(connection, letter.user, letter.at)
+            over = self._over(connection, letter.user, now)
             if over:
                 connection.execute(letters.delete().where(letters.c.number.in_(over)))
-                self._count_dropped(connection, {letter.user: len(over)}, letter.at)
+                self._count_dropped(connection, {letter.user: len(over)}, now)
             return len(over)
 
         return await self._run(add)
@@ -166,6 +193,23 @@ class Store:
 
         await self._run(remove)
 
+    async def withdraw(self, user: str, key: str) -> int:
+        """Forget the user's letter with this key; how many there were."""
+        delete = letters.delete().where(self._with_key(user, key))
+        return await self._run(lambda connection: connection.execute(delete).rowcount)
+
+    async def totals(self) -> Totals:
+        """Count all letters of the box. With 200,000 letters it takes some 0.1 s, of a reader."""
+        columns = (
+            sa.func.count(),
+            sa.func.coalesce(sa.func.sum(letters.c.size), 0),
+            sa.func.count(letters.c.user_id.distinct()),
+        )
+        query = sa.select(*columns).where(letters.c.box == self._box)
+        await self.create()
+        row = await self._database.read(lambda connection: connection.execute(query).one())
+        return Totals(letters=row[0], bytes=row[1], users=row[2])
+
     async def count(self, user: str) -> int:
         """How many there are."""
         query = sa.select(sa.func.count()).where(self._of(user))
@@ -183,31 +227,44 @@ class Store:
 
         await self._run(told)
 
-    async def sweep(self, now: float) -> int:
-        """Take letters away that are too old, of some users; 0 when there are none left."""
+    async def sweep(self, now: float, rows: int) -> Swept:
+        """Take away the oldest letters that are too old, and counts that nobody was told of.
+
+        At most ``rows`` of each, which are found by an index. A transaction on SQLite keeps all
+        other writers waiting.
+        """
         oldest = now - self._bounds.age
         old = (letters.c.box == self._box) & (letters.c.at < oldest)
-        query = sa.select(letters.c.user_id, sa.func.count()).where(old)
+        find_old = sa.select(letters.c.number, letters.c.user_id).where(old)
+        find_old = find_old.order_by(letters.c.at).limit(rows)
+        stale = (dropped.c.box == self._box) & (dropped.c.at < oldest)
+        find_stale = sa.select(dropped.c.user_id).where(stale).order_by(dropped.c.at).limit(rows)
 
-        def sweep(connection: sa.Connection) -> int:
-            rows = connection.execute(query.group_by(letters.c.user_id).limit(SWEEP)).all()
-            counts = {user: int(count) for user, count in rows}
-            mine = letters.c.user_id.in_(list(counts))
-            connection.execute(letters.delete().where(old, mine))
-            stale = (dropped.c.box == self._box) & (dropped.c.at < oldest)
-            connection.execute(dropped.delete().where(stale))
-            self._count_dropped(connection, counts, now)
-            return sum(counts.values())
+        def sweep(connection: sa.Connection) -> Swept:
+            users = connection.scalars(find_stale).all()
+            mine = stale & dropped.c.user_id.in_(users)
+            connection.execute(dropped.delete().where(mine))
+            found = connection.execute(find_old).all()
+            numbers = [row.number for row in found]
+            connection.execute(letters.delete().where(letters.c.number.in_(numbers)))
+            self._count_dropped(connection, Counter(row.user_id for row in found), now)
+            return Swept(letters=len(found), is_last=max(len(found), len(users)) < rows)
 
         return await self._run(sweep)
 
     def _of(self, user: str) -> sa.ColumnElement[bool]:
         return _same(letters, self._box, user)
 
+    def _with_key(self, user: str, key: str) -> sa.ColumnElement[bool]:
+        return self._of(user) & (letters.c.key == key)
+
     def _count_dropped(self, connection: sa.Connection, counts: dict[str, int], now: float) -> None:
-        for user, count in counts.items():
-            values = {"box": self._box, "user_id": user, "count": count, "at": now}
-            connection.execute(_COUNT_DROPPED, values)
+        rows = [
+            {"box": self._box, "user_id": user, "count": count, "at": now}
+            for user, count in sorted(counts.items())  # in one order: no two wait for each other
+        ]
+        if rows:
+            connection.execute(_COUNT_DROPPED, rows)
 
     async def _run(self, work: Callable[[sa.Connection], _T]) -> _T:
         await self.create()
@@ -215,9 +272,18 @@ class Store:
 
 
 def _create(connection: sa.Connection) -> None:
-    if connection.dialect.name == "postgresql":  # it makes no table for two at once
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING)))
+    """Make the tables. Those of the first version are there already, without a version, as are all
+    of their indexes; only the column and the indexes that came since are missing.
+    """
     _metadata.create_all(connection)
+    columns = {each["name"] for each in sa.inspect(connection).get_columns(letters.name)}
+    if "key" not in columns:
+        connection.exec_driver_sql(f"ALTER TABLE {letters.name} ADD COLUMN key VARCHAR({MAX_KEY})")
+    for index in (_BY_KEY, _DROPPED_AT):
+        index.create(connection, checkfirst=True)
+
+
+_STEPS: Final[tuple[Step, ...]] = (_create,)
 
 
 def _same(table: sa.Table, box: str, user: str) -> sa.ColumnElement[bool]:

@@ -5,6 +5,7 @@ Databases answer from threads, so that time is real here; clients are in memory.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from tests.support.client import Client, Message
 from tests.support.databases import eventually
@@ -36,7 +38,7 @@ from trioserver import (
 )
 from trioserver.config import OutboxConfig
 from trioserver.mailbox.store import Swept
-from trioserver.mailbox.sweeping import sweep
+from trioserver.mailbox.sweeping import PAUSE, ROWS, sweep, sweep_forever
 from trioserver.storage import Database, DatabaseUnavailable
 from trioserver.storage.migrations import SchemaTooNew
 
@@ -514,27 +516,47 @@ async def test_what_is_too_old_is_taken_away_some_at_a_time(
         assert await post.deliver(client, 2) == [{"count": 9}, "young"]
 
 
+@attrs.define
+class SlowStore:
+    """Takes away what it is asked to, unless that is more rows than it manages in its time."""
+
+    left: int
+    manages: int
+    asked: list[tuple[float, int]] = attrs.field(factory=list)
+
+    async def sweep(self, now: float, rows: int) -> Swept:
+        self.asked.append((trio.current_time(), rows))
+        await trio.sleep(0.01)
+        if rows > self.manages:
+            raise DatabaseUnavailable("timeout", "too slow")
+        taken = min(rows, self.left)
+        self.left -= taken
+        return Swept(letters=taken, is_last=taken < rows)
+
+
+@pytest.mark.parametrize("manages", [1, 7, 400, 5000])
 async def test_a_database_too_slow_for_a_batch_is_given_smaller_ones(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+    manages: int, autojump_clock: MockClock
 ) -> None:
-    now = 1_000_000.0
-    monkeypatch.setattr("trioserver.mailbox.sweeping.PAUSE", 0.0)
-    slow = """CREATE TRIGGER slow AFTER DELETE ON trioserver_letters BEGIN
-        SELECT count(*) FROM (WITH RECURSIVE n(x) AS (
-            SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 40000) SELECT x FROM n); END"""
-    async with (
-        Database(sqlite_url, timeout=0.4) as database,
-        posting(database, max_age=60.0, wall_clock=lambda: now) as post,
-    ):
-        for n in range(150):
-            await post.mailbox.send("alice", "note", n)
-        now += 61.0
-        await database.run(lambda connection: connection.exec_driver_sql(slow).rowcount)
-        store = post.mailbox._store
-        with pytest.raises(DatabaseUnavailable):
-            await store.sweep(now, 150)
-        await sweep(store, lambda: now)
-        assert await post.mailbox.waiting("alice") == 0
+    store = SlowStore(left=50, manages=manages)
+    await sweep(store, lambda: 0.0)  # type: ignore[arg-type]
+    assert store.left == 0
+    assert max(rows for _, rows in store.asked) == ROWS
+    times = [at for at, _ in store.asked]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert all(gap >= PAUSE for gap in gaps), "others write in between"
+
+
+async def test_a_database_that_cannot_take_away_one_row_is_left_alone_until_the_next_time(
+    autojump_clock: MockClock,
+) -> None:
+    store = SlowStore(left=5, manages=0)
+    with pytest.raises(DatabaseUnavailable):
+        await sweep(store, lambda: 0.0)  # type: ignore[arg-type]
+    assert store.asked[-1][1] == 1
+    with trio.move_on_after(3 * 3600):
+        await sweep_forever(store, lambda: 0.0)  # type: ignore[arg-type]
+    assert len(store.asked) < 50
 
 
 # ------------------------------------------------------------------------------ the tables

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
+from urllib.parse import quote
 
 import pytest
 
 from tests.support.http import site
+from tests.support.next_paths import ELSEWHERE, OURS
 from trioserver.examples import website
 
 FILES = website.read()
@@ -121,3 +123,20 @@ def test_all_files_of_the_folder_are_served() -> None:
     names = {entry.name for entry in (files("trioserver") / "examples" / "pages").iterdir()}
     served = {path.removeprefix("/static/") for path in FILES if path.startswith("/static/")}
     assert {name for name in names if not name.endswith(".html")} | {"trioserver.js"} == served
+
+
+@pytest.mark.parametrize("path", OURS)
+async def test_a_link_to_the_login_page_may_lead_to_a_path_of_this_server(path: str) -> None:
+    assert website.is_own_path(path)
+    async with site(website.make()) as place:
+        http = await place.open()
+        assert (await http.get(f"/login?next={quote(path, safe='')}")).status == 200
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+async def test_a_link_to_the_login_page_that_leads_elsewhere_is_cut(path: str) -> None:
+    async with site(website.make()) as place:
+        http = await place.open()
+        for query in (f"next={quote(path, safe='')}", f"next=/&next={quote(path, safe='')}"):
+            answer = await http.get(f"/login?{query}")
+            assert (answer.status, answer.headers["location"]) == (303, "/login")

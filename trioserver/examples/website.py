@@ -11,15 +11,17 @@ Run it: ``trioserver demo``.
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
+from urllib.parse import unquote
 
 import attrs
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 import trioserver
@@ -61,6 +63,13 @@ TYPES: Final = {
 }
 
 
+_UNSAFE: Final = re.compile(r"[\\\s\x00-\x1f\x7f-\x9f]")
+"""Browsers drop white space from a URL, and take a backslash for a slash."""
+
+_ELSEWHERE: Final = re.compile(r"//|(^|/)\.{1,2}(/|$)|[\\\x00-\x1f\x7f-\x9f]")
+"""What leads elsewhere, or may: an empty or a dotted segment, a backslash, a control character."""
+
+
 @attrs.frozen
 class File:
     """What is sent. ``tag`` changes with it (RFC 9110, section 8.8.3)."""
@@ -99,11 +108,36 @@ def _route(path: str, file: File) -> Route:
     headers = {**HEADERS, "ETag": file.tag}
 
     async def answer(request: Request) -> Response:
+        if not all(map(is_own_path, request.query_params.getlist("next"))):
+            return RedirectResponse(path, 303, headers={**HEADERS, "Cache-Control": "no-store"})
         if file.tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         return Response(file.body, headers=headers, media_type=file.type)
 
     return Route(path, answer, methods=["GET"])
+
+
+def is_own_path(text: str) -> bool:
+    """Whether browsers, proxies and servers all take this for a path of the server it came from,
+    however often they decode it.
+
+    `session.js` has the same rule for where a page goes after the login. Here a link that leads
+    elsewhere loses its ``next`` before the page is shown.
+    """
+    if not text.startswith("/") or _UNSAFE.search(text):
+        return False
+    path = re.split(r"[?#]", text, maxsplit=1)[0]
+    for _ in range(4):
+        if _ELSEWHERE.search(path):
+            return False
+        try:
+            decoded = unquote(path, errors="strict")
+        except UnicodeDecodeError:
+            return False
+        if decoded == path:
+            return True
+        path = decoded
+    return False
 
 
 async def _explain(request: Request, error: Exception) -> Response:

@@ -61,15 +61,36 @@ export function goToLogin(reason) {
   location.replace(`/login?${query}`);
 }
 
-/** Where to go after the login: only on this very server, whoever has made the link. */
+/** Where to go after the login: a path of this very server, whoever has made the link. */
 export function wherePathLeads(path) {
-  try {
-    const url = new URL(path, location.origin);
-    const isOurs = path.startsWith("/") && url.origin === location.origin;
-    return isOurs && url.pathname !== "/login" ? url.pathname + url.search : "/";
-  } catch {
-    return "/";
+  if (!isOwnPath(path)) return "/";
+  const url = new URL(path, location.origin);
+  return url.origin === location.origin && url.pathname !== "/login" ? url.href : "/";
+}
+
+/** What leads elsewhere, or may: an empty or a dotted segment, a backslash, a control character. */
+const ELSEWHERE = /\/\/|(^|\/)\.{1,2}(\/|$)|[\\\p{Cc}]/u;
+
+/**
+ * Whether browsers, proxies and servers all take this for a path of the server that it came from,
+ * however often they decode it. website.py has the same rule.
+ */
+function isOwnPath(text) {
+  // Browsers drop white space from a URL, and take a backslash for a slash.
+  if (!text.startsWith("/") || /[\\\s\p{Cc}]/u.test(text)) return false;
+  let path = text.split(/[?#]/, 1)[0];
+  for (let round = 0; round < 4; round += 1) {
+    if (ELSEWHERE.test(path)) return false;
+    let decoded;
+    try {
+      decoded = decodeURIComponent(path);
+    } catch {
+      return false;
+    }
+    if (decoded === path) return true;
+    path = decoded;
   }
+  return false;
 }
 
 /** The login of a page that needs one; without it, null, and the login page follows. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -77,6 +78,26 @@ async def test_what_is_there_is_read_without_waiting(tls: Contexts) -> None:
         assert [ours.read_now(), ours.read_now(), ours.read_now()] == [b"one", b"two", None]
         await theirs.transport_stream.aclose()
         assert ours.read_now() == b""
+
+
+async def test_a_peer_that_leaves_with_session_tickets_unread_has_left_as_any_other(
+    tls: Contexts,
+) -> None:
+    """Then the kernel resets the connection, behind all that the peer has sent."""
+    async with connected(tls) as (ours, theirs):
+        await theirs.send_all(b"last")
+        await theirs.transport_stream.aclose()
+        assert await ours.receive_some() == b"last"
+        assert await ours.receive_some() == b""
+
+
+async def test_what_was_closed_is_neither_read_nor_written(tls: Contexts) -> None:
+    async with connected(tls) as (ours, _):
+        await ours.aclose()
+        for act in (ours.read_now, partial(ours.write_now, b"x")):
+            with pytest.raises(OSError, match="closed") as caught:
+                act()
+            assert caught.value.errno == errno.EBADF
 
 
 async def test_a_record_of_any_size_leaves_nothing_that_the_socket_does_not_show(

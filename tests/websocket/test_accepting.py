@@ -15,6 +15,7 @@ import structlog
 import trio
 import trio.testing
 
+from tests.support.patience import PATIENCE
 from trioserver.websocket.accepting import Listener
 
 
@@ -137,7 +138,7 @@ async def test_a_listener_that_is_closed_while_it_accepts_takes_nothing_from_ano
             return stream
 
         listener.transport.accept = accept_and_be_closed  # type: ignore[method-assign]
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             accepted = [await listener.accept(), await other.accept()]
         assert [stream.socket.getpeername() for stream in accepted] == [  # type: ignore[attr-defined]
             client.socket.getsockname() for client in clients
@@ -154,5 +155,5 @@ async def test_what_was_accepted_in_a_batch_and_not_taken_ends_with_the_listener
     await taken.aclose()
     for client in clients:
         async with client:
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 assert await client.receive_some(1) == b""

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.patience import PATIENCE
 from tests.support.tls import Contexts, contexts_for, stream_pair
 from trioserver.websocket.tls_stream import TLSStream, socket_of
 
@@ -41,7 +42,7 @@ async def shaken(tls: Contexts) -> tuple[TLSStream, Client]:
 async def connected(tls: Contexts) -> AsyncIterator[tuple[TLSStream, Client]]:
     ours, theirs = await shaken(tls)
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             yield ours, theirs
     finally:
         for end in (ours, theirs):
@@ -49,7 +50,7 @@ async def connected(tls: Contexts) -> AsyncIterator[tuple[TLSStream, Client]]:
 
 
 async def test_it_is_a_stream_as_trio_wants_them(tls: Contexts) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         await trio.testing.check_two_way_stream(partial(shaken, tls), None)
 
 
@@ -61,7 +62,7 @@ async def test_much_data_arrives_whole_both_ways_at_once(tls: Contexts) -> None:
         while count < len(TOO_MUCH):
             count += len(await stream.receive_some())
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for stream in (ours, theirs):
                 nursery.start_soon(stream.send_all, TOO_MUCH)
@@ -133,7 +134,7 @@ async def test_who_closes_says_so(tls: Contexts) -> None:
     """Else the peer could not tell the end from an attacker's cut."""
     ours, theirs = stream_pair(tls)
     strict = trio.SSLStream(theirs.transport_stream, tls[1], server_hostname="localhost")
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(strict.send_all, b"first")
             assert await ours.receive_some() == b"first"

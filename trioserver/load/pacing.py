@@ -17,8 +17,8 @@ clock: Final = time.perf_counter
 
 
 _SLACK: Final = 1e-3
-"""Part of an interval. A request due this close to the end of a load is left out: sums of floats
-are exact to less than that, so how many requests a load has does not depend on the clock's value."""
+"""Part of an interval. A request due this close to the end of a load is left out. Sums of
+floats are exact to less than that, so the clock's value does not change the number of requests."""
 
 
 class Pacer:

@@ -595,7 +595,7 @@ async def test_events_of_the_previous_version_are_kept_and_take_no_key(
     path = tmp_path / "x.db"
     async with serving(application=application(tmp_path)):
         pass
-    with sqlite3.connect(path) as old:
+    with sqlite(path) as old:
         old.executescript(
             """
             DELETE FROM trioserver_schema WHERE component = 'behavior_log';
@@ -613,7 +613,7 @@ async def test_events_of_the_previous_version_are_kept_and_take_no_key(
     for _ in range(2):  # once upgraded, it stays as it is
         async with serving(application=application(tmp_path)):
             pass
-    with sqlite3.connect(path) as upgraded:
+    with sqlite(path) as upgraded:
         rows = upgraded.execute("SELECT * FROM behavior_events ORDER BY id").fetchall()
     assert rows == [
         (7, "s", None, "old", "1.5", '{"k":1}', 5.0),

@@ -7,6 +7,7 @@ import trio
 
 from trioserver.connection import Connection
 from trioserver.observer import Attempt, Observer
+from trioserver.paths import masked_path
 from trioserver.telemetry.counts import PEER_LEFT
 from trioserver.timings import Timings
 from trioserver.tracebacks import traceback_of
@@ -52,7 +53,7 @@ class Account:
             event,
             reason=reason,
             remote=connection.request.remote,
-            path=connection.request.path,
+            path=masked_path(connection.request.path),
             token=self.token,
             token_id=None if connection._user is None else connection._user.token_id,
         )
@@ -66,7 +67,7 @@ class Account:
         self._observer.closed(connection, code, reason, self.timings)
         connection.log.info(
             "connection_closed",
-            path=connection.request.path,
+            path=masked_path(connection.request.path),
             remote=connection.request.remote,
             code=code,
             reason=reason,

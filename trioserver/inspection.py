@@ -10,6 +10,7 @@ import trio
 
 from trioserver.auth import id_if_given
 from trioserver.connection import Connection, ConnectionStatistics
+from trioserver.paths import masked_parameters
 from trioserver.peers.addresses import host_of
 
 _MAX_TASKS: Final = 200
@@ -87,7 +88,7 @@ def report(connection: Connection) -> ConnectionReport:
         token_id=None if user is None else user.token_id,
         expires_at=None if user is None else user.expires_at,
         route=connection.route.path,
-        resource=dict(connection.resource),
+        resource=masked_parameters(connection.resource),
         address=connection.request.remote,
         age=trio.current_time() - connection._begun,
         statistics=connection.statistics(),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from trioserver.paths import masked_path
+
 if TYPE_CHECKING:
     from trioserver.connection import Connection
     from trioserver.timings import Timings
@@ -17,13 +19,14 @@ class RefusedRequest:
     """A request that was refused before any WebSocket existed.
 
     ``status`` is that of the HTTP answer, 0 where the connection was closed without one, and
-    ``path`` is empty where it was not asked for. ``code`` is one of a few words: "bad_request",
-    "origin", "handshake_rate", "address_blocked", "server_busy", "proxy_protocol". ``origin`` is
-    the page's that was refused, cut off at 256 characters; None for all other codes.
+    ``path`` is cut and without tokens (`trioserver.paths`), and empty where it was not asked for.
+    ``code`` is one of a few words: "bad_request", "origin", "handshake_rate", "address_blocked",
+    "server_busy", "proxy_protocol". ``origin`` is the page's that was refused, cut off at 256
+    characters; None for all other codes.
     """
 
     remote: str
-    path: str
+    path: str = attrs.field(converter=masked_path)
     status: int
     reason: str
     code: str = "bad_request"
@@ -73,15 +76,16 @@ class AuthAttempt:
     ``method`` says how it was tried: "password", "mpin", "bearer", or a word of the application's
     own. ``code`` is the error's, None where it succeeded. ``user`` is the id of the account that
     was tried, None where there is no such account: what somebody types into that field may be a
-    password. ``remote`` is the client's "host:port", ``path`` the request's. ``token`` is the
-    fingerprint of a token, ``token_id`` its ``jti``; ``duration`` is in seconds.
+    password. ``remote`` is the client's "host:port", ``path`` the request's, cut and without
+    tokens. ``token`` is the fingerprint of a token, ``token_id`` its ``jti``; ``duration`` is in
+    seconds.
     """
 
     method: str
     code: str | None = None
     user: str | None = None
     remote: str = ""
-    path: str | None = None
+    path: str | None = attrs.field(default=None, converter=attrs.converters.optional(masked_path))
     token_id: str | None = None
     token: str | None = None
     duration: float | None = None
@@ -93,8 +97,8 @@ class Act:
 
     ``actor`` is the user's id, "" where nobody is known. ``affected`` counts what was met, and
     ``target`` says it. ``code`` is the error's, of a refusal; None: it was done. ``remote`` and
-    ``path`` are the request's, ``token`` is the fingerprint of the token, and ``duration`` is in
-    seconds; None where there is no such thing.
+    ``path`` are the request's, the path cut and without tokens, ``token`` is the fingerprint of the
+    token, and ``duration`` is in seconds; None where there is no such thing.
     """
 
     actor: str
@@ -103,7 +107,7 @@ class Act:
     affected: int
     code: str | None = None
     remote: str = ""
-    path: str | None = None
+    path: str | None = attrs.field(default=None, converter=attrs.converters.optional(masked_path))
     token_id: str | None = None
     token: str | None = None
     duration: float | None = None

@@ -12,6 +12,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import jwt
@@ -31,6 +32,7 @@ from tests.support.client import Client, Ended, Rejected
 from tests.support.patience import PATIENCE
 from trioserver import (
     Application,
+    AuditConfig,
     Config,
     Connection,
     Credentials,
@@ -40,9 +42,13 @@ from trioserver import (
     User,
     anyone,
 )
+from trioserver.audit import AuditQuery, Entry
 from trioserver.auth import JWKS, JWTAuth, Key, make_secret, make_token
 from trioserver.auth.ownership import SQLOwner
+from trioserver.client.address import Address
+from trioserver.http.admin.views import connection_view
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
+from trioserver.inspection import report
 from trioserver.logs import set_up_logging
 from trioserver.metrics import render
 from trioserver.server import serve
@@ -130,7 +136,12 @@ async def judging(request: HttpRequest) -> Response:
 def make_application() -> Application:
     app = Application(
         auth=JWTAuth(secret=SIGNING),
-        http=Starlette(routes=[HttpRoute("/raising", raising, methods=["POST"])]),
+        http=Starlette(
+            routes=[
+                HttpRoute("/raising", raising, methods=["POST"]),
+                HttpRoute("/raising/{id}", raising),
+            ]
+        ),
     )
     judged = Starlette(
         routes=[HttpRoute("/judging", judging, methods=["POST"])],
@@ -200,6 +211,7 @@ def make_application() -> Application:
     def look(connection: Connection, note: Note) -> None:
         seen.extend(map(repr, (connection, connection.request, connection.user, connection.route)))
         seen.append(repr(connection._session.auth))
+        seen.append(repr(connection_view(report(connection), tasks=True)))
 
     return app
 
@@ -306,6 +318,16 @@ async def visit_everything(visitor: Visitor) -> None:
     await visit("/ws/1", good, auth(FORGED), to_the_end=True)
     await visit(f"/ws/1?token={FORGED}")
     await visit(f"/nowhere?token={GOOD}")
+    # In the path, where no route looks for it and clients put it nevertheless.
+    for token in (GOOD, FORGED, OPAQUE):
+        await visit(f"/ws/{token}", good, note("look"))
+        await visit(f"/ws/{token}", auth(FORGED))
+        await visit(f"/crash/{token}", good)
+        await visit(f"/nowhere/{token}")
+        for path in (f"raising/{token}", f"nowhere/{token}", f"api/v1/admin/connections/{token}"):
+            await visitor.send_raw(
+                f"GET /{path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
+            )
     await visit("/ws/1", note("echo"))
     for path in ("/jwks", "/no-jwks", "/jwks-down"):
         await visit(path, good)
@@ -354,21 +376,41 @@ async def visit_everything(visitor: Visitor) -> None:
     await visitor.send_raw(b"GET /\r\n" + secrets + b"\r\n")
 
 
+async def audited(server: Server) -> list[Entry]:
+    assert server.audit is not None
+    with trio.fail_after(10):
+        while server.audit.statistics().queued:  # noqa: ASYNC110 -- there is no event for it
+            await trio.sleep(0.01)
+    return [*(await server.audit.query(AuditQuery(limit=1000))).entries]
+
+
 def leaks(written: str) -> list[str]:
     return [name for name, secret in SECRETS.items() if secret in written]
 
 
 async def test_no_secret_comes_out_of_a_server(
-    talkative: None, capfd: pytest.CaptureFixture[str]
+    talkative: None, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    config = Config(port=0, limits=LimitsConfig(message_bytes=64 * 1024))
+    config = Config(
+        port=0,
+        limits=LimitsConfig(message_bytes=64 * 1024, forged_tokens=1000),
+        audit=AuditConfig(database=str(tmp_path / "audit.db"), flush_interval=0.01),
+    )
     app = make_application()
     async with trio.open_nursery() as nursery:
         server: Server = await nursery.start(partial(serve, app, config))
         visitor = Visitor(server)
         await visit_everything(visitor)
         metrics = render(server)[0].decode()
-        shown = [metrics, repr(server.statistics()), *app.state["seen"], *visitor.errors]
+        recorded = await audited(server)
+        assert {"websocket", "bearer"} <= {entry.method for entry in recorded}
+        shown = [
+            metrics,
+            repr(recorded),
+            repr(server.statistics()),
+            *app.state["seen"],
+            *visitor.errors,
+        ]
         nursery.cancel_scope.cancel()
     out, err = capfd.readouterr()
     written = out + err
@@ -409,7 +451,7 @@ async def test_no_secret_comes_out_of_a_server(
         "binary_unsupported",
     }
     assert expected - codes == set()
-    assert len(app.state["seen"]) == 10
+    assert len(app.state["seen"]) == 30
     assert leaks(written) == []
     for text in shown:
         assert leaks(text) == [], text
@@ -443,6 +485,8 @@ def test_no_secret_is_in_what_a_wrong_value_raises(make: Any) -> None:
         Credentials(source="message", token=GOOD, fields={"token": GOOD}),
         User(id="alice", claims={"card": "claim-secret-4111"}),
         Request(path="/", query={"token": GOOD}, headers={"cookie": COOKIE}),
+        Request(path=f"/ws/{GOOD}", resource={"id": GOOD}, subprotocols=("bearer", GOOD)),
+        Address.parse(f"ws://server/ws/{GOOD}?token={GOOD}"),
         codec.decode_client(auth(GOOD).encode()),
         codec.decode_client(message("echo", text=PAYLOAD).encode()),
     ],

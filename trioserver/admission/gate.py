@@ -20,6 +20,7 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.observer import AddressBlock, Attempt, Eviction, Observer, RefusedRequest
+from trioserver.paths import masked_path
 from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.peers.forwarded import client_of
 from trioserver.peers.origins import OriginPolicy
@@ -29,7 +30,6 @@ from trioserver.websocket.handshake import BadHead, Head
 log: Final = structlog.get_logger("trioserver")
 
 _DROPS_PERIOD: Final = 10.0  # seconds between two lines about connections that were dropped
-_PATH_CHARACTERS: Final = 256  # of a path in the log; who is refused has chosen it
 
 _SAY_WHO: Final = ("x-forwarded-for", "forwarded")
 
@@ -162,7 +162,7 @@ class Gate(Observer):
 
     def refuse(self, bad: BadHead, remote: str, head: Head | None) -> None:
         """Log and count a refusal that is going to be answered."""
-        path = "" if head is None else head.path
+        path = "" if head is None else masked_path(head.path)
         code, event, details = "bad_request", "request_refused", {}
         if isinstance(bad, NotLetIn):
             code, event, details = bad.code, bad.event, dict(bad.details)
@@ -170,7 +170,7 @@ class Gate(Observer):
         level(
             event,
             remote=remote,
-            path=path[:_PATH_CHARACTERS],
+            path=path,
             status=bad.status,
             reason=bad.reason,
             token=None if head is None else fingerprint(head.query.get("token")),

@@ -10,18 +10,19 @@ import attrs
 import trio
 
 from trioserver.client.reason import CloseReason, lost
+from trioserver.paths import masked_path
 
 _PORTS: Final = {"ws": 80, "wss": 443}
 
 
 @attrs.frozen(kw_only=True)
 class Address:
-    """A ``ws://`` or ``wss://`` URL, taken apart. The query may hold a secret: it is not shown."""
+    """A ``ws://`` or ``wss://`` URL, taken apart. The query may hold a secret, and is not shown."""
 
     host: str
     port: int
     secure: bool
-    path: str
+    path: str = attrs.field(repr=lambda path: repr(masked_path(path)))
     query: str = attrs.field(default="", repr=False)
 
     @classmethod
@@ -41,7 +42,8 @@ class Address:
         )
 
     def __str__(self) -> str:
-        return f"{self._scheme}://{self.authority}{self.path}"
+        """For logs and reprs: without the query, and without what may be a token in the path."""
+        return f"{self._scheme}://{self.authority}{masked_path(self.path)}"
 
     @property
     def _scheme(self) -> str:

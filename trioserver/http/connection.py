@@ -26,6 +26,7 @@ from trioserver.config import Config
 from trioserver.http.body import Body
 from trioserver.http.exchange import Application, ClientGone, Exchange
 from trioserver.http.strictness import check_head
+from trioserver.paths import masked_path
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, linger, read_head
 from trioserver.websocket.tls_stream import is_secure
 
@@ -251,7 +252,7 @@ class HttpConnection:
         log.debug(
             "http_request",
             method=exchange.scope["method"],
-            path=exchange.scope["path"],
+            path=masked_path(exchange.scope["path"]),
             status=exchange.status or getattr(self._refusal or refusal, "status", None),
             duration_ms=round((trio.current_time() - begun) * 1000),
         )

@@ -11,6 +11,7 @@ import structlog
 import trio
 from starlette.requests import ClientDisconnect
 
+from trioserver.paths import masked_path
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.handshake import BadHead
 
@@ -80,15 +81,16 @@ class Exchange:
             gone = True
         except* Exception as errors:
             failed = True
-            text = traceback_of(errors)
-            log.error("http_application_failed", path=self.scope["path"], traceback=text)
+            log.error(
+                "http_application_failed", path=self._shown_path, traceback=traceback_of(errors)
+            )
         finally:
             self._output.close()
         if self._cancel_scope.cancelled_caught:
-            log.error("http_application_too_slow", path=self.scope["path"])
+            log.error("http_application_too_slow", path=self._shown_path)
             return BadHead(503, "The server did not answer in time. Try again later.")
         if not (failed or gone or self.started):
-            log.error("http_application_failed", path=self.scope["path"], reason="no answer")
+            log.error("http_application_failed", path=self._shown_path, reason="no answer")
         if failed or not self.started:
             return BadHead(500, "The server failed; the fault is not yours.")
         return None
@@ -96,6 +98,10 @@ class Exchange:
     async def end(self) -> None:
         """Tell Hypercorn that the application has returned."""
         await self._send(None)
+
+    @property
+    def _shown_path(self) -> str:
+        return masked_path(self.scope["path"])
 
     async def _receive(self) -> Event:
         try:

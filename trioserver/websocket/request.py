@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from trioserver.paths import masked_parameters, masked_path
+
 
 @attrs.frozen(kw_only=True)
 class ClientCertificate:
@@ -51,15 +53,18 @@ class Request:
 
     ``path`` is percent-decoded; ``query`` and ``headers`` keep the first value of each name,
     header names in lower case. ``remote`` and ``local`` are ``host:port``, or a Unix socket's
-    path. ``certificate`` is the client's, None where it showed none or was not asked for one. The
-    query and the headers may hold secrets: neither is in the repr.
+    path. ``certificate`` is the client's, None where it showed none or was not asked for one.
+    Clients put secrets into the query, the headers, the names of subprotocols and the path: the
+    repr has none of the former, and the path masked.
     """
 
-    path: str
+    path: str = attrs.field(repr=lambda path: repr(masked_path(path)))
     query: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    subprotocols: tuple[str, ...] = ()
-    resource: Mapping[str, str] = attrs.field(factory=dict)
+    subprotocols: tuple[str, ...] = attrs.field(default=(), repr=False)
+    resource: Mapping[str, str] = attrs.field(
+        factory=dict, repr=lambda resource: repr(masked_parameters(resource))
+    )
     remote: str = ""
     local: str = ""
     secure: bool = False

@@ -34,6 +34,7 @@ from trioserver.http.errors import (
 )
 from trioserver.inspection import ConnectionFilter
 from trioserver.observer import Act
+from trioserver.paths import masked_path
 from trioserver.storage import DatabaseUnavailable
 from trioserver.tracebacks import traceback_of
 
@@ -120,7 +121,8 @@ class _Administration:
             except DatabaseUnavailable:
                 return unavailable("The database does not answer.").response
             except Exception as error:
-                log.error("admin_failed", path=request.url.path, traceback=traceback_of(error))
+                path = masked_path(request.url.path)
+                log.error("admin_failed", path=path, traceback=traceback_of(error))
                 return ApiError(500, "internal_error", "The server failed; see its log.").response
 
         return guarded

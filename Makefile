@@ -6,21 +6,15 @@ STAMP = $(VENV)/.installed
 BENCH_STAMP = $(VENV)/.installed-bench
 NODE_PEER = tests/benchmarks/peers/node
 NODE_STAMP = $(NODE_PEER)/node_modules/.installed
-AXE_STAMP = tests/browser/node_modules/.installed
+NPM_STAMPS = tests/browser/node_modules/.installed tests/js/node_modules/.installed
 
-.PHONY: demo test test-all attacks check bench docs screenshots rolling-restart autobahn clean
+.PHONY: demo test attacks check bench docs screenshots rolling-restart autobahn clean
 
 demo: $(STAMP)
 	$(BIN)/trioserver demo $(ARGS)
 
-test: $(STAMP) $(AXE_STAMP)
+test: $(STAMP) $(NPM_STAMPS)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
-
-# The suite on every Python of 3.11 and up that is found: on PATH, and those of pyenv and uv, the newest
-# of each minor version. ARGS=--ends takes the oldest and the newest only, ARGS=--list lists them.
-test-all:
-	@command -v $(PYTHON) >/dev/null || { echo "trioserver needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
-	@MAKE="$(MAKE)" $(PYTHON) -m tests.pythons $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -74,11 +68,12 @@ $(NODE_STAMP): $(NODE_PEER)/package.json
 	&& { npm rebuild --silent --build-from-source || echo "npm could not build better-sqlite3 and bufferutil"; } \
 	&& touch node_modules/.installed || echo "npm has failed: the benchmarks leave Node.js out"
 
-# Judges the accessibility of the pages. Without it those tests are skipped.
-$(AXE_STAMP): tests/browser/package.json
-	@if ! command -v npm >/dev/null; then echo "npm is missing: the tests leave axe-core out"; exit 0; fi; \
-	cd tests/browser && npm install --silent --ignore-scripts --no-audit --no-fund --no-package-lock \
-	&& touch node_modules/.installed || echo "npm has failed: the tests leave axe-core out"
+# What tests need of npm: axe-core judges the pages' accessibility, Ajv compiles the schemas. Without
+# npm those tests are skipped.
+$(NPM_STAMPS): %/node_modules/.installed: %/package.json
+	@if ! command -v npm >/dev/null; then echo "npm is missing: tests that need $* are skipped"; exit 0; fi; \
+	cd $* && npm install --silent --ignore-scripts --no-audit --no-fund --no-package-lock \
+	&& touch node_modules/.installed || echo "npm has failed: tests that need $* are skipped"
 
 clean:
-	rm -rf $(VENV) .venvs $(NODE_PEER)/node_modules tests/browser/node_modules .venv-autobahn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(NODE_PEER)/node_modules tests/browser/node_modules tests/js/node_modules .venv-autobahn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

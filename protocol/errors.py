@@ -145,6 +145,10 @@ ERRORS: Final[dict[str, ErrorCode]] = {row.name: row for row in _ROWS}
 NORMAL_CLOSURE: Final = 1000
 """RFC 6455, section 7.4.1: the purpose of the connection has been fulfilled."""
 
+_POLICY_VIOLATION: Final = 1008
+_PRIVATE: Final = 4000
+"""RFC 6455, section 7.4.2: from here on a close code means what an application says it does."""
+
 
 class Refusal(Exception):
     """A refusal that is told to the peer: raise it in a handler, an authenticator, an owner check.
@@ -206,3 +210,23 @@ def close_code_of(code: str) -> int:
     """The WebSocket close code for a fatal error; 1008 (policy violation) for unlisted codes."""
     row = ERRORS.get(code)
     return row.close_code if row and row.close_code is not None else 1008
+
+
+def row_of_close(close_code: int, reason: str = "") -> ErrorCode | None:
+    """The row that a Close frame means: the one that its ``reason`` names.
+
+    Where the reason names none, it is the first row with this close code, if all rows with this
+    code have the same ``retry``. None where the frame does not say enough.
+    """
+    if reason in ERRORS:
+        return ERRORS[reason]
+    rows = [row for row in ERRORS.values() if row.close_code == close_code]
+    return rows[0] if len({row.retry for row in rows}) == 1 else None
+
+
+def retry_of_close(close_code: int, reason: str = "") -> Retry:
+    """What a client does after a close without an `error` before it, other than a normal one."""
+    row = row_of_close(close_code, reason)
+    if row is not None:
+        return row.retry
+    return "never" if close_code == _POLICY_VIOLATION or close_code >= _PRIVATE else "backoff"

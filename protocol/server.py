@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
-from msgspec import UNSET, structs
+from msgspec import UNSET, ValidationError, convert, structs
 
 from protocol import codec
 from protocol.bucket import TokenBucket
@@ -112,8 +112,12 @@ class ServerSession:
 
     # -------------------------------------------------------------------------- opening
 
-    def start(self, *, token: str | None = None) -> None:
-        """Greet. With a token from the query string, that is verified and no `auth` awaited."""
+    def start(self, *, token: str | None = None, heartbeat: str | None = None) -> None:
+        """Greet. With a token from the query string, that is verified and no `auth` awaited.
+
+        ``heartbeat`` then says what that of an `auth` would; a value other than those of
+        `HeartbeatMode` ends the session with ``bad_message``.
+        """
         hello = Hello(
             protocol=SUBPROTOCOL,
             auth_timeout_ms=milliseconds(self.options.auth_timeout),
@@ -123,8 +127,12 @@ class ServerSession:
         if token is None:
             self._move(ServerMove.START)
         else:
-            self.auth = Auth(token=token)
             self._move(ServerMove.START_VERIFYING)
+            try:
+                fields = {} if heartbeat is None else {"heartbeat": heartbeat}
+                self.auth = convert({"type": "auth", "token": token, **fields}, Auth)
+            except ValidationError:
+                self.fail(Refusal("bad_message", "heartbeat is 'frame' or 'message'."))
 
     def admit(
         self,

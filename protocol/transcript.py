@@ -2,7 +2,8 @@
 
 ``docs/protocol.md`` describes the format and the application that a replayer runs against;
 ``schemas/transcript.schema.json`` is its schema. What a step leaves open is a wildcard,
-``{"$any": "string"}``, and a token is named, ``{"$token": "valid"}``.
+``{"$any": "string"}``, and a token is named, ``{"$token": "valid"}``. What a real clock decides has
+bounds, ``{"$any": "integer", "at_least": 1, "at_most": 500}``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ ACTIONS: Final = (
     "message", "text", "text_bytes", "binary", "repeat", "frame", "close", "vanish", "do",
 )  # fmt: skip
 """Fields of a `Step`, of which exactly one is set."""
+
+BOUNDS: Final = ("at_least", "at_most")
+"""Fields of a wildcard that stands for an integer; both bounds are allowed values."""
 
 
 class Repeat(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -118,11 +122,20 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
         return None if hexadecimal is None else bytes.fromhex(hexadecimal)
 
 
+Audience: TypeAlias = Literal["server", "client"]
+
+
 class Transcript(Struct, frozen=True, forbid_unknown_fields=True):
-    """A conversation from the opening of the connection to its end."""
+    """A conversation from the opening of the connection to its end.
+
+    ``audience`` says which sides it can test: a ``server`` by playing the client's steps, a
+    ``client`` by playing the server's. A transcript whose steps no client library would take, such
+    as text that is no JSON, is for servers alone.
+    """
 
     name: str
     description: str
+    audience: Annotated[tuple[Audience, ...], Meta(min_length=1)]
     setup: Setup
     steps: tuple[Step, ...]
 
@@ -148,8 +161,8 @@ def mismatch(expected: Any, actual: Any, path: str = "$") -> str | None:
     """
     if isinstance(expected, dict):
         if "$any" in expected:
-            kind = expected["$any"]
-            return None if _KINDS[kind](actual) else f"{path}: any {kind}, not {actual!r}"
+            fits = _KINDS[expected["$any"]](actual) and _is_within(expected, actual)
+            return None if fits else f"{path}: {_in_words(expected)}, not {actual!r}"
         if not isinstance(actual, dict):
             return f"{path}: an object, not {actual!r}"
         absent = [name for name in expected if name not in actual]
@@ -164,6 +177,17 @@ def mismatch(expected: Any, actual: Any, path: str = "$") -> str | None:
         return next(filter(None, (mismatch(e, a, f"{path}[{i}]") for i, (e, a) in pairs)), None)
     same = type(expected) is type(actual) and expected == actual
     return None if same else f"{path}: {expected!r}, not {actual!r}"
+
+
+def _is_within(wildcard: Mapping[str, Any], value: Any) -> bool:
+    if "at_least" in wildcard and value < wildcard["at_least"]:
+        return False
+    return "at_most" not in wildcard or bool(value <= wildcard["at_most"])
+
+
+def _in_words(wildcard: Mapping[str, Any]) -> str:
+    bounds = [f"{name.replace('_', ' ')} {wildcard[name]}" for name in BOUNDS if name in wildcard]
+    return " ".join([f"any {wildcard['$any']}", *bounds])
 
 
 def _is_instant(value: Any) -> bool:

@@ -5,6 +5,7 @@ from tests.support.databases import postgresql_url as postgresql_url
 from tests.support.databases import sqlite_url as sqlite_url
 from tests.support.pgbouncer import pgbouncer as pgbouncer
 from tests.support.postgresql import postgresql as postgresql
+from tests.support.wire_messages import wire_messages as wire_messages
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -19,7 +19,6 @@ from protocol.messages import (
     Message,
     ServerMessage,
 )
-from protocol.traceparent import TRACEPARENT_PATTERN
 from protocol.transcript import (
     ACTIONS,
     CloseFrame,
@@ -36,6 +35,9 @@ CLIENT: Final[tuple[type, ...]] = (*get_args(ClientMessage), Message)
 SERVER: Final[tuple[type, ...]] = (*get_args(ServerMessage), Message)
 MESSAGES: Final[tuple[type, ...]] = tuple(dict.fromkeys((*CLIENT, *SERVER)))
 PARTS: Final[tuple[type, ...]] = (ClientInfo, HeartbeatInfo, Limits)
+
+_URN: Final = "urn:" + SUBPROTOCOL.replace(".", ":")
+"""RFC 8141: the part after ``urn:`` has letters, digits and hyphens, and no dot."""
 
 _INSTANTS: Final = frozenset({"expires_at", "server_time", "timestamp"})
 
@@ -68,16 +70,12 @@ def components(template: str) -> dict[str, Any]:
         for name, field in schema["properties"].items():
             field["description"] = describe(struct, name)
             if name in _INSTANTS:
-                field["format"] = "date-time"
+                _text_of(field)["format"] = "date-time"
         if key in EXAMPLES:
             schema["examples"] = [EXAMPLES[key]]
     schemas["Message"]["properties"]["type"] |= {
         "pattern": TYPE_PATTERN,
         "not": {"enum": sorted(RESERVED_TYPES)},
-    }
-    schemas["Message"]["properties"]["traceparent"] |= {
-        "type": "string",
-        "pattern": TRACEPARENT_PATTERN,
     }
     return schemas
 
@@ -89,7 +87,7 @@ def messages_schema() -> dict[str, Any]:
         definitions[side] = {"title": side, "oneOf": [_reference(struct) for struct in structs]}
     return {
         "$schema": DIALECT,
-        "$id": f"urn:{SUBPROTOCOL}:messages",
+        "$id": f"{_URN}:messages",
         "title": f"Messages of {SUBPROTOCOL}",
         "oneOf": [_reference(struct) for struct in MESSAGES],
         "$defs": definitions,
@@ -105,8 +103,17 @@ def transcript_schema() -> dict[str, Any]:
         definition["properties"] = {
             name: _without_null(field) for name, field in definition["properties"].items()
         }
-    schema["$defs"]["Step"]["oneOf"] = [{"required": [action]} for action in ACTIONS]
-    return {"$schema": DIALECT, "$id": f"urn:{SUBPROTOCOL}:transcript", **schema}
+    schema["$defs"]["Step"]["oneOf"] = [
+        {"required": [action], "properties": {action: True}} for action in ACTIONS
+    ]
+    return {"$schema": DIALECT, "$id": f"{_URN}:transcript", **schema}
+
+
+def _text_of(field: dict[str, Any]) -> dict[str, Any]:
+    """The part of a field's schema that is about text: validators want ``format`` beside it."""
+    (text,) = (kind for kind in field.get("anyOf", [field]) if kind.get("type") == "string")
+    assert isinstance(text, dict)
+    return text
 
 
 def _reference(struct: type) -> dict[str, str]:

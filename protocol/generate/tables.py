@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, Final
 
-from protocol.errors import ERRORS, Fatal
+from protocol.errors import ERRORS, NORMAL_CLOSURE, Fatal, retry_of_close
 from protocol.generate.descriptions import EXAMPLES
 from protocol.generate.schema import (
     CLIENT,
@@ -58,14 +58,18 @@ def error_table() -> str:
 
 def close_table() -> str:
     """The same, turned around: what a close code can mean."""
-    reasons: dict[int, list[str]] = {1000: ["(normal)"]}
+    reasons: dict[int, list[str]] = {NORMAL_CLOSURE: ["(normal)"]}
     for row in ERRORS.values():
         if row.close_code is not None:
             reasons.setdefault(row.close_code, []).append(f"`{row.name}`")
     return _table(
-        ("close code", "reasons"),
-        ((str(code), ", ".join(reasons[code])) for code in sorted(reasons)),
+        ("close code", "reasons", "`retry` without a reason"),
+        ((str(code), ", ".join(reasons[code]), _without_reason(code)) for code in sorted(reasons)),
     )
+
+
+def _without_reason(code: int) -> str:
+    return "-" if code == NORMAL_CLOSURE else retry_of_close(code)
 
 
 def message_table() -> str:

@@ -66,6 +66,17 @@ async def test_a_token_can_stand_in_the_query(autojump_clock: MockClock) -> None
         assert client.state is State.READY
 
 
+async def test_with_the_token_in_the_query_the_heartbeat_is_chosen_there(
+    autojump_clock: MockClock,
+) -> None:
+    async with (
+        playing(allow_query_token=True) as place,
+        place.connect(token_in_query=True, heartbeat="message") as client,
+    ):
+        assert client.ready is not None
+        assert client.ready.heartbeat.mode == "message"
+
+
 async def test_a_server_that_says_nothing_is_given_up(autojump_clock: MockClock) -> None:
     async def silent(websocket: WebSocketConnection) -> None:
         await websocket.send_message(HELLO)

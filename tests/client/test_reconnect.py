@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from unittest.mock import ANY
 
 import pytest
 import trio
@@ -63,6 +64,16 @@ def test_a_connection_has_to_hold_before_the_pauses_begin_anew() -> None:
     assert [pause(None), pause(1.0), pause(1.0), pause(30.0), pause(None)] == [0.5, 1, 2, 0.5, 1]
 
 
+def test_an_expired_token_is_replaced_at_once_unless_the_last_one_had_hardly_lived() -> None:
+    def pause(ready_for: float | None) -> float | None:
+        return retrying.pause(expired, ready_for=ready_for, come_back_in=None)
+
+    expired = of_close(1008, "token_expired")
+    retrying = Retrying(backoff=seeded(), reconnect=True, max_attempts=None, can_refresh=True)
+    assert [pause(30.0), pause(30.0), pause(None), pause(3600.0)] == [0.0, 0.0, ANY, 0.0]
+    assert pause(29.0) != 0.0
+
+
 @pytest.mark.parametrize("code", [row.name for row in ERRORS.values() if row.close_code])
 def test_a_close_without_a_message_is_read_from_the_table(code: str) -> None:
     reason = of_close(close_code_of(code), code)
@@ -74,6 +85,9 @@ def test_a_close_without_a_message_is_read_from_the_table(code: str) -> None:
     [
         (1000, None, "normal", "never"),
         (1001, None, "shutdown", "backoff"),
+        (1002, None, "protocol_error", "never"),
+        (4000, None, "heartbeat_timeout", "backoff"),
+        (4001, "out_of_words", "disconnected", "never"),
         (1005, None, "connection_lost", "backoff"),
         (1006, None, "connection_lost", "backoff"),
         (1008, None, "close_1008", "never"),

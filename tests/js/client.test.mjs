@@ -109,6 +109,9 @@ test("the server's advice comes first: its time, its slot, and never", async () 
 for (const [code, text, name, retry] of [
   [1000, "", "normal", "never"],
   [1001, "", "shutdown", "backoff"],
+  [1002, "", "protocol_error", "never"],
+  [4000, "", "heartbeat_timeout", "backoff"],
+  [4001, "out_of_words", "disconnected", "never"],
   [1005, "", "connection_lost", "backoff"],
   [1006, "", "connection_lost", "backoff"],
   [1008, "token_expired", "token_expired", "refresh_token"],
@@ -262,7 +265,7 @@ test("no token is in anything that can be looked at", async () => {
   methods.forEach((name) => (console[name] = (...words) => printed.push(...words)));
   try {
     const { clock, server, client, states } = await world({ tokenInQuery: true });
-    assert.equal(server.last.url, `${URL_OF_THING}?token=secret-token`);
+    assert.equal(server.last.url, `${URL_OF_THING}?token=secret-token&heartbeat=message`);
     server.last.open();
     assert.deepEqual(server.last.received, []); // it stands in the URL
     const request = failing(client.request("echo"));

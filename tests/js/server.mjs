@@ -35,7 +35,7 @@ export function whole(message) {
 
 function filled(value, sample) {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
-  if ("$any" in value) return WILDCARDS[value.$any];
+  if ("$any" in value) return value.at_most ?? WILDCARDS[value.$any];
   const base = typeof sample === "object" && sample !== null ? sample : {};
   const entries = Object.entries(value).map(([name, inner]) => [name, filled(inner, base[name])]);
   return { ...base, ...Object.fromEntries(entries) };

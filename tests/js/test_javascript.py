@@ -18,8 +18,12 @@ from typing import Any, Final
 import pytest
 
 from protocol.errors import ERRORS
-from protocol.transcript import names
+from protocol.generate.descriptions import EXAMPLES
+from protocol.generate.schema import CLIENT as CLIENT_MESSAGES
+from protocol.generate.schema import SERVER as SERVER_MESSAGES
+from protocol.transcript import TOKENS, load, names
 from tests.support.markdown import ROOT, blocks
+from tests.support.wire_messages import complaint
 
 HERE: Final = ROOT / "tests" / "js"
 CLIENT: Final = ROOT / "trioserver" / "http" / "static" / "trioserver.js"
@@ -69,6 +73,40 @@ def test_it_keeps_to_every_transcript(node: str) -> None:
 
 def test_it_lives_as_its_guide_says(node: str) -> None:
     assert passed(run(node, "--test", "--test-reporter=tap", HERE / "client.test.mjs")) > 60
+
+
+def test_the_schemas_compile_in_the_strict_mode_of_ajv_and_take_every_message(
+    node: str, tmp_path: Path
+) -> None:
+    if not (HERE / "node_modules" / "ajv").is_dir():
+        reason = "needs Ajv, which `make test` installs with npm"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    sides = {"ClientMessage": CLIENT_MESSAGES, "ServerMessage": SERVER_MESSAGES}
+    lines = [
+        {"schema": side, "message": EXAMPLES[struct.__name__]}
+        for side, structs in sides.items()
+        for struct in structs
+    ]
+    lines += [
+        {"schema": f"{step.sender.capitalize()}Message", "message": json.loads(payload)}
+        for name in names()
+        for step in load(name).steps
+        if step.sender == "client" and step.message is not None
+        if (payload := step.payload({token: token for token in TOKENS})) is not None
+        and complaint("ClientMessage", payload) is None
+    ]
+    file = tmp_path / "messages.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    done = subprocess.run(
+        [node, "--test", "--test-reporter=tap", HERE / "schemas.test.mjs"],
+        env={**os.environ, "MESSAGES": str(file)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert passed(done) == 3
+    assert len(lines) > 150
 
 
 def test_its_table_of_errors_is_the_protocols(node: str) -> None:

@@ -18,8 +18,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 import trio
 
-from tests.operations.processes import Process, started, token, write_application
-from tests.support.patience import PATIENCE
+from tests.operations.processes import PATIENCE, Process, started, token, write_application
 from trioserver.client import Client, ConnectionLost, State, connect
 
 How: TypeAlias = Literal["socket", "reuse_port"]

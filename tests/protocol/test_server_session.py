@@ -65,6 +65,21 @@ def test_a_token_in_the_query_string_takes_the_place_of_the_first_message() -> N
     assert admit(session).is_ready
 
 
+@pytest.mark.parametrize("mode", ["frame", "message"])
+def test_the_query_string_can_choose_the_heartbeat_as_the_first_message_can(mode: str) -> None:
+    session = ServerSession(SessionOptions(heartbeat="frame"), 0.0)
+    session.start(token="t", heartbeat=mode)
+    assert admit(session).heartbeat == mode
+
+
+def test_another_heartbeat_in_the_query_string_is_refused() -> None:
+    session = ServerSession(SessionOptions(), 0.0)
+    session.start(token="t", heartbeat="often")
+    assert said(session)[-1]["code"] == "bad_message"
+    assert session.close == Close(1008, "bad_message")
+    assert session.auth is None
+
+
 def test_the_token_is_forgotten_as_soon_as_it_is_verified_or_refused() -> None:
     assert ready().auth is None
     session = opened()

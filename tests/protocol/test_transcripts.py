@@ -41,7 +41,7 @@ def filled(value: Any) -> Any:
         return value
     if "$any" in value:
         samples = {"string": "text", "integer": 1, "instant": "2030-01-01T00:00:00.000Z"}
-        return samples[value["$any"]]
+        return value.get("at_most", samples.get(value["$any"]))
     return {name: filled(inner) for name, inner in value.items()}
 
 
@@ -103,6 +103,22 @@ def test_each_is_valid_named_after_its_file_and_in_order_of_time(name: str, sche
     assert {token for step in script.steps for token in tokens_in(step.message)} <= set(
         transcript.TOKENS
     )
+
+
+@every_transcript
+def test_one_for_clients_has_no_step_that_no_library_takes(name: str) -> None:
+    script = load(name)
+    garbage = ("text", "text_bytes", "binary", "repeat")
+    steps = [step for step in script.steps if step.sender == "client"]
+    assert "server" in script.audience or not any(step.message for step in steps[1:])
+    if "client" in script.audience:
+        assert not any(getattr(step, field) is not None for step in steps for field in garbage)
+
+
+def test_most_are_for_both_sides() -> None:
+    audiences = [load(name).audience for name in names()]
+    assert audiences.count(("server", "client")) > len(audiences) // 2
+    assert ("server",) in audiences
 
 
 @every_transcript
@@ -191,6 +207,8 @@ def test_a_client_session_understands_every_word(name: str) -> None:
         ({"a": 1}, {"a": 1, "unknown": 2}),
         ({"a": {"$any": "string"}}, {"a": ""}),
         ({"a": {"$any": "integer"}}, {"a": -3}),
+        ({"a": {"$any": "integer", "at_least": 1, "at_most": 500}}, {"a": 1}),
+        ({"a": {"$any": "integer", "at_least": 1, "at_most": 500}}, {"a": 500}),
         ({"a": {"$any": "instant"}}, {"a": "2030-01-01T00:00:00.000Z"}),
         ({"a": {"$any": "anything"}}, {"a": None}),
         ([{"a": 1}, None], [{"a": 1, "b": 2}, None]),
@@ -208,6 +226,9 @@ def test_what_fits_has_no_mismatch(expected: Any, actual: Any) -> None:
         ({"a": {"b": 1}}, {"a": {"b": 2}}, r"\$\.a\.b: 1, not 2"),
         ({"a": {}}, {"a": 1}, r"\$\.a: an object, not 1"),
         ({"a": {"$any": "integer"}}, {"a": True}, "any integer, not True"),
+        ({"a": {"$any": "integer", "at_least": 1}}, {"a": 0}, "any integer at least 1, not 0"),
+        ({"a": {"$any": "integer", "at_most": 5}}, {"a": 6}, "any integer at most 5, not 6"),
+        ({"a": {"$any": "integer", "at_most": 5}}, {"a": "1"}, "any integer at most 5, not '1'"),
         ({"a": {"$any": "instant"}}, {"a": "2030-01-01T00:00:00"}, "any instant"),
         ({"a": {"$any": "instant"}}, {"a": 5}, "any instant"),
         ([1, 2], [1], r"\$: \[1, 2\], not \[1\]"),

@@ -193,10 +193,10 @@ def test_it_costs_microseconds_when_two_thousand_come_at_once() -> None:
     times = []
     for _ in range(3):
         hall = Hall(everywhere=1000, connections=20_000)
-        begun = time.thread_time()
+        begun = time.perf_counter()
         for n in range(4000):
             hall.admission.enter(_nothing, f"192.0.2.{n % 200}", n / 1e4)
-        times.append((time.thread_time() - begun) / 4000)
+        times.append((time.perf_counter() - begun) / 4000)
         assert hall.admission.evicted == 3000
     assert min(times) < 50e-6, "a few microseconds are usual; this allows for a busy machine"
 

@@ -244,7 +244,12 @@ async def test_a_token_in_the_query_string_counts_only_where_the_route_says_so(
     async with trio.open_nursery() as nursery:
         server = await nursery.start(_serve, app)
         answers = {}
-        for path in ("/open?token=alice:1000000000", "/open?token=forged", "/closed?token=alice"):
+        for path in (
+            "/open?token=alice:1000000000",
+            "/open?token=forged",
+            "/open?token=alice&heartbeat=often",
+            "/closed?token=alice",
+        ):
             ours, theirs = trio.testing.memory_stream_pair()
             nursery.start_soon(server.serve_stream, theirs)
             client = Client(ours)
@@ -255,6 +260,7 @@ async def test_a_token_in_the_query_string_counts_only_where_the_route_says_so(
         assert answers == {
             "/open?token=alice": "ready",
             "/open?token=forged": "token_invalid",
+            "/open?token=alice&heartbeat=often": "bad_message",
             "/closed?token=alice": "auth_timeout",
         }
         nursery.cancel_scope.cancel()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
-from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
 
 _numbers: Final = itertools.count()
@@ -37,17 +34,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
-@contextmanager
-def sqlite(path: str | Path) -> Iterator[sqlite3.Connection]:
-    """A connection of the test's own; what was done is committed, and it is closed, at the end.
-
-    The context of a connection itself does not close it.
-    """
-    with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection, connection:
-        yield connection
-
-
-async def eventually(condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:
+async def eventually(condition: Callable[[], bool], *, timeout: float = 5.0) -> None:
     """Waits for what another thread or process does; there is nothing to be told by."""
     with trio.fail_after(timeout):
         while not condition():  # noqa: ASYNC110

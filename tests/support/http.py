@@ -12,7 +12,6 @@ import attrs
 import h11
 import trio
 
-from tests.support.patience import PATIENCE
 from trioserver import Application, Config, Server, serve
 
 
@@ -114,7 +113,7 @@ class Http:
 
     async def is_closed(self) -> bool:
         """Waits for the end; False where something else comes."""
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(5):
             return not await self.receive_bytes()
 
 
@@ -158,7 +157,7 @@ async def site(
                 **more,
             )
 
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(20):
             place = Site(await nursery.start(run))
             try:
                 yield place

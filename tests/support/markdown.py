@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.patience import PATIENCE
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,7 +25,7 @@ def output_of(program: str, folder: Path) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=30,
         check=False,
     )
     assert done.returncode == 0, done.stderr

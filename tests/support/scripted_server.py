@@ -52,7 +52,7 @@ def _filled(value: Any, sample: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "$any" in value:
-        return WILDCARDS[value["$any"]]
+        return value.get("at_most", WILDCARDS.get(value["$any"]))
     sample = sample if isinstance(sample, dict) else {}
     return sample | {name: _filled(inner, sample.get(name)) for name, inner in value.items()}
 

@@ -60,10 +60,12 @@ class Address:
         """Path and query."""
         return f"{self.path}?{self.query}" if self.query else self.path
 
-    def with_token(self, token: str) -> Address:
-        """With ``?token=`` in the query."""
-        pair = f"token={quote(token, safe='')}"
-        return attrs.evolve(self, query=f"{self.query}&{pair}" if self.query else pair)
+    def with_token(self, token: str, heartbeat: str | None = None) -> Address:
+        """With ``?token=`` in the query, and ``heartbeat=`` where it is not None."""
+        pairs = [f"token={quote(token, safe='')}"]
+        if heartbeat is not None:
+            pairs.append(f"heartbeat={heartbeat}")
+        return attrs.evolve(self, query="&".join(filter(None, (self.query, *pairs))))
 
 
 async def open_stream(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:

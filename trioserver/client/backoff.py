@@ -53,14 +53,14 @@ class Retrying:
         """
         if not self.reconnect or reason.retry == "never":
             return None
+        if ready_for is not None and ready_for >= self.backoff.maximum:
+            self._pauses, self._refreshing = 0, False
         refreshing, self._refreshing = self._refreshing, reason.retry == "refresh_token"
         if self._refreshing and not self.can_refresh:
             return None
         self._failed = self._failed + 1 if ready_for is None else 0
         if self.max_attempts is not None and self._failed >= self.max_attempts:
             return None
-        if ready_for is not None and ready_for >= self.backoff.maximum:
-            self._pauses = 0
         if come_back_in is not None:
             return come_back_in
         if self._refreshing and not refreshing:

@@ -90,7 +90,7 @@ class Link:
         try:
             token = await self._options.ask_for_token()
             if self._options.token_in_query and token is not None:
-                address = address.with_token(token)
+                address = address.with_token(token, self._options.heartbeat)
             stream = WatchedStream(await self._options.open_stream(address))
         except (OSError, trio.BrokenResourceError) as error:
             self.end(reason_of_error(error))

@@ -10,11 +10,9 @@ from typing import Final
 
 import attrs
 
-from protocol.errors import ERRORS, NORMAL_CLOSURE, ErrorCode, Retry
+from protocol.errors import NORMAL_CLOSURE, Retry, retry_of_close, row_of_close
 from protocol.messages import Error
 
-_PRIVATE: Final = 4000
-_POLICY_VIOLATION: Final = 1008
 _NO_CODE: Final = (1005, 1006)
 """RFC 6455, section 7.4.1: stand for a Close frame without a code, and for none at all."""
 
@@ -74,21 +72,13 @@ def of_close(close_code: int, text: str | None) -> CloseReason:
     """A Close frame without an error message before it: its reason is the code of an error."""
     if close_code == NORMAL_CLOSURE:
         return NORMAL
-    row = ERRORS.get(text or "") or _by_close_code(close_code)
+    row = row_of_close(close_code, text or "")
     if row is not None:
         return CloseReason(row.name, row.message, row.retry, close_code=close_code)
     if close_code in _NO_CODE:
         return lost("The connection ended without a word.")
-    final = close_code == _POLICY_VIOLATION or close_code >= _PRIVATE
-    code = text or f"close_{close_code}"
-    return CloseReason(code, f"Closed with {close_code}.", "never" if final else "backoff",
-                       close_code=close_code)  # fmt: skip
-
-
-def _by_close_code(close_code: int) -> ErrorCode | None:
-    """The first row with this code, where all that have it give the same advice."""
-    rows = [row for row in ERRORS.values() if row.close_code == close_code]
-    return rows[0] if len({row.retry for row in rows}) == 1 else None
+    code, retry = text or f"close_{close_code}", retry_of_close(close_code)
+    return CloseReason(code, f"Closed with {close_code}.", retry, close_code=close_code)
 
 
 def of_http(status: int, retry_after: float | None) -> CloseReason:

@@ -67,9 +67,9 @@ class WebSocket:
     """
 
     __slots__ = (
-        "_closing", "_closing_handshake", "_decoder", "_failed_with", "_gone", "_held",
+        "_closing", "_closing_handshake", "_decoder", "_failed_with", "_fd", "_gone", "_held",
         "_nursery", "_ping_messages", "_pinged", "_readiness", "_receiver", "_rest", "_resumed",
-        "_socket", "_stopped", "_stream", "_tls", "_watched", "bytes_received", "last_received",
+        "_stopped", "_stream", "_tls", "bytes_received", "last_received",
         "messages_received", "on_round_trip", "outbox", "peer_close", "round_trip", "subprotocol",
     )  # fmt: skip
 
@@ -90,10 +90,8 @@ class WebSocket:
         self.round_trip: float | None = None
         self.on_round_trip: Callable[[float], None] = _ignore
         self._stream = stream
-        # Its descriptor is asked for at each use: the number of a stream that its owner has closed
-        # belongs to another socket soon.
-        self._socket = socket = socket_of(stream)
-        self._watched = -1  # the descriptor that `Readiness` has; only for it to forget it
+        socket = socket_of(stream)
+        self._fd = -1 if socket is None else socket.fileno()  # -1 again from `_stop` on
         self._tls = stream if isinstance(stream, TLSStream) else None
         self.outbox = Outbox(
             stream,
@@ -245,18 +243,10 @@ class WebSocket:
     # What `Readiness` calls: messages are delivered as they come, with no task of our own.
 
     def _watch(self, readiness: Readiness) -> None:
-        socket = socket_of(self._stream)  # a new one since the TLS handshake
-        descriptor = -1 if socket is None else socket.fileno()
-        if self._stopped or descriptor < 0:
+        if self._fd < 0:
             self._start_reading(None)
         else:
-            self._watched = descriptor
-            readiness.watch(descriptor, self)
-
-    def _unwatch(self) -> None:
-        if self._readiness is not None and self._watched >= 0:
-            self._readiness.unwatch(self._watched, self)
-            self._watched = -1
+            readiness.watch(self._fd, self)
 
     def read_now(self) -> bytes | None:
         """See `Source`."""
@@ -264,8 +254,7 @@ class WebSocket:
             if self._tls is not None:
                 return self._tls.read_now()
             # A message of more bytes than are read in a round is none of many: read on faster.
-            wanted = min(max(self._decoder.missing, _ROUND_BYTES), _RECEIVE_BYTES)
-            return os.read(self._socket.fileno(), wanted)  # type: ignore[union-attr]  # is watched
+            return os.read(self._fd, min(max(self._decoder.missing, _ROUND_BYTES), _RECEIVE_BYTES))
         except BlockingIOError:
             return None
         except OSError:
@@ -307,7 +296,7 @@ class WebSocket:
         if self._readiness is None:
             start()
         else:
-            self._unwatch()
+            self._readiness.unwatch(self._fd, self)
             self._readiness.start_in_turn(start)
 
     def _start_reading(self, items: list[Item] | None) -> None:
@@ -415,7 +404,9 @@ class WebSocket:
     def _stop(self) -> None:
         """Let all tasks come to their end; a socket is watched no more before it is closed."""
         self._stopped = True
-        self._unwatch()
+        if self._readiness is not None and self._fd >= 0:
+            self._readiness.unwatch(self._fd, self)
+        self._fd = -1
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()
         self.outbox.close()
@@ -432,9 +423,7 @@ class WebSocket:
 
     def _write_now(self, data: bytes) -> int:
         try:
-            if self._tls is not None:
-                return self._tls.write_now(data)
-            return os.write(self._socket.fileno(), data)  # type: ignore[union-attr]  # it has one
+            return os.write(self._fd, data) if self._tls is None else self._tls.write_now(data)
         except BlockingIOError:
             return 0
 

@@ -532,12 +532,15 @@ export class Retrying {
    */
   pauseMs(reason, { readyForMs, comeBackInMs }) {
     if (!this.reconnect || reason.retry === "never") return null;
+    if (readyForMs !== null && readyForMs >= this.maximumMs) {
+      this.pauses = 0;
+      this.refreshing = false;
+    }
     const wasRefreshing = this.refreshing;
     this.refreshing = reason.retry === "refresh_token";
     if (this.refreshing && !this.canRefresh) return null;
     this.failed = readyForMs === null ? this.failed + 1 : 0;
     if (this.maxAttempts !== null && this.failed >= this.maxAttempts) return null;
-    if (readyForMs !== null && readyForMs >= this.maximumMs) this.pauses = 0;
     if (comeBackInMs !== null) return comeBackInMs;
     if (this.refreshing && !wasRefreshing) return 0;
     this.pauses += 1;
@@ -788,10 +791,11 @@ class Link {
   }
 
   _open(token) {
-    const { url, WebSocket, tokenInQuery } = this._options;
+    const { url, WebSocket, tokenInQuery, heartbeat } = this._options;
     const inQuery = tokenInQuery && token !== null;
     try {
-      this._socket = new WebSocket(inQuery ? withToken(url, token) : url, [SUBPROTOCOL]);
+      const target = inQuery ? withQuery(url, { token, heartbeat }) : url;
+      this._socket = new WebSocket(target, [SUBPROTOCOL]);
     } catch {
       // Its text may quote the URL, and that a token.
       this.end(lost("No WebSocket can be made for this URL.", "bad_url", "never"));
@@ -1603,9 +1607,9 @@ function absolute(url) {
   return parsed.href;
 }
 
-function withToken(url, token) {
+function withQuery(url, parameters) {
   const parsed = new URL(url);
-  parsed.searchParams.set("token", token);
+  for (const [name, value] of Object.entries(parameters)) parsed.searchParams.set(name, value);
   return parsed.href;
 }
 

@@ -14,7 +14,7 @@ import trio
 
 from protocol import Refusal
 from trioserver.admission.gate import Gate
-from trioserver.admission.places import Ticket
+from trioserver.admission.limiter import Slot
 from trioserver.application import Application, Match
 from trioserver.blocks import Blocks
 from trioserver.config import Config
@@ -124,32 +124,30 @@ class FrontDoor:
             await trio.aclose_forcefully(stream)
 
     async def _admit(self, arrival: _Arrival, head: Head | None) -> Head | None:
-        """Serve it in a place of its own; an opening handshake that came after HTTP comes back."""
+        """Serve it in a slot of its own; an opening handshake that came after HTTP comes back."""
         scope = trio.CancelScope()  # in which it waits for nothing but the peer
-        ticket = self.gate.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
-        if ticket is None:
+        slot = self.gate.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
+        if slot is None:
             return None
-        try:
+        with slot:
             if head is None:
-                head = await self._read_head(arrival, ticket, scope)
-            serving = None if head is None else self._serve(arrival, ticket, head)
+                head = await self._read_head(arrival, slot, scope)
+            serving = None if head is None else self._serve(arrival, slot, head)
             del head  # thousands of these would be kept for nothing
             return None if serving is None else await serving
-        finally:
-            self.gate.admission.leave(ticket)
 
     async def _read_head(
-        self, arrival: _Arrival, ticket: Ticket, scope: trio.CancelScope
+        self, arrival: _Arrival, slot: Slot, scope: trio.CancelScope
     ) -> Head | None:
         head = None
         limits = self._config.limits
-        scope.deadline = ticket.since + limits.head_timeout
+        scope.deadline = slot.since + limits.head_timeout
         try:
             with scope:
                 if arrival.proxied:
                     arrival.peer = await self._announced(arrival.stream, arrival.peer)
                     arrival.proxied = False
-                    if not self.gate.announce(ticket, arrival.peer):
+                    if not self.gate.announce(slot, arrival.peer):
                         return None
                 head = await read_head(arrival.stream, max_bytes=limits.head_bytes)
             if head is None:  # it gave way to somebody else, or has been too slow
@@ -160,7 +158,7 @@ class FrontDoor:
         except BadProxyHeader as bad:
             self.gate.drop_bad_proxy(arrival.peer, str(bad))
         except BadHead as bad:
-            await self._refuse(arrival.stream, bad, arrival.peer, head)
+            await self._refuse(arrival.stream, slot, bad, arrival.peer, head)
         except PeerLeft as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
@@ -171,14 +169,12 @@ class FrontDoor:
             return head
         return None
 
-    def _serve(
-        self, arrival: _Arrival, ticket: Ticket, head: Head
-    ) -> Coroutine[Any, Any, Head | None]:
+    def _serve(self, arrival: _Arrival, slot: Slot, head: Head) -> Coroutine[Any, Any, Head | None]:
         """What serves it. Not `async` itself: it would be there for as long as the connection."""
         stream = arrival.stream
-        remote = self.gate.identify(ticket, arrival.peer, head)
+        remote = self.gate.identify(slot, arrival.peer, head)
         if self.http is not None and not head.is_upgrade:
-            return self._serve_http(self.http, arrival, head, ticket, remote)
+            return self._serve_http(self.http, arrival, head, slot, remote)
         try:
             if arrival.builtin:
                 raise BadHead(404, "There is no WebSocket at this address.")
@@ -186,30 +182,35 @@ class FrontDoor:
             match = judge(head, self._application)
             self.gate.check_origin(match.route, head, secure=is_secure(stream))
         except BadHead as bad:
-            return self._refuse(stream, bad, remote, head)
-        return self._run(self._lifecycle(stream, head, match, ticket, remote))
+            return self._refuse(stream, slot, bad, remote, head)
+        return self._run(self._lifecycle(stream, head, match, slot, remote))
 
     async def _serve_http(
-        self, http: HttpService, arrival: _Arrival, head: Head, ticket: Ticket, remote: str
+        self, http: HttpService, arrival: _Arrival, head: Head, slot: Slot, remote: str
     ) -> Head | None:
-        # It counts as an open connection, but not as one that has yet to authenticate: it never
-        # will, and among those a long download would be the oldest. HTTP has a cap of its own.
-        self.gate.admission.authenticated(ticket)
         stream, builtin = arrival.stream, arrival.builtin
 
-        async def refuse(bad: BadHead, refused: Head | None) -> None:
-            await self._refuse(stream, bad, remote, refused)
-
-        try:
+        def check(head: Head) -> None:
+            """Each request; the operator's own listener is for nobody else."""
             if not builtin:
                 self.gate.check(remote, head)
-            # A probe is answered all the same: a server that is full must not be taken for dead.
-            if self.gate.admission.is_full and not (builtin or http.has_builtin(head.path)):
+
+        async def refuse(bad: BadHead, refused: Head | None) -> None:
+            await self._refuse(stream, slot, bad, remote, refused)
+
+        # A probe is answered all the same: a server that is full must not be taken for dead.
+        probe = builtin or http.has_builtin(head.path)
+        try:
+            check(head)
+            if self.gate.limiter.is_full and not probe:
                 raise BadHead(503, "The server is full. Try again later.")
         except BadHead as bad:
             await refuse(bad, head)
             return None
-        return await http.serve(stream, head, remote=remote, refuse=refuse, builtin=builtin)
+        slot.serve_http(spare=probe)
+        return await http.serve(
+            stream, head, remote=remote, slot=slot, check=check, refuse=refuse, builtin=builtin
+        )
 
     async def _announced(self, stream: trio.abc.Stream, peer: str) -> str:
         """Who a trusted proxy says that it is, or else the proxy. Raises `BadProxyHeader`."""
@@ -223,13 +224,16 @@ class FrontDoor:
             raise PeerLeft from None
 
     async def _refuse(
-        self, stream: trio.abc.Stream, bad: BadHead, remote: str, head: Head | None
+        self, stream: trio.abc.Stream, slot: Slot, bad: BadHead, remote: str, head: Head | None
     ) -> None:
         self.gate.refuse(bad, remote, head)
-        await refuse(stream, bad)
+        with trio.CancelScope() as scope:
+            slot.abort = scope.cancel
+            slot.leaving()
+            await refuse(stream, bad)
 
     def _lifecycle(
-        self, stream: trio.abc.Stream, head: Head, match: Match, ticket: Ticket, remote: str
+        self, stream: trio.abc.Stream, head: Head, match: Match, slot: Slot, remote: str
     ) -> Lifecycle:
         connection = new_connection(
             stream,
@@ -240,22 +244,24 @@ class FrontDoor:
             wall_clock=self._wall_clock,
             readiness=self._readiness,
         )
-        ticket.evict = partial(connection.disconnect, "server_busy")
-        return Lifecycle(
+        lifecycle = Lifecycle(
             connection,
             head,
-            place=_Place(self, ticket),
+            place=_Place(self, slot),
             config=self._config,
             blocks=self._blocks,
             counts=self._counts,
             observer=self._observer,
             tracing=self._tracing,
-            begun=ticket.since,
+            begun=slot.since,
         )
+        slot.evict, slot.abort = partial(connection.disconnect, "server_busy"), lifecycle.abort
+        slot.is_told = True
+        return lifecycle
 
     async def _run(self, lifecycle: Lifecycle) -> None:
         connection = lifecycle.connection
-        busy = Refusal("server_busy") if self.gate.admission.is_full else None
+        busy = Refusal("server_busy") if self.gate.limiter.is_full else None
         self._registry.add(connection)
         try:
             await lifecycle.run(self.closed_for or busy)
@@ -276,16 +282,16 @@ class _Place:
     """As of `lifecycle.Place`."""
 
     door: FrontDoor
-    ticket: Ticket
+    slot: Slot
 
     def verifying(self) -> None:
-        self.door.gate.admission.verifying(self.ticket)
+        self.slot.verifying()
 
     def verified(self) -> None:
-        self.door.gate.admission.authenticated(self.ticket)
+        self.slot.ready()
 
     def ready(self, connection: Connection) -> None:
         self.door.became_ready(connection)
 
     def refused(self) -> None:
-        self.door.gate.admission.refused(self.ticket)
+        self.slot.leaving()

@@ -56,8 +56,8 @@ class Lifecycle:
     """
 
     __slots__ = (
-        "_account", "_blocks", "_config", "_dispatcher", "_head", "_nap", "_place", "_session",
-        "_websocket", "connection",
+        "_account", "_blocks", "_config", "_dispatcher", "_head", "_io", "_nap", "_place",
+        "_session", "_websocket", "connection",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +90,7 @@ class Lifecycle:
             times=counts.handling.of(connection.route),
         )
         self._nap = trio.CancelScope()  # of the heartbeat loop
+        self._io: trio.Nursery | None = None
 
     # -------------------------------------------------------------------------- the whole life
 
@@ -101,18 +102,25 @@ class Lifecycle:
         with BoundConnection(self.connection.id):
             try:
                 async with trio.open_nursery() as io:
+                    self._io = io
                     await self._live(io, refusal)
                     await self._close()
                     io.cancel_scope.cancel()
             except* Exception as errors:
                 self._crashed(errors)
             finally:
+                self._io = None
                 self.connection._release()
                 try:
                     self._account.closed()
                     await self._call_close_hook()
                 finally:
                     self._websocket.let_go()
+
+    def abort(self) -> None:
+        """End at once; what is queued, and the closing handshake, are left out."""
+        if self._io is not None:
+            self._io.cancel_scope.cancel()
 
     async def _live(self, io: trio.Nursery, refusal: Refusal | None) -> None:
         connection = self.connection

@@ -20,9 +20,9 @@ class RefusedRequest:
 
     ``status`` is that of the HTTP answer, 0 where the connection was closed without one, and
     ``path`` is cut and without tokens (`trioserver.paths`), and empty where it was not asked for.
-    ``code`` is one of a few words: "bad_request", "origin", "handshake_rate", "address_blocked",
-    "server_busy", "proxy_protocol". ``origin`` is the page's that was refused, cut off at 256
-    characters; None for all other codes.
+    ``code`` is one of a few words: "bad_request", "origin", "handshake_rate", "request_rate",
+    "address_blocked", "server_busy", "proxy_protocol". ``origin`` is the page's that was refused,
+    cut off at 256 characters; None for all other codes.
     """
 
     remote: str
@@ -35,10 +35,11 @@ class RefusedRequest:
 
 @attrs.frozen(kw_only=True)
 class Eviction:
-    """Somebody who was not authenticated had to give way, after ``age`` seconds.
+    """A connection that was not authenticated, or HTTP, was evicted, after ``age`` seconds.
 
     ``remote`` is what it was counted under: an IPv4 address, an IPv6 network of 64 bits, or empty
-    where it had no address of its own. ``cap`` is "address" or "all".
+    where it had no address of its own. ``cap`` is "address" (``unauthenticated_per_address``),
+    "all" (``unauthenticated``), "http" (``http.connections``) or "connections".
     """
 
     remote: str

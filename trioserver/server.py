@@ -196,15 +196,15 @@ class Server:
         """How it stands at this moment."""
         door, gate = self._front_door, self._front_door.gate
         return ServerStatistics(
-            open=gate.admission.open,
-            unauthenticated=gate.admission.unauthenticated,
+            open=gate.limiter.open,
+            unauthenticated=gate.limiter.unauthenticated,
             ready=self._registry.ready_count,
-            http=0 if self._serving.http is None else self._serving.http.open,
+            http=gate.limiter.http,
             accepted=door.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
             refused=dict(self._counts.refusals),
             ended=dict(self._counts.ends),
-            evicted=gate.admission.evicted,
+            evicted=gate.limiter.evicted,
             address_blocks=gate.conduct.blocks,
             blocked_addresses=gate.conduct.blocked_count(trio.current_time()),
             draining=self._serving.is_draining,
@@ -227,7 +227,7 @@ class Server:
         chosen = fitting or ConnectionFilter()
         found = (each for each in self._registry.all if chosen.fits(each))
         if limit is None:
-            limit = self._front_door.gate.admission.open
+            limit = self._front_door.gate.limiter.open
         return [report(each) for each in nsmallest(limit, found, key=lambda each: each.id)]
 
     @contextmanager
@@ -245,6 +245,7 @@ class Server:
         For what an application verifies itself, as a password: `trioserver.http.api.record_attempt`
         fills in what is known of a request. Bearer tokens are recorded by the server.
         """
+        self._front_door.gate.on_auth_attempt(attempt)
         self._observer.on_auth_attempt(attempt)
 
     def administered(self, act: Act) -> None:

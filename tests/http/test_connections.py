@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.support.http import Http, NoAnswer, Site, site
 from trioserver import Application, Config, HttpConfig, LimitsConfig, ShutdownConfig
 
 PIECE = b"x" * 65536
+UPLOAD = b"POST /upload HTTP/1.1\r\nHost: server\r\nContent-Length: 100\r\n\r\n"
 
 
 class Notes:
@@ -413,16 +415,53 @@ async def test_at_the_cap_an_idle_connection_gives_way(notes: Notes) -> None:
         assert scope.cancelled_caught
 
 
-async def test_at_the_cap_of_all_http_is_told_so(notes: Notes) -> None:
+async def test_where_websockets_fill_the_server_http_is_told_so(notes: Notes) -> None:
     config = Config(port=0, limits=LimitsConfig(connections=1))
-    async with site(app(notes), config) as place:
-        assert (await (await place.open()).get("/hello")).status == 200
+    async with site(app(notes), config, wall_clock=wall_clock) as place:
+        client = Client((await place.open()).stream)
+        await client.open("/ws/1")
+        await client.authenticate()
         assert (await (await place.open()).get("/hello")).status == 503
-        await eventually(lambda: place.server.statistics().open == 1)
         http = await place.open()
         assert (await http.get("/healthz")).status == 200
         assert (await http.get("/readyz")).json["failed"] == ["full"]
-        assert place.server.statistics().http == 2
+        assert place.server.statistics().http == 1
+
+
+async def test_one_address_does_not_cut_anothers_upload(notes: Notes) -> None:
+    config = Config(port=0, http=HttpConfig(connections=10))
+    async with site(app(notes), config) as place, trio.open_nursery() as nursery:
+
+        def connect(remote: str) -> Http:
+            ours, theirs = trio.testing.memory_stream_pair()
+            nursery.start_soon(partial(place.server.serve_stream, theirs, remote=remote))
+            return Http(ours)
+
+        upload = connect("192.0.2.1:1")
+        await upload.stream.send_all(UPLOAD + b"x" * 50)
+        await wait_all_tasks_blocked()
+        for n in range(100):
+            await connect(f"198.51.100.1:{n}").stream.send_all(UPLOAD)
+            await wait_all_tasks_blocked()
+        assert place.server.statistics().http == 10
+        assert place.server.statistics().evicted == 91
+        await upload.stream.send_all(b"x" * 50)
+        assert (await upload.receive_bytes()).startswith(b"HTTP/1.1 200 ")
+        nursery.cancel_scope.cancel()
+
+
+async def test_requests_of_one_address_have_a_rate_on_a_kept_connection_too(
+    notes: Notes,
+) -> None:
+    config = Config(port=0, limits=LimitsConfig(requests_per_second=1))
+    async with site(app(notes), config) as place:
+        http = await place.open()
+        for _ in range(10):
+            assert (await http.get("/hello")).status == 200
+        for refused in (http, await place.open()):
+            answer = await refused.get("/hello")
+            assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        assert place.server.statistics().refused == {"request_rate": 2}
 
 
 async def test_silent_connections_do_not_push_out_a_download(notes: Notes) -> None:

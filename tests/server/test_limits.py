@@ -163,23 +163,49 @@ async def test_forged_tokens_that_are_never_closed_take_no_places(
         await become_ready(harness, HERE)
 
 
-async def test_above_the_cap_of_all_it_is_said_and_then_only_dropped(
+async def test_where_ready_ones_fill_the_server_newcomers_are_told_however_many_are_silent(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(config(connections=1)) as harness:
         await become_ready(harness, HERE)
-        client = await harness.connect(remote=THERE)
-        (error,), closed = await client.receive_end()
-        assert (error["code"], closed) == ("server_busy", Closed(1013, "server_busy"))
-        await trio.sleep(0.1)
-        for n in range(100):
-            harness.connect_raw(remote=f"198.51.100.1:{n}")
-        await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(Ended):
-            await harness.connect(remote=THERE)
+        for crowd in (0, 100):
+            for n in range(crowd):
+                harness.connect_raw(remote=f"198.51.100.1:{n}")
+            await trio.testing.wait_all_tasks_blocked()
+            client = await harness.connect(remote=THERE)
+            (error,), closed = await client.receive_end()
+            assert (error["code"], closed) == ("server_busy", Closed(1013, "server_busy"))
         statistics = harness.server.statistics()
-        assert statistics.open == 1 + 64
-        assert statistics.refused["server_busy"] > 30
+        assert statistics.ready == 1
+        assert statistics.open <= 1 + 64
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+async def test_silent_ones_at_the_cap_of_all_connections_keep_nobody_out(
+    upgraded: bool, autojump_clock: MockClock
+) -> None:
+    """With defaults, `limits.connections` may be met before `limits.unauthenticated` is."""
+    async with serving(config(connections=60, connections_per_user=1000)) as harness:
+        for second in range(5):
+            for n in range(200):
+                await silent(harness, f"198.51.100.{n % 8}:{n}", upgraded)
+            await become_ready(harness, f"203.0.113.{second}:1")
+        statistics = harness.server.statistics()
+        assert statistics.ready == 5
+        assert statistics.open <= 60 + 64
+        assert "server_busy" not in statistics.refused or upgraded
+
+
+async def test_who_fails_and_does_not_close_keeps_nobody_out(autojump_clock: MockClock) -> None:
+    limits = {"connections": 20, "forged_tokens": 100_000, "handshakes_per_second": 1000}
+    async with serving(config(**limits)) as harness:
+        for n in range(200):
+            client = await harness.connect(remote=f"198.51.100.{n % 8}:{n}")
+            client.answer_close = False
+            await client.send(type="auth", token="forged")
+            await trio.testing.wait_all_tasks_blocked()
+        await become_ready(harness, THERE)
+        assert harness.server.statistics().open <= 20 + 64
 
 
 # ------------------------------------------------------------------------------ rates

@@ -1,4 +1,4 @@
-"""How addresses behave: how often they connect, and how many forged tokens come from them.
+"""How addresses behave: how often they connect and ask, and how many forged tokens they send.
 
 A block saves work and log lines; it is no defence of tokens, which cannot be guessed anyway. Behind
 one address there may be many people, so it is made for those who are not to blame: it is short, it
@@ -16,7 +16,8 @@ from protocol import TokenBucket
 from trioserver.config import LimitsConfig
 
 BURST = 10.0
-"""Seconds' worth of handshakes that an address may do at once: a whole office after a restart."""
+"""Seconds' worth of handshakes, and of requests, that an address may do at once: a whole office
+after a restart."""
 
 _HONEST_REFUSALS = 10.0
 """Refusals in a row that a blocked address is told the reason of; then one a second."""
@@ -25,13 +26,22 @@ _HONEST_REFUSALS = 10.0
 class _Record:
     """What is known of one address. What has been forgotten is as good as new."""
 
-    __slots__ = ("blocked_until", "forged", "handshakes", "pardoned_until", "refusals", "seen")
+    __slots__ = (
+        "blocked_until",
+        "forged",
+        "handshakes",
+        "pardoned_until",
+        "refusals",
+        "requests",
+        "seen",
+    )
 
     def __init__(self, limits: LimitsConfig, now: float) -> None:
         rate = limits.handshakes_per_second
         self.handshakes = TokenBucket(rate, rate * BURST, now)
         self.forged: TokenBucket | None = None
         self.refusals: TokenBucket | None = None
+        self.requests: TokenBucket | None = None
         self.blocked_until = -math.inf
         self.pardoned_until = -math.inf
         self.seen = now
@@ -90,6 +100,16 @@ class Conduct:
             return 0.0
         bucket = self._record(key, now).handshakes
         return 0.0 if bucket.take(now) else bucket.wait()
+
+    def request(self, key: str, now: float) -> float:
+        """Count a request over HTTP; seconds until the next is welcome where it is one too many."""
+        if not key:
+            return 0.0
+        record = self._record(key, now)
+        if record.requests is None:
+            rate = self.limits.requests_per_second
+            record.requests = TokenBucket(rate, rate * BURST, now)
+        return 0.0 if record.requests.take(now) else record.requests.wait()
 
     def forged(self, key: str, now: float) -> None:
         """A token that was never good came from the address."""

@@ -14,12 +14,19 @@ import structlog
 import trio
 
 from trioserver.admission.conduct import Conduct
-from trioserver.admission.places import Admission, Cap, Ticket
+from trioserver.admission.limiter import Cap, ConnectionLimiter, Slot
 from trioserver.application import Route
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
 from trioserver.connection import Connection
-from trioserver.observer import AddressBlock, Attempt, Eviction, Observer, RefusedRequest
+from trioserver.observer import (
+    AddressBlock,
+    Attempt,
+    AuthAttempt,
+    Eviction,
+    Observer,
+    RefusedRequest,
+)
 from trioserver.paths import masked_path
 from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.peers.forwarded import client_of
@@ -60,27 +67,18 @@ class Gate(Observer):
         self._observer = observer
         self._drops = Seldom(_DROPS_PERIOD)
         self._has_warned = False
-        limits = config.limits
-        self.conduct = Conduct(limits, on_block=self._on_block)
-        self.admission = Admission(
-            max_connections=limits.connections,
-            max_unauthenticated=limits.unauthenticated,
-            max_per_address=limits.unauthenticated_per_address,
-            grace=limits.unauthenticated_grace,
+        self.conduct = Conduct(config.limits, on_block=self._on_block)
+        self.limiter = ConnectionLimiter(
+            config.limits,
+            http_connections=config.http.connections,
             on_eviction=self._on_eviction,
         )
         self._set_policies(config)
 
     def reconfigure(self, config: Config) -> None:
         """Other options from now on. Blocks stay; how often addresses connect is counted anew."""
-        limits = config.limits
-        self.conduct.reconfigure(limits)
-        self.admission.reconfigure(
-            max_connections=limits.connections,
-            max_unauthenticated=limits.unauthenticated,
-            max_per_address=limits.unauthenticated_per_address,
-            grace=limits.unauthenticated_grace,
-        )
+        self.conduct.reconfigure(config.limits)
+        self.limiter.reconfigure(config.limits)
         self._set_policies(config)
 
     def _set_policies(self, config: Config) -> None:
@@ -90,8 +88,8 @@ class Gate(Observer):
 
     # -------------------------------------------------------------------------- coming in
 
-    def enter(self, evict: Callable[[], None], peer: str, *, known: bool = True) -> Ticket | None:
-        """Take a place; None where the stream is to be dropped, which has been counted.
+    def enter(self, evict: Callable[[], None], peer: str, *, known: bool = True) -> Slot | None:
+        """Take a slot; None where the stream is to be dropped, which has been counted.
 
         ``known``: ``peer`` is who it is, and not a proxy that has yet to say so.
         """
@@ -100,26 +98,26 @@ class Gate(Observer):
         if not self._is_worth_an_answer(key, now):
             self._drop(peer, "address_blocked", "The address is blocked.")
             return None
-        ticket = self.admission.enter(evict, key, now)
-        if ticket is None:
+        slot = self.limiter.enter(evict, key, now)
+        if slot is None:
             self._drop(peer, "server_busy", "The server is full.")
-        return ticket
+        return slot
 
     def may_announce(self, peer: str) -> bool:
         """Whether this peer's word is taken for who it speaks for."""
         return peer in self._trusted
 
-    def announce(self, ticket: Ticket, peer: str) -> bool:
+    def announce(self, slot: Slot, peer: str) -> bool:
         """A proxy has said who it is, ahead of all else; False: to be dropped, and counted."""
         now = trio.current_time()
         key = self._key(peer)
         if not self._is_worth_an_answer(key, now):
             self._drop(peer, "address_blocked", "The address is blocked.")
             return False
-        self.admission.identify(ticket, key, now)
+        slot.identify(key, now)
         return True
 
-    def identify(self, ticket: Ticket, peer: str, head: Head) -> str:
+    def identify(self, slot: Slot, peer: str, head: Head) -> str:
         """Who has sent this head: ``peer``, or whom it speaks for where it is a trusted proxy."""
         if peer not in self._trusted:
             self._warn_of_unheard_proxy(peer, head)
@@ -127,11 +125,14 @@ class Gate(Observer):
         if self._header != "none":
             lines = head.headers.get(self._header, ())
             peer = client_of(peer, self._header, lines, self._trusted)
-            self.admission.identify(ticket, self._key(peer), trio.current_time())
+            slot.identify(self._key(peer), trio.current_time())
         return peer
 
     def check(self, peer: str, head: Head) -> None:
-        """Whether the address may ask for anything, and how often. Raises `NotLetIn`."""
+        """Whether the address may ask for anything, and how often, on both sides of the port.
+
+        Raises `NotLetIn`.
+        """
         now, key = trio.current_time(), self._key(peer)
         seconds = self.conduct.blocked_for(key, now)
         if seconds > 0:
@@ -140,6 +141,10 @@ class Gate(Observer):
             seconds = self.conduct.handshake(key, now)
             if seconds > 0:
                 raise _too_many("handshake_rate", "Too many handshakes came from here.", seconds)
+        else:
+            seconds = self.conduct.request(key, now)
+            if seconds > 0:
+                raise _too_many("request_rate", "Too many requests came from here.", seconds)
 
     def check_origin(self, route: Route, head: Head, *, secure: bool) -> None:
         """Whether the page that this handshake comes from may connect. Raises `NotLetIn`."""
@@ -215,6 +220,15 @@ class Gate(Observer):
         elif attempt.outcome in ("ready", "refreshed"):
             self.conduct.authenticated(key)
 
+    def on_auth_attempt(self, attempt: AuthAttempt) -> None:
+        """A bearer token over HTTP counts as one at a WebSocket does."""
+        if attempt.method == "bearer":
+            key = self._key(attempt.remote)
+            if attempt.code == "token_invalid":
+                self.conduct.forged(key, trio.current_time())
+            elif attempt.code is None:
+                self.conduct.authenticated(key)
+
     def _key(self, peer: str) -> str:
         """A proxy's own address is nobody's: what is counted there would count for everybody."""
         return "" if peer in self._trusted else key_of(peer)
@@ -223,9 +237,9 @@ class Gate(Observer):
         log.warning("address_blocked", remote=key, seconds=seconds)
         self._observer.address_blocked(AddressBlock(remote=key, duration=seconds))
 
-    def _on_eviction(self, ticket: Ticket, cap: Cap) -> None:
-        age = trio.current_time() - ticket.since
-        self._observer.evicted(Eviction(remote=ticket.key, cap=cap, age=age))
+    def _on_eviction(self, slot: Slot, cap: Cap) -> None:
+        age = trio.current_time() - slot.since
+        self._observer.evicted(Eviction(remote=slot.key, cap=cap, age=age))
 
     def _warn_of_unheard_proxy(self, peer: str, head: Head) -> None:
         """Once, where somebody nearby, most likely a proxy of the operator's, is not trusted."""

@@ -16,7 +16,12 @@ class LimitsConfig:
     """What is taken from peers."""
 
     connections: int = count(
-        10_000, 1, 1_000_000, "connections", "Open connections, those in the handshake included."
+        10_000,
+        1,
+        1_000_000,
+        "connections",
+        "Open connections. READY ones are never evicted; where they alone are as many, newcomers "
+        "are refused. 64 more may be there for a moment: unauthenticated, or being closed.",
     )
     unauthenticated: int = count(
         1_000, 1, 1_000_000, "connections", "Open connections that are not authenticated yet."
@@ -44,6 +49,13 @@ class LimitsConfig:
         1_000_000,
         "handshakes",
         "Of one address; a burst may be ten times as many. Beyond: HTTP 429.",
+    )
+    requests_per_second: int = count(
+        200,
+        1,
+        1_000_000,
+        "requests",
+        "HTTP requests of one address; a burst may be ten times as many. Beyond: HTTP 429.",
     )
     forged_tokens: int = count(
         20,

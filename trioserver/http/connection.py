@@ -38,6 +38,7 @@ _PIECE: Final = 64 * 1024
 _LINGER: Final = 1.0  # seconds; closing on unread input would reset the answer away
 
 Address = tuple[str, int]
+Check = Callable[[Head], None]
 Refuse = Callable[[BadHead, Head | None], Awaitable[None]]
 
 
@@ -51,7 +52,11 @@ class Surroundings:
 
 
 class HttpConnection:
-    """Serves one stream. ``refuse`` answers a bad request, in the words of the front door."""
+    """Serves one stream. ``refuse`` answers a bad request, in the words of the front door.
+
+    ``check`` raises `BadHead` for a request that is not welcome; the first one has been checked.
+    ``on_idle`` is told when a wait for the next request begins and ends.
+    """
 
     def __init__(
         self,
@@ -61,6 +66,8 @@ class HttpConnection:
         *,
         client: Address | None,
         server: Address | None,
+        on_idle: Callable[[bool], None],
+        check: Check,
         refuse: Refuse,
     ) -> None:
         self._stream = stream
@@ -68,6 +75,8 @@ class HttpConnection:
         self._context = surroundings.context
         self._limits = surroundings.config.limits
         self._config = surroundings.config.http
+        self._on_idle = on_idle
+        self._check = check
         self._refuse = refuse
         self._is_secure = is_secure(stream)
         self._protocol = H11Protocol(
@@ -93,7 +102,7 @@ class HttpConnection:
         self._refusal: BadHead | None = None
         self._is_over = False  # after this answer
         self._is_gone = False  # nothing can be sent any more
-        self.is_idle = False
+        self._is_idle = False
 
     # -------------------------------------------------------------------------- from outside
 
@@ -113,13 +122,13 @@ class HttpConnection:
                     await self._finish()
         return upgrade
 
-    def give_way(self) -> None:
+    def abort(self) -> None:
         """End at once."""
         self._scope.cancel()
 
     def drain(self) -> None:
         """End after the answer that is being given, if there is any."""
-        if self.is_idle:
+        if self._is_idle:
             self._reading.cancel()
 
     # -------------------------------------------------------------------------- requests
@@ -202,6 +211,8 @@ class HttpConnection:
                 head = await read_head(self._stream, max_bytes=self._limits.head_bytes, begun=begun)
             self._head = head
             check_head(head)
+            if not head.is_upgrade:  # that is checked where it is served
+                self._check(head)
         except BadHead as bad:
             await self._refuse(bad, self._head)
             self._is_gone = True
@@ -212,14 +223,16 @@ class HttpConnection:
         return None
 
     async def _wait_for_request(self) -> bytes:
-        self.is_idle = True
+        self._is_idle = True
+        self._on_idle(True)
         try:
             with trio.move_on_after(self._config.keep_alive_timeout) as self._reading:
                 return bytes(await self._stream.receive_some(_PIECE))
         except trio.BrokenResourceError:
             pass
         finally:
-            self.is_idle = False
+            self._is_idle = False
+            self._on_idle(False)
         return b""
 
     # -------------------------------------------------------------------------- Hypercorn's side

@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from trioserver.admission.limiter import Slot
 from trioserver.http.builtin import builtin_routes
-from trioserver.http.connection import Address, HttpConnection, Refuse, Surroundings
+from trioserver.http.connection import Address, Check, HttpConnection, Refuse, Surroundings
 from trioserver.http.lifespan import lifespan
 from trioserver.http.mounting import Mounted, Mounts
 from trioserver.http.pages import plain
-from trioserver.http.places import Places
 from trioserver.peers.addresses import UNIX, host_of
 from trioserver.websocket.handshake import Head
 from trioserver.websocket.tls_stream import socket_below
@@ -43,7 +43,8 @@ class HttpService:
         hypercorn.h11_max_incomplete_size = config.limits.head_bytes + 64 * 1024
         self._context = WorkerContext(None)
         self._surroundings = Surroundings(config=config, hypercorn=hypercorn, context=self._context)
-        self._places = Places(config.http.connections)
+        self._connections: set[HttpConnection] = set()
+        self._empty = trio.Event()
         routes = builtin_routes(server, metrics=metrics, admin=admin)
         self._states: dict[int, dict[str, Any]] = {}
         self._mounted = [
@@ -59,11 +60,6 @@ class HttpService:
         apart = config.http.builtin_listen is not None
         self._main = _Site(server, [] if apart else routes, mounts)
         self._builtin = _Site(server, routes, None)
-
-    @property
-    def open(self) -> int:
-        """How many HTTP connections there are."""
-        return len(self._places)
 
     def has_builtin(self, path: str) -> bool:
         """Whether a built-in route answers this path on the port of the WebSockets."""
@@ -87,12 +83,15 @@ class HttpService:
         head: Head,
         *,
         remote: str,
+        slot: Slot,
+        check: Check,
         refuse: Refuse,
         builtin: bool,
     ) -> Head | None:
-        """Serve a stream whose first head has been read; as `HttpConnection.serve`.
+        """Serve a stream whose first head has been read and checked; as `HttpConnection.serve`.
 
-        ``builtin``: with the built-in routes only, for the second listener.
+        ``builtin``: with the built-in routes only, for the second listener. ``check`` raises
+        `BadHead` for later requests that are not welcome.
         """
         connection = HttpConnection(
             stream,
@@ -100,13 +99,18 @@ class HttpService:
             self._surroundings,
             client=_address(remote),
             server=_own_address(stream),
+            on_idle=slot.idle,
+            check=check,
             refuse=refuse,
         )
-        self._places.enter(connection)
+        slot.evict = slot.abort = connection.abort
+        self._connections.add(connection)
         try:
             return await connection.serve(head)
         finally:
-            self._places.leave(connection)
+            self._connections.discard(connection)
+            if not self._connections:
+                self._empty.set()
 
     async def drain(self, deadline: float) -> None:
         """End each connection after the answer it is giving; returns at the deadline at last.
@@ -114,10 +118,12 @@ class HttpService:
         ``deadline`` is in Trio's time. Who is left then is for the caller to cancel.
         """
         await self._context.terminated.set()
-        for connection in self._places:
+        for connection in tuple(self._connections):
             connection.drain()
         with trio.move_on_at(deadline):
-            await self._places.wait_empty()
+            while self._connections:
+                self._empty = trio.Event()
+                await self._empty.wait()
 
 
 class _Site:

@@ -179,8 +179,9 @@ class FrontDoor:
             if arrival.builtin:
                 raise BadHead(404, "There is no WebSocket at this address.")
             self.gate.check(remote, head)
+            self.gate.check_host(head)
             match = judge(head, self._application)
-            self.gate.check_origin(match.route, head, secure=is_secure(stream))
+            self.gate.check_origin(arrival.peer, match.route, head, secure=is_secure(stream))
         except BadHead as bad:
             return self._refuse(stream, slot, bad, remote, head)
         return self._run(self._lifecycle(stream, head, match, slot, remote))
@@ -194,6 +195,10 @@ class FrontDoor:
             """Each request; the operator's own listener is for nobody else."""
             if not builtin:
                 self.gate.check(remote, head)
+                self.gate.check_host(head)
+
+        def is_local(head: Head) -> bool:
+            return self.gate.is_local(arrival.peer, remote, head)
 
         async def refuse(bad: BadHead, refused: Head | None) -> None:
             await self._refuse(stream, slot, bad, remote, refused)
@@ -209,7 +214,14 @@ class FrontDoor:
             return None
         slot.serve_http(spare=probe)
         return await http.serve(
-            stream, head, remote=remote, slot=slot, check=check, refuse=refuse, builtin=builtin
+            stream,
+            head,
+            remote=remote,
+            slot=slot,
+            check=check,
+            is_local=is_local,
+            refuse=refuse,
+            builtin=builtin,
         )
 
     async def _announced(self, stream: trio.abc.Stream, peer: str) -> str:

@@ -20,9 +20,9 @@ class RefusedRequest:
 
     ``status`` is that of the HTTP answer, 0 where the connection was closed without one, and
     ``path`` is cut and without tokens (`trioserver.paths`), and empty where it was not asked for.
-    ``code`` is one of a few words: "bad_request", "origin", "handshake_rate", "request_rate",
-    "address_blocked", "server_busy", "proxy_protocol". ``origin`` is the page's that was refused,
-    cut off at 256 characters; None for all other codes.
+    ``code`` is one of a few words: "bad_request", "origin", "host", "handshake_rate",
+    "request_rate", "address_blocked", "server_busy", "proxy_protocol". ``origin`` is the page's
+    that was refused, cut off at 256 characters; None for all other codes.
     """
 
     remote: str

@@ -166,7 +166,8 @@ class Server:
                 ) from error
             log.info("http_off", meaning="for /healthz and more: pip install 'trioserver[http]'")
             return None
-        if not (wanted or config.health or config.metrics or config.admin or config.protocol):
+        wanted = wanted or config.metrics is not False or config.admin is not False
+        if not (wanted or config.health or config.protocol):
             return None
         return HttpService(self, metrics=metrics_endpoint(self), admin=admin_app(self))
 

@@ -64,7 +64,7 @@ class Http:
         headers: dict[str, str] | None = None,
         body: bytes = b"",
     ) -> None:
-        sent = {"Host": "server", **(headers or {})}
+        sent = {"Host": "localhost", **(headers or {})}
         if body and "Transfer-Encoding" not in sent:
             sent["Content-Length"] = str(len(body))
         request = h11.Request(method=method, target=target, headers=list(sent.items()))

@@ -30,13 +30,22 @@ from trioserver.observer import (
 from trioserver.paths import masked_path
 from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.peers.forwarded import client_of
-from trioserver.peers.origins import OriginPolicy
+from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host
+from trioserver.peers.origins import SAME_HOST, OriginPolicy
 from trioserver.telemetry.seldom import Seldom
 from trioserver.websocket.handshake import BadHead, Head
 
 log: Final = structlog.get_logger("trioserver")
 
 _DROPS_PERIOD: Final = 10.0  # seconds between two lines about connections that were dropped
+
+_PROBES: Final = ("/healthz", "/readyz")
+"""Load balancers ask for these by whatever name, and learn nothing of anybody."""
+
+_REBINDING: Final = (
+    "over loopback only localhost, 127.0.0.1 and [::1] are the same host; behind a proxy on this "
+    "machine put its address into proxy.trusted, or the name into origins.hosts"
+)
 
 _SAY_WHO: Final = ("x-forwarded-for", "forwarded")
 
@@ -85,6 +94,7 @@ class Gate(Observer):
         self._header = config.proxy.header
         self._trusted = Networks(config.proxy.trusted)
         self._origins = OriginPolicy(config.origins.allow)
+        self._hosts = HostPolicy(config.origins.hosts)
 
     # -------------------------------------------------------------------------- coming in
 
@@ -146,14 +156,44 @@ class Gate(Observer):
             if seconds > 0:
                 raise _too_many("request_rate", "Too many requests came from here.", seconds)
 
-    def check_origin(self, route: Route, head: Head, *, secure: bool) -> None:
+    def check_host(self, head: Head) -> None:
+        """Whether the server is known by the name that this asks for. Raises `NotLetIn`."""
+        if not self._hosts.allowed or head.path in _PROBES:
+            return
+        if not self._hosts.allows(requested_host(head.headers.get("host", ()))):
+            raise NotLetIn("host", 421, "The server is not known by this name (origins.hosts).")
+
+    def is_local(self, peer: str, remote: str, head: Head) -> bool:
+        """Whether a program on this machine asks, for this machine, and not for somebody else.
+
+        ``peer`` is the socket's, ``remote`` as of `identify`. A proxy on this machine speaks for
+        others: one that is trusted is believed that they are on it too, any other gives itself
+        away by its headers or by the `Host` that it passes on.
+        """
+        if peer in self._trusted:
+            if remote == peer:
+                return False
+        elif is_forwarded(head.headers):
+            return False
+        lines = head.headers.get("host", ())
+        host = requested_host(lines)
+        if lines and (host is None or not is_loopback_name(host)):
+            return False
+        return remote == UNIX or is_loopback_name(host_of(remote))
+
+    def check_origin(self, peer: str, route: Route, head: Head, *, secure: bool) -> None:
         """Whether the page that this handshake comes from may connect. Raises `NotLetIn`."""
         policy = route.origins or self._origins
         headers = head.headers
-        rejected = policy.judge(headers.get("origin", ()), headers.get("host", ()), secure=secure)
+        hosts = headers.get("host", ())
+        if not self._is_same_host_credible(peer, hosts):
+            hosts = ()
+        rejected = policy.judge(headers.get("origin", ()), hosts, secure=secure)
         if rejected is not None:
             details = {"origin": rejected.origin, "allowed": list(rejected.allowed)}
-            if rejected.hint is not None:
+            if not hosts and SAME_HOST in rejected.allowed:
+                details["hint"] = _REBINDING
+            elif rejected.hint is not None:
                 details["hint"] = rejected.hint
             raise NotLetIn(
                 "origin",
@@ -162,6 +202,14 @@ class Gate(Observer):
                 event="websocket_rejected_invalid_origin",
                 details=details,
             )
+
+    def _is_same_host_credible(self, peer: str, hosts: tuple[str, ...]) -> bool:
+        """Whether the `Host` can be the server's. A page that a browser on this machine shows may
+        have its own name resolve to 127.0.0.1; a trusted proxy has looked at it."""
+        if peer in self._trusted or not is_loopback_name(host_of(peer)):
+            return True
+        host = requested_host(hosts)
+        return host is not None and (is_loopback_name(host) or self._hosts.names(host))
 
     # -------------------------------------------------------------------------- being refused
 

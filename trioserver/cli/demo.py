@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from trioserver import Application, Server
 from trioserver.auth import TrustedUserId, make_secret, make_token
+from trioserver.auth.loopback import is_loopback
 from trioserver.cli.arguments import logging_options
 from trioserver.cli.durations import in_words
 from trioserver.cli.running import run_server
@@ -33,6 +34,7 @@ from trioserver.examples import (
     website,
 )
 from trioserver.logs import set_up_logging
+from trioserver.peers.hosts import LOOPBACK
 
 SEED: Final = {"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]}
 """The users, and the conversations that are theirs."""
@@ -171,6 +173,9 @@ def command(
             config = attrs.evolve(
                 config, audit=attrs.evolve(config.audit, database=demo.database_url)
             )
+        if not config.origins.hosts and all(is_loopback(each.host) for each in config.listeners):
+            # Pages of others must not reach it by names of theirs that resolve to this machine.
+            config = attrs.evolve(config, origins=attrs.evolve(config.origins, hosts=(LOOPBACK,)))
         try:
             application = demo.application()
         except ValueError as error:

@@ -8,6 +8,7 @@ import attrs
 
 from trioserver.config.fields import DAY, MIB, count, in_bytes, seconds, texts
 from trioserver.peers.addresses import Networks
+from trioserver.peers.hosts import HostPolicy
 from trioserver.peers.origins import OriginPolicy
 
 
@@ -115,13 +116,23 @@ class LimitsConfig:
 
 @attrs.frozen(kw_only=True)
 class OriginConfig:
-    """Which web pages may connect; clients that send no Origin header are no web pages."""
+    """Which web pages may connect, and by which names the server is known. Clients that send no
+    Origin header are no web pages."""
 
     allow: tuple[str, ...] = texts(
         "As `https://example.org` or `https://*.example.org`, which is all below it; `same-host` "
         "is the host that is connected to, and `*` is every page. None: `same-host`.",
         OriginPolicy,
         "a list of origins",
+    )
+
+    hosts: tuple[str, ...] = texts(
+        "The names by which the server is asked for, as `chat.example.org`, `*.example.org`, an "
+        "address, or `loopback`, which is localhost and the like; requests for any other are "
+        "answered 421, health checks aside. None: all names, but over loopback only loopback names "
+        "are the `same-host`.",
+        HostPolicy,
+        "a list of hosts",
     )
 
 

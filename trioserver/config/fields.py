@@ -51,6 +51,16 @@ def flag(default: bool, help: str) -> Any:
     return attrs.field(default=default, validator=_is_flag, metadata={"help": help, "unit": ""})
 
 
+def maybe_flag(help: str) -> Any:
+    """True or false; None, the default, decides case by case."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None:
+            _is_flag(instance, attribute, value)
+
+    return attrs.field(default=None, validator=check, metadata={"help": help, "unit": ""})
+
+
 def _is_flag(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, bool):
         raise ValueError(f"{attribute.name} is {value!r}; it must be true or false")

@@ -14,6 +14,7 @@ from trioserver.config.fields import (
     count,
     flag,
     in_bytes,
+    maybe_flag,
     seconds,
     text,
     to_text,
@@ -79,8 +80,13 @@ class HttpConfig:
     """
 
     health: bool = flag(True, "Serve `/healthz` and `/readyz`.")
-    metrics: bool = flag(True, "Serve `/metrics`, where the server has metrics.")
-    admin: bool = flag(True, "Serve `/api/v1/admin`, where the server has an administration.")
+    metrics: bool | None = maybe_flag(
+        "Serve `/metrics`, where the server has metrics. None: to this machine only, unless there "
+        "is a builtin_listen."
+    )
+    admin: bool | None = maybe_flag(
+        "Serve `/api/v1/admin`. None: to this machine only, unless there is a builtin_listen."
+    )
     protocol: bool = flag(True, "Serve `/protocol`, a page to read, and `/asyncapi.json`.")
     connections: int = count(
         1_000,

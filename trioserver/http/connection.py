@@ -55,6 +55,7 @@ class HttpConnection:
     """Serves one stream. ``refuse`` answers a bad request, in the words of the front door.
 
     ``check`` raises `BadHead` for a request that is not welcome; the first one has been checked.
+    ``is_local`` says whether a request is this machine's own: ``scope["trioserver.local"]``.
     ``on_idle`` is told when a wait for the next request begins and ends.
     """
 
@@ -68,6 +69,7 @@ class HttpConnection:
         server: Address | None,
         on_idle: Callable[[bool], None],
         check: Check,
+        is_local: Callable[[Head], bool],
         refuse: Refuse,
     ) -> None:
         self._stream = stream
@@ -77,6 +79,7 @@ class HttpConnection:
         self._config = surroundings.config.http
         self._on_idle = on_idle
         self._check = check
+        self._is_local = is_local
         self._refuse = refuse
         self._is_secure = is_secure(stream)
         self._protocol = H11Protocol(
@@ -243,6 +246,7 @@ class HttpConnection:
         """Hypercorn has read a head: begin to answer it. Returns where it is to put the body."""
         assert self._head is not None, "a request without a head"
         scope["path"] = self._head.path
+        scope["trioserver.local"] = self._is_local(self._head)
         scope["raw_path"] = self._head.target.partition("?")[0].encode("ascii")
         exchange = Exchange(self._application, scope, send, closes=self._closes)
         self._current = exchange

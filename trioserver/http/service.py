@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,6 @@ class HttpService:
         self._surroundings = Surroundings(config=config, hypercorn=hypercorn, context=self._context)
         self._connections: set[HttpConnection] = set()
         self._empty = trio.Event()
-        routes = builtin_routes(server, metrics=metrics, admin=admin)
         self._states: dict[int, dict[str, Any]] = {}
         self._mounted = [
             Mounted(
@@ -58,12 +57,14 @@ class HttpService:
         ]
         mounts = Mounts(self._mounted, server.application)
         apart = config.http.builtin_listen is not None
-        self._main = _Site(server, [] if apart else routes, mounts)
-        self._builtin = _Site(server, routes, None)
+        shared = [] if apart else builtin_routes(server, metrics=metrics, admin=admin, shared=True)
+        self._main = _Site(server, shared, mounts)
+        self._builtin = _Site(server, builtin_routes(server, metrics=metrics, admin=admin), None)
 
     def has_builtin(self, path: str) -> bool:
         """Whether a built-in route answers this path on the port of the WebSockets."""
-        return self._main.has_builtin({"type": "http", "method": "GET", "path": path})
+        scope = {"type": "http", "method": "GET", "path": path, "trioserver.local": True}
+        return self._main.has_builtin(scope)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -85,13 +86,15 @@ class HttpService:
         remote: str,
         slot: Slot,
         check: Check,
+        is_local: Callable[[Head], bool],
         refuse: Refuse,
         builtin: bool,
     ) -> Head | None:
         """Serve a stream whose first head has been read and checked; as `HttpConnection.serve`.
 
         ``builtin``: with the built-in routes only, for the second listener. ``check`` raises
-        `BadHead` for later requests that are not welcome.
+        `BadHead` for later requests that are not welcome, ``is_local`` says whether a request is
+        this machine's own.
         """
         connection = HttpConnection(
             stream,
@@ -101,6 +104,7 @@ class HttpService:
             server=_own_address(stream),
             on_idle=slot.idle,
             check=check,
+            is_local=is_local,
             refuse=refuse,
         )
         slot.evict = slot.abort = connection.abort

@@ -1,0 +1,94 @@
+"""Which host a request asks for: names that are the server's own, and names of this machine.
+
+A page of somebody else's can have its own name resolve to any address, also to this machine's
+loopback address (DNS rebinding). The browser then sends that name as `Host`, and takes what comes
+back for the page's own. So a name proves something only if it is known beforehand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import AddressValueError, IPv6Address, ip_address
+from typing import Final
+
+LOOPBACK: Final = "loopback"
+"""An entry of a list of hosts: all names that are this machine's own."""
+
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
+_LABEL: Final = "[A-Za-z0-9_-]{1,63}"
+_ENTRY: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]+\]")
+
+_FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+"""Headers that proxies add."""
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a host, without a port, can only be this machine: no resolver is asked for it.
+
+    ``localhost`` and what is below it (RFC 6761), 127.0.0.0/8 and ``::1``.
+    """
+    try:
+        return ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        name = host.lower().removesuffix(".")
+        return name == "localhost" or name.endswith(".localhost")
+
+
+def requested_host(lines: Sequence[str]) -> str | None:
+    """The host in the header `Host`, in lower case and without the port; None where there is none,
+    or none that can be understood."""
+    match = _HOST.fullmatch(lines[0]) if len(lines) == 1 else None
+    return None if match is None else _canonical(match[1])
+
+
+def is_forwarded(headers: Mapping[str, object]) -> bool:
+    """Whether a request says that a proxy has passed it on."""
+    return any(name in headers for name in _FORWARDED)
+
+
+class HostPolicy:
+    """The names by which the server may be asked for: "chat.example.org", "*.example.org", an
+    address, or `LOOPBACK`. An empty list allows all.
+
+    Raises `ValueError` with the entry that is none of these.
+    """
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self.allowed = tuple(allowed)
+        self._loopback = LOOPBACK in self.allowed
+        self._exact: set[str] = set()
+        self._below: set[str] = set()
+        for entry in self.allowed:
+            if entry == LOOPBACK:
+                continue
+            if not _ENTRY.fullmatch(entry):
+                raise ValueError(
+                    f"{entry!r} is no host: write a name without scheme and port, as "
+                    f"chat.example.org or *.example.org, an address, or {LOOPBACK}"
+                )
+            if entry.startswith("*."):
+                self._below.add(entry[2:].lower())
+            else:
+                self._exact.add(_canonical(entry))
+
+    def names(self, host: str | None) -> bool:
+        """Whether the list has this host, of `requested_host`."""
+        if host is None:
+            return False
+        if host in self._exact or (self._loopback and is_loopback_name(host)):
+            return True
+        return any(host[dot + 1 :] in self._below for dot in range(len(host)) if host[dot] == ".")
+
+    def allows(self, host: str | None) -> bool:
+        """Whether a request for it may be answered."""
+        return not self.allowed or self.names(host)
+
+
+def _canonical(host: str) -> str:
+    if not host.startswith("["):
+        return host.lower().removesuffix(".")
+    try:
+        return f"[{IPv6Address(host[1:-1])}]"
+    except AddressValueError:
+        return host.lower()

@@ -163,8 +163,8 @@ class Peer:
 async def get(target: Target, path: str) -> str:
     """The body of an answer over HTTP."""
     with await Peer.open(target) as peer:
-        head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        await peer.send(head.encode())
+        request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        await peer.send(request.encode())
         answer = b""
         while data := await peer.receive():
             answer += data

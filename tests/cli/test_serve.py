@@ -294,3 +294,37 @@ def test_misspelt_variables_and_missing_routes_are_pointed_out(
         "chat:empty has no routes, so every request but the built-in is answered 404"
         in result.stderr
     )
+
+
+# ------------------------------------------------------------------------------ public addresses
+
+
+def lines_until_ready(process: subprocess.Popen[str], count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline().rstrip("\n") for _ in range(count)]
+
+
+def test_all_addresses_are_told_with_one_for_this_machine_and_without_tls_it_is_said(
+    start: Start,
+) -> None:
+    process = start("chat:app", "--host", "0.0.0.0")
+    first = lines_until_ready(process, 1)[0]
+    assert first.startswith("listening on ws://127.0.0.1:")
+    assert "0.0.0.0" in first
+    process.send_signal(signal.SIGTERM)
+    out, log = process.communicate(timeout=PATIENCE)
+    assert "/metrics and /api/v1/admin: for this machine only" in out
+    assert "public_without_tls" in log
+    for line in out.splitlines():
+        if line.endswith("for others"):
+            assert "127.0.0.1" not in line
+            assert "0.0.0.0" not in line
+
+
+def test_on_loopback_nothing_is_said_of_tls(start: Start) -> None:
+    process = start("chat:app")
+    lines_until_ready(process, 1)
+    process.send_signal(signal.SIGTERM)
+    out, log = process.communicate(timeout=PATIENCE)
+    assert "public_without_tls" not in log
+    assert "this machine" not in out

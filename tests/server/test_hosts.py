@@ -82,7 +82,6 @@ async def running(**tables: Any) -> AsyncIterator[Place]:
         "a.localhost",
         "127.0.0.1",
         "127.9.9.9",
-        "::1",
         "[::1]",
     ],
 )

@@ -19,6 +19,7 @@ from rich.markup import escape
 from trioserver import Application, Server
 from trioserver.auth import TrustedUserId, make_secret, make_token
 from trioserver.auth.loopback import is_loopback
+from trioserver.cli.addresses import is_public, outward_address, what_is_private
 from trioserver.cli.arguments import logging_options
 from trioserver.cli.durations import in_words
 from trioserver.cli.running import run_server
@@ -220,15 +221,16 @@ def _announce(demo: Demo, as_json: bool, server: Server) -> None:
     if as_json:
         print_json(facts)
     else:
-        _print_next_steps(demo, facts)
+        _print_next_steps(demo, facts, server)
 
 
-def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
+def _print_next_steps(demo: Demo, facts: dict[str, Any], server: Server) -> None:
     """What to type next; nothing is wrapped, so that it can be copied."""
     program, url, tokens = _program(), facts["ws"], facts["tokens"]
     conversation = f"{url}/ws/conversations/{SEED['alice'][0]}"
     lines = [
         f"[bold green]trioserver demo[/] at [bold]{url}[/]",
+        *_for_others(server),
         *(f"{user} has: {', '.join(ids)}" for user, ids in SEED.items()),
         f"Tokens live {in_words(demo.settings.token_lifetime)}. Ctrl-C ends it.",
         f"The protocol, to read: [bold]{facts['http']}/protocol[/]; for probes: /healthz, /readyz.",
@@ -273,6 +275,16 @@ def _print_next_steps(demo: Demo, facts: dict[str, Any]) -> None:
     for line in lines:
         console.print(line, soft_wrap=True)
     sys.stdout.flush()
+
+
+def _for_others(server: Server) -> list[str]:
+    """Where others reach it, and what they do not."""
+    if not is_public(server.addresses):
+        return []
+    outward = [outward_address(each) for each in server.addresses if each.is_everywhere]
+    found = [f"For others: [bold]{each.url}[/]" for each in outward if each is not None]
+    private = what_is_private(server.config.http)
+    return found if private is None else [*found, private]
 
 
 def _program() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from trioserver.application import Application
+from trioserver.cli.addresses import is_public, lines_of, what_is_private
 from trioserver.cli.arguments import config_option, listen_options, logging_options
 from trioserver.cli.loading import load_application
 from trioserver.cli.running import run_server
@@ -79,9 +80,12 @@ def _reload(config_file: Path | None, listen: Mapping[str, Any]) -> Config:
 
 def _announce(server: Server, application: Application) -> None:
     """Where it listens, one address a line, then the paths."""
-    for address in server.addresses:
-        click.echo(f"listening on {address.url}")
+    for line in lines_of(server.addresses):
+        click.echo(line)
     for route in application.routes:
         click.echo(f"  {route.path}")
     for address in server.builtin_addresses:
         click.echo(f"built-in routes on http{address.url.removeprefix('ws')}")
+    private = what_is_private(server.config.http)
+    if private is not None and is_public(server.addresses):
+        click.echo(private)

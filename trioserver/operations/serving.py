@@ -12,6 +12,7 @@ import trio
 
 from protocol import Refusal
 from trioserver.application import Application
+from trioserver.auth.loopback import is_loopback
 from trioserver.front_door import FrontDoor
 from trioserver.operations.draining import send_away
 from trioserver.operations.garbage import collect_seldom
@@ -204,8 +205,24 @@ class Serving:
 
     def _say_ready(self, on_ready: Callable[[], None]) -> None:
         log.info("listening", addresses=[each.url for each in self._listening.addresses])
+        self._warn_of_plain_text()
         on_ready()
         self._manager.ready(self._status())
+
+    def _warn_of_plain_text(self) -> None:
+        """Where others reach it without TLS, unless a proxy that is trusted may end it."""
+        plain = [
+            str(each)
+            for each in self._listening.addresses
+            if each.port is not None and not (each.secure or is_loopback(each.host))
+        ]
+        if plain and not self._reloader.config.proxy.trusted:
+            log.warning(
+                "public_without_tls",
+                addresses=plain,
+                hint="tokens can be read on the way: set certificate and key; or listen on "
+                "127.0.0.1 behind a proxy that ends TLS, and name it in proxy.trusted",
+            )
 
     def _say_stopping(self) -> None:
         self._front_door.closed_for = Refusal(self._drain_reason)

@@ -23,6 +23,9 @@ _BACKLOG: Final = 4096
 
 _TRIES: Final = 8
 
+_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""All addresses of this machine, and the one by which it reaches itself."""
+
 
 @attrs.frozen
 class Address:
@@ -38,11 +41,16 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def is_everywhere(self) -> bool:
+        """Whether this is all addresses of the machine."""
+        return self.host in _EVERYWHERE
+
+    @property
     def url(self) -> str:
         """ws:// or wss://, with an address that can be connected to from here."""
         if self.port is None:
             return f"ws+unix://{self.host}"
-        local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        local = _EVERYWHERE.get(self.host, self.host)
         return f"ws{'s' * self.secure}://{Address(local, self.port)}"
 
 

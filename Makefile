@@ -8,13 +8,19 @@ NODE_PEER = tests/benchmarks/peers/node
 NODE_STAMP = $(NODE_PEER)/node_modules/.installed
 NPM_STAMPS = tests/browser/node_modules/.installed tests/js/node_modules/.installed
 
-.PHONY: demo test attacks check bench docs screenshots rolling-restart autobahn clean
+.PHONY: demo test test-all attacks check bench docs screenshots rolling-restart autobahn clean
 
 demo: $(STAMP)
 	$(BIN)/trioserver demo $(ARGS)
 
 test: $(STAMP) $(NPM_STAMPS)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+# The suite on every Python of 3.11 and up that is found: on PATH, and those of pyenv and uv, the newest
+# of each minor version. ARGS=--ends takes the oldest and the newest only, ARGS=--list lists them.
+test-all:
+	@command -v $(PYTHON) >/dev/null || { echo "trioserver needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@MAKE="$(MAKE)" $(PYTHON) -m tests.pythons $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -76,4 +82,4 @@ $(NPM_STAMPS): %/node_modules/.installed: %/package.json
 	&& touch node_modules/.installed || echo "npm has failed: tests that need $* are skipped"
 
 clean:
-	rm -rf $(VENV) $(NODE_PEER)/node_modules tests/browser/node_modules tests/js/node_modules .venv-autobahn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venvs $(NODE_PEER)/node_modules tests/browser/node_modules tests/js/node_modules .venv-autobahn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

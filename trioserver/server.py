@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from protocol import Disconnect
-from trioserver.application import Application
+from trioserver.application import Application, HealthCheck
 from trioserver.audit import Auditor
 from trioserver.auth import User, id_if_given
 from trioserver.blocks import Block, Blocks
@@ -248,6 +248,13 @@ class Server:
         """
         self._front_door.gate.on_auth_attempt(attempt)
         self._observer.on_auth_attempt(attempt)
+
+    def health_checks(self) -> Mapping[str, HealthCheck]:
+        """The server's own, for `/readyz`: each raises while what it is named after fails."""
+        checks: dict[str, HealthCheck] = {"blocks": self._blocks.check_health}
+        if self.audit is not None:
+            checks["audit"] = self.audit.check_health
+        return checks
 
     def administered(self, act: Act) -> None:
         """Tell the observers, the audit among them, of an administrative act."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.support.databases import eventually
+from tests.support.databases import eventually, sqlite
 from tests.support.http import Site, site
 from trioserver import Application, AuditConfig, AuditQuery, Config, JWTAuth, OriginConfig, anyone
 from trioserver.audit import AuditStore, Entry
@@ -141,7 +140,7 @@ async def test_what_was_recorded_before_there_was_a_method_can_be_read_and_gets_
     async with recording(sqlite_url) as place:
         await ask(place, "/verify")
         await entries(place, 1)
-    with sqlite3.connect(tmp_path / "test.db") as old:
+    with sqlite(tmp_path / "test.db") as old:
         old.execute("ALTER TABLE trioserver_audit DROP COLUMN method")
         old.execute("UPDATE trioserver_schema SET version = 1 WHERE component = 'audit'")
     assert [entry.method for entry in await read(sqlite_url)] == [None]

@@ -14,6 +14,7 @@ from sqlalchemy import event
 from structlog.testing import capture_logs
 
 from tests.support.databases import eventually
+from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
 from trioserver import Act, AuditConfig, AuditQuery
 from trioserver.audit import Auditor
@@ -58,7 +59,7 @@ async def test_rows_survive_a_killed_postgresql_and_none_is_stored_twice(
                 act(auditor, 10, 10)
                 await eventually(lambda: auditor.statistics().failing)
                 assert auditor.statistics().queued == 10
-            await eventually(lambda: auditor.statistics().written == 20, timeout=10)
+            await eventually(lambda: auditor.statistics().written == 20)
             assert await stored(auditor) == [*range(20)]
             assert not auditor.statistics().failing
     assert events(logs) == ["audit_unavailable", "audit_available"]
@@ -73,7 +74,7 @@ async def test_rows_are_written_once_though_their_commit_was_never_answered(
                 act(auditor, round * 5, 5)
                 await eventually(lambda: auditor.statistics().failing)
             expected = round * 5 + 5
-            await eventually(lambda: auditor.statistics().written == expected, timeout=10)  # noqa: B023
+            await eventually(lambda: auditor.statistics().written == expected)  # noqa: B023
         assert await stored(auditor) == [*range(15)]
 
 
@@ -86,7 +87,7 @@ async def test_beyond_the_bound_rows_are_lost_counted_said_and_recorded(
                 act(auditor, 0, 8)
                 statistics = auditor.statistics()
                 assert (statistics.queued, statistics.lost) == (5, 3)
-            await eventually(lambda: auditor.statistics().written == 6, timeout=10)
+            await eventually(lambda: auditor.statistics().written == 6)
             assert await stored(auditor) == [0, 1, 2, 3, 4]
             page = await auditor.query(AuditQuery(kind="loss"))
             assert [(entry.outcome, entry.affected) for entry in page.entries] == [("lost", 3)]
@@ -102,7 +103,7 @@ async def test_a_database_that_is_away_at_the_start_gets_its_rows_later(
             act(auditor, 0, 3)
             await eventually(lambda: auditor.statistics().failing)
             postgresql.start()
-            await eventually(lambda: auditor.statistics().written == 3, timeout=10)
+            await eventually(lambda: auditor.statistics().written == 3)
             assert await stored(auditor) == [0, 1, 2]
     except BaseException:
         postgresql.remove()
@@ -112,7 +113,7 @@ async def test_a_database_that_is_away_at_the_start_gets_its_rows_later(
 async def test_the_end_does_not_wait_for_a_database_for_long(
     postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
-    with capture_logs() as logs, postgresql.down(), trio.fail_after(4):
+    with capture_logs() as logs, postgresql.down(), trio.fail_after(PATIENCE):
         async with recording(postgresql_url, flush_timeout=0.3) as auditor:
             act(auditor, 0, 3)
     assert auditor.statistics().lost == 3
@@ -139,7 +140,7 @@ async def test_a_full_disk_costs_nothing_while_there_is_room_in_the_queue(sqlite
         assert auditor.statistics().queued > 0
         assert len(await stored(auditor)) < number  # what is stored can be read on a full disk
         pages = 100_000
-        await eventually(lambda: auditor.statistics().queued == 0, timeout=10)
+        await eventually(lambda: auditor.statistics().queued == 0)
         assert auditor.statistics().lost == 0
         assert auditor.statistics().written == number
 

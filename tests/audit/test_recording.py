@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.support.app import World, make_application, wall_clock
 from tests.support.client import Client
-from tests.support.databases import eventually
+from tests.support.databases import eventually, sqlite
 from trioserver import Act, AuditConfig, AuditQuery, Config, Server, serve
 from trioserver.audit import Entry
 from trioserver.auth.fingerprint import fingerprint
@@ -206,13 +206,11 @@ def test_a_database_that_cannot_be_is_refused_before_the_start() -> None:
 
 
 async def test_tables_of_a_newer_version_stop_the_start(sqlite_url: str) -> None:
-    import sqlite3
 
     async with trio.open_nursery() as nursery:
         await start(nursery, config(sqlite_url))
         nursery.cancel_scope.cancel()
-    with sqlite3.connect(sqlite_url[10:]) as connection:
+    with sqlite(sqlite_url[10:]) as connection:
         connection.execute("UPDATE trioserver_schema SET version = 99 WHERE component = 'audit'")
-    connection.close()
     with pytest.raises(ValueError, match="start the newer server"):
         await serve(make_application(World()), config(sqlite_url), handle_signals=False)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from protocol import Refusal
+from tests.support.patience import PATIENCE
 from trioserver.auth import JWKS, Credentials, JWTAuth, Key, make_secret, make_token
 from trioserver.auth.jwks import parse_jwks
 from trioserver.auth.tokens import PrivateKey
@@ -566,6 +567,6 @@ async def test_a_real_server_that_is_too_slow_is_given_up(
     http_server: Callable[[str], str], nursery: trio.Nursery
 ) -> None:
     jwks = JWKS(http_server("/slow"), timeout=0.05)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await nursery.start(jwks.run)
     assert jwks.failing

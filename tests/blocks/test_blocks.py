@@ -363,7 +363,7 @@ async def test_nobody_gets_in_before_the_blocks_are_known(
             with pytest.raises(Refusal) as refused:
                 blocks.check(ALICE)
             assert refused.value.code == "unavailable"
-        await eventually(lambda: blocks._known, timeout=10)
+        await eventually(lambda: blocks._known)
         blocks.check(ALICE)
         nursery.cancel_scope.cancel()
 
@@ -384,7 +384,7 @@ async def test_a_block_made_while_the_database_is_away_is_in_force_and_stored_la
             with pytest.raises(DatabaseUnavailable):
                 await blocks.remove([kept])
             assert kept in blocks.all  # lifted as a whole, or not at all
-        await eventually(lambda: blocks.is_stored(block), timeout=10)
+        await eventually(lambda: blocks.is_stored(block))
         fresh = Blocks(database)
         await fresh._synchronize()
         assert {each.user for each in fresh.all} == {"alice", "bob"}

@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.cli.conftest import Invoke
+from tests.support.patience import PATIENCE
 from trioserver.auth import make_secret, make_token
 
 SECRET = make_secret()
@@ -63,7 +64,7 @@ class Running:
     def connect(self, user: str = "alice") -> Iterator[ClientConnection]:
         """A client that has sent its token."""
         with connect(f"{self.websocket_url}/ws") as client:
-            client.recv(timeout=10)
+            client.recv(timeout=PATIENCE)
             client.send(json.dumps({"type": "auth", "token": make_token(SECRET, subject=user)}))
             yield client
 
@@ -71,7 +72,7 @@ class Running:
     def connect_ready(self, user: str = "alice") -> Iterator[ClientConnection]:
         """A client that is let in."""
         with self.connect(user) as client:
-            assert json.loads(client.recv(timeout=10))["type"] == "ready"
+            assert json.loads(client.recv(timeout=PATIENCE))["type"] == "ready"
             yield client
 
 
@@ -91,7 +92,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             raise AssertionError("the server has ended")
     finally:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -126,10 +127,10 @@ def test_disconnecting_tells_how_many_were_met(running: Running, admin: Any) -> 
     with running.connect_ready("bob") as client:
         done = admin("disconnect", "--user", "bob", "--message", "Maintenance.")
         assert (done.exit_code, done.stdout) == (0, "disconnected 1 connection\n")
-        error = json.loads(client.recv(timeout=10))
+        error = json.loads(client.recv(timeout=PATIENCE))
         assert (error["code"], error["message"]) == ("disconnected", "Maintenance.")
         with pytest.raises(ConnectionClosed) as closed:
-            client.recv(timeout=10)
+            client.recv(timeout=PATIENCE)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4001
     nobody = admin("disconnect", "--user", "bob", "--json")
@@ -140,7 +141,7 @@ def test_blocking_listing_and_lifting(running: Running, admin: Any) -> None:
     done = admin("block", "--user", "eve", "--for", "1h", "--reason", "spam")
     assert (done.exit_code, done.stdout.partition(": ")[2]) == (0, "disconnected 0 connections\n")
     with running.connect("eve") as client:
-        assert json.loads(client.recv(timeout=10))["code"] == "session_blocked"
+        assert json.loads(client.recv(timeout=PATIENCE))["code"] == "session_blocked"
     assert "spam" in admin("blocks").stdout
     (block,) = json.loads(admin("blocks", "--user", "eve", "--json").stdout)["blocks"]
     assert (block["stored"], block["actor"]) == (True, "root")
@@ -155,7 +156,7 @@ def test_figures_and_the_audit(running: Running, admin: Any) -> None:
     admin("unblock", "--user", "nobody")
     assert "audit.queued" in admin("stats").stdout
     assert json.loads(admin("stats", "--json").stdout)["draining"] is False
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while "unblock user=nobody" not in admin("audit", "--since", "1h", "--kind", "act").stdout:
         assert time.monotonic() < deadline
     entries = json.loads(admin("audit", "--user", "root", "--limit", "1", "--json").stdout)

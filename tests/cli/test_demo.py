@@ -19,6 +19,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.patience import PATIENCE
+
 COMMAND = [sys.executable, "-m", "trioserver", "demo", "--port", "0", "--json"]
 AUTH_TIMEOUT = 1.0
 
@@ -49,7 +51,7 @@ def running() -> Iterator[dict[str, Any]]:
 
 def test_probes_and_the_protocol_are_on_the_same_port(running: dict[str, Any]) -> None:
     for path in ("/healthz", "/readyz", "/protocol", "/asyncapi.json"):
-        with urlopen(running["http"] + path, timeout=5) as answer:
+        with urlopen(running["http"] + path, timeout=PATIENCE) as answer:
             assert answer.status == 200
 
 
@@ -65,7 +67,7 @@ def conversation(
 
 
 def receive(connection: ClientConnection) -> dict[str, Any]:
-    message = json.loads(connection.recv(timeout=5))
+    message = json.loads(connection.recv(timeout=PATIENCE))
     assert isinstance(message, dict)
     return message
 
@@ -85,7 +87,7 @@ def refused(connection: ClientConnection) -> tuple[dict[str, Any], int, str]:
     """The error, and the close that follows."""
     error = receive(connection)
     with pytest.raises(ConnectionClosed) as closed:
-        connection.recv(timeout=5)
+        connection.recv(timeout=PATIENCE)
     frame = closed.value.rcvd
     assert frame is not None
     return error, frame.code, frame.reason
@@ -100,7 +102,7 @@ def test_the_first_line_says_all_that_a_client_needs(running: dict[str, Any]) ->
 
 def test_whoever_has_the_first_line_can_open_each_page_and_log_in(running: dict[str, Any]) -> None:
     for name, page in running["pages"].items():
-        with urlopen(page, timeout=5) as answer:
+        with urlopen(page, timeout=PATIENCE) as answer:
             assert answer.status == 200, name
             assert b"<h1>" in answer.read()
     assert set(running["pages"]) >= {"login", "dashboard", "tester", "conversation", "coach"}
@@ -108,7 +110,7 @@ def test_whoever_has_the_first_line_can_open_each_page_and_log_in(running: dict[
         body = json.dumps({"username": user, "password": running["passwords"][user]}).encode()
         headers = {"Content-Type": "application/json"}
         request = Request(running["http"] + "/api/v1/login", data=body, headers=headers)
-        with urlopen(request, timeout=10) as answer:
+        with urlopen(request, timeout=PATIENCE) as answer:
             token = json.loads(answer.read())["token"]
         claims = jwt.decode(token, options={"verify_signature": False})
         assert (claims["sub"], claims.get("role")) == (user, "admin" if user == "admin" else None)
@@ -317,7 +319,7 @@ def test_what_is_configured_wrongly_stops_the_start_with_a_sentence(
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=20,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode not in (0, 1)
@@ -335,9 +337,9 @@ def test_ctrl_c_drains_and_a_second_one_ends_at_once() -> None:
         goaway = receive(connection)
         assert goaway["type"] == "goaway"
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=5)
+        process.wait(timeout=PATIENCE)
         with pytest.raises(ConnectionClosed):
-            connection.recv(timeout=5)
+            connection.recv(timeout=PATIENCE)
 
 
 def test_no_token_and_no_secret_is_in_the_log() -> None:

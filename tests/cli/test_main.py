@@ -11,6 +11,7 @@ import click
 import pytest
 
 from tests.cli.conftest import Invoke
+from tests.support.patience import PATIENCE
 from trioserver import __version__
 from trioserver.cli.main import main
 
@@ -139,5 +140,5 @@ def test_a_command_that_lacks_a_library_says_which_extra_has_it(
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
     )

@@ -19,10 +19,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.cli.conftest import Invoke
+from tests.support.patience import PATIENCE
 from trioserver.auth import make_secret, make_token
 
 SECRET = make_secret()
-PATIENCE = 10.0  # seconds; for what takes a fraction of one, on a machine that is busy
 
 CHAT = f"""
     from trioserver import Application, JWTAuth

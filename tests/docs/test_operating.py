@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.markdown import ROOT, blocks, output_of
+from tests.support.patience import PATIENCE
 from trioserver.cli.settings import load_settings
 
 OPERATING = Path("docs/operating.md")
@@ -53,7 +54,7 @@ def test_the_units_are_understood_by_systemd(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE,
     )
     said = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "chat." in line]
     assert said == []

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.markdown import ROOT, blocks
+from tests.support.patience import PATIENCE
 
 README = Path("README.md")
 BIN = Path(sys.executable).parent
@@ -62,7 +63,7 @@ def test_the_first_programs_and_commands_do_what_the_readme_says(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -86,7 +87,7 @@ def test_the_embedded_program_runs_to_its_end(directory: Path, environment: dict
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -112,7 +113,7 @@ def test_make_demo_prints_what_to_type_and_ends_on_ctrl_c() -> None:
             lines.append(process.stdout.readline())
             assert lines[-1], "it ended early"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     text = "".join(lines)
     for command in ("connect ws://", "check ws://", "export ALICE="):
         assert command in text

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.markdown import ROOT, blocks
+from tests.support.patience import PATIENCE
 
 SYSTEMS = Path("docs/systems.md")
 BIN = Path(sys.executable).parent
@@ -71,7 +72,7 @@ def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
         start_new_session=True,  # what it has started ends with it
     ) as walk:
         try:
-            output, errors = walk.communicate(timeout=180)
+            output, errors = walk.communicate(timeout=5 * PATIENCE)
         except BaseException:
             os.killpg(walk.pid, signal.SIGKILL)
             raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,8 +18,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from tests.support.databases import sqlite
+from tests.support.patience import PATIENCE
 from tests.support.running import running as serving
-from tests.support.systems import PATIENCE, Demo, Talk, demo
+from tests.support.systems import Demo, Talk, demo
 from trioserver import Application, AuditConfig, Config, JWTAuth
 from trioserver.auth import make_secret, make_token
 from trioserver.examples import admin_dashboard
@@ -548,7 +549,7 @@ async def test_a_database_that_is_away_is_said_and_the_figures_go_on(tmp_path: P
                 until(talk, "connection_established")
                 while not rows(path):
                     pass  # that they were here is being stored
-                with sqlite3.connect(path) as database:
+                with sqlite(path) as database:
                     database.execute("DROP TABLE dashboard_admins")
                 assert request(talk, "list_connections")["connections"]
                 answer = talk.request("broadcast", text="x")
@@ -560,5 +561,5 @@ async def test_a_database_that_is_away_is_said_and_the_figures_go_on(tmp_path: P
 
 
 def rows(path: Path) -> list[Any]:
-    with sqlite3.connect(path) as database:
+    with sqlite(path) as database:
         return database.execute("SELECT user_id FROM dashboard_admins").fetchall()

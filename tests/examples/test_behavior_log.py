@@ -16,6 +16,8 @@ import pytest
 import trio
 from websockets.exceptions import ConnectionClosed
 
+from tests.support.databases import sqlite
+from tests.support.patience import PATIENCE
 from tests.support.running import running as serving
 from tests.support.systems import Demo, Talk, demo
 from trioserver import Application, Refusal
@@ -41,7 +43,7 @@ class World:
 
     def post(self, path: str, body: Any, token: str | None = None) -> httpx.Response:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.post(self.demo.http + path, json=body, headers=headers, timeout=10)
+        return httpx.post(self.demo.http + path, json=body, headers=headers, timeout=PATIENCE)
 
     def login(self) -> tuple[str, str]:
         """The session's id, and its token."""
@@ -52,7 +54,7 @@ class World:
     def session(self) -> tuple[str, str]:
         """The same as after a login, without the time that hashing takes."""
         id = uuid.uuid4().hex
-        with sqlite3.connect(self.data / "demo.db", timeout=10) as database:
+        with sqlite(self.data / "demo.db") as database:
             row = (id, "user001", "9876543210", "device001", 0.0, False)
             database.execute("INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?)", row)
         claims = {"phone": "9876543210", "session_id": id, "sid": id}
@@ -74,7 +76,7 @@ class World:
 
 
 def stored(path: Path, session: str) -> list[tuple[str | None, str]]:
-    with sqlite3.connect(path) as database:
+    with sqlite(path) as database:
         return database.execute(
             "SELECT event_id, event_type FROM behavior_events WHERE session_id = ? ORDER BY id",
             (session,),
@@ -178,7 +180,7 @@ def test_what_is_no_login_is_refused_without_repeating_it(
 
 def test_mpins_are_stored_hashed(world: World) -> None:
     world.login()
-    with sqlite3.connect(world.data / "demo.db") as database:
+    with sqlite(world.data / "demo.db") as database:
         ((mpin,),) = database.execute("SELECT mpin FROM phones")
     assert mpin.startswith("scrypt$16384$8$")
     assert "123456" not in mpin
@@ -510,7 +512,7 @@ def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path) -> None:
         world = World(running, tmp_path)
         logins = [world.session() for _ in range(4)]
         for done in [threads.submit(send_until_killed, running, *login) for login in logins]:
-            done.result(timeout=30)
+            done.result(timeout=PATIENCE)
     for session, ids in acknowledged.items():
         assert len(ids) > 5
         assert ids <= {id for id, _ in stored(tmp_path / "demo.db", session)}
@@ -535,7 +537,7 @@ async def test_events_that_come_together_share_a_commit(tmp_path: Path) -> None:
                 event = Stored("s", str(number), "key_press", "null", "{}")
                 phones.start_soon(store.record, event)
         nursery.cancel_scope.cancel()
-    with sqlite3.connect(path) as rows:
+    with sqlite(path) as rows:
         ((count, commits),) = rows.execute(
             "SELECT count(*), count(DISTINCT received_at) FROM behavior_events"
         )
@@ -593,7 +595,7 @@ async def test_events_of_the_previous_version_are_kept_and_take_no_key(
     path = tmp_path / "x.db"
     async with serving(application=application(tmp_path)):
         pass
-    with sqlite3.connect(path) as old:
+    with sqlite(path) as old:
         old.executescript(
             """
             DELETE FROM trioserver_schema WHERE component = 'behavior_log';
@@ -611,7 +613,7 @@ async def test_events_of_the_previous_version_are_kept_and_take_no_key(
     for _ in range(2):  # once upgraded, it stays as it is
         async with serving(application=application(tmp_path)):
             pass
-    with sqlite3.connect(path) as upgraded:
+    with sqlite(path) as upgraded:
         rows = upgraded.execute("SELECT * FROM behavior_events ORDER BY id").fetchall()
     assert rows == [
         (7, "s", None, "old", "1.5", '{"k":1}', 5.0),

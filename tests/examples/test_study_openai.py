@@ -16,6 +16,7 @@ import trio
 import trio.lowlevel
 
 from protocol import Refusal
+from tests.support.patience import PATIENCE
 from tests.support.running import running
 from trioserver import JWTAuth, Server
 from trioserver.auth import make_secret, make_token
@@ -90,7 +91,7 @@ async def asking(
             library = application.state["coach"].library
             await library.add("alice", "notes.md", ["Leaves are green.", "Stars shine."])
             url = server.addresses[0].url + study_coach.PATH
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 async with connect(url, token=make_token(SECRET, subject="alice")) as client:
                     yield upstream, client, server
         nursery.cancel_scope.cancel()

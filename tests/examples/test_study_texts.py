@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import Refusal
+from tests.support.patience import PATIENCE
 from tests.support.study_files import CONTENT_TYPES, archive, docx, docx_bomb, pdf
 from trioserver.examples.study import extract, library, passages
 from trioserver.examples.study.documents import Reader, _environment, plain_name
@@ -127,7 +128,11 @@ def test_the_process_is_limited_and_gets_no_secrets(monkeypatch: pytest.MonkeyPa
         "resource.getrlimit(resource.RLIMIT_CPU)[0], resource.getrlimit(resource.RLIMIT_FSIZE)[0])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE,
     )
     assert done.stdout.split() == [str(extract.MEMORY_BYTES), str(extract.CPU_SECONDS), "0"]
 

@@ -14,6 +14,7 @@ from trio.testing import memory_stream_pair
 
 from tests.support.databases import eventually
 from tests.support.http import Http, NoAnswer, Site, site
+from tests.support.patience import PATIENCE
 from trioserver import Application, Config, HttpConfig
 
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -146,7 +147,7 @@ async def test_an_application_that_waits_hears_that_the_client_has_left() -> Non
             await http.send("GET", "/")
             await eventually(lambda: place.server.statistics().http == 1)
             await http.stream.aclose()
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 await left.wait()
             await eventually(lambda: place.server.statistics().open == 0)
 

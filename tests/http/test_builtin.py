@@ -19,6 +19,7 @@ from protocol.generate.asyncapi import asyncapi_document
 from tests.support.app import World, make_application, wall_clock
 from tests.support.client import Client
 from tests.support.http import site
+from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
 from trioserver import Application, Config, HttpConfig, ListenConfig, Server, ShutdownConfig
 from trioserver.auth.ownership import SQLOwner
@@ -281,7 +282,11 @@ trio.run(main)
 
 def test_without_the_extra_all_else_works() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _WITHOUT], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", _WITHOUT],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "b'HTTP/1.1 404'" in done.stdout

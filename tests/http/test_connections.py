@@ -26,6 +26,7 @@ from tests.support.app import World, make_application, wall_clock
 from tests.support.client import Client
 from tests.support.databases import eventually
 from tests.support.http import Http, NoAnswer, Site, site
+from tests.support.patience import PATIENCE
 from trioserver import Application, Config, HttpConfig, LimitsConfig, ShutdownConfig
 
 PIECE = b"x" * 65536
@@ -275,7 +276,7 @@ async def test_a_client_that_aborts_a_download_ends_it(notes: Notes) -> None:
         await http.send("GET", "/download?1000000")
         await http.receive_bytes()
         await http.stream.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await notes.event.wait()
         assert notes.seen == ["client gone"]
         await eventually(lambda: place.server.statistics().open == 0)
@@ -340,7 +341,7 @@ async def test_a_head_that_trickles_in_is_given_up(notes: Notes, earlier: int) -
             await http.get("/hello")
         begun = trio.current_time()
         closed = False
-        with trio.fail_after(5), suppress(trio.BrokenResourceError):
+        with trio.fail_after(PATIENCE), suppress(trio.BrokenResourceError):
             while not closed:
                 await http.stream.send_all(b"x")
                 with trio.move_on_after(0.05):
@@ -515,7 +516,7 @@ async def test_draining_ends_idle_connections_at_once(notes: Notes) -> None:
     async with site(app(notes), config) as place:
         http = await place.open()
         await http.get("/hello")
-        with trio.fail_after(3):
+        with trio.fail_after(PATIENCE / 2):
             await place.server.drain()
         assert await http.is_closed()
 

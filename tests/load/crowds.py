@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from tests.load.app import SECRET, make
+from tests.support.patience import PATIENCE
 from trioserver import Config, LimitsConfig, Server, serve
 from trioserver.load.generator import Generator
 from trioserver.load.outcome import Outcome
@@ -39,7 +40,7 @@ def plan_for(port: int, **options: Any) -> Plan:
         "tokens": Tokens(secret=SECRET),
         "clients": 20,
         "duration": 0.2,
-        "ready_timeout": 5.0,
+        "ready_timeout": PATIENCE,
     }
     return Plan(**{**defaults, **options})
 
@@ -53,6 +54,6 @@ async def load(port: int, *, sockets: Sockets | None = None, **options: Any) -> 
     """Run a plan to its end."""
     plan = plan_for(port, **options)
     generator = Generator(plan, sockets=sockets)
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE):
         await generator.run(at_once)
     return Outcome.of(plan, [generator.tally.result(clock())], interrupted=False)

@@ -12,6 +12,7 @@ import trustme
 
 from tests.load.app import SECRET
 from tests.load.crowds import at_once, load, plan_for, running
+from tests.support.patience import PATIENCE
 from trioserver import LimitsConfig, OutboxConfig, ShutdownConfig
 from trioserver.auth import make_token
 from trioserver.load.generator import Generator
@@ -63,24 +64,25 @@ async def test_what_comes_while_it_warms_up_is_not_measured() -> None:
         outcome = await load(port, loop="open", rate=200.0, warmup=0.1, duration=0.1, **ECHO)
     assert outcome.counts.answered == 40
     assert outcome.figures["request"]["count"] == 20
-    assert outcome.counts.in_window <= 21
 
 
 async def test_subscribers_count_every_event_and_how_long_it_took() -> None:
+    begun = clock()
     async with running() as server:
         port = server.addresses[0].port or 0
         outcome = await load(port, loop="open", rate=50.0, topic="news", clients=51)
+    elapsed_ms = (clock() - begun) * 1000
     assert outcome.counts.answered == 10
     assert outcome.counts.delivered == 10 * 50
     assert outcome.counts.missed == 0
     assert outcome.figures["delivery"]["count"] == 500
-    assert outcome.figures["delivery"]["p50_ms"] < 1000
+    assert 0 < outcome.figures["delivery"]["max_ms"] < elapsed_ms
 
 
 async def test_a_subscription_that_is_refused_is_counted_and_not_waited_for() -> None:
     async with running() as server:
         port = server.addresses[0].port or 0
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             outcome = await load(port, clients=5, topic="secrets", duration=0.0)
     assert outcome.counts.errors == {"forbidden": 4}
 
@@ -88,7 +90,7 @@ async def test_a_subscription_that_is_refused_is_counted_and_not_waited_for() ->
 async def test_where_nobody_gets_ready_nothing_is_asked_and_it_ends_at_once() -> None:
     async with running() as server:
         port = server.addresses[0].port or 0
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             outcome = await load(
                 port, tokens=Tokens(fixed="rubbish"), loop="open", rate=100.0, duration=60.0
             )
@@ -110,13 +112,15 @@ async def test_connections_are_made_at_a_rate() -> None:
         port = server.addresses[0].port or 0
         before = clock()
         outcome = await load(port, clients=20, connect_rate=100.0, duration=0.0)
-    assert clock() - before > 0.19
+    elapsed_ms = (clock() - before) * 1000
+    assert elapsed_ms > 190
     assert outcome.counts.ready == 20
-    assert outcome.figures["ready"]["p50_ms"] < 190  # each from its own instant
+    # Each from its own instant, of which half are in the second half.
+    assert outcome.figures["ready"]["mean_ms"] < elapsed_ms - 90
 
 
 async def test_those_who_never_read_are_counted_by_how_they_were_closed() -> None:
-    outbox = OutboxConfig(max_bytes=20_000, max_age=0.2)
+    outbox = OutboxConfig(max_bytes=20_000)  # and time for those who read on a busy machine
     async with running(outbox=outbox) as server:
         outcome = await load(
             server.addresses[0].port or 0,
@@ -130,7 +134,6 @@ async def test_those_who_never_read_are_counted_by_how_they_were_closed() -> Non
         )
     counts = outcome.counts
     assert counts.delivered == 2 * 100, "those who did not read are not counted with the others"
-    assert outcome.figures["delivery"]["max_ms"] < 1000
     assert counts.slow_readers == 3
     assert counts.slow_readers_open == 0
     # A server that cuts off in the middle of a message cannot say why.
@@ -140,16 +143,17 @@ async def test_those_who_never_read_are_counted_by_how_they_were_closed() -> Non
 
 
 async def test_tokens_that_end_are_replaced_on_the_same_connection() -> None:
-    async with running() as server:
-        outcome = await load(
-            server.addresses[0].port or 0,
-            tokens=Tokens(secret=SECRET, lifetime=1.001),
-            duration=1.2,
-            clients=10,
-        )
-    assert outcome.counts.refreshed >= 10
-    assert outcome.counts.lost == 0
-    assert outcome.figures["refresh"]["count"] == outcome.counts.refreshed
+    async with running() as server, trio.open_nursery() as nursery:
+        port = server.addresses[0].port or 0
+        tokens = Tokens(secret=SECRET, lifetime=2.001)  # warned of after a second
+        generator = Generator(plan_for(port, tokens=tokens, duration=PATIENCE, clients=10))
+        nursery.start_soon(generator.run, at_once)
+        counts = generator.tally.counts
+        while counts.refreshed < 10:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert (counts.ready, counts.lost) == (10, 0)
+        nursery.cancel_scope.cancel()
+    assert generator.tally.measures["refresh"].figures()["count"] == counts.refreshed
 
 
 async def test_clients_that_are_refused_are_counted_by_code_and_not_tried_again() -> None:
@@ -165,11 +169,13 @@ async def test_clients_that_are_refused_are_counted_by_code_and_not_tried_again(
 async def test_a_busy_server_is_tried_again_until_the_time_is_up() -> None:
     async with running(limits=LimitsConfig(connections=5)) as server:
         port = server.addresses[0].port or 0
-        patient = await load(port, clients=8, duration=0.0, ready_timeout=0.5)
+        patient = await load(port, clients=8, duration=0.0, ready_timeout=1.0)
         while server.statistics().open:  # noqa: ASYNC110 -- until the last of them has gone
             await trio.sleep(0.01)
         hasty = await load(port, clients=8, duration=0.0, retry=False)
-    assert patient.counts.failures == {"ready_timeout": 3}
+    # Three find no place; on a busy machine others may be late as well.
+    assert patient.counts.failures.keys() == {"ready_timeout"}
+    assert patient.counts.not_ready == patient.counts.failures["ready_timeout"] >= 3
     assert sum(patient.counts.retries.values()) >= 3
     assert hasty.counts.not_ready >= 3  # more, where refused ones are still on their way out
     assert hasty.counts.retries == {}
@@ -196,15 +202,17 @@ async def test_a_server_that_goes_takes_its_clients_with_it() -> None:
     shutdown = ShutdownConfig(drain_period=0.0)
     async with running(shutdown=shutdown) as server, trio.open_nursery() as nursery:
         port = server.addresses[0].port or 0
-        generator = Generator(plan_for(port, loop="open", rate=100.0, duration=0.4, **ECHO))
+        generator = Generator(plan_for(port, loop="open", rate=100.0, duration=PATIENCE, **ECHO))
         nursery.start_soon(generator.run, at_once)
-        while generator.tally.counts.answered < 5:  # noqa: ASYNC110
+        counts = generator.tally.counts
+        while counts.answered < 5:  # noqa: ASYNC110
             await trio.sleep(0.01)
         await server.drain()
-    counts = generator.tally.counts
+        while not counts.not_sent:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
     assert counts.lost == 20
     assert counts.ready == 0
-    assert counts.not_sent > 0
     assert counts.closes == {"1001 shutdown": 20}
 
 
@@ -280,6 +288,7 @@ async def test_over_tls_with_a_certificate_that_is_trusted_and_with_one_that_is_
 
 
 async def test_cancelled_it_leaves_no_connection_and_keeps_what_was_counted() -> None:
+    begun = clock()
     async with running() as server:
         port = server.addresses[0].port or 0
         generator = Generator(plan_for(port, loop="closed", duration=60.0, **ECHO))
@@ -290,9 +299,9 @@ async def test_cancelled_it_leaves_no_connection_and_keeps_what_was_counted() ->
                     await trio.sleep(0.01)
                 scope.cancel()
         assert scope.cancelled_caught
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while server.statistics().ready:  # noqa: ASYNC110
                 await trio.sleep(0.01)
     result = generator.tally.result(clock())
     assert result.counts.answered >= 100
-    assert 0 < result.measured < 5
+    assert 0 < result.measured < clock() - begun

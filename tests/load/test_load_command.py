@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 
 from tests.load.app import SECRET
 from tests.support.markdown import ROOT
+from tests.support.patience import PATIENCE
 from trioserver.auth import make_token
 from trioserver.cli.main import main
 
-PATIENCE = 20.0
 BIN = Path(sys.executable).parent
 
 

@@ -20,6 +20,7 @@ from trio.testing import MockClock
 
 from tests.support.client import Client, Message
 from tests.support.databases import eventually
+from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
 from trioserver import (
     Application,
@@ -67,12 +68,12 @@ class Post:
 
     async def deliver(self, client: Client, count: int) -> list[Any]:
         """The data of the next messages."""
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             return [(await client.receive())["data"] for _ in range(count)]
 
     async def nothing_for(self, client: Client) -> None:
         """The next thing that comes is the answer to a question that is asked now."""
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await self.caught_up()
             await client.send(type="ping", id="nothing")
             assert (await client.receive())["type"] == "pong"

@@ -14,10 +14,10 @@ from typing import Final
 
 import trio
 
+from tests.support.patience import PATIENCE
 from trioserver.auth import make_secret, make_token
 
 SECRET: Final = make_secret()
-PATIENCE: Final = 20.0
 """Seconds for what takes a fraction of one, on a machine that is busy."""
 
 _APPLICATION: Final = f"""

@@ -18,7 +18,8 @@ from typing import Final, Literal, TypeAlias
 import attrs
 import trio
 
-from tests.operations.processes import PATIENCE, Process, started, token, write_application
+from tests.operations.processes import Process, started, token, write_application
+from tests.support.patience import PATIENCE
 from trioserver.client import Client, ConnectionLost, State, connect
 
 How: TypeAlias = Literal["socket", "reuse_port"]

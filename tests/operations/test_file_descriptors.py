@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 import trio
 
 from tests.operations.processes import Process, started, token, write_application
+from tests.support.patience import PATIENCE
 from trioserver.client import Client, connect
 
 if sys.platform != "linux":
@@ -18,6 +20,7 @@ import resource
 
 FREE = 3
 CROWD = 12
+PAUSE = 0.1  # seconds, of the listener, before it tries again
 
 
 def allow_few_files(process: Process) -> None:
@@ -29,13 +32,13 @@ def allow_few_files(process: Process) -> None:
 
 
 async def ask_often(client: Client) -> float:
-    """Ask a hundred times; the longest answer, in seconds."""
-    longest = 0.0
+    """Ask a hundred times; how long half of the answers took at the most, in seconds."""
+    times: list[float] = []
     for number in range(100):
         begun = trio.current_time()
         assert await client.request("echo", number) == number
-        longest = max(longest, trio.current_time() - begun)
-    return longest
+        times.append(trio.current_time() - begun)
+    return median(times)
 
 
 async def test_accepting_pauses_and_goes_on_and_nothing_ends(tmp_path: Path) -> None:
@@ -47,14 +50,12 @@ async def test_accepting_pauses_and_goes_on_and_nothing_ends(tmp_path: Path) -> 
             allow_few_files(server)
             crowd = [await trio.open_tcp_stream(host, int(port)) for _ in range(CROWD)]
             await server.wait_log("accepting_paused")
-            longest = await ask_often(good)
-            print(f"the longest answer while accepting was paused: {longest * 1000:.1f} ms")
-            assert longest < 1.0
+            assert await ask_often(good) < PAUSE, "whoever is connected does not wait as well"
             async with trio.open_nursery() as nursery:
                 late = await nursery.start(_connect_late, server.url)
                 for stream in crowd:
                     await stream.aclose()
-                with trio.fail_after(10):
+                with trio.fail_after(PATIENCE):
                     await late.wait()
             await ask_often(good)
         assert server.log.count("accepting_paused") == 1

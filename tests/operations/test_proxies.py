@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.operations.processes import PATIENCE, started, token, write_application
+from tests.operations.processes import started, token, write_application
+from tests.support.patience import PATIENCE
 from tests.support.tls import Files, files_in
 from trioserver.client import connect
 

@@ -109,7 +109,7 @@ def test_the_walk_ends_after_so_many_proxies() -> None:
     ["," * 16_000, "; " * 8_000, 'a="' * 5_000, "for=10.0.0.1" + " ;  " * 4_000, "a=b;" * 4000],
 )
 def test_a_head_full_of_nonsense_costs_little(bomb: str) -> None:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     for header in ("forwarded", "x-forwarded-for"):
         client_of(PROXY, header, [bomb], TRUSTED)
-    assert time.perf_counter() - begun < 0.5
+    assert time.thread_time() - begun < 0.5

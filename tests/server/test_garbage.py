@@ -12,6 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.support.client import Client
+from tests.support.patience import PATIENCE
 from tests.support.running import running
 from trioserver import Connection, Observer, Server
 from trioserver.operations.garbage import SHARE, Garbage, collect_seldom
@@ -77,7 +78,7 @@ async def test_a_connection_is_freed_as_it_ends_and_not_by_a_search_for_cycles(
         await client.open("/ws/1")
         await live(client, server)
         await trio.aclose_forcefully(stream)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while server.statistics().open:  # noqa: ASYNC110 -- there is no event for it
                 await trio.sleep(0.001)
     (connection,) = ended.connections

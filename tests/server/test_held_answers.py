@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from tests.support.client import Client, masked_frame
+from tests.support.patience import PATIENCE
 from trioserver import Application, Config, Connection, OutboxConfig, User, serve
 
 PIECE = "x" * 30_000
@@ -51,7 +52,7 @@ def make_application() -> Application:
 @asynccontextmanager
 async def clients(count: int, **config: Any) -> AsyncIterator[list[Client]]:
     """So many that are ready, over TCP; afterwards the server has none left."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             server = await nursery.start(serve, make_application(), Config(port=0, **config))
             port = server.addresses[0].port

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import trioserver
+from tests.support.patience import PATIENCE
 
 
 @pytest.mark.parametrize("name", trioserver.__all__)
@@ -24,6 +25,6 @@ def test_other_names_are_not() -> None:
 def test_importing_the_package_imports_no_server() -> None:
     code = "import sys, trioserver; print('trio' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
     assert done.stdout == "False\n"

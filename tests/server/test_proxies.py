@@ -22,6 +22,7 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from tests.support.app import World, make_application, wall_clock
+from tests.support.patience import PATIENCE
 from trioserver import Config, ListenConfig, OriginConfig, ProxyConfig, Server, serve
 
 V1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 5000 443\r\n"
@@ -51,7 +52,7 @@ def open_socket(server: Server) -> socket.socket:
         unix = socket.socket(socket.AF_UNIX)
         unix.connect(address.host)
         return unix
-    return socket.create_connection((address.host, address.port), timeout=5)
+    return socket.create_connection((address.host, address.port), timeout=PATIENCE)
 
 
 def announce_and_echo(server: Server, header: bytes, tls: ssl.SSLContext | None = None) -> str:
@@ -61,13 +62,13 @@ def announce_and_echo(server: Server, header: bytes, tls: ssl.SSLContext | None 
     uri = f"ws{'s' * (tls is not None)}://localhost/ws/1"
     more: dict[str, Any] = {} if tls is None else {"ssl": tls}
     with connect(uri, sock=sock, **more) as connection:
-        connection.recv(timeout=5)
+        connection.recv(timeout=PATIENCE)
         for message in (
             {"type": "auth", "token": "alice"},
             {"type": "echo", "id": 1, "data": {"text": "x" * 100_000}},
         ):
             connection.send(json.dumps(message))
-            answer = json.loads(connection.recv(timeout=5))
+            answer = json.loads(connection.recv(timeout=PATIENCE))
         assert answer["data"] == {"text": "x" * 100_000}
         (connected,) = server.connections
         return connected.request.remote

@@ -29,6 +29,7 @@ from starlette.routing import Route as HttpRoute
 
 from protocol import codec
 from tests.support.client import Client, Ended, Rejected
+from tests.support.patience import PATIENCE
 from trioserver import (
     Application,
     AuditConfig,
@@ -251,7 +252,7 @@ class Visitor:
         client = Client(stream)
         async with stream:
             try:
-                with trio.fail_after(10):
+                with trio.fail_after(PATIENCE):
                     await self._talk(client, path, texts, to_the_end)
             except Rejected as rejected:
                 self.errors.append(rejected.body.decode())
@@ -287,7 +288,7 @@ class Visitor:
         stream = await trio.open_tcp_stream(self._address.host, self._address.port or 0)
         async with stream:
             await stream.send_all(data)
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE):
                 while answer := await stream.receive_some():
                     self.errors.append(answer.decode("latin-1"))
 

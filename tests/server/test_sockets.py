@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
 from tests.support.app import World, make_application, wall_clock
+from tests.support.patience import PATIENCE
 from trioserver import (
     CannotListen,
     Config,
@@ -46,14 +47,14 @@ async def real_server(config: Config) -> AsyncIterator[Server]:
 
 def converse(connection: ClientConnection) -> list[Any]:
     """Authenticate, ask, close; what was received."""
-    received = [json.loads(connection.recv(timeout=5))]
+    received = [json.loads(connection.recv(timeout=PATIENCE))]
     for message in (
         {"type": "auth", "token": "alice"},
         {"type": "echo", "id": 1, "data": {"text": "x" * 100_000}},
     ):
         connection.send(json.dumps(message))
-        received.append(json.loads(connection.recv(timeout=5)))
-    assert connection.ping().wait(5)
+        received.append(json.loads(connection.recv(timeout=PATIENCE)))
+    assert connection.ping().wait(PATIENCE)
     connection.close()
     return received
 
@@ -118,7 +119,7 @@ async def test_several_listeners_tls_and_a_unix_socket_among_them(tmp_path: Path
 async def test_an_address_that_is_taken_is_said_in_a_sentence() -> None:
     async with real_server(Config(port=0)) as server:
         config = Config(port=server.addresses[0].port or 0)
-        with trio.fail_after(5), pytest.raises(CannotListen, match="Address already in use"):
+        with trio.fail_after(PATIENCE), pytest.raises(CannotListen, match="Address already in use"):
             await start(config)
 
 
@@ -133,11 +134,11 @@ async def test_drain_closes_real_clients_and_serve_returns() -> None:
         def talk() -> tuple[list[str], int, str]:
             with connect(url) as connection:
                 connection.send(json.dumps({"type": "auth", "token": "alice"}))
-                types = [json.loads(connection.recv(timeout=5))["type"] for _ in range(2)]
+                types = [json.loads(connection.recv(timeout=PATIENCE))["type"] for _ in range(2)]
                 token.run_sync_soon(ready.set)
                 types += [json.loads(text)["type"] for text in connection]
                 with pytest.raises(ConnectionClosed) as closed:
-                    connection.recv(timeout=5)
+                    connection.recv(timeout=PATIENCE)
                 frame = closed.value.rcvd
                 assert frame is not None
                 return types, frame.code, frame.reason
@@ -163,7 +164,7 @@ async def test_a_peer_that_resets_the_connection_is_only_a_peer_that_left() -> N
             linger = b"\x01\x00\x00\x00" + bytes(4)  # on, no time: close with a reset
             stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, linger)
             await stream.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while server.statistics().open:  # noqa: ASYNC110 -- the kernel says when
                 await trio.sleep(0.01)
         assert server.statistics().refused == {}

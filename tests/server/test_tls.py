@@ -18,6 +18,7 @@ import trio
 import trustme
 
 from tests.support.client import Client
+from tests.support.patience import PATIENCE
 from tests.support.running import running
 from tests.support.tls import Files, files_in
 from trioserver import (
@@ -54,7 +55,7 @@ def config_of(files: Files, **more: object) -> Config:
 
 def handshake(port: int, context: ssl.SSLContext) -> ssl.SSLSocket:
     """A finished handshake. Raises `OSError` where it is refused."""
-    plain = socket.create_connection(("127.0.0.1", port), timeout=5)
+    plain = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     try:
         return context.wrap_socket(plain, server_hostname="127.0.0.1")
     except BaseException:
@@ -74,7 +75,7 @@ def port_of(server: Server) -> int:
 
 async def until_logged(logs: list[structlog.typing.EventDict], event: str, **more: str) -> None:
     wanted = {"event": event, **more}
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         while not any(wanted.items() <= each.items() for each in logs):  # noqa: ASYNC110 -- of files
             await trio.sleep(0.01)
 
@@ -160,7 +161,7 @@ async def test_nothing_is_compressed_and_http_1_1_is_agreed_on(files: Files) -> 
 async def test_renegotiation_is_refused(files: Files) -> None:
     async with running(config_of(files)) as server:
         command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port_of(server)}", "-tls1_2"]
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             done = await trio.run_process(
                 command,
                 stdin=b"R\n",
@@ -181,9 +182,9 @@ async def test_who_never_begins_the_handshake_is_dropped_at_the_deadline_of_the_
     async with running(config_of(files, limits=limits)) as server:
         silent = await trio.open_tcp_stream("127.0.0.1", port_of(server))
         async with silent:
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 assert await silent.receive_some() == b""
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while server.statistics().open:  # noqa: ASYNC110 -- the kernel says when
                 await trio.sleep(0.01)
 

@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from tests.support.client import Client
+from tests.support.patience import PATIENCE
 from trioserver import (
     Application,
     Config,
@@ -231,7 +232,7 @@ class Harness:
 
     async def assert_nothing_left(self) -> None:
         """Wait until every connection has ended, and see that none has left anything."""
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             while self.nursery.child_tasks:  # noqa: ASYNC110 -- there is no event for it
                 await trio.sleep(0.1)
         statistics = self.server.statistics()

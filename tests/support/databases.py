@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
 
+from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
 
 _numbers: Final = itertools.count()
@@ -34,7 +37,17 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
-async def eventually(condition: Callable[[], bool], *, timeout: float = 5.0) -> None:
+@contextmanager
+def sqlite(path: str | Path) -> Iterator[sqlite3.Connection]:
+    """A connection of the test's own; what was done is committed, and it is closed, at the end.
+
+    The context of a connection itself does not close it.
+    """
+    with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection, connection:
+        yield connection
+
+
+async def eventually(condition: Callable[[], bool], *, timeout: float = PATIENCE) -> None:
     """Waits for what another thread or process does; there is nothing to be told by."""
     with trio.fail_after(timeout):
         while not condition():  # noqa: ASYNC110

@@ -12,6 +12,7 @@ import attrs
 import h11
 import trio
 
+from tests.support.patience import PATIENCE
 from trioserver import Application, Config, Server, serve
 
 
@@ -113,7 +114,7 @@ class Http:
 
     async def is_closed(self) -> bool:
         """Waits for the end; False where something else comes."""
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             return not await self.receive_bytes()
 
 
@@ -157,7 +158,7 @@ async def site(
                 **more,
             )
 
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE):
             place = Site(await nursery.start(run))
             try:
                 yield place

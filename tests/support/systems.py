@@ -18,9 +18,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-COMMAND = [sys.executable, "-m", "trioserver", "demo", "--port", "0", "--json"]
+from tests.support.patience import PATIENCE
 
-PATIENCE = 10  # seconds; a busy machine may be late
+COMMAND = [sys.executable, "-m", "trioserver", "demo", "--port", "0", "--json"]
 
 
 @attrs.define
@@ -146,7 +146,7 @@ def refused_start(command: list[str], **environment: str | None) -> str:
         capture_output=True,
         text=True,
         env=changed(environment),
-        timeout=20,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode not in (0, 1), done.stdout

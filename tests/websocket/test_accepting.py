@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +15,7 @@ import structlog
 import trio
 import trio.testing
 
+from tests.support.patience import PATIENCE
 from trioserver.websocket.accepting import Listener
 
 
@@ -100,6 +103,51 @@ async def test_those_that_wait_are_accepted_in_batches_each_once() -> None:
         await stream.aclose()
 
 
+@pytest.fixture
+def default_timeout() -> Iterator[float]:
+    """As a library elsewhere in the process may have set it."""
+    socket.setdefaulttimeout(20.0)
+    yield 20.0
+    socket.setdefaulttimeout(None)
+
+
+async def test_a_default_timeout_of_all_sockets_does_not_stop_the_loop(
+    default_timeout: float,
+) -> None:
+    begin = time.perf_counter()
+    async with await listening() as listener:
+        (client,) = await connected(listener, 1)
+        accepted = await listener.accept()
+        await client.send_all(b"x")
+        assert await accepted.receive_some(1) == b"x"
+    assert time.perf_counter() - begin < default_timeout / 2
+    await client.aclose()
+    await accepted.aclose()
+
+
+async def test_a_listener_that_is_closed_while_it_accepts_takes_nothing_from_another() -> None:
+    async with await listening() as listener, await listening() as other:
+        clients = [*await connected(listener, 1), *await connected(other, 1)]
+        accept = listener.transport.accept
+
+        async def accept_and_be_closed() -> trio.SocketStream:
+            stream = await accept()
+            number = listener.transport.socket.fileno()
+            listener.transport.socket.close()
+            assert os.dup2(other.transport.socket.fileno(), number) == number
+            return stream
+
+        listener.transport.accept = accept_and_be_closed  # type: ignore[method-assign]
+        with trio.fail_after(PATIENCE):
+            accepted = [await listener.accept(), await other.accept()]
+        assert [stream.socket.getpeername() for stream in accepted] == [  # type: ignore[attr-defined]
+            client.socket.getsockname() for client in clients
+        ]
+        os.close(listener._socket.detach())
+    for stream in (*clients, *accepted):
+        await stream.aclose()
+
+
 async def test_what_was_accepted_in_a_batch_and_not_taken_ends_with_the_listener() -> None:
     async with await listening() as listener:
         clients = await connected(listener, 3)
@@ -107,5 +155,5 @@ async def test_what_was_accepted_in_a_batch_and_not_taken_ends_with_the_listener
     await taken.aclose()
     for client in clients:
         async with client:
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 assert await client.receive_some(1) == b""

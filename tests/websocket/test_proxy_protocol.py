@@ -12,6 +12,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.patience import PATIENCE
 from trioserver.websocket.proxy_protocol import (
     BadProxyHeader,
     parse_proxy_header,
@@ -133,7 +134,7 @@ async def test_the_header_is_taken_off_the_socket_to_the_byte() -> None:
 
 
 async def _expect(socket: trio.socket.SocketType, source: str | None) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         assert await read_proxy_header(socket) == source
 
 
@@ -144,5 +145,5 @@ async def test_a_peer_that_leaves_in_between_is_noticed(begun: bytes) -> None:
         with far:
             if begun:
                 await far.send(begun)
-        with trio.fail_after(5), pytest.raises(BadProxyHeader, match="left before"):
+        with trio.fail_after(PATIENCE), pytest.raises(BadProxyHeader, match="left before"):
             await read_proxy_header(near)

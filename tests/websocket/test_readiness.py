@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.patience import PATIENCE
 from trioserver.websocket.readiness import Readiness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
@@ -75,7 +76,7 @@ async def test_a_socket_is_served_whenever_there_is_something_and_at_its_end() -
                 theirs.send(data)
                 await trio.testing.wait_all_tasks_blocked()
             theirs.shutdown(socket.SHUT_WR)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 while len(taken(steps)) < 3:
                     await trio.lowlevel.checkpoint()
             readiness.unwatch(ours.fileno(), source)
@@ -236,7 +237,7 @@ async def test_tasks_that_many_sockets_want_at_once_are_started_a_few_in_a_round
             readiness.watch(fd, source)
         for _, theirs in pairs:
             theirs.close()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             while started < 100:
                 rounds.append(started)
                 await trio.lowlevel.checkpoint()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.patience import PATIENCE
 from tests.support.tls import Contexts, contexts_for, stream_pair
 from trioserver.websocket.tls_stream import TLSStream, socket_of
 
@@ -40,7 +42,7 @@ async def shaken(tls: Contexts) -> tuple[TLSStream, Client]:
 async def connected(tls: Contexts) -> AsyncIterator[tuple[TLSStream, Client]]:
     ours, theirs = await shaken(tls)
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             yield ours, theirs
     finally:
         for end in (ours, theirs):
@@ -48,7 +50,7 @@ async def connected(tls: Contexts) -> AsyncIterator[tuple[TLSStream, Client]]:
 
 
 async def test_it_is_a_stream_as_trio_wants_them(tls: Contexts) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(PATIENCE):
         await trio.testing.check_two_way_stream(partial(shaken, tls), None)
 
 
@@ -60,7 +62,7 @@ async def test_much_data_arrives_whole_both_ways_at_once(tls: Contexts) -> None:
         while count < len(TOO_MUCH):
             count += len(await stream.receive_some())
 
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             for stream in (ours, theirs):
                 nursery.start_soon(stream.send_all, TOO_MUCH)
@@ -77,6 +79,26 @@ async def test_what_is_there_is_read_without_waiting(tls: Contexts) -> None:
         assert [ours.read_now(), ours.read_now(), ours.read_now()] == [b"one", b"two", None]
         await theirs.transport_stream.aclose()
         assert ours.read_now() == b""
+
+
+async def test_a_peer_that_leaves_with_session_tickets_unread_has_left_as_any_other(
+    tls: Contexts,
+) -> None:
+    """Then the kernel resets the connection, behind all that the peer has sent."""
+    async with connected(tls) as (ours, theirs):
+        await theirs.send_all(b"last")
+        await theirs.transport_stream.aclose()
+        assert await ours.receive_some() == b"last"
+        assert await ours.receive_some() == b""
+
+
+async def test_what_was_closed_is_neither_read_nor_written(tls: Contexts) -> None:
+    async with connected(tls) as (ours, _):
+        await ours.aclose()
+        for act in (ours.read_now, partial(ours.write_now, b"x")):
+            with pytest.raises(OSError, match="closed") as caught:
+                act()
+            assert caught.value.errno == errno.EBADF
 
 
 async def test_a_record_of_any_size_leaves_nothing_that_the_socket_does_not_show(
@@ -112,7 +134,7 @@ async def test_who_closes_says_so(tls: Contexts) -> None:
     """Else the peer could not tell the end from an attacker's cut."""
     ours, theirs = stream_pair(tls)
     strict = trio.SSLStream(theirs.transport_stream, tls[1], server_hostname="localhost")
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(strict.send_all, b"first")
             assert await ours.receive_some() == b"first"

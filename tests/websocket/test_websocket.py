@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -27,6 +28,7 @@ from trioserver.websocket.headers import Opcode, encode_text
 from trioserver.websocket.outbox import OutboxClosed
 from trioserver.websocket.peer_close import PeerClose
 from trioserver.websocket.readiness import Readiness, make_readiness
+from trioserver.websocket.tls_stream import socket_of
 from trioserver.websocket.websocket import WebSocket
 
 TIMEOUT: Final = 5.0
@@ -754,6 +756,38 @@ async def test_a_peer_that_reads_too_slowly_is_told_of_once(
         begin = trio.current_time()
         await it.close(4002)
         assert trio.current_time() - begin <= TIMEOUT
+
+
+@pytest.mark.parametrize(
+    "by_readiness",
+    [pytest.param(BY_READINESS, id="plain"), pytest.param(BY_READINESS_OVER_TLS, id="TLS")],
+)
+@LINUX
+async def test_a_stream_that_its_owner_closes_is_not_taken_for_who_has_its_number_next(
+    by_readiness: Implementation, autojump_clock: trio.abc.Clock
+) -> None:
+    owned = by_readiness.streams()
+    async with opened(by_readiness, streams=lambda: owned) as it:
+        was = socket_of(owned[0])
+        assert was is not None
+        number = was.fileno()
+        await owned[0].aclose()
+        ends = socket.socketpair()
+        ours, theirs = sorted(ends, key=lambda end: end.fileno() != number)
+        with ours, theirs:
+            assert ours.fileno() == number
+            foreign = text("for somebody else")
+            theirs.send(foreign)
+            it.websocket.send_nowait(b"for alice")
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(OutboxClosed):
+                it.websocket.send_nowait(b"for alice, too")
+            theirs.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                theirs.recv(100)
+            await it.close()
+            assert it.notes.messages == []
+            assert ours.recv(100) == foreign
 
 
 async def _survive(implementation: Implementation, data: bytes, cut: int) -> None:

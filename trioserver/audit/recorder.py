@@ -87,6 +87,7 @@ class Auditor(Observer):
         self._untold = 0  # of those lost; a row will tell
         self._said_at = -_SAY_AGAIN
         self._failures = 0
+        self._has_worked = False
         self._quotas = Quotas(config)
         self._suppressed = 0
 
@@ -99,6 +100,16 @@ class Auditor(Observer):
             failing=self._failures > 0,
             suppressed=self._suppressed,
         )
+
+    async def check_health(self) -> None:
+        """Raises `DatabaseUnavailable` until rows could be written for the first time.
+
+        A new server whose audit never works should not take the place of one that does. Later on,
+        clients do not pay for an audit that fails.
+        """
+        if not self._has_worked:
+            await self._store.check_writable()
+            self._has_worked = True
 
     async def query(self, query: AuditQuery) -> AuditPage:
         """The newest entries that fit and are stored. Raises `DatabaseUnavailable`."""
@@ -204,6 +215,7 @@ class Auditor(Observer):
         for _ in batch:
             self._queue.popleft()
         self._written += len(batch)
+        self._has_worked |= bool(batch)
         self._succeeded()
         if len(self._queue) < self._config.batch:
             self._full = trio.Event()

@@ -35,6 +35,12 @@ class AuditStore:
         await self._database.migrate(self._table.COMPONENT, self._table.STEPS)
         self._prepared = True
 
+    async def check_writable(self) -> None:
+        """Raises if rows cannot be written now. Raises `SchemaTooNew` too."""
+        if not self._prepared:
+            await self.prepare()
+        await self._database.check_writable()
+
     async def exists(self) -> bool:
         """Whether the database has an audit at all."""
         return await self._database.read(self._table.exists)

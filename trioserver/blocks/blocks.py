@@ -92,7 +92,7 @@ class Blocks:
         self._index: dict[_Key, list[Block]] = {}
         self._unstored: dict[str, Block] = {}
         self._known = database is None
-        self._failing = False
+        self._trouble: str | None = None
         self._lock = trio.Lock()
         if database is not None:
             from trioserver.blocks import table  # here: without a database, no SQLAlchemy
@@ -112,6 +112,17 @@ class Blocks:
     def is_stored(self, block: Block) -> bool:
         """Whether it survives a restart of the server."""
         return self._database is not None and block.id not in self._unstored
+
+    async def check_health(self) -> None:
+        """Raises `DatabaseUnavailable` while nobody is let in, because blocks were never read.
+
+        Later on, a database that is away changes nothing for clients.
+        """
+        await trio.lowlevel.checkpoint()
+        if not self._known:
+            raise DatabaseUnavailable(
+                "driver", f"Nobody is let in before the blocks have been read: {self._trouble}"
+            )
 
     # -------------------------------------------------------------------------- looking
 
@@ -248,12 +259,12 @@ class Blocks:
     # -------------------------------------------------------------------------- telling
 
     def _failed(self, error: Exception) -> None:
-        if not self._failing:
-            text = str(error) if isinstance(error, DatabaseUnavailable) else type(error).__name__
+        text = str(error) if isinstance(error, DatabaseUnavailable) else type(error).__name__
+        if self._trouble is None:
             log.warning("blocks_unavailable", error=text, nobody_gets_in=not self._known)
-        self._failing = True
+        self._trouble = text
 
     def _succeeded(self) -> None:
-        if self._failing:
+        if self._trouble is not None:
             log.info("blocks_available", blocks=len(self._by_id))
-        self._failing = False
+        self._trouble = None

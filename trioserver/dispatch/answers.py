@@ -65,7 +65,9 @@ def judge(
         return Outcome.REFUSED, error
     log = connection.log if id is None else connection.log.bind(request_id=id)
     if isinstance(error, DatabaseUnavailable):
-        log.warning("handler_without_database", handler=name, category=error.category)
+        log.warning(
+            "handler_without_database", handler=name, category=error.category, error=str(error)
+        )
         return Outcome.FAILED, Refusal("unavailable")
     if isinstance(error, trio.TooSlowError):
         log.warning("handler_too_slow", handler=name)

@@ -46,7 +46,7 @@ class Readiness:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._timeout = server.config.http.check_timeout
-        self._checks = collect(server.application)
+        self._checks = collect(server.application, server.health_checks())
         self._asking = trio.Lock()
         self._asked_at = float("-inf")
         self._failed: list[str] = []
@@ -90,9 +90,13 @@ class Readiness:
         return sorted(failed)
 
 
-def collect(application: Application) -> Mapping[str, HealthCheck]:
-    """All checks by name: those that were added, and ``check_health`` of whatever has one."""
-    checks: dict[str, HealthCheck] = {}
+def collect(
+    application: Application, own: Mapping[str, HealthCheck] | None = None
+) -> Mapping[str, HealthCheck]:
+    """All checks by name: the server's ``own``, those that were added, and ``check_health`` of
+    whatever has one.
+    """
+    checks: dict[str, HealthCheck] = dict(own or {})
     seen: set[int] = set()
 
     def add(name: str, check: HealthCheck) -> None:
@@ -116,6 +120,7 @@ def collect(application: Application) -> Mapping[str, HealthCheck]:
 def _things(application: Application) -> Iterator[tuple[str, Any]]:
     for part in application.parts:
         yield "engine", part.engine
+        yield "mailbox", part._mailbox
     for route in application.routes:
         yield "auth", route.auth
         yield "ownership", route.owner

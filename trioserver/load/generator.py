@@ -110,7 +110,7 @@ class Generator:
         """All of them, at a rate or at once. Ends when each is READY or has given up."""
         dues = [start] * len(clients)
         if rate is not None:
-            pacer = Pacer(rate, start=start, until=math.inf, phase=self._share.phase)
+            pacer = Pacer(rate, start=start, phase=self._share.phase)
             dues = pacer.take(math.inf, len(clients))
         async with trio.open_nursery() as nursery:
             for number, (client, due) in enumerate(zip(clients, dues, strict=True)):
@@ -141,7 +141,7 @@ class Generator:
         self.tally.window = (begin, end)
         await trio.sleep(max(0.0, start - clock()))
         if plan.loop == "open" and self._share.rate > 0:
-            await self._open_loop(start, begin, end)
+            await self._open_loop(begin)
         elif plan.loop == "closed":
             self._crowd.closed_loop = True
             for client in self._senders:
@@ -150,8 +150,15 @@ class Generator:
         self._crowd.closed_loop = False
         await self._last_answers()
 
-    async def _open_loop(self, start: float, begin: float, end: float) -> None:
-        pacer = Pacer(self._share.rate, start=start, until=end, phase=self._share.phase)
+    async def _open_loop(self, begin: float) -> None:
+        plan, share = self._plan, self._share
+        pacer = Pacer(
+            share.rate,
+            start=begin,
+            duration=plan.duration,
+            warmup=plan.warmup,
+            phase=share.phase,
+        )
         delays = self.tally.measures["send_delay"].recent
         while math.isfinite(due := pacer.next):
             if (early := due - clock()) > _SPIN:

@@ -16,31 +16,55 @@ clock: Final = time.perf_counter
 """Seconds. On Linux and macOS it is one clock for all processes of a machine."""
 
 
-class Pacer:
-    """Instants ``1 / rate`` seconds apart. ``start`` and ``until`` are of the caller's clock.
+_SLACK: Final = 1e-3
+"""Part of an interval. A request due this close to the end of a load is left out. Sums of
+floats are exact to less than that, so the clock's value does not change the number of requests."""
 
-    ``phase``, from 0 to 1: by what part of an interval all of them come later, so that several
-    processes do not send at the same instants.
+
+class Pacer:
+    """Instants ``1 / rate`` seconds apart.
+
+    Args:
+        rate: Instants per second.
+        start: The instant that the schedule counts from, of the caller's clock.
+        duration: Seconds after ``start`` for which it goes on.
+        warmup: Seconds before ``start`` at which it begins. No instant of the warm-up is at or
+            after ``start``, and no other is before it, exactly.
+        phase: Part of an interval, from 0 up to 1, by which all instants come later, so that
+            several processes do not send at the same instants.
     """
 
-    def __init__(self, rate: float, *, start: float, until: float, phase: float = 0.0) -> None:
+    def __init__(
+        self,
+        rate: float,
+        *,
+        start: float,
+        duration: float = math.inf,
+        warmup: float = 0.0,
+        phase: float = 0.0,
+    ) -> None:
         if rate <= 0:
             raise ValueError("a rate is above zero")
         self._interval = 1.0 / rate
-        self._first = start + phase * self._interval
-        self._until = until
-        self._given = 0
+        self._start = start
+        self._phase = phase
+        # Instants are counted, not compared with an end: number 0 is the first after the warm-up.
+        self._number = -math.floor(warmup * rate + phase + _SLACK)
+        self._end: float = math.inf
+        if math.isfinite(duration):
+            self._end = math.ceil(duration * rate - phase - _SLACK)
 
     @property
     def next(self) -> float:
         """When the next one is due; infinity after the last."""
-        at = self._first + self._given * self._interval
-        return at if at < self._until else math.inf
+        if self._number >= self._end:
+            return math.inf
+        return self._start + (self._number + self._phase) * self._interval
 
     def take(self, now: float, at_most: int) -> list[float]:
         """The instants that have come and were not given before, ``at_most`` of them."""
         taken: list[float] = []
-        while len(taken) < at_most and (due := self.next) <= now and due < self._until:
+        while len(taken) < at_most and (due := self.next) <= now and math.isfinite(due):
             taken.append(due)
-            self._given += 1
+            self._number += 1
         return taken

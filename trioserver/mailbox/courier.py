@@ -165,7 +165,9 @@ class Courier:
                     await self._catch_up()
                     await self._attend()
                 except DatabaseUnavailable as error:
-                    self._connection.log.warning("mailbox_unavailable", category=error.category)
+                    self._connection.log.warning(
+                        "mailbox_unavailable", error=str(error), category=error.category
+                    )
                     await trio.sleep(RETRY)
                 except OutboxClosed:
                     await trio.sleep_forever()  # the connection is about to end

@@ -226,6 +226,10 @@ class Mailbox:
         except Exception as error:  # it is tried again with the first letter
             say_unavailable(error)
 
+    async def check_health(self) -> None:
+        """Raises `DatabaseUnavailable` while messages can be neither kept nor read."""
+        await self._database.check_health()
+
     @contextmanager
     def _at_desk(self, user: str) -> Iterator[Desk]:
         """The user's desk, for as long as somebody is at it."""
@@ -249,14 +253,14 @@ class Mailbox:
 
     async def _note_delivered(self) -> None:
         while True:
-            await self._has_delivered.wait()
-            self._has_delivered = trio.Event()
             while self._delivered:
                 try:
                     await self._note_some()
                 except Exception as error:  # nothing that a database does ends the server
                     say_unavailable(error)
                     await trio.sleep(RETRY)
+            self._has_delivered = trio.Event()
+            await self._has_delivered.wait()
 
     async def _note_some(self) -> None:
         ids = list(islice(self._delivered, _BATCH))

@@ -66,6 +66,7 @@ async def sweep(store: Store, clock: Callable[[], float]) -> None:
 def say_unavailable(error: Exception, **values: int) -> None:
     """Log that the database of a mailbox failed, and how; never what it was asked."""
     if isinstance(error, DatabaseUnavailable):
-        _log.warning("mailbox_unavailable", category=error.category, **values)
+        text = str(error)  # what is wrong and what to do, without SQL and values
+        _log.warning("mailbox_unavailable", category=error.category, error=text, **values)
     else:
         _log.warning("mailbox_unavailable", category="error", error=type(error).__name__, **values)

@@ -21,6 +21,7 @@ from trioserver.operations.reloading import Reloader
 from trioserver.operations.signals import watch_signals
 from trioserver.operations.systemd import Manager
 from trioserver.registry import Registry
+from trioserver.supervision import supervise
 from trioserver.telemetry.counts import Counts
 from trioserver.websocket.accepting import Listener
 from trioserver.websocket.readiness import Readiness
@@ -38,7 +39,8 @@ class Serving:
     """Runs once. Draining may be asked for at any time, by anybody.
 
     ``lifespan_of`` gives an application's lifespan, not entered yet; None where it has none.
-    ``services`` are to run beside the connections, each with a ``task_status``; it and
+    ``services`` are to run beside the connections, each with a ``task_status``. One that fails
+    after it has started is started again, and ends nothing else. It and
     ``make_http``, which may raise, are called when the application has started.
     """
 
@@ -113,7 +115,7 @@ class Serving:
                 if self._readiness is not None:
                     services.start_soon(self._readiness.run)
                 for service in self._services():
-                    await services.start(service)
+                    await services.start(supervise, service)
                 await self._serve(services, handle_signals, on_ready)
                 services.cancel_scope.cancel()
         self._drained.set()
@@ -125,7 +127,7 @@ class Serving:
         try:
             await listening.open(self._reloader.config)
             self._check_addresses()
-            services.start_soon(self._reloader.watch_certificates)
+            services.start_soon(supervise, self._reloader.watch_certificates)
             async with trio.open_nursery() as connections:
                 if handle_signals:
                     await self._heed_signals(services, connections)
@@ -181,9 +183,9 @@ class Serving:
 
     async def _heed_signals(self, services: trio.Nursery, connections: trio.Nursery) -> None:
         self._manager = Manager.of()
-        services.start_soon(self._manager.run)
-        services.start_soon(collect_seldom)
-        connections.start_soon(self._reload_on_request)
+        services.start_soon(supervise, self._manager.run)
+        services.start_soon(supervise, collect_seldom)
+        connections.start_soon(supervise, self._reload_on_request)
         watch = partial(
             watch_signals,
             drain=self.start_draining,

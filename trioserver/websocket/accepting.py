@@ -44,6 +44,7 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
         self._exhausted: tuple[float, float] | None = None  # since when, and the last time
         # A second object for the same file descriptor, because Trio's cannot accept without a wait.
         self._socket = socket.socket(fileno=transport.socket.fileno())
+        self._socket.setblocking(False)  # it has its own idea of that: `socket.setdefaulttimeout`
         self._batch: deque[trio.SocketStream] = deque()
 
     async def accept(self) -> trio.abc.Stream:
@@ -70,6 +71,8 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
     async def _wait(self) -> trio.SocketStream:
         """The next one, and as many behind it as are there."""
         stream = await self.transport.accept()
+        if self.transport.socket.fileno() != self._socket.fileno():
+            return stream  # closed meanwhile: the number may be another socket's by now
         with suppress(OSError):  # mostly that there are no more; the next call meets all else
             while len(self._batch) < _BATCH - 1:
                 accepted = trio.socket.from_stdlib_socket(self._socket.accept()[0])

@@ -17,6 +17,7 @@ import select
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import Final, Protocol
 
@@ -91,7 +92,8 @@ class Readiness:
         if self._sources.get(fd) is source:
             del self._sources[fd]
             if not self._epoll.closed:
-                self._epoll.unregister(fd)
+                with suppress(OSError):  # its owner has closed it: the kernel watches it no more
+                    self._epoll.unregister(fd)
 
     def hold(self, source: Source) -> None:
         """Call `Source.send_now` in the turn that is coming, when others may have added to what it

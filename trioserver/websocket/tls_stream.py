@@ -7,6 +7,7 @@ where an epoll object sees it, and what the peer does not take is still the call
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -30,7 +31,9 @@ class TLSStream(trio.abc.Stream):
     """The server's side of TLS on ``transport_stream``, which nobody else may use any more.
 
     The handshake begins with the first byte that is asked for. The peer may leave without saying
-    so in TLS, as many do: what is in the frames inside says where a message ends.
+    so in TLS, as many do: what is in the frames inside says where a message ends. A reset is such
+    an end too. In TLS 1.3 it is what the kernel sends for a peer that has read all of the
+    application's data, but not the session tickets that came before it.
     """
 
     def __init__(self, transport_stream: trio.SocketStream, context: ssl.SSLContext) -> None:
@@ -61,7 +64,7 @@ class TLSStream(trio.abc.Stream):
             if self._rest:
                 await trio.lowlevel.checkpoint()
             else:
-                self._rest = await self._when_ready(partial(shaken.read, _RECORD_BYTES))
+                self._rest = await self._when_ready(partial(_read, shaken))
             data, self._rest = self._rest[:size], self._rest[size:]
             return data
 
@@ -158,9 +161,8 @@ class TLSStream(trio.abc.Stream):
 
         For after the handshake and reads of whole records, as `write_now`. Raises `OSError`.
         """
-        assert self._socket is not None
         try:
-            return self._socket.read(_RECORD_BYTES)
+            return _read(self._still_open())
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
 
@@ -169,11 +171,16 @@ class TLSStream(trio.abc.Stream):
 
         The rest has to be what is written next. Raises `OSError`.
         """
-        assert self._socket is not None
         try:
-            return self._socket.write(data)
+            return self._still_open().write(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return 0
+
+    def _still_open(self) -> ssl.SSLSocket:
+        assert self._socket is not None
+        if self._socket.fileno() < 0:
+            raise OSError(errno.EBADF, "the stream is closed")
+        return self._socket
 
     # -------------------------------------------------------------------------- who it is
 
@@ -182,6 +189,14 @@ class TLSStream(trio.abc.Stream):
         if self._shaking is not None:
             raise trio.NeedHandshakeError("the handshake is not over")
         return self._open().getpeercert(binary_form)
+
+
+def _read(socket: ssl.SSLSocket) -> bytes:
+    """One record at the most. Python before 3.13 reports a reset as the end, later ones raise."""
+    try:
+        return socket.read(_RECORD_BYTES)
+    except ConnectionResetError:
+        return b""
 
 
 def is_secure(stream: trio.abc.Stream) -> TypeGuard[TLSStream | trio.SSLStream[Any]]:

@@ -67,9 +67,9 @@ class WebSocket:
     """
 
     __slots__ = (
-        "_closing", "_closing_handshake", "_decoder", "_failed_with", "_fd", "_gone", "_held",
+        "_closing", "_closing_handshake", "_decoder", "_failed_with", "_gone", "_held",
         "_nursery", "_ping_messages", "_pinged", "_readiness", "_receiver", "_rest", "_resumed",
-        "_stopped", "_stream", "_tls", "bytes_received", "last_received",
+        "_socket", "_stopped", "_stream", "_tls", "_watched", "bytes_received", "last_received",
         "messages_received", "on_round_trip", "outbox", "peer_close", "round_trip", "subprotocol",
     )  # fmt: skip
 
@@ -90,8 +90,10 @@ class WebSocket:
         self.round_trip: float | None = None
         self.on_round_trip: Callable[[float], None] = _ignore
         self._stream = stream
-        socket = socket_of(stream)
-        self._fd = -1 if socket is None else socket.fileno()  # -1 again from `_stop` on
+        # Its descriptor is asked for at each use: the number of a stream that its owner has closed
+        # belongs to another socket soon.
+        self._socket = socket = socket_of(stream)
+        self._watched = -1  # the descriptor that `Readiness` has; only for it to forget it
         self._tls = stream if isinstance(stream, TLSStream) else None
         self.outbox = Outbox(
             stream,
@@ -243,10 +245,18 @@ class WebSocket:
     # What `Readiness` calls: messages are delivered as they come, with no task of our own.
 
     def _watch(self, readiness: Readiness) -> None:
-        if self._fd < 0:
+        socket = socket_of(self._stream)  # a new one since the TLS handshake
+        descriptor = -1 if socket is None else socket.fileno()
+        if self._stopped or descriptor < 0:
             self._start_reading(None)
         else:
-            readiness.watch(self._fd, self)
+            self._watched = descriptor
+            readiness.watch(descriptor, self)
+
+    def _unwatch(self) -> None:
+        if self._readiness is not None and self._watched >= 0:
+            self._readiness.unwatch(self._watched, self)
+            self._watched = -1
 
     def read_now(self) -> bytes | None:
         """See `Source`."""
@@ -254,7 +264,8 @@ class WebSocket:
             if self._tls is not None:
                 return self._tls.read_now()
             # A message of more bytes than are read in a round is none of many: read on faster.
-            return os.read(self._fd, min(max(self._decoder.missing, _ROUND_BYTES), _RECEIVE_BYTES))
+            wanted = min(max(self._decoder.missing, _ROUND_BYTES), _RECEIVE_BYTES)
+            return os.read(self._socket.fileno(), wanted)  # type: ignore[union-attr]  # is watched
         except BlockingIOError:
             return None
         except OSError:
@@ -296,7 +307,7 @@ class WebSocket:
         if self._readiness is None:
             start()
         else:
-            self._readiness.unwatch(self._fd, self)
+            self._unwatch()
             self._readiness.start_in_turn(start)
 
     def _start_reading(self, items: list[Item] | None) -> None:
@@ -404,9 +415,7 @@ class WebSocket:
     def _stop(self) -> None:
         """Let all tasks come to their end; a socket is watched no more before it is closed."""
         self._stopped = True
-        if self._readiness is not None and self._fd >= 0:
-            self._readiness.unwatch(self._fd, self)
-        self._fd = -1
+        self._unwatch()
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()
         self.outbox.close()
@@ -423,7 +432,9 @@ class WebSocket:
 
     def _write_now(self, data: bytes) -> int:
         try:
-            return os.write(self._fd, data) if self._tls is None else self._tls.write_now(data)
+            if self._tls is not None:
+                return self._tls.write_now(data)
+            return os.write(self._socket.fileno(), data)  # type: ignore[union-attr]  # it has one
         except BlockingIOError:
             return 0
 

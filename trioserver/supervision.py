@@ -1,0 +1,95 @@
+"""Background work that goes on: one failure must not end the server, nor the work for good.
+
+A task in a nursery that raises cancels all its siblings, and so the server with all connections.
+Whatever runs beside them is therefore run by `supervise`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
+
+import structlog
+import trio
+
+from trioserver.storage import DatabaseUnavailable
+
+log: Final = structlog.get_logger("trioserver")
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 30.0
+"""Seconds until what has failed is run again, doubled each time."""
+
+_GOOD_TIME: Final = 60.0
+"""Seconds of running after which a failure counts as the first one."""
+
+
+async def supervise(
+    run: Callable[..., Awaitable[object]],
+    *,
+    name: str | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run ``run`` until it returns or is cancelled; whenever it raises, log that and run it again.
+
+    ``run`` may take a ``task_status``. Before it has started for the first time, what it raises is
+    raised here: a server that cannot start should say so. ``name`` is for the log; None takes that
+    of the function.
+    """
+    started = _Started(task_status)
+    takes_status = "task_status" in inspect.signature(run).parameters
+    if not takes_status:
+        started.started()
+    failures = 0
+    while True:
+        began = trio.current_time()
+        try:
+            await (run(task_status=started) if takes_status else run())
+            return
+        except Exception as error:
+            if not started.is_set:
+                raise
+            failures = 1 if trio.current_time() - began >= _GOOD_TIME else failures + 1
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 20))
+            _tell(error, name or str(getattr(run, "__qualname__", type(run).__name__)), pause)
+            await trio.sleep(pause)
+
+
+class _Started(trio.TaskStatus[None]):
+    """Hands on the first `started`; after a failure there are more."""
+
+    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
+        self.is_set = False
+        self._task_status = task_status
+
+    def started(self, value: Any = None) -> None:
+        if not self.is_set:
+            self.is_set = True
+            self._task_status.started(value)
+
+
+def _tell(error: Exception, name: str, pause: float) -> None:
+    """One line. Of errors in general only their kinds and places: a text may quote a payload."""
+    errors = list(_leaves(error))
+    texts = [
+        str(each) if isinstance(each, DatabaseUnavailable) else type(each).__name__
+        for each in errors
+    ]
+    frames = "".join(traceback.format_tb(errors[0].__traceback__))
+    log.error(
+        "background_task_failed",
+        task=name,
+        error="; ".join(texts),
+        again_in=pause,
+        traceback=frames,
+    )
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from protocol import Disconnect, Id, Refusal, RequestError
     from trioserver.application import Application, Route, anyone
     from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
-    from trioserver.auth import ClientCertificateAuth, Credentials, JWTAuth, User
+    from trioserver.auth import ClientCertificateAuth, Component, Credentials, JWTAuth, User
     from trioserver.blocks import Block, TooManyBlocks
     from trioserver.config import (
         AdminConfig,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     )
     from trioserver.operations.reloading import Reconfigured
     from trioserver.presence import Presence, Present
-    from trioserver.server import Blocked, Server, serve
+    from trioserver.server import Blocked, Server, run, serve
     from trioserver.websocket.errors import CannotListen, ConnectionEnded
     from trioserver.websocket.listeners import Address
     from trioserver.websocket.request import ClientCertificate, Request
@@ -69,6 +69,7 @@ __all__ = [
     "CannotListen",
     "ClientCertificate",
     "ClientCertificateAuth",
+    "Component",
     "Config",
     "Connection",
     "ConnectionEnded",
@@ -110,6 +111,7 @@ __all__ = [
     "TracingConfig",
     "User",
     "anyone",
+    "run",
     "serve",
 ]
 
@@ -131,6 +133,7 @@ _HOMES: Final = {
     "CannotListen": "trioserver.websocket.errors",
     "ClientCertificate": "trioserver.websocket.request",
     "ClientCertificateAuth": "trioserver.auth",
+    "Component": "trioserver.auth",
     "Config": "trioserver.config",
     "Connection": "trioserver.connection",
     "ConnectionEnded": "trioserver.websocket.errors",
@@ -172,6 +175,7 @@ _HOMES: Final = {
     "TracingConfig": "trioserver.config",
     "User": "trioserver.auth",
     "anyone": "trioserver.application",
+    "run": "trioserver.server",
     "serve": "trioserver.server",
 }
 

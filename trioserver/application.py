@@ -13,7 +13,7 @@ from protocol import codec, raw
 from protocol.messages import Event, HeartbeatMode
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
-from trioserver.handlers import Handler, make_handler
+from trioserver.handlers import Handler, make_handler, name_of
 from trioserver.mailbox import Mailbox
 from trioserver.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
 from trioserver.peers.origins import OriginPolicy
@@ -144,25 +144,43 @@ class Route:
         """Called with each connection after its `ready`, before any of its messages is handled.
 
         Raising `protocol.Refusal` closes the connection with that code, anything else with
-        ``internal_error``.
+        ``internal_error``. Raises `ValueError` where the route has one already.
         """
+        self._only_once("on_ready", self.ready_hook)
         self.ready_hook = function
         return function
 
     def on_close(self, function: _Function) -> _Function:
-        """Called with each connection that was ready, when it has ended. Nothing can be sent."""
+        """Called with each connection that was ready, when it has ended. Nothing can be sent.
+
+        Raises `ValueError` where the route has one already.
+        """
+        self._only_once("on_close", self.close_hook)
         self.close_hook = function
         return function
 
     def allow_subscribe(self, function: _Function) -> _Function:
-        """Says which topics a client may subscribe to; without it, none."""
+        """Says which topics a client may subscribe to; without it, none.
+
+        Raises `ValueError` where the route has one already.
+        """
+        self._only_once("allow_subscribe", self.may_subscribe)
         self.may_subscribe = function
         return function
 
     def allow_publish(self, function: _Function) -> _Function:
-        """Says which topics a client may publish to; without it, none."""
+        """Says which topics a client may publish to; without it, none.
+
+        Raises `ValueError` where the route has one already.
+        """
+        self._only_once("allow_publish", self.may_publish)
         self.may_publish = function
         return function
+
+    def _only_once(self, name: str, there: Callable[..., Any] | None) -> None:
+        """A second function would take the place of the first, and nobody would know."""
+        if there is not None and there is not _no_one:
+            raise ValueError(f"{self.path} has an {name} already: {name_of(there)}")
 
 
 @attrs.frozen
@@ -231,8 +249,15 @@ class Application:
     def include(self, other: Application) -> None:
         """Serve another application's routes too; it keeps its topics, services and lifespan.
 
-        Raises `ValueError` where both have a route with the same path.
+        Raises `ValueError` where both have a route with the same path, where it is included
+        already, and where that would go round in a circle.
         """
+        mine = {id(part) for part in self.parts}
+        for part in other.parts:
+            if part is self:
+                raise ValueError("an application cannot include itself, nor one that includes it")
+            if id(part) in mine:
+                raise ValueError("this application, or one that it includes, is included already")
         taken = {route.path for route in self.routes}
         for route in other.routes:
             if route.path in taken:

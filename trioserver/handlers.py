@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from enum import Enum
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from trioserver.connection import Connection
 
 _MAX_PARAMETERS: Final = 3  # the connection, the payload, and the message's id
+
+_MAX_LAYERS: Final = 50  # of decorators and partials around a function
 
 
 class Kind(Enum):
@@ -56,18 +61,20 @@ def make_handler(type: str, function: Callable[..., Any]) -> Handler:
 
     Raises `ValueError` or `TypeError`, with the function's name and what to change.
     """
-    name = getattr(function, "__qualname__", repr(function))
+    name = name_of(function)
     if not codec.is_type_name(type):
         raise ValueError(f"{type!r} is no message type: 1-64 of a-z 0-9 _ . : - are")
     if type in RESERVED_TYPES:
         raise ValueError(f"{type!r} is a message type of the protocol's own; choose another")
-    parameters = list(inspect.signature(function).parameters.values())
+    parameters = _positional(function, name)
     if not 1 <= len(parameters) <= _MAX_PARAMETERS:
         raise TypeError(
             f"{name} must take the connection, and if it wants them the payload and the id"
         )
+    kind = kind_of(function)
+    called = function if _kind_of_itself(function) is kind else _adapted(function, kind)
     if len(parameters) == 1:
-        return Handler(type, _kind_of(function), function, takes_payload=False)
+        return Handler(type, kind, called, takes_payload=False)
     payload = _payload_type(function, parameters[1])
     try:
         decoder = codec.payload_decoder(payload)
@@ -77,20 +84,89 @@ def make_handler(type: str, function: Callable[..., Any]) -> Handler:
         ) from None
     return Handler(
         type,
-        _kind_of(function),
-        function,
+        kind,
+        called,
         takes_payload=True,
         takes_id=len(parameters) == _MAX_PARAMETERS,
         decoder=decoder,
     )
 
 
-def _kind_of(function: Callable[..., Any]) -> Kind:
+def name_of(function: Callable[..., Any]) -> str:
+    """What to call it in a message for its author."""
+    return str(getattr(_innermost(function), "__qualname__", repr(function)))
+
+
+def kind_of(function: Callable[..., Any]) -> Kind:
+    """How a function runs; also one in a `functools.partial`, in a decorator that uses
+    `functools.wraps`, or in the ``__call__`` of an object."""
+    for each in _layers(function):
+        kind = _kind_of_itself(each)
+        if kind is not Kind.INLINE:
+            return kind
+    return Kind.INLINE
+
+
+def refuse_async(function: Callable[..., Any], where: str) -> None:
+    """Raises `TypeError` for an async function where nobody would await it."""
+    if kind_of(function) is not Kind.INLINE:
+        raise TypeError(f"{where}: {name_of(function)} must be a plain function, not an async one")
+
+
+def _kind_of_itself(function: Callable[..., Any]) -> Kind:
     if inspect.isasyncgenfunction(function):
         return Kind.STREAM
     if inspect.iscoroutinefunction(function):
         return Kind.LOOP
     return Kind.INLINE
+
+
+def _layers(function: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """The function, and what it hands its calls on to, from the outside in."""
+    for _ in range(_MAX_LAYERS):
+        yield function
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        elif not inspect.isroutine(function) and not inspect.isclass(function):
+            function = type(function).__call__
+        else:
+            return
+
+
+def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    *_, last = _layers(function)
+    return last
+
+
+def _adapted(function: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
+    """What does not look it from outside, made into an ``async def``, with or without ``yield``."""
+
+    async def loop(*arguments: Any) -> Any:
+        return await call(function, *arguments)
+
+    async def stream(*arguments: Any) -> AsyncIterator[Any]:
+        async with aclosing(await call(function, *arguments)) as values:
+            async for value in values:
+                yield value
+
+    adapted: Callable[..., Any] = stream if kind is Kind.STREAM else loop
+    adapted.__qualname__ = name_of(function)
+    return adapted
+
+
+def _positional(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+    """The parameters that may be given by their place. Raises `TypeError` for others without a
+    default."""
+    positional = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            if parameter.default is inspect.Parameter.empty:
+                raise TypeError(f"{name} has a parameter {parameter.name!r} that nobody gives it")
+        elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            positional.append(parameter)
+    return positional
 
 
 def _payload_type(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
@@ -103,7 +179,7 @@ def _payload_type(function: Callable[..., Any], parameter: inspect.Parameter) ->
         return Any
     if not isinstance(annotation, str):
         return annotation
-    target = inspect.unwrap(function)
+    target = _innermost(function)
     scope = dict(inspect.getclosurevars(target).nonlocals) if inspect.isfunction(target) else {}
     try:
         return eval(annotation, getattr(target, "__globals__", {}), scope)
@@ -126,11 +202,20 @@ def call_inline(handler: Handler, connection: Connection, message: Message) -> A
     id, decoder = message.id, handler.decoder
     set_request_id(UNBOUND if id is None else id)
     if decoder is None:
-        return handler.function(connection)
-    payload = decode_payload(decoder, message)
-    if handler.takes_id:
-        return handler.function(connection, payload, id)
-    return handler.function(connection, payload)
+        result = handler.function(connection)
+    else:
+        payload = decode_payload(decoder, message)
+        if handler.takes_id:
+            result = handler.function(connection, payload, id)
+        else:
+            result = handler.function(connection, payload)
+    if type(result) is CoroutineType:
+        result.close()
+        raise TypeError(
+            f"{name_of(handler.function)} returned a coroutine, and nobody can await it here: "
+            "make it an async def, or use functools.wraps in its decorator"
+        )
+    return result
 
 
 async def call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -16,7 +16,8 @@ import attrs
 import structlog
 import trio
 
-from trioserver.auth import id_if_given, id_of
+from trioserver.auth import Component, id_if_given, id_of
+from trioserver.handlers import refuse_async
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.errors import ConnectionEnded
 
@@ -64,7 +65,7 @@ class _Guest:
     leaves_at: float = math.inf
 
 
-class Presence:
+class Presence(Component):
     """The presence of a route: ``app.route(path, presence=Presence())``; then ``route.presence``.
 
     ``grace``, in seconds: a user whose last connection has ended leaves only after so long, unless
@@ -159,13 +160,15 @@ class Presence:
     def on_join(self, function: _Hook) -> _Hook:
         """Call a function, with the user and the resource, when somebody joins.
 
-        It must not block. What it raises is logged.
+        It must not block. What it raises is logged. Raises `TypeError` for an async function.
         """
+        refuse_async(function, "on_join")
         self._hooks["join"].append(function)
         return function
 
     def on_leave(self, function: _Hook) -> _Hook:
-        """The same when somebody leaves."""
+        """Call a function when somebody leaves; the rest is as of `on_join`."""
+        refuse_async(function, "on_leave")
         self._hooks["leave"].append(function)
         return function
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from functools import partial
 from heapq import nsmallest
@@ -18,7 +17,8 @@ import trio
 from protocol import Disconnect
 from trioserver.application import Application, HealthCheck
 from trioserver.audit import Auditor
-from trioserver.auth import User, id_if_given
+from trioserver.auth import Component, User, id_if_given
+from trioserver.auth.component import overrides
 from trioserver.blocks import Block, Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
@@ -29,6 +29,7 @@ from trioserver.metrics.census import Census
 from trioserver.metrics.measurements import Measurements
 from trioserver.metrics.statistics import ServerStatistics
 from trioserver.observer import Act, AuthAttempt, Observer, Observers
+from trioserver.operations.garbage import collect_seldom
 from trioserver.operations.listening import Listening
 from trioserver.operations.reloading import Reconfigured, Reloader
 from trioserver.operations.serving import Serving
@@ -123,6 +124,7 @@ class Server:
             registry=self._registry,
             counts=self._counts,
             readiness=self._readiness,
+            parts=self._parts,
             services=self._services,
             make_http=self._make_http,
             lifespan_of=self._lifespan_of,
@@ -138,7 +140,9 @@ class Server:
 
     def _parts(self) -> list[Any]:
         """Authenticators, owner checks and the like, each once."""
-        parts: list[object] = [part._mailbox for part in self.application.parts]
+        parts: list[object] = []
+        for part in self.application.parts:
+            parts += (part.auth, part._mailbox)
         for route in self.application.routes:
             parts += (route.auth, route.owner, route._presence)
         return list({id(part): part for part in parts}.values())
@@ -148,8 +152,9 @@ class Server:
         ours = [self._blocks.run]
         if self.audit is not None:
             ours.append(self.audit.run)
-        runs = (getattr(part, "run", None) for part in self._parts())
-        return [*ours, *(run for run in runs if run is not None)]
+        parts = self._parts()
+        _warn_of_look_alikes(parts)
+        return [*ours, *(part.run for part in parts if overrides(part, "run"))]
 
     def _make_http(self) -> HttpService | None:
         """The HTTP side, where it is installed and has something to answer. `ImportError`."""
@@ -438,6 +443,19 @@ class Server:
         await self._front_door.serve_stream(stream, remote=remote)
 
 
+def _warn_of_look_alikes(parts: Iterable[object]) -> None:
+    """Name what looks like a `Component` and is none: its background work is not started."""
+    for part in parts:
+        run = None if isinstance(part, Component) else getattr(type(part), "run", None)
+        if inspect.iscoroutinefunction(run) and "task_status" in inspect.signature(run).parameters:
+            log.warning(
+                "not_a_component",
+                part=type(part).__qualname__,
+                meaning="it has a run(*, task_status), which is not called: derive it from "
+                "trioserver.Component",
+            )
+
+
 def _id_of(connection: str | Connection) -> str:
     if isinstance(connection, Connection):
         return connection.id
@@ -466,22 +484,22 @@ async def serve(
     observers: Iterable[Observer] = (),
     tracer: Tracer | None = None,
     wall_clock: Callable[[], float] = time.time,
-    handle_signals: bool | None = None,
+    handle_signals: bool = False,
     load_config: Callable[[], Config] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an application until it is drained or cancelled.
+    """Serve an application in a program's own Trio, until it is drained or cancelled.
 
-    As a program, ``trio.run(serve, app, config)``: SIGTERM and SIGINT drain, SIGUSR2 drains for a
-    restart, a second one ends at once, SIGHUP reloads, and systemd is told. Embedded,
-    ``server = await nursery.start(serve, app, config)``: signals are the program's, and
-    `Server.drain` and `Server.reload` are there. Cancelling this ends all connections at once.
+    ``server = await nursery.start(serve, app, config)``; then `Server.drain` and `Server.reload`
+    are there. Cancelling this ends all connections at once. The process stays the program's: its
+    signals and its garbage collector are left alone. For a process that is the server's own there
+    is `run`.
 
     ``observers`` are told what happens. ``tracer`` makes OpenTelemetry spans; None makes them where
-    the configuration says so, with the process's tracer provider. ``handle_signals``: None means
-    as a program only; True needs the main thread. ``wall_clock`` gives seconds since the Unix
-    epoch. ``load_config`` is called in a worker thread to reload the configuration; None keeps
-    ``config``.
+    the configuration says so, with the process's tracer provider. ``handle_signals``: SIGTERM and
+    SIGINT drain, SIGUSR2 drains for a restart, a second one ends at once, SIGHUP reloads, and
+    systemd is told; needs the main thread. ``wall_clock`` gives seconds since the Unix epoch.
+    ``load_config`` is called in a worker thread to reload the configuration; None keeps ``config``.
 
     Raises `CannotListen`; `ValueError` where an authenticator refuses the addresses; `ImportError`
     where an application has ``http`` or tracing is on, and the extra is not installed.
@@ -494,10 +512,54 @@ async def serve(
         wall_clock=wall_clock,
         load_config=load_config,
     )
-    if handle_signals is None:
-        program = task_status is trio.TASK_STATUS_IGNORED
-        handle_signals = program and threading.current_thread() is threading.main_thread()
     try:
         await server.run(handle_signals=handle_signals, task_status=task_status)
     except ExceptionGroup as group:
         raise unwrap(group) from None
+
+
+def run(
+    application: Application,
+    config: Config | None = None,
+    *,
+    observers: Iterable[Observer] = (),
+    tracer: Tracer | None = None,
+    wall_clock: Callable[[], float] = time.time,
+    load_config: Callable[[], Config] | None = None,
+    on_start: Callable[[Server], object] | None = None,
+) -> None:
+    """Serve an application as a program: this process is the server's own, from here to its end.
+
+    It calls `trio.run`, so it is called outside of Trio, in the main thread. SIGTERM and SIGINT
+    drain, SIGUSR2 drains for a restart, a second one ends at once, SIGHUP reloads, and systemd is
+    told. The garbage collector is tuned for many connections. Returns when the server is drained.
+
+    ``on_start`` is called once, when connections are accepted. The rest is as of `serve`, which
+    also says what is raised.
+    """
+    start = partial(
+        serve,
+        application,
+        config,
+        observers=observers,
+        tracer=tracer,
+        wall_clock=wall_clock,
+        handle_signals=True,
+        load_config=load_config,
+    )
+    try:
+        trio.run(_run_program, start, on_start)
+    except ExceptionGroup as group:
+        raise unwrap(group) from None
+
+
+async def _run_program(
+    start: Callable[..., Awaitable[None]], on_start: Callable[[Server], object] | None
+) -> None:
+    async with trio.open_nursery() as program:
+        async with trio.open_nursery() as serving:
+            server = await serving.start(start)
+            program.start_soon(collect_seldom)  # what there is now is there for good
+            if on_start is not None:
+                on_start(server)
+        program.cancel_scope.cancel()

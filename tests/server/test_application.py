@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from protocol import Refusal, codec
 from protocol.messages import Message
 from tests.support.app import World
 from tests.support.client import Client
-from trioserver import Application, Config, Connection, Id, anyone
+from trioserver import Application, Component, Config, Connection, Id, anyone
 from trioserver.handlers import Kind, make_handler, unwrap
 from trioserver.server import Server, serve
 
@@ -198,7 +198,7 @@ async def test_services_of_authenticators_and_owners_start_before_the_first_conn
 ) -> None:
     events: list[str] = []
 
-    class Service(World):
+    class Service(World, Component):
         async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
             events.append("started")
             task_status.started()
@@ -222,8 +222,8 @@ async def test_services_of_authenticators_and_owners_start_before_the_first_conn
 
 
 async def test_an_authenticator_may_refuse_the_address() -> None:
-    class Careful(World):
-        def check_addresses(self, addresses: list[str]) -> None:
+    class Careful(World, Component):
+        def check_addresses(self, addresses: Sequence[str]) -> None:
             raise ValueError(f"not on {addresses[0].partition(':')[0]}")
 
         async def __call__(self, credentials: Any, request: Any) -> Any:

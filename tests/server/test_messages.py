@@ -254,7 +254,7 @@ async def test_the_hook_runs_before_the_first_message_and_its_refusal_closes(
             if connection.user.id == "mallory":
                 raise Refusal("session_blocked")
 
-        route.on_ready(hook)
+        route.ready_hook = hook  # in place of its own
         harness.world.owners["3"] = "mallory"
         client = await harness.connect()
         await client.send(type="auth", token="alice")
@@ -282,7 +282,7 @@ async def test_a_task_of_the_connection_that_crashes_ends_that_connection_only(
         def hook(connection: Connection) -> None:
             connection.start_soon(crash)
 
-        harness.server.application.routes[0].on_ready(hook)
+        harness.server.application.routes[0].ready_hook = hook
         client = await harness.ready()
         (error,), closed = await client.receive_end()
         assert closed == Closed(1011, "internal_error")

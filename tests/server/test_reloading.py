@@ -17,6 +17,7 @@ from tests.support.tls import files_in
 from trioserver import (
     Application,
     CannotListen,
+    Component,
     Config,
     HeartbeatConfig,
     LimitsConfig,
@@ -132,7 +133,7 @@ async def test_a_certificate_that_will_not_do_changes_nothing(tmp_path: Path) ->
 # ------------------------------------------------------------------------------ reloading
 
 
-class Keys:
+class Keys(Component):
     """An authenticator with a file, as it were."""
 
     def __init__(self) -> None:

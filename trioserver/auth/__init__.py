@@ -1,6 +1,7 @@
 """Who is on the other end, and whether what they ask for is theirs."""
 
 from trioserver.auth.certificate import ClientCertificateAuth
+from trioserver.auth.component import Component
 from trioserver.auth.inspect import Inspection, inspect_token
 from trioserver.auth.jwks import JWKS
 from trioserver.auth.jwt import JWTAuth
@@ -13,6 +14,7 @@ __all__ = [
     "JWKS",
     "Authenticator",
     "ClientCertificateAuth",
+    "Component",
     "Credentials",
     "Inspection",
     "JWTAuth",

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from protocol import Refusal
+from trioserver.auth.component import Component
 from trioserver.auth.user import Credentials, User
 from trioserver.websocket.request import ClientCertificate, Request
 
@@ -20,7 +21,7 @@ NameOf: TypeAlias = Callable[[ClientCertificate], str | None]
 _KINDS: Final = {"email": "email", "dns": "DNS", "uri": "URI"}
 
 
-class ClientCertificateAuth:
+class ClientCertificateAuth(Component):
     """An `Authenticator` for listeners with ``client_ca``; `auth` needs no token.
 
     - ``user``: where in the certificate the user's id stands: the ``common_name`` of the subject,

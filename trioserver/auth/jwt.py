@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from protocol import Refusal
+from trioserver.auth.component import Component
 from trioserver.auth.files import read_keys
 from trioserver.auth.jwks import JWKS
 from trioserver.auth.keys import Key, KeySet
@@ -29,7 +30,7 @@ _NOT_KNOWN_YET: Final = "The token's key is not known, and its provider cannot b
 _log = structlog.get_logger(__name__)
 
 
-class JWTAuth:
+class JWTAuth(Component):
     """An `Authenticator` for JWTs, signed with HS256/384/512, RS256, ES256 or EdDSA (Ed25519).
 
     Keys, of which there must be some, else `ValueError`:

@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from protocol import Refusal
+from trioserver.auth.component import Component
 from trioserver.auth.user import User
 from trioserver.storage import Batcher, BatchFailed, BatchOverflow, Database
 from trioserver.tracebacks import name_of
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
 
-class SQLOwner:
+class SQLOwner(Component):
     """An `Owner` that asks SQLite or PostgreSQL. Pass it as ``owner=`` of a route.
 
     Either ``table`` says where to look: a row with the path's id in ``id_column`` and the user's

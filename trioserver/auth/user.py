@@ -55,17 +55,12 @@ class Credentials:
 
 Authenticator: TypeAlias = Callable[[Credentials, Request], Awaitable[User | Refusal]]
 """Returns the user, or returns or raises a `protocol.Refusal`. Any other exception is
-``internal_error``. It is cancelled when the client leaves or the deadline passes. It may also have
+``internal_error``. It is cancelled when the client leaves or the deadline passes.
 
-- ``async run(*, task_status)``: background work (fetching keys), started before the server accepts
-  connections and cancelled after the last of them has ended;
-- ``check_addresses(addresses)``: called with the addresses the server is about to listen on;
-  raises `ValueError` to refuse the start;
-- ``reload()``: plain, called in a worker thread when the server is told to reload (SIGHUP): reads
-  its files again and returns the names of what has changed; raises `ValueError` to keep the old.
+It may be a `Component`, which has background work, files to reload, or a say in the addresses.
 """
 
 Owner: TypeAlias = Callable[[User, Mapping[str, str]], Awaitable[bool]]
 """Whether the user owns the resource (the route's path parameters). Raising `Refusal` refuses with
-that code; any other exception is ``unavailable``: a look-up that fails admits nobody. It may have
-``async run(*, task_status)`` as an `Authenticator` may."""
+that code; any other exception is ``unavailable``: a look-up that fails admits nobody. It may
+be a `Component`."""

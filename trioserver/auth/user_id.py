@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from protocol import Refusal
+from trioserver.auth.component import Component
 from trioserver.auth.loopback import is_loopback
 from trioserver.auth.user import Credentials, User
 from trioserver.websocket.request import Request
@@ -19,7 +20,7 @@ _MAX_INTEGER: Final = 2**63
 _log = structlog.get_logger(__name__)
 
 
-class TrustedUserId:
+class TrustedUserId(Component):
     """An authenticator that takes ``user_id`` out of the first message, and believes it.
 
     It serves loopback addresses and Unix sockets only; `check_addresses` keeps the server from

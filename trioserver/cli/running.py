@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-
-import trio
 
 from trioserver.application import Application
 from trioserver.cli.terminal import Exit, Failure
 from trioserver.config import Config
-from trioserver.server import Server, serve
+from trioserver.server import Server, run
 from trioserver.storage import DatabaseUnavailable
 from trioserver.websocket.errors import CannotListen
 
@@ -28,20 +25,9 @@ def run_server(
     connections are accepted. Raises `Failure` where the server cannot start.
     """
     try:
-        trio.run(_serve, application, config, announce, load_config)
+        run(application, config, on_start=announce, load_config=load_config)
     except Exception as error:
         raise _explained(error) from None
-
-
-async def _serve(
-    application: Application,
-    config: Config,
-    announce: Callable[[Server], None],
-    load_config: Callable[[], Config] | None,
-) -> None:
-    run = partial(serve, application, config, handle_signals=True, load_config=load_config)
-    async with trio.open_nursery() as nursery:
-        announce(await nursery.start(run))
 
 
 def _explained(error: Exception) -> Exception:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trioserver.application import Application, HealthCheck
+from trioserver.auth.component import overrides
 from trioserver.http.pages import as_json
 from trioserver.tracebacks import name_of
 
@@ -93,9 +94,7 @@ class Readiness:
 def collect(
     application: Application, own: Mapping[str, HealthCheck] | None = None
 ) -> Mapping[str, HealthCheck]:
-    """All checks by name: the server's ``own``, those that were added, and ``check_health`` of
-    whatever has one.
-    """
+    """All checks by name: the server's ``own``, those that were added, and the components'."""
     checks: dict[str, HealthCheck] = dict(own or {})
     seen: set[int] = set()
 
@@ -110,16 +109,15 @@ def collect(
         for name, check in part.health_checks.items():
             add(name, check)
     for name, thing in _things(application):
-        found = getattr(thing, "check_health", None)
-        if found is not None and id(thing) not in seen:
+        if overrides(thing, "check_health") and id(thing) not in seen:
             seen.add(id(thing))
-            add(name, found)
+            add(name, thing.check_health)
     return checks
 
 
 def _things(application: Application) -> Iterator[tuple[str, Any]]:
     for part in application.parts:
-        yield "engine", part.engine
+        yield "auth", part.auth
         yield "mailbox", part._mailbox
     for route in application.routes:
         yield "auth", route.auth

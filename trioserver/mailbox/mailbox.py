@@ -14,6 +14,7 @@ import structlog
 import trio
 from msgspec import UNSET
 
+from trioserver.auth.component import Component
 from trioserver.auth.user import User, id_of
 from trioserver.mailbox.courier import RETRY, Courier, Desk
 from trioserver.mailbox.letter import is_key, is_user, new_letter
@@ -48,7 +49,7 @@ class Posted:
     dropped: int
 
 
-class Mailbox:
+class Mailbox(Component):
     """Messages for users who may be away: ``Application(mailbox=Mailbox("sqlite:///mail.db"))``,
     and ``route(..., mailbox=True)`` where they are to be delivered.
 

@@ -10,6 +10,7 @@ import attrs
 import structlog
 import trio
 
+from trioserver.auth.component import overrides
 from trioserver.config import Config, ListenConfig
 from trioserver.operations.listening import TLS_FILES, Listening, same_place
 from trioserver.websocket.errors import CannotListen
@@ -104,8 +105,8 @@ def _shown(value: Any) -> str:
 class Reloader:
     """Keeps the configuration that is in force, and puts another one in its place.
 
-    ``apply`` is given what counts from now on. ``parts`` gives authenticators and the like; those
-    that have ``reload`` read their files anew. ``load_config`` is called in a worker thread.
+    ``apply`` is given what counts from now on. ``parts`` gives authenticators and the like; the
+    components among them read their files anew. ``load_config`` is called in a worker thread.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Reloader:
         """As `Server.reload`."""
         good = await self._attempt(self._reload_config)
         for part in self._parts():
-            if hasattr(part, "reload"):
+            if overrides(part, "reload"):
                 good &= await self._attempt(partial(self._reload_part, part))
         return good
 

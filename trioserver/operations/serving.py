@@ -12,10 +12,10 @@ import trio
 
 from protocol import Refusal
 from trioserver.application import Application
+from trioserver.auth import Component
 from trioserver.auth.loopback import is_loopback
 from trioserver.front_door import FrontDoor
 from trioserver.operations.draining import send_away
-from trioserver.operations.garbage import collect_seldom
 from trioserver.operations.listening import Listening
 from trioserver.operations.reloading import Reloader
 from trioserver.operations.signals import watch_signals
@@ -39,9 +39,9 @@ class Serving:
     """Runs once. Draining may be asked for at any time, by anybody.
 
     ``lifespan_of`` gives an application's lifespan, not entered yet; None where it has none.
-    ``services`` are to run beside the connections, each with a ``task_status``. One that fails
-    after it has started is started again, and ends nothing else. It and
-    ``make_http``, which may raise, are called when the application has started.
+    ``parts`` are authenticators and the like. ``services`` are to run beside the connections, each
+    with a ``task_status``. One that fails after it has started is started again, and ends nothing
+    else. It and ``make_http``, which may raise, are called when the application has started.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Serving:
         registry: Registry,
         counts: Counts,
         readiness: Readiness | None,
+        parts: Callable[[], Sequence[object]],
         services: Callable[[], Sequence[Callable[..., Any]]],
         make_http: Callable[[], HttpService | None],
         lifespan_of: Callable[[Application], AbstractAsyncContextManager[None] | None],
@@ -66,6 +67,7 @@ class Serving:
         self._registry = registry
         self._counts = counts
         self._readiness = readiness
+        self._parts = parts
         self._services = services
         self._make_http = make_http
         self._lifespan_of = lifespan_of
@@ -148,10 +150,9 @@ class Serving:
 
     def _check_addresses(self) -> None:
         addresses = [str(address) for address in self._listening.addresses]
-        for route in self._application.routes:
-            check = getattr(route.auth, "check_addresses", None)
-            if check is not None:
-                check(addresses)
+        for part in self._parts():
+            if isinstance(part, Component):
+                part.check_addresses(addresses)
 
     def _accept(
         self,
@@ -184,7 +185,6 @@ class Serving:
     async def _heed_signals(self, services: trio.Nursery, connections: trio.Nursery) -> None:
         self._manager = Manager.of()
         services.start_soon(supervise, self._manager.run)
-        services.start_soon(supervise, collect_seldom)
         connections.start_soon(supervise, self._reload_on_request)
         watch = partial(
             watch_signals,

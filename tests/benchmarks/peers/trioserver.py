@@ -7,17 +7,15 @@ how many may connect, which a storm of 2,000 and a row of 10,000 need.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 import attrs
 import structlog
-import trio
 
 from tests.benchmarks.peers.common import announce
 from tests.benchmarks.settings import TOPIC, Settings
-from trioserver import Application, Config, Connection, JWTAuth, LimitsConfig, serve
+from trioserver import Application, Config, Connection, JWTAuth, LimitsConfig, Server, run
 from trioserver.auth.ownership import SQLOwner
 
 # All limits are on, and above what one generator at one address does.
@@ -62,17 +60,19 @@ def make_application(settings: Settings) -> Application:
     return app
 
 
-async def main() -> None:
+def main() -> None:
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
     settings = Settings.load()
     files = (settings.certificate, settings.key)
     certificate, key = (None if file is None else Path(file) for file in files)
     config = Config(port=0, certificate=certificate, key=key, limits=LIMITS)
-    async with trio.open_nursery() as nursery:
-        run = partial(serve, handle_signals=True)  # a program of its own, as `trioserver serve` is
-        server = await nursery.start(run, make_application(settings), config)
+
+    def tell(server: Server) -> None:
+        assert server.addresses[0].port is not None
         announce(server.addresses[0].port)
+
+    run(make_application(settings), config, on_start=tell)
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    main()

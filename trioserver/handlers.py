@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import msgspec
+import structlog
 
 from protocol import codec
 from protocol.codec import decode_payload
@@ -20,6 +21,8 @@ from trioserver.telemetry.log_context import UNBOUND, set_request_id
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection
+
+log: Final = structlog.get_logger("trioserver")
 
 _MAX_PARAMETERS: Final = 3  # the connection, the payload, and the message's id
 
@@ -211,10 +214,13 @@ def call_inline(handler: Handler, connection: Connection, message: Message) -> A
             result = handler.function(connection, payload)
     if type(result) is CoroutineType:
         result.close()
-        raise TypeError(
-            f"{name_of(handler.function)} returned a coroutine, and nobody can await it here: "
-            "make it an async def, or use functools.wraps in its decorator"
+        log.error(
+            "handler_not_awaited",
+            handler=name_of(handler.function),
+            hint="it is a plain function that returned a coroutine: make it an async def, or use "
+            "functools.wraps in its decorator",
         )
+        raise TypeError("a plain function returned a coroutine")
     return result
 
 

@@ -327,4 +327,5 @@ async def test_any_other_error_of_a_task_still_ends_the_connection_with_a_traceb
             await harness.assert_nothing_left()
         (line,) = complaints(lines)
         assert line["event"] == "connection_crashed"
-        assert "of the application's own" in line["traceback"]
+        assert "trio.ClosedResourceError" in line["traceback"]
+        assert "ConnectionEnded" not in line["traceback"]

@@ -19,7 +19,8 @@ class Component:
         """Work in the background, from before the first connection until after the last.
 
         Call ``task_status.started()``: the server does not accept connections before. Then it may
-        return, or run until it is cancelled. What it raises ends the server.
+        return, or run until it is cancelled. What it raises before that call stops the start; what
+        it raises later is logged, and it is run again.
         """
         await trio.lowlevel.checkpoint()
         task_status.started()

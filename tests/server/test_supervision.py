@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from tests.support.app import World, make_application
 from tests.support.client import Client
-from trioserver import Application, Config, User, serve
+from trioserver import Application, Component, Config, User, serve
 from trioserver.supervision import supervise
 
 
@@ -86,11 +86,14 @@ async def test_the_line_about_a_failure_holds_no_text_of_it(autojump_clock: Mock
     assert "hush" not in str(line)
 
 
-class Keys:
+class Keys(Component):
     """An authenticator of an embedder's own, with background work that fails."""
 
     def __init__(self, work: Work) -> None:
-        self.run = work.run
+        self.work = work
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self.work.run(task_status=task_status)
 
     async def __call__(self, credentials: Any, request: Any) -> User:
         return User(id="alice")

@@ -16,9 +16,9 @@ from protocol.messages import (
     Message,
     ServerMessage,
 )
-
-MAX_DEPTH: Final = 64
-"""Levels of nesting in a message. Far below the depth at which a parser runs out of stack."""
+from protocol.structure import MAX_DEPTH as MAX_DEPTH
+from protocol.structure import check_depth as check_depth
+from protocol.structure import check_numbers, may_be_deep
 
 MAX_EXPLANATION: Final = 256
 """Characters of an error's text: what a client sent is not sent back to it at full length."""
@@ -40,16 +40,6 @@ _envelope: Final = msgspec.json.Decoder(Message)
 _client: Final[dict[str, msgspec.json.Decoder[ClientMessage]]] = _decoders(ClientMessage)
 _server: Final[dict[str, msgspec.json.Decoder[ServerMessage]]] = _decoders(ServerMessage)
 _type_pattern: Final = re.compile(TYPE_PATTERN)
-_SHORT: Final = 2 * MAX_DEPTH
-"""Bytes of a message that cannot be nested too deeply: what opens has to be closed."""
-
-_LONG: Final = 4096
-"""Bytes of a message in which brackets are counted with no call of a function."""
-
-_TOO_DEEP: Final = b"[" * (MAX_DEPTH + 1)
-_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[{]}")
-
 encode: Final = msgspec.json.Encoder().encode
 """A message as UTF-8 bytes. Raises `TypeError` or `ValueError` for what JSON cannot express."""
 
@@ -61,8 +51,7 @@ def decode_envelope(data: bytes) -> Message:
     """
     if not data.isascii():
         _check_utf8(data)
-    size = len(data)
-    if size > _SHORT and (size > _LONG or data.count(b"[") + data.count(b"{") > MAX_DEPTH):
+    if may_be_deep(data):
         check_depth(data)
     try:
         return _envelope.decode(data)
@@ -117,6 +106,7 @@ def _decode_reserved(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
 
 def decode_fields(data: bytes) -> dict[str, Any]:
     """All fields of a message as plain JSON types. Raises `Refusal` with ``bad_message``."""
+    check_numbers(data, "bad_message")
     try:
         return msgspec.json.decode(data, type=dict[str, Any])
     except _DECODE_ERRORS as error:
@@ -140,9 +130,10 @@ def decode_payload(decoder: msgspec.json.Decoder[_T], message: Message) -> _T:
     own validation (``__post_init__``, attrs validators) may raise `ValueError` or `TypeError`;
     its text is the application's and is passed on.
     """
-    data = message.data
+    data = b"null" if message.data is msgspec.UNSET else bytes(message.data)
+    check_numbers(data, "invalid_payload")
     try:
-        return decoder.decode(b"null" if data is msgspec.UNSET else data)
+        return decoder.decode(data)
     except _DECODE_ERRORS as error:
         raise Refusal("invalid_payload", _explain(error)) from None
 
@@ -158,38 +149,6 @@ def _check_utf8(data: bytes) -> None:
         data.decode()
     except UnicodeDecodeError:
         raise Refusal("not_utf8") from None
-
-
-def check_depth(data: bytes) -> None:
-    """Raise `Refusal` with ``bad_message`` where brackets nest deeper than `MAX_DEPTH`.
-
-    Few opening brackets settle it without a look at the text: two passes at memory speed, by
-    finding them, which is ten times as fast in a long text as counting them. Else
-    strings are cut out and the innermost brackets taken away, one level in each pass, which stays
-    fast whatever the text. What is no JSON may be refused here or by the parser.
-    """
-    if _count(data, b"[", MAX_DEPTH) + _count(data, b"{", MAX_DEPTH) <= MAX_DEPTH:
-        return
-    unescaped = data.replace(rb"\\", b"").replace(rb"\"", b"")
-    outside = b"".join(unescaped.split(b'"')[::2])
-    brackets = outside.translate(_ONE_KIND, _NO_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"")
-        if not brackets:
-            return
-        if _TOO_DEEP in brackets:
-            break
-    raise Refusal("bad_message", f"Brackets do not match or nest deeper than {MAX_DEPTH} levels.")
-
-
-def _count(data: bytes, byte: bytes, most: int) -> int:
-    """How often ``byte`` occurs, or one more than ``most``."""
-    count = 0
-    at = data.find(byte)
-    while at >= 0 and count <= most:
-        count += 1
-        at = data.find(byte, at + 1)
-    return count
 
 
 def _explain(error: Exception) -> str:

@@ -48,6 +48,7 @@ from protocol.messages import (
 )
 from protocol.options import SessionOptions
 from protocol.states import SERVER_TABLE, Hold, ServerMove, ServerState
+from protocol.structure import SHORT, weight
 
 _READY: Final = frozenset({ServerState.READY, ServerState.REFRESHING})
 
@@ -196,9 +197,9 @@ class ServerSession:
     # -------------------------------------------------------------------------- running
 
     def prepay(self, count: int, size: int, now: float) -> bool:
-        """Whether so many messages, of so many bytes in all, are within the limits of the rate.
+        """Charge ``count`` messages of ``size`` bytes in all to the rates, if neither is exceeded.
 
-        They have then been counted, and `receive` is to be told so; else each is for it to judge.
+        Returns whether they were charged, which `receive` is to be told; else it charges each.
         """
         if not self.is_ready or not self._messages.take(now, count):
             return False
@@ -226,20 +227,22 @@ class ServerSession:
         if size > self.max_message_bytes:
             self.fail(Refusal("message_too_big"))
             return None
+        # The rates come first: what is beyond them, or no good, costs its sender all the same.
+        if ready:
+            counts_as = size if size <= SHORT else min(weight(data), self._bytes.burst)
+            if prepaid:
+                within = counts_as == size or self._bytes.take(now, counts_as - size)
+            else:
+                within = self._messages.take(now) and self._bytes.take(now, counts_as)
+            if not within:
+                self._too_fast(data, counts_as, now)
+                return None
         try:
             envelope = decode_envelope(data)
         except Refusal as refusal:
             self.refuse(refusal, now)
             return None
         if ready:
-            if not prepaid:
-                if not self._messages.take(now):
-                    self._too_fast(envelope, self._messages.wait(), self._strikes.take(now))
-                    return None
-                if not self._bytes.take(now, size):
-                    forgiven = self._byte_strikes.take(now, size)
-                    self._too_fast(envelope, self._bytes.wait(size), forgiven)
-                    return None
             if envelope.type not in RESERVED_TYPES and envelope.id not in self.in_flight:
                 return envelope  # nearly always: it moves nothing in the table
         try:
@@ -268,6 +271,9 @@ class ServerSession:
 
     def _receive_auth(self, data: bytes, envelope: Message, now: float) -> Auth | None:
         first = self.state is ServerState.WAITING
+        most = self.options.max_message_bytes_before_ready
+        if len(data) > most:  # all of its fields are read, known or not
+            raise Refusal("invalid_payload", f"An `auth` may have {most} bytes.")
         if envelope.type == "auth":
             message = codec.decode_client(data, envelope)
             assert isinstance(message, Auth)
@@ -389,12 +395,19 @@ class ServerSession:
         else:
             self._held.append(data)
 
-    def _too_fast(self, envelope: Message, wait: float, forgiven: bool) -> None:
+    def _too_fast(self, data: bytes, counts_as: float, now: float) -> None:
+        """Refuse a message that is beyond a rate. Each is forgiven at a rate of its own."""
+        wait = max(self._messages.wait(), self._bytes.wait(counts_as))
+        forgiven = self._strikes.take(now) and self._byte_strikes.take(now, counts_as)
         refusal = Refusal("rate_limited", retry_after=wait)
+        try:
+            id = decode_envelope(data).id
+        except Refusal:
+            id = None
         if forgiven:
-            self.outgoing.append(codec.encode(_error(refusal, envelope.id, fatal=False)))
+            self.outgoing.append(codec.encode(_error(refusal, id, fatal=False)))
         else:
-            self.fail(refusal, id=envelope.id)
+            self.fail(refusal, id=id)
 
     def _forget_credentials(self) -> None:
         self.auth = None

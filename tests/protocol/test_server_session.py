@@ -303,3 +303,54 @@ def test_what_is_said_is_bounded_by_what_is_heard(texts: list[bytes]) -> None:
     for text in texts:
         session.receive(text, 0.0)
     assert sum(map(len, session.outgoing)) <= 600 * (len(texts) + 1)
+
+
+# -------------------------------------------------------------------------------- what it costs
+
+
+def test_what_is_no_message_counts_towards_the_rates_before_it_is_looked_at() -> None:
+    session = ready(messages_per_second=1, bytes_per_second=1024, max_message_bytes=4096)
+    for _ in range(2):
+        session.receive(b"x", 0.0)
+    assert codes(session) == ["bad_message"] * 2
+    session.receive(b"x", 0.0)
+    assert codes(session) == ["rate_limited"]
+    assert session.receive(b"x" * 4000, 1.0) is None
+    assert codes(session) == ["bad_message"]
+    session.receive(b"x" * 4000, 2.0)
+    assert codes(session) == ["rate_limited"]
+
+
+def test_arrays_and_objects_count_for_more_than_their_bytes() -> None:
+    """A client within the announced limits by its bytes would hold up all others by what they
+    cost."""
+    session = ready(bytes_per_second=8 * 1024, max_message_bytes=16 * 1024)
+    towers = b'{"type":"x","data":[' + b"[]," * 900 + b"1]}"
+    assert len(towers) < 4096
+    assert session.receive(towers, 0.0) is not None
+    assert session.receive(towers, 0.0) is None
+    assert codes(session) == ["rate_limited"]
+    assert session.receive(b'{"type":"x","data":"' + b"a" * 1500 + b'"}', 0.0) is not None
+
+
+def test_in_a_batch_they_count_as_well() -> None:
+    session = ready(bytes_per_second=16 * 1024, max_message_bytes=32 * 1024)
+    towers = b'{"type":"x","data":[' + b"[]," * 900 + b"1]}"
+    assert session.prepay(3, 3 * len(towers), 0.0)
+    assert session.receive(towers, 0.0, prepaid=True) is not None
+    assert session.receive(towers, 0.0, prepaid=True) is not None
+    assert session.receive(towers, 0.0, prepaid=True) is None
+    assert codes(session) == ["rate_limited"]
+
+
+def test_a_message_that_counts_for_more_than_any_burst_is_taken_when_the_burst_is_whole() -> None:
+    session = ready(bytes_per_second=1024, max_message_bytes=16 * 1024)
+    towers = b'{"type":"x","data":[' + b"[]," * 4000 + b"1]}"
+    assert session.receive(towers, 0.0) is not None
+
+
+def test_a_refresh_is_no_larger_than_the_first_auth() -> None:
+    session = ready(max_message_bytes_before_ready=200)
+    session.receive(b'{"type":"auth","token":"' + b"t" * 200 + b'"}', 0.0)
+    assert codes(session) == ["invalid_payload"]
+    assert session.state is ServerState.READY

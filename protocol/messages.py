@@ -149,6 +149,7 @@ class Limits(Struct, frozen=True):
     max_subscriptions: int
     messages_per_second: int
     bytes_per_second: int
+    control_frames_per_second: int | UnsetType = UNSET
 
 
 class Ready(_Reserved, frozen=True):

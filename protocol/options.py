@@ -31,6 +31,7 @@ class SessionOptions:
     max_subscriptions: int = 1000
     messages_per_second: int = 1000
     bytes_per_second: int = 8 * 1024 * 1024
+    control_frames_per_second: int = 50
 
     @property
     def limits(self) -> Limits:
@@ -42,4 +43,5 @@ class SessionOptions:
             max_subscriptions=self.max_subscriptions,
             messages_per_second=self.messages_per_second,
             bytes_per_second=self.bytes_per_second,
+            control_frames_per_second=self.control_frames_per_second,
         )

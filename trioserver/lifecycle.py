@@ -268,6 +268,7 @@ class Lifecycle:
         )
         connection._acknowledges = credentials.fields.get("mailbox") == "ack"
         self._websocket.max_message_bytes = session.max_message_bytes
+        self._websocket.expect_more()
         self._place.verified()
         connection._flush()
         position = self._websocket.outbox.position

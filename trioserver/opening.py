@@ -62,6 +62,7 @@ def new_connection(
             max_message_bytes=session.max_message_bytes,
             outbox_bytes=config.outbox.max_bytes,
             outbox_age=config.outbox.max_age,
+            control_frames_per_second=config.limits.control_frames_per_second,
             readiness=readiness,
         ),
         wall_clock=wall_clock,
@@ -93,4 +94,5 @@ def _session_options(config: Config, route: Route) -> SessionOptions:
         max_subscriptions=limits.subscriptions,
         messages_per_second=limits.messages_per_second,
         bytes_per_second=limits.bytes_per_second,
+        control_frames_per_second=limits.control_frames_per_second,
     )

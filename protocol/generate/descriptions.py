@@ -38,6 +38,8 @@ FIELDS: Final[dict[str, str]] = {
     "Limits.max_subscriptions": "Topics subscribed to at a time.",
     "Limits.messages_per_second": "Messages from the client, on average; twice that at once.",
     "Limits.bytes_per_second": "Bytes of messages from the client, on average; twice that at once.",
+    "Limits.control_frames_per_second": "Ping and Pong frames from the client, on average; twice "
+    "that at once.",
     "Ready.connection_id": "Names this connection in the server's log.",
     "Ready.user": "The user, with at least `id`.",
     "Ready.resource": "The parameters of the URL's path.",
@@ -99,6 +101,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "max_subscriptions": 1000,
             "messages_per_second": 1000,
             "bytes_per_second": 8388608,
+            "control_frames_per_second": 50,
         },
     },
     "AuthExpiring": {"type": "auth_expiring", "expires_at": _UNTIL, "expires_in_ms": 60000},

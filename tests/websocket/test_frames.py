@@ -421,3 +421,53 @@ def test_nothing_is_kept_of_a_message_that_is_dropped() -> None:
     for _ in range(100):
         tested.receive(b"x" * 65_536)
     assert len(tested._buffer) == 0
+
+
+# ------------------------------------------------------------------------- too many fragments
+
+
+def fragments(count: int, size: int) -> bytes:
+    """A message in this many frames of this size."""
+    first = frame(Opcode.TEXT, b"x" * size, final=False)
+    between = frame(Opcode.CONTINUATION, b"x" * size, final=False)
+    return first + between * (count - 2) + frame(Opcode.CONTINUATION, b"x" * size)
+
+
+@pytest.mark.parametrize(("count", "size"), [(64, 0), (60, 1), (1000, 64), (16, 4096)])
+def test_a_message_may_come_in_a_few_fragments_or_in_any_number_of_64_bytes(
+    count: int, size: int
+) -> None:
+    assert decoder().receive(fragments(count, size)) == [b"x" * count * size]
+
+
+@pytest.mark.parametrize("size", [0, 1, 8])
+def test_more_fragments_than_a_message_needs_are_too_many(size: int) -> None:
+    empty = frame(Opcode.TEXT, final=False) + frame(Opcode.CONTINUATION, final=False) * 10_000
+    assert decoder().receive(empty) == [Violation("message_too_big")]
+    assert decoder().receive(fragments(5000, size)) == [Violation("message_too_big")]
+
+
+def test_fragments_are_counted_for_whoever_wants_to_know() -> None:
+    it = decoder()
+    it.receive(fragments(10, 5) + frame(Opcode.TEXT, b"whole"))
+    assert it.fragments == 10
+
+
+def test_one_long_frame_in_many_reads_is_no_fragment() -> None:
+    it = decoder()
+    data = frame(Opcode.TEXT, b"x" * 10_000)
+    items = [item for byte in range(len(data)) for item in it.receive(data[byte : byte + 1])]
+    assert items == [b"x" * 10_000]
+    assert it.fragments == 0
+    assert not it.has_large
+
+
+def test_a_large_message_is_said_to_be_one() -> None:
+    it = decoder(limit=2**20)
+    for large in (frame(Opcode.TEXT, b"x" * 20_000), fragments(20, 1000)):
+        assert len(it.receive(large)) == 1
+        assert it.has_large
+        assert not it.only_messages
+    assert it.receive(frame(Opcode.TEXT, b"x" * 16_000)) == [b"x" * 16_000]
+    assert it.only_messages
+    assert not it.has_large

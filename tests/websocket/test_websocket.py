@@ -54,7 +54,9 @@ class Implementation:
     readiness: Callable[[], Readiness | None]
 
     @asynccontextmanager
-    async def new(self, stream: trio.abc.Stream) -> AsyncIterator[WebSocket]:
+    async def new(
+        self, stream: trio.abc.Stream, *, control_frames: int = 10_000
+    ) -> AsyncIterator[WebSocket]:
         """One on ``stream``; at the end nothing may be watched any more."""
         readiness = self.readiness()
         async with trio.open_nursery() as nursery:
@@ -65,6 +67,7 @@ class Implementation:
                 max_message_bytes=LIMIT,
                 outbox_bytes=2**20,
                 outbox_age=MAX_AGE,
+                control_frames_per_second=control_frames,
                 readiness=readiness,
             )
             assert not readiness
@@ -126,13 +129,17 @@ async def opened(
     streams: Streams | None = None,
     receiver: Notes | None = None,
     request: bytes = UPGRADE,
+    control_frames: int = 10_000,
 ) -> AsyncIterator[Open]:
     """An open WebSocket, closed at the end; hangs, and fails, where that leaves a task behind."""
     ours, theirs = (streams or implementation.streams)()
     peer = Peer(theirs)
     notes = Notes() if receiver is None else receiver
     with trio.fail_after(1000):
-        async with implementation.new(ours) as websocket, trio.open_nursery() as nursery:
+        async with (
+            implementation.new(ours, control_frames=control_frames) as websocket,
+            trio.open_nursery() as nursery,
+        ):
             if isinstance(notes, Echo):
                 notes.websocket = websocket
             async with trio.open_nursery() as opening:
@@ -288,6 +295,51 @@ async def test_each_ping_is_answered_in_order(
         await it.peer.send(*(frame(Opcode.PING, payload) for payload in payloads))
         for payload in payloads:
             assert await it.peer.receive() == (Opcode.PONG, payload)
+
+
+async def test_pings_are_answered_at_a_rate_and_who_sends_more_is_told(
+    implementation: Implementation, autojump_clock: trio.abc.Clock
+) -> None:
+    async with opened(implementation, control_frames=20) as it:
+        it.websocket.expect_more()
+        for _ in range(2):
+            await it.peer.send(frame(Opcode.PING, b"a") * 40)
+            for _ in range(40):
+                assert await it.peer.receive() == (Opcode.PONG, b"a")
+            await trio.sleep(2.0)
+        assert not it.notes.codes
+        await it.peer.send(frame(Opcode.PING) * 41)
+        await trio.testing.wait_all_tasks_blocked()
+        assert it.notes.codes == ["rate_limited"]
+
+
+async def test_before_it_is_authenticated_a_peer_has_a_tenth_of_the_pings(
+    implementation: Implementation, autojump_clock: trio.abc.Clock
+) -> None:
+    async with opened(implementation, control_frames=20) as it:
+        await it.peer.send(frame(Opcode.PONG) * 4)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not it.notes.codes
+        await it.peer.send(frame(Opcode.PONG))
+        await trio.testing.wait_all_tasks_blocked()
+        assert it.notes.codes == ["rate_limited"]
+
+
+async def test_who_sends_a_byte_at_a_time_is_read_from_at_a_bounded_rate(
+    implementation: Implementation, autojump_clock: trio.abc.Clock
+) -> None:
+    message = frame(Opcode.TEXT, b"x" * 1000)
+    async with opened(implementation) as it:
+        begun = trio.current_time()
+        for byte in message:
+            await it.peer.stream.send_all(bytes((byte,)))
+            await trio.testing.wait_all_tasks_blocked()
+        while not it.notes.batches:
+            await trio.sleep(0.01)
+        assert it.notes.batches == [[b"x" * 1000]]
+        took = trio.current_time() - begun
+        assert 0 < took < 2, "it waits now and then, and is read whole"
+        assert not it.notes.codes
 
 
 async def test_messages_leave_whole_and_in_order(

@@ -100,6 +100,14 @@ class LimitsConfig:
         "bytes",
         "Of messages from one client; a burst may be twice as many, or one message.",
     )
+    control_frames_per_second: int = count(
+        50,
+        1,
+        1_000_000,
+        "frames",
+        "Pings and pongs from one client, WebSocket frames; a burst may be twice as many, and a "
+        "tenth before it is authenticated. Beyond: `rate_limited`.",
+    )
     in_flight: int = count(
         256, 1, 100_000, "requests", "Requests of one connection that are not answered yet."
     )

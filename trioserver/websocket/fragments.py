@@ -13,20 +13,28 @@ would be copied six times. Smaller ones cost more to keep than to copy."""
 _FULL: Final = 64 * 1024
 """Bytes of small pieces that are one piece from then on."""
 
+_FEW: Final = 64
+_FRAGMENT_BYTES: Final = 64
+"""Frames that a message may come in: a few, and one more for so many bytes of it. Each costs as
+much as hundreds of bytes do, an empty one too."""
+
 _utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
 class Fragments:
     """The pieces of one message so far, ``size`` bytes of them; ``is_text`` if they must be UTF-8.
 
+    ``frames`` is how many frames have begun, for whoever takes them to count.
+
     Linear in the message, in time and memory, whatever the pieces.
     """
 
-    __slots__ = ("_pieces", "_small", "_text", "is_text", "size")
+    __slots__ = ("_pieces", "_small", "_text", "frames", "is_text", "size")
 
     def __init__(self, *, is_text: bool) -> None:
         self.is_text = is_text
         self.size = 0
+        self.frames = 1
         self._text = _utf8() if is_text else None
         self._pieces: list[bytes] = []
         self._small: BytesIO | None = None  # small pieces, behind those others
@@ -46,6 +54,11 @@ class Fragments:
             self._small.write(piece)
             if self._small.tell() >= _FULL:
                 self._close_small()
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether there are more frames than a message of this size may have."""
+        return self.frames > _FEW + self.size // _FRAGMENT_BYTES
 
     def join(self) -> bytes:
         """The message, or what has come of it."""

@@ -25,6 +25,9 @@ from trioserver.websocket.headers import (
 )
 from trioserver.websocket.masking import apply_mask
 
+LARGE: Final = 16 * 1024
+"""Bytes of a message that may take long to handle."""
+
 _KNOWN: Final = frozenset(Opcode)
 _CONTROLS: Final = frozenset({Opcode.CLOSE, Opcode.PING, Opcode.PONG})
 
@@ -69,16 +72,22 @@ class FrameDecoder:
     ``binary``: whether binary messages are understood; where not they are a violation.
     ``max_message_bytes`` may be changed at any time; it is judged by a frame's header, before its
     payload has been read. That of a data frame is judged as it comes.
+
+    Of what came last, ``only_messages`` says whether all of it were messages, none of them larger
+    than `LARGE`; ``has_large`` whether one was. ``fragments`` counts frames that are a part of a
+    message, for whoever takes them to set it back.
     """
 
     __slots__ = (
         "_binary", "_buffer", "_dropping", "_final", "_mask", "_masked", "_message", "_missing",
-        "max_message_bytes", "only_messages",
+        "fragments", "has_large", "max_message_bytes", "only_messages",
     )  # fmt: skip
 
     def __init__(self, *, masked: bool, max_message_bytes: int, binary: bool = False) -> None:
         self.max_message_bytes = max_message_bytes
-        self.only_messages = True  # whether all that came last were messages
+        self.only_messages = True
+        self.has_large = False
+        self.fragments = 0
         self._masked = masked
         self._binary = binary
         self._buffer = b""  # a header, or a control frame, that is not complete yet
@@ -93,6 +102,7 @@ class FrameDecoder:
         items: list[Item] = []
         position = 0
         self.only_messages = True
+        self.has_large = False
         if self._missing:
             position = self._go_on(data, items)
         elif self._buffer:
@@ -122,7 +132,7 @@ class FrameDecoder:
         self._message = None
 
     def _take_common(self, data: bytes, position: int, items: list[Item]) -> int:
-        """Take whole text messages of less than 64 KiB for as long as there are; where that ends.
+        """Take whole text messages up to `LARGE` for as long as there are; where that ends.
 
         Nearly all that is ever sent. Whatever is not as plain as that is left to `_take_frame`.
         """
@@ -134,7 +144,7 @@ class FrameDecoder:
             if length == TWO_BYTE_LENGTH:
                 length = int.from_bytes(data[position + 2 : position + 4], "big")
                 begin += 2
-                if length < TWO_BYTE_LENGTH:
+                if length < TWO_BYTE_LENGTH or length > LARGE:
                     break
             elif not 0 <= length < TWO_BYTE_LENGTH:
                 break
@@ -192,9 +202,13 @@ class FrameDecoder:
         if self._message is None:
             is_text = header.opcode == Opcode.TEXT
             if header.final and not missing:
-                items.append(_checked_text(payload) if is_text else Binary(payload))
+                self._complete(_checked_text(payload) if is_text else Binary(payload), items)
                 return
             self._message = Fragments(is_text=is_text)
+            self.fragments += not header.final
+        else:
+            self._message.frames += 1
+            self.fragments += 1
         self._take_piece(payload, header.final and not missing, items)
 
     def _go_on(self, data: bytes, items: list[Item]) -> int:
@@ -220,8 +234,14 @@ class FrameDecoder:
         except UnicodeDecodeError:
             raise _Violated("not_utf8") from None
         if last:
-            items.append(message.join() if message.is_text else Binary(message.join()))
+            self._complete(message.join() if message.is_text else Binary(message.join()), items)
             self._message = None
+
+    def _complete(self, message: bytes, items: list[Item]) -> None:
+        items.append(message)
+        if len(message) > LARGE:
+            self.has_large = True
+            self.only_messages = False
 
     def _violated(self, violated: _Violated, items: list[Item]) -> None:
         self.only_messages = False
@@ -246,6 +266,8 @@ class FrameDecoder:
         elif opcode == Opcode.BINARY and not self._binary:
             raise _Violated("binary_unsupported")
         elif header.length + (self._message.size if self._message else 0) > self.max_message_bytes:
+            raise _Violated("message_too_big")
+        elif self._message is not None and self._message.are_too_many:
             raise _Violated("message_too_big")
 
 

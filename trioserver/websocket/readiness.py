@@ -40,6 +40,12 @@ _STARTS: Final = 16
 """Tasks that are started in a round. Thousands of clients that leave at once each need one, and a
 millisecond: started all together they would keep the others waiting for seconds."""
 
+_LONG: Final = 0.005
+_REST: Final = 3.0
+"""Who handles a large message for more than so many seconds has the next large one wait, for so
+many times as long. Small messages are served all the while, so that they wait for one large one at
+the most, and three times of four for none."""
+
 _log: Final = structlog.get_logger("trioserver")
 
 
@@ -72,6 +78,9 @@ class Readiness:
         self._holding: list[Source] = []  # for whatever else comes in this step
         self._starts: deque[Callable[[], None]] = deque()  # at most one of each socket
         self._may_start = 0
+        self._large: deque[Callable[[], None]] = deque()  # at most one of each socket
+        self._large_due = 0.0  # by Trio's clock
+        self._large_started = False  # in the last round
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -111,6 +120,16 @@ class Readiness:
         else:
             self._starts.append(start)
 
+    def start_large_in_turn(self, start: Callable[[], None]) -> None:
+        """As `start_in_turn`, for a task that handles a large message: one in a round, and fewer
+        where they take long, so that many of them do not keep small messages waiting."""
+        self._large.append(start)
+
+    def held(self, seconds: float) -> None:
+        """A task has just handled messages, for this long without a pause."""
+        if seconds > _LONG:
+            self._large_due = trio.current_time() + _REST * seconds
+
     async def run(self) -> None:
         """Serve until cancelled. Each round reads every socket once, so a flood starves nobody."""
         try:
@@ -118,7 +137,7 @@ class Readiness:
                 if self._starts or self._waiting or self._holding:
                     await trio.lowlevel.checkpoint()
                 else:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    await self._wait_ready()
                 self.turn_is_coming = True
                 self._holding += self._waiting
                 self._waiting.clear()
@@ -134,6 +153,14 @@ class Readiness:
             self._send_held()
             self._epoll.close()
 
+    async def _wait_ready(self) -> None:
+        """Until a socket is ready, or the next large message is due."""
+        if not self._large:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            return
+        with trio.move_on_at(self._large_due):
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+
     def _send_held(self) -> None:
         holding, self._holding = self._holding, []
         for source in holding:
@@ -144,6 +171,12 @@ class Readiness:
         while self._starts and self._may_start > 0:
             self._may_start -= 1
             self._starts.popleft()()
+        # The task that was started in the last round may have its turn only after this one.
+        if self._large_started:
+            self._large_started = False
+        elif self._large and trio.current_time() >= self._large_due:
+            self._large_started = True
+            self._large.popleft()()
 
     def _serve_ready(self) -> bool:
         """Serve what is ready; False where nothing is."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter
 from typing import Final, Protocol
 
 import trio
@@ -20,6 +21,7 @@ from trioserver.websocket.frames import Control, FrameDecoder, Item, Violation
 from trioserver.websocket.handshake import Head, acceptance, subprotocols
 from trioserver.websocket.headers import Opcode, encode_frame, encode_text
 from trioserver.websocket.outbox import Outbox, OutboxClosed
+from trioserver.websocket.pace import Pace
 from trioserver.websocket.peer_close import ABNORMAL, PeerClose, judge_close
 from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.tls_stream import TLSStream, socket_of
@@ -35,7 +37,11 @@ _MOST_HELD: Final = 2
 its turn before the second does."""
 
 _CLOSE_TIMEOUT_IN_NOISE: Final = 1.0
-"""Seconds for the closing handshake where the peer's Close frame may not be told from noise."""
+"""Seconds for the closing handshake where the peer's Close frame may not be told from noise, or
+stands behind thousands of other control frames."""
+
+CONTROL_FRAMES_PER_SECOND: Final = 50
+"""Pings and pongs of one peer, where nothing else is said."""
 
 
 class Receiver(Protocol):
@@ -68,8 +74,9 @@ class WebSocket:
 
     __slots__ = (
         "_closing", "_closing_handshake", "_decoder", "_failed_with", "_gone", "_held",
-        "_nursery", "_ping_messages", "_pinged", "_readiness", "_receiver", "_rest", "_resumed",
-        "_socket", "_stopped", "_stream", "_tls", "_watched", "bytes_received", "last_received",
+        "_nursery", "_pace", "_ping_messages", "_pinged", "_readiness", "_receiver", "_rest",
+        "_resumed", "_socket", "_stopped", "_stream", "_tls", "_watched", "bytes_received",
+        "control_frames_per_second", "last_received",
         "messages_received", "on_round_trip", "outbox", "peer_close", "round_trip", "subprotocol",
     )  # fmt: skip
 
@@ -80,6 +87,7 @@ class WebSocket:
         max_message_bytes: int,
         outbox_bytes: int,
         outbox_age: float,
+        control_frames_per_second: int = CONTROL_FRAMES_PER_SECOND,
         readiness: Readiness | None = None,
     ) -> None:
         self.peer_close: PeerClose | None = None
@@ -87,6 +95,8 @@ class WebSocket:
         self.bytes_received = 0
         self.messages_received = 0
         self.last_received = trio.current_time()
+        self.control_frames_per_second = control_frames_per_second
+        self._pace = Pace(control_frames_per_second, self.last_received)
         self.round_trip: float | None = None
         self.on_round_trip: Callable[[float], None] = _ignore
         self._stream = stream
@@ -193,6 +203,10 @@ class WebSocket:
     def max_message_bytes(self, value: int) -> None:
         self._decoder.max_message_bytes = value
 
+    def expect_more(self) -> None:
+        """The peer is authenticated: from now on take as much of it as of any that is."""
+        self._pace = Pace(self.control_frames_per_second, trio.current_time(), known=True)
+
     @property
     def paused(self) -> bool:
         """Whether reading is paused: then a silent peer may only be a peer that is not heard."""
@@ -215,6 +229,8 @@ class WebSocket:
         sockets. None is the end."""
         while items is not None:
             await self._deliver(items)
+            if self._pace.left <= 0 and (rest := self._pace.rest(trio.current_time())):
+                await trio.sleep(rest)
             if self._gone or (self._closing_handshake and self._closing_handshake.over.is_set()):
                 break
             while self._resumed is not None and not self._closing:
@@ -234,7 +250,11 @@ class WebSocket:
             return None
         self.bytes_received += len(data)
         self.last_received = trio.current_time()
-        return self._decoder.receive(data)
+        decoder = self._decoder
+        items = decoder.receive(data)
+        self._pace.left -= 1 + decoder.fragments
+        decoder.fragments = 0
+        return items
 
     async def _receive(self) -> bytes:
         try:
@@ -278,8 +298,13 @@ class WebSocket:
             return
         self.bytes_received += len(data)
         self.last_received = now
-        items = self._decoder.receive(data)
-        if not self._decoder.only_messages:
+        decoder, pace = self._decoder, self._pace
+        items = decoder.receive(data)
+        pace.left -= 1
+        if decoder.fragments:
+            pace.left -= decoder.fragments
+            decoder.fragments = 0
+        if pace.left <= 0 or not decoder.only_messages:
             self._go_on_in_task(items)
             return
         self._hand_over(items, now)  # type: ignore[arg-type]  # all of them are messages
@@ -302,12 +327,15 @@ class WebSocket:
             self.outbox.uncork()
 
     def _go_on_in_task(self, items: list[Item] | None) -> None:
-        """Control frames and the end may have to wait for something."""
+        """Control frames and the end may have to wait for something; large messages for others."""
         start = partial(self._start_reading, items)
         if self._readiness is None:
             start()
+            return
+        self._unwatch()
+        if items and self._decoder.has_large:
+            self._readiness.start_large_in_turn(start)
         else:
-            self._unwatch()
             self._readiness.start_in_turn(start)
 
     def _start_reading(self, items: list[Item] | None) -> None:
@@ -332,10 +360,13 @@ class WebSocket:
 
     def _deliver_batch(self, batch: list[bytes]) -> None:
         """What the receiver sends in answer to one batch leaves in one call."""
+        begun = perf_counter()
         try:
             self._hand_over(batch, trio.current_time())
         finally:
             self.outbox.uncork()
+            if self._readiness is not None:
+                self._readiness.held(perf_counter() - begun)
 
     def _hand_over(self, batch: list[bytes], now: float) -> None:
         """Answers are held back from here on."""
@@ -352,6 +383,8 @@ class WebSocket:
             await self._begin_closing().take(Control(Opcode.CLOSE, echo))
         elif self._closing or self._failed_with is not None:
             return  # only the peer's Close is of interest now
+        elif not self._pace.allows_control(trio.current_time()):
+            self._fail("rate_limited")
         elif control.opcode is Opcode.PONG:
             self.take_pong(control.payload)
         else:
@@ -395,7 +428,7 @@ class WebSocket:
         self._closing = True
         self._decoder.drop_data()
         self.resume()
-        if self._failed_with == "protocol_error":
+        if self._failed_with in ("protocol_error", "rate_limited"):
             timeout = min(timeout, _CLOSE_TIMEOUT_IN_NOISE)
         try:
             with trio.move_on_after(timeout):

@@ -45,7 +45,9 @@ def cost(act: Callable[[], object]) -> float:
 
 
 @pytest.mark.parametrize("data", AWKWARD.values(), ids=AWKWARD.keys())
-def test_a_message_is_judged_in_about_the_time_that_its_bytes_take_to_be_added_up(data: bytes) -> None:
+def test_a_message_is_judged_in_about_the_time_that_its_bytes_take_to_be_added_up(
+    data: bytes,
+) -> None:
     message = b'{"type":"x","data":' + data + b"}"
     yardstick = 10 * cost(lambda: sum(message))
     assert cost(lambda: weight(message)) < yardstick
@@ -96,7 +98,9 @@ def code_of(data: bytes) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("number", [b"1.1e300", b"-5E-324", b"1e+308", b"1" * 120, b"0." + b"0" * 99])
+@pytest.mark.parametrize(
+    "number", [b"1.1e300", b"-5E-324", b"1e+308", b"1" * 120, b"0." + b"0" * 99]
+)
 def test_a_few_numbers_that_take_long_to_read_are_read_and_many_are_not(number: bytes) -> None:
     few, many = ([number] * count for count in (FEW_NUMBERS, FEW_NUMBERS + 2))
     assert code_of(b"[" + b",".join(few) + b"]") is None

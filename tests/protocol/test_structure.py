@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from time import thread_time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,10 +37,8 @@ def cost(act: Callable[[], object]) -> float:
 
     def once() -> float:
         begun = thread_time()
-        try:
+        with suppress(Refusal):
             act()
-        except Refusal:
-            pass
         return thread_time() - begun
 
     return min(once() for _ in range(3))
@@ -92,7 +92,7 @@ def test_what_people_send_counts_as_its_bytes() -> None:
 
 def code_of(data: bytes) -> str | None:
     try:
-        codec.decode_payload(codec.payload_decoder(Any), Message(type="x", data=data))
+        codec.decode_payload(codec.payload_decoder(Any), Message(type="x", data=msgspec.Raw(data)))
     except Refusal as refusal:
         return refusal.code
     return None

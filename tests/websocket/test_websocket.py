@@ -334,11 +334,9 @@ async def test_who_sends_a_byte_at_a_time_is_read_from_at_a_bounded_rate(
         for byte in message:
             await it.peer.stream.send_all(bytes((byte,)))
             await trio.testing.wait_all_tasks_blocked()
-        while not it.notes.batches:
-            await trio.sleep(0.01)
+        await trio.sleep(1.0)
         assert it.notes.batches == [[b"x" * 1000]]
-        took = trio.current_time() - begun
-        assert 0 < took < 2, "it waits now and then, and is read whole"
+        assert trio.current_time() > begun + 1.0, "it waited on the way as well"
         assert not it.notes.codes
 
 

@@ -265,10 +265,15 @@ class FrameDecoder:
             raise _Violated("protocol_error")
         elif opcode == Opcode.BINARY and not self._binary:
             raise _Violated("binary_unsupported")
-        elif header.length + (self._message.size if self._message else 0) > self.max_message_bytes:
+        elif self._is_too_big(header.length):
             raise _Violated("message_too_big")
-        elif self._message is not None and self._message.are_too_many:
-            raise _Violated("message_too_big")
+
+    def _is_too_big(self, length: int) -> bool:
+        """Whether a frame of this length makes the message too large, or its frames too many."""
+        message = self._message
+        if message is None:
+            return length > self.max_message_bytes
+        return message.are_too_many or message.size + length > self.max_message_bytes
 
 
 def _payload(data: bytes, begin: int, end: int, header: Header) -> bytes:

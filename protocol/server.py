@@ -242,9 +242,8 @@ class ServerSession:
         except Refusal as refusal:
             self.refuse(refusal, now)
             return None
-        if ready:
-            if envelope.type not in RESERVED_TYPES and envelope.id not in self.in_flight:
-                return envelope  # nearly always: it moves nothing in the table
+        if ready and envelope.type not in RESERVED_TYPES and envelope.id not in self.in_flight:
+            return envelope  # nearly always: it moves nothing in the table
         try:
             return self._judge(data, envelope, now)
         except Refusal as refusal:

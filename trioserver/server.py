@@ -214,7 +214,7 @@ class Server:
             address_blocks=gate.conduct.blocks,
             blocked_addresses=gate.conduct.blocked_count(trio.current_time()),
             draining=self._serving.is_draining,
-            blocks=len(self._blocks.all),
+            blocks=self._blocks.count,
             audit=None if self.audit is None else self.audit.statistics(),
         )
 

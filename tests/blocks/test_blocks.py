@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from sqlalchemy import select
 from trio.testing import MockClock
 
 from tests.support.app import EPOCH, World, serving, wall_clock
@@ -14,6 +15,7 @@ from tests.support.postgresql import PostgreSQL
 from trioserver import Block, Refusal, TooManyBlocks, User
 from trioserver.blocks import Blocks
 from trioserver.blocks import blocks as blocks_module
+from trioserver.blocks.table import BLOCKS
 from trioserver.storage import Database, DatabaseUnavailable
 
 ALICE = User(id="alice", token_id="t1", claims={"sid": "s1"})
@@ -266,6 +268,9 @@ async def test_expired_blocks_are_deleted_from_the_database(database_url: str) -
         await blocks.add(Block(user="bob"))
         assert len(blocks) == 2
         await eventually(lambda: len(blocks) == 1)
+        await eventually(lambda: blocks._has_expired)
+        left = await database.read(lambda c: c.execute(select(BLOCKS.c.user_id)).scalars().all())
+        assert left == ["bob"]
         nursery.cancel_scope.cancel()
 
 

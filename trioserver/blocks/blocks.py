@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Any, Final
 
 import structlog
 import trio
@@ -13,6 +13,8 @@ import trio
 from protocol import Refusal
 from trioserver.auth import User
 from trioserver.blocks.block import Block
+from trioserver.blocks.index import BlockIndex
+from trioserver.blocks.storing import Storing, Trouble
 from trioserver.blocks.withdrawals import Withdrawals
 from trioserver.storage import Database, DatabaseUnavailable
 from trioserver.storage.retention import RetentionClock
@@ -26,42 +28,33 @@ _EXPIRED_KEPT: Final = 3600.0
 """Seconds for which a block is kept beyond its time: a server may start with a wrong clock."""
 
 
+_UNKNOWN: Final = 1.0
+"""Seconds until blocks that could not be read yet are read again: nobody gets in meanwhile."""
+
+PAGE: Final = 5_000
+"""Ids that are read in one go."""
+
+LOADED_AT_ONCE: Final = 500
+"""Blocks that are read in one go."""
+
+EXPIRED_AT_ONCE: Final = 1_000
+_BREATH: Final = 0.1
+"""Rows that are deleted in one transaction, and seconds until the next one."""
+
+_TURN: Final = 0.002
+"""Seconds for which many blocks may hold the loop."""
+
+
 class TooManyBlocks(Exception):
     """There are `MAX_BLOCKS` already."""
-
-
-_Key: TypeAlias = tuple[str, str, str]
-
-
-def _key(block: Block) -> _Key:
-    """One thing that whoever it fits has."""
-    if block.user is not None:
-        return ("user", "", block.user)
-    if block.token_id is not None:
-        return ("token_id", "", block.token_id)
-    if block.session is not None:
-        return ("session", "", block.session)
-    return ("resource", *min((block.resource or {}).items()))
-
-
-def _keys(user: User, resource: Mapping[str, str], session: str | None) -> Iterator[_Key]:
-    """Under which the blocks are that may fit."""
-    yield ("user", "", user.id)
-    if user.token_id is not None:
-        yield ("token_id", "", user.token_id)
-    claim = user.claims.get("sid")
-    for each in {claim if isinstance(claim, str) else None, session} - {None}:
-        yield ("session", "", str(each))
-    for name, value in resource.items():
-        yield ("resource", name, value)
 
 
 class Blocks:
     """Who is kept out. Without a database, for as long as the process lives.
 
-    With one, they survive a restart, and servers that share it share them: `run` reads them every
-    ``refresh`` seconds. Before they have been read for the first time nobody is let in, which is
-    ``unavailable``; later, a database that is away changes nothing.
+    With one, they survive a restart, and servers that share it share them: `run` stores them, and
+    reads those of others every ``refresh`` seconds. Before they have been read for the first time
+    nobody is let in, which is ``unavailable``; later, a database that is away changes nothing.
 
     ``enforce`` is called with each new block, also one that another server has made: close what
     it fits. It is called again with a block that was over, by a clock that was wrong, and is in
@@ -88,30 +81,32 @@ class Blocks:
         self._retention = RetentionClock(wall_clock)
         self._over: set[str] = set()
         """Ids of those blocks that were over at the last look."""
-        self._by_id: dict[str, Block] = {}
-        self._index: dict[_Key, list[Block]] = {}
-        self._unstored: dict[str, Block] = {}
+        self._index = BlockIndex()
         self._known = database is None
-        self._trouble: str | None = None
-        self._lock = trio.Lock()
-        if database is not None:
-            from trioserver.blocks import table  # here: without a database, no SQLAlchemy
-
-            self._table = table
+        self._trouble = Trouble()
+        self._storing = None if database is None else Storing(database, self._trouble)
+        self._since_read: set[str] = set()
+        """Ids that a read which is under way may miss: they were stored after it had begun."""
+        self._unreadable: set[str] = set()
+        self._has_expired = False
 
     def __len__(self) -> int:
-        return len(self._by_id)
+        return len(self._index)
 
     @property
     def all(self) -> tuple[Block, ...]:
         """Those in force, oldest first."""
         now = self._wall_clock()
-        blocks = [block for block in self._by_id.values() if not block.is_over(now)]
-        return tuple(sorted(blocks, key=lambda block: (block.created_at, block.id)))
+        return tuple(block for block in self._index.oldest_first() if not block.is_over(now))
+
+    @property
+    def count(self) -> int:
+        """How many are in force. Costs the same however many there are."""
+        return len(self._index) - self._index.count_over(self._wall_clock())
 
     def is_stored(self, block: Block) -> bool:
         """Whether it survives a restart of the server."""
-        return self._database is not None and block.id not in self._unstored
+        return self._storing is not None and self._storing.is_stored(block.id)
 
     async def check_health(self) -> None:
         """Raises `DatabaseUnavailable` while nobody is let in, because blocks were never read.
@@ -140,50 +135,50 @@ class Blocks:
         """
         if not self._known:
             raise Refusal("unavailable")
-        if not self._by_id:
+        if not self._index:
             return
         now = self._wall_clock()
-        for key in _keys(user, resource or {}, session):
-            for block in self._index.get(key, ()):
-                if resource is None and block.resource is not None:
-                    continue
-                if not block.is_over(now) and block.fits(user, resource or {}, session):
-                    raise block.refusal
+        for block in self._index.candidates(user, resource or {}, session):
+            if resource is None and block.resource is not None:
+                continue
+            if not block.is_over(now) and block.fits(user, resource or {}, session):
+                raise block.refusal
 
     # -------------------------------------------------------------------------- changing
 
     async def add(self, block: Block) -> int:
-        """Put a block in force, at once, and store it; how many `enforce` has met.
+        """Put a block in force, at once; how many `enforce` has met.
 
-        Where the database is away it is in force all the same, and stored as soon as it can be:
-        see `is_stored`. Cancelling this leaves it in force. Raises `TooManyBlocks`.
+        It is stored in the background. This waits for that, but no longer than a second, and not
+        at all while the database fails: `is_stored` says whether it is. Cancelling this leaves it
+        in force, and it is stored all the same. Raises `TooManyBlocks`.
         """
-        if len(self._by_id) >= MAX_BLOCKS:
-            past = self._retention.now()
-            self._set([block for block in self._by_id.values() if not block.is_over(past)])
-        if len(self._by_id) >= MAX_BLOCKS:
+        if len(self._index) >= MAX_BLOCKS:
+            for id in self._index.over(self._retention.now()):
+                self._index.discard(id)
+        if len(self._index) >= MAX_BLOCKS:
             raise TooManyBlocks(f"there are {MAX_BLOCKS} blocks already: lift some")
-        self._insert(block)
-        if self._database is not None:
-            self._unstored[block.id] = block
+        self._index.insert(block)
+        if self._storing is not None:
+            self._since_read.add(block.id)
+            self._storing.put(block)
         met = self._enforce(block)
-        try:
-            async with self._lock:
-                await self._store()
-        except DatabaseUnavailable as error:
-            self._failed(error)
+        if self._storing is not None:
+            await self._storing.wait(block)
         return met
 
     async def remove(self, blocks: Iterable[Block]) -> int:
         """Lift blocks; how many were there. Raises `DatabaseUnavailable`, and then lifts none."""
-        ids = [block.id for block in blocks if block.id in self._by_id]
-        async with self._lock:
-            if ids and self._database is not None:
-                if any(id in self._unstored for id in ids):
-                    await self._store()  # it may be half-way there, and must not come after
-                await self._database.run(partial(self._table.remove, ids=ids))
-            self._set([block for block in self._by_id.values() if block.id not in ids])
-        return len(ids)
+        found = [block for block in blocks if block.id in self._index]
+        await trio.lowlevel.checkpoint()
+        if found and self._storing is not None:
+            await self._storing.remove(found)
+        with trio.CancelScope(shield=True):  # they are gone from the database: none may stay here
+            turns = _Turns()
+            for block in found:
+                self._index.discard(block.id)
+                await turns.give()
+        return len(found)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep in step with the database, and with the clock, until cancelled.
@@ -193,78 +188,116 @@ class Blocks:
         self._retention.start()
         if self._database is not None:
             await self._synchronize(first=True)
-        task_status.started()
-        while True:
-            await trio.sleep(self._refresh)
-            if self._database is None:
-                self._enforce_new(known=set(self._by_id))
-            else:
-                await self._synchronize()
+        async with trio.open_nursery() as nursery:
+            if self._storing is not None:
+                nursery.start_soon(self._storing.run)
+            task_status.started()
+            while True:
+                await trio.sleep(self._refresh if self._known else min(self._refresh, _UNKNOWN))
+                if self._database is None:
+                    await self._look_at_the_clock()
+                else:
+                    await self._synchronize()
+
+    # -------------------------------------------------------------------------- reading
 
     async def _synchronize(self, *, first: bool = False) -> None:
         assert self._database is not None
         try:
-            async with self._lock:
-                if not self._known:
-                    await self._database.migrate(self._table.COMPONENT, self._table.STEPS)
-                await self._store()
-                await self._read(self._database)
-            self._succeeded()
-        except DatabaseUnavailable as error:
-            self._failed(error)
+            if not self._known:
+                await self._database.migrate(table().COMPONENT, table().STEPS)
+            await self._read(self._database)
+            self._trouble.succeeded("reading")
         except Exception as error:
-            if first:
+            if first and isinstance(error, ValueError):  # `SchemaTooNew`
                 raise
-            self._failed(error)
-
-    async def _store(self) -> None:
-        """What could not be stored before. The lock is held."""
-        for block in list(self._unstored.values()):
-            assert self._database is not None
-            await self._database.run(partial(self._table.add, block=block))
-            self._unstored.pop(block.id, None)
+            self._trouble.failed("reading", error, nobody_gets_in=not self._known)
+            return
+        try:
+            await self._expire(self._database)
+            self._trouble.succeeded("deleting")
+        except Exception as error:
+            self._trouble.failed("deleting", error)
 
     async def _read(self, database: Database) -> None:
-        """What is stored now. The lock is held: nothing is stored or deleted in between."""
-        stored = await database.read(self._table.load)
+        """Find out what others have stored and lifted: all ids, and the rows of those not known.
+
+        In pages, so that neither the database nor this process is held up by many.
+        """
+        assert self._storing is not None
         past = self._retention.now() - _EXPIRED_KEPT
-        if any(block.is_over(past) for block in stored):
-            await database.run(partial(self._table.expire, now=past))
-        current = [block for block in stored if not block.is_over(past)]
-        ids = {block.id for block in current}
-        added = [block for block in self._unstored.values() if block.id not in ids]
-        known = set(self._by_id)
-        self._set([*current, *added])
+        if self._index.over(past):
+            self._has_expired = False
+        self._since_read = self._storing.unstored
+        seen: set[str] = set()
+        after = ""
+        while True:
+            page = await database.read(partial(table().ids, after=after, past=past, most=PAGE))
+            seen.update(page)
+            new = [id for id in page if id not in self._index and id not in self._unreadable]
+            for start in range(0, len(new), LOADED_AT_ONCE):
+                await self._load(database, new[start : start + LOADED_AT_ONCE])
+            if len(page) < PAGE:
+                break
+            after = page[-1]
+        turns = _Turns()
+        for id in list(self._index):
+            if id not in seen and id not in self._since_read:
+                self._index.discard(id)
+            await turns.give()
         self._known = True
-        self._enforce_new(known)
+        await self._look_at_the_clock()
 
-    def _enforce_new(self, known: set[str]) -> None:
-        """Enforce the blocks that are in force now, and are not ``known`` or were over before."""
-        now = self._wall_clock()
-        over = {id for id, block in self._by_id.items() if block.is_over(now)}
-        new = (self._by_id.keys() - known - over) | (self._by_id.keys() & self._over - over)
-        self._over = over
-        for id in new:
-            self._enforce(self._by_id[id])
+    async def _load(self, database: Database, ids: list[str]) -> None:
+        blocks, wrong = await database.read(partial(table().load, ids=ids))
+        for id in wrong:
+            log.error("block_unreadable", id=id, meaning="it keeps nobody out")
+        self._unreadable.update(wrong)
+        now, turns = self._wall_clock(), _Turns()
+        new = [block for block in blocks if block.id not in self._index]
+        for block in new:  # first in force, all of them
+            self._index.insert(block)
+        for block in new:
+            if block.is_over(now):
+                self._over.add(block.id)
+            else:
+                self._enforce(block)
+            await turns.give()
 
-    def _set(self, blocks: Iterable[Block]) -> None:
-        self._by_id, self._index = {}, {}
-        for block in blocks:
-            self._insert(block)
+    async def _look_at_the_clock(self) -> None:
+        """Enforce once more what was over at the last look, and is in force now."""
+        over = set(self._index.over(self._wall_clock()))
+        again, self._over = self._over - over, over
+        turns = _Turns()
+        for id in again:
+            block = self._index.get(id)
+            if block is not None:
+                self._enforce(block)
+            await turns.give()
 
-    def _insert(self, block: Block) -> None:
-        self._by_id[block.id] = block
-        self._index.setdefault(_key(block), []).append(block)
+    async def _expire(self, database: Database) -> None:
+        """Delete from the database what has been over for long; nobody needs it any more."""
+        past = self._retention.now() - _EXPIRED_KEPT
+        while not self._has_expired:
+            count = await database.run(partial(table().expire, past=past, most=EXPIRED_AT_ONCE))
+            self._has_expired = count < EXPIRED_AT_ONCE
+            await trio.sleep(0 if self._has_expired else _BREATH)
 
-    # -------------------------------------------------------------------------- telling
 
-    def _failed(self, error: Exception) -> None:
-        text = str(error) if isinstance(error, DatabaseUnavailable) else type(error).__name__
-        if self._trouble is None:
-            log.warning("blocks_unavailable", error=text, nobody_gets_in=not self._known)
-        self._trouble = text
+class _Turns:
+    """Lets others have a turn when this task has held the loop for some milliseconds."""
 
-    def _succeeded(self) -> None:
-        if self._trouble is not None:
-            log.info("blocks_available", blocks=len(self._by_id))
-        self._trouble = None
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    async def give(self) -> None:
+        if time.perf_counter() - self._since > _TURN:
+            await trio.lowlevel.checkpoint()
+            self._since = time.perf_counter()
+
+
+def table() -> Any:
+    """The module of the table; without a database, no SQLAlchemy."""
+    from trioserver.blocks import table
+
+    return table

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, Double, MetaData, String, Table, delete, select
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    Connection,
+    Double,
+    MetaData,
+    String,
+    Table,
+    any_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
@@ -33,42 +49,88 @@ BLOCKS: Final = Table(
 STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all,)
 
 
-def load(connection: Connection) -> list[Block]:
-    """All of them."""
-    return [_block(row) for row in connection.execute(select(BLOCKS)).mappings()]
+def ids(connection: Connection, after: str, past: float, most: int) -> list[str]:
+    """The next ids of those that were not over at ``past``, in the database's own order."""
+    query = select(BLOCKS.c.id).where(BLOCKS.c.id > after, _not_over(past))
+    return list(connection.execute(query.order_by(BLOCKS.c.id).limit(most)).scalars())
 
 
-def add(connection: Connection, block: Block) -> None:
-    """Store one; where it is stored already, nothing changes."""
+def load(connection: Connection, ids: Sequence[str]) -> tuple[list[Block], list[str]]:
+    """Those of these ids that are there, and the ids of those that are no blocks to this server."""
+    blocks, wrong = [], []
+    for row in connection.execute(select(*BLOCKS.c).where(_among(connection, ids))).all():
+        try:
+            blocks.append(_block(*row))
+        except (ValueError, TypeError, AttributeError):  # another program wrote it
+            wrong.append(row[0])
+    return blocks, wrong
+
+
+def add(connection: Connection, blocks: Sequence[Block]) -> None:
+    """Store blocks; where one is stored already, nothing changes."""
     insert: Any = insert_postgresql if connection.dialect.name == "postgresql" else insert_sqlite
-    resource = None if block.resource is None else json.dumps(dict(block.resource))
-    values = {
+    values = [_values(block) for block in blocks]
+    connection.execute(insert(BLOCKS).on_conflict_do_nothing(), values)
+
+
+def remove(connection: Connection, ids: Sequence[str], first: Sequence[Block] = ()) -> None:
+    """Delete those that are there. ``first`` are stored before, so that none comes later."""
+    if first:
+        add(connection, first)
+    connection.execute(delete(BLOCKS).where(_among(connection, ids)))
+
+
+def expire(connection: Connection, past: float, most: int) -> int:
+    """Delete up to ``most`` of those that were over at ``past``; how many."""
+    over = select(BLOCKS.c.id).where(BLOCKS.c.until <= past).limit(most)
+    return connection.execute(delete(BLOCKS).where(BLOCKS.c.id.in_(over))).rowcount
+
+
+def _not_over(past: float) -> ColumnElement[bool]:
+    return or_(BLOCKS.c.until.is_(None), BLOCKS.c.until > past)
+
+
+def _among(connection: Connection, ids: Sequence[str]) -> ColumnElement[bool]:
+    """Any number of ids in one parameter: PostgreSQL takes 65,535 of them, SQLite fewer."""
+    if connection.dialect.name == "postgresql":
+        return BLOCKS.c.id == any_(bindparam("ids", list(ids), ARRAY(String)))
+    each = func.json_each(bindparam("ids", json.dumps(ids))).table_valued("value")
+    return BLOCKS.c.id.in_(select(each.c.value))
+
+
+def _values(block: Block) -> dict[str, Any]:
+    return {
         "id": block.id,
         "user_id": block.user,
         "token_id": block.token_id,
         "session": block.session,
-        "resource": resource,
+        "resource": None if block.resource is None else json.dumps(dict(block.resource)),
         "until": block.until,
         "reason": block.reason,
         "actor": block.actor,
         "created_at": block.created_at,
     }
-    connection.execute(insert(BLOCKS).values(values).on_conflict_do_nothing())
 
 
-def remove(connection: Connection, ids: list[str]) -> None:
-    """Delete those that are there."""
-    connection.execute(delete(BLOCKS).where(BLOCKS.c.id.in_(ids)))
-
-
-def expire(connection: Connection, now: float) -> None:
-    """Delete those whose time has passed."""
-    connection.execute(delete(BLOCKS).where(BLOCKS.c.until < now))
-
-
-def _block(row: Any) -> Block:
-    values = dict(row)
-    values["user"] = values.pop("user_id")
-    if values["resource"] is not None:
-        values["resource"] = json.loads(values["resource"])
-    return Block(**values)
+def _block(
+    id: str,
+    user: str | None,
+    token_id: str | None,
+    session: str | None,
+    resource: str | None,
+    until: float | None,
+    reason: str | None,
+    actor: str | None,
+    created_at: float,
+) -> Block:
+    return Block(
+        id=id,
+        user=user,
+        token_id=token_id,
+        session=session,
+        resource=None if resource is None else json.loads(resource),
+        until=until,
+        reason=reason,
+        actor=actor,
+        created_at=created_at,
+    )

@@ -1,0 +1,202 @@
+"""Blocks on their way into the database: in the background, in batches.
+
+A block is in force before it is stored. So nobody waits for a database that hangs: blocks gather
+here, and one task writes them. One that the database does not take keeps no other from being
+stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from trioserver.blocks.block import Block
+from trioserver.storage import Database, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+log: Final = structlog.get_logger("trioserver")
+
+BATCH: Final = 200
+"""Blocks in one transaction."""
+
+ANSWER_WITHIN: Final = 1.0
+"""Seconds for which whoever blocks waits to be told that the block is stored. With a higher value
+a slow database is more often reported as having stored it; with a lower one `block` returns sooner
+while the database hangs."""
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds between attempts to write, doubled each time."""
+
+_LAST_WORDS: Final = 2.0
+"""Seconds, at the end, for storing what is left."""
+
+
+class Trouble:
+    """What fails at the moment, of reading and storing; one line when it begins, one at its end."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def __str__(self) -> str:
+        return "; ".join(self._texts.values()) or "they have not been read yet"
+
+    def failed(self, what: str, error: Exception, *, nobody_gets_in: bool = False) -> None:
+        text = str(error) if isinstance(error, DatabaseUnavailable) else type(error).__name__
+        if not self._texts:
+            log.warning("blocks_unavailable", error=text, nobody_gets_in=nobody_gets_in)
+        self._texts[what] = text
+
+    def succeeded(self, what: str) -> None:
+        if self._texts.pop(what, None) is not None and not self._texts:
+            log.info("blocks_available")
+
+
+class Storing:
+    """Stores blocks that are `put`. `run` does the work."""
+
+    def __init__(self, database: Database, trouble: Trouble) -> None:
+        from trioserver.blocks import table  # here: without a database, no SQLAlchemy
+
+        self._database = database
+        self._table = table
+        self._trouble = trouble
+        self._waiting: dict[str, Block] = {}
+        self._doubtful: set[str] = set()
+        """Ids that were handed to the database, and it has not said what became of them."""
+        self._refused: set[str] = set()
+        """Ids of blocks that the database does not take."""
+        self._lock = trio.Lock()
+        self._work = trio.Event()
+        self._attempted = trio.Event()
+        self._running = False
+        self._failures = 0
+
+    @property
+    def unstored(self) -> set[str]:
+        """The ids of all that are in memory only."""
+        return {*self._waiting, *self._refused}
+
+    def is_stored(self, id: str) -> bool:
+        """Whether it survives a restart."""
+        return id not in self._waiting and id not in self._refused
+
+    def put(self, block: Block) -> None:
+        """Store it as soon as that can be done. Never waits."""
+        self._waiting[block.id] = block
+        self._work.set()
+
+    async def wait(self, block: Block) -> None:
+        """Wait until it is stored, no longer than `ANSWER_WITHIN`, and not while storing fails."""
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(ANSWER_WITHIN):
+            while block.id in self._waiting and self._running and not self._failures:
+                await self._attempted.wait()
+
+    async def remove(self, blocks: Sequence[Block]) -> None:
+        """Delete blocks, all or none. Raises `DatabaseUnavailable`, within its time limit."""
+        async with self._turn():
+            # What may be half-way there must not come after: storing it waits for that.
+            first = [block for block in blocks if block.id in self._doubtful]
+            ids = [block.id for block in blocks]
+            await self._database.run(partial(self._table.remove, ids=ids, first=first))
+            self.forget(ids)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """These need not be stored any more."""
+        for id in ids:
+            self._waiting.pop(id, None)
+            self._doubtful.discard(id)
+            self._refused.discard(id)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """The lock: with a deadline, for who holds it may wait for a database that hangs."""
+        with trio.move_on_after(self._database.timeout) as scope:
+            await self._lock.acquire()
+        if scope.cancelled_caught:
+            text = "The database did not answer those who asked before."
+            raise DatabaseUnavailable("timeout", text, cause="timeout")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    async def run(self) -> None:
+        """Store what is put, until cancelled; then what is left, for a moment."""
+        self._running = True
+        try:
+            while True:
+                await self._work.wait()
+                await self._store_some()
+                if self._failures:
+                    pause = _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20)
+                    await trio.sleep(min(_LONGEST_PAUSE, pause))
+        finally:
+            self._running = False
+            with trio.move_on_after(_LAST_WORDS, shield=True):
+                await self._store_what_is_left()
+
+    async def _store_what_is_left(self) -> None:
+        self._failures = 0
+        while self._waiting and not self._failures:
+            await self._store_some()
+
+    async def _store_some(self) -> None:
+        async with self._lock:
+            batch = list(islice(self._waiting.values(), BATCH))
+            try:
+                if batch:
+                    await self._write(batch)
+            except DatabaseUnavailable as error:
+                self._failures += 1
+                self._trouble.failed("storing", error)
+            else:
+                self._failures = 0
+                self._trouble.succeeded("storing")
+            finally:
+                self._attempted.set()
+                self._attempted = trio.Event()
+        if not self._waiting:
+            self._work = trio.Event()
+
+    async def _write(self, batch: list[Block]) -> None:
+        ids = [block.id for block in batch]
+        self._doubtful.update(ids)
+        try:
+            await self._database.run(partial(self._table.add, blocks=batch))
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # one of them has letters that the database's encoding lacks
+            self._doubtful.difference_update(ids)
+            for part in _halves(batch):
+                await self._write(part)
+            if len(batch) == 1:
+                self._give_up(batch[0], error)
+        else:
+            self.forget(ids)
+
+    def _give_up(self, block: Block, error: Exception) -> None:
+        self._waiting.pop(block.id, None)
+        self._refused.add(block.id)
+        log.error(
+            "block_not_stored",
+            id=block.id,
+            error=type(getattr(error, "orig", error)).__name__,
+            meaning="it is in force on this server, until that ends",
+        )
+
+
+def _halves(batch: list[Block]) -> Iterator[list[Block]]:
+    half = len(batch) // 2
+    if half:
+        yield batch[:half]
+        yield batch[half:]

@@ -60,9 +60,8 @@ BAD = {
     "no host": head(host=""),
     "two upgrades": head("Upgrade: websocket", "Upgrade: websocket"),
     "an upgrade to two": head("Upgrade: h2c, websocket"),
-    "h2c": head("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AA"),
-    "settings of HTTP/2": head("HTTP2-Settings: AA"),
-    "an unknown upgrade": head("Upgrade: TLS/1.0"),
+    "two offers": head("Upgrade: h2c", "Upgrade: TLS/1.2"),
+    "settings of HTTP/2, twice": head("HTTP2-Settings: AA", "HTTP2-Settings: AA"),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "a bare line feed": b"GET / HTTP/1.1\nHost: x\r\n\r\n",
     "a head that ends with line feeds": b"GET / HTTP/1.1\r\nHost: x\n\n" + SMUGGLED,
@@ -76,6 +75,7 @@ BAD = {
     "CONNECT": head(start="CONNECT other:443 HTTP/1.1"),
     "two spaces": head(start="GET  / HTTP/1.1"),
     "no version": b"GET /\r\n\r\n",
+    "129 headers": head(*(f"X-{number}: y" for number in range(128))),
 }
 
 
@@ -104,6 +104,10 @@ GOOD = {
     "a URL": head(start="GET http://X/path HTTP/1.1"),
     "not ASCII": head("X: \xe4"),
     "a tab in a value": head("X: a\tb"),
+    "h2c": head("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AA"),
+    "settings of HTTP/2": head("HTTP2-Settings: AA"),
+    "an offer of TLS": head("Connection: Upgrade", "Upgrade: TLS/1.2"),
+    "128 headers": head(*(f"X-{number}: y" for number in range(127))),
 }
 
 

@@ -112,7 +112,11 @@ def test_an_origin_that_only_looks_like_it_may_not(origin: str, allowed: str) ->
         ("http://localhost:8765", "127.0.0.1:8765", False, False),
         ("http://example.org:8765", "example.org", False, False),
         ("http://evil.com", "example.org", False, False),
-        ("ws://example.org", "example.org", False, False),
+        ("ws://example.org", "example.org", False, True),  # of clients that name what they open
+        ("wss://example.org", "example.org:443", True, True),
+        ("ws://example.org", "example.org", True, False),
+        ("wss://evil.com", "example.org", True, False),
+        ("file://", "example.org", False, False),
         ("file://example.org", "example.org", False, False),
         ("null", "null", False, False),
         ("http://example.org", "evil.com, example.org", False, False),
@@ -185,7 +189,36 @@ def test_a_stranger_gets_no_hint() -> None:
 def test_a_long_origin_is_cut_for_the_log() -> None:
     rejected = judge("https://" + "a" * 10_000, "https://example.org")
     assert rejected is not None
-    assert len(rejected.origin) < 300
+    assert len(rejected.origin) < 310
+
+
+def test_a_long_origin_is_judged_by_its_length_alone() -> None:
+    """Sixteen KiB of dots took 45 ms of everybody's time, before anybody was authenticated."""
+    below = "https://" + "a." * 136 + "example.org"
+    assert len(below) <= 300
+    assert judge(below, "https://*.example.org") is None
+    for origin in ("https://" + "a." * 150 + "example.org", "https://" + "a." * 8000 + "evil"):
+        rejected = judge(origin, "https://*.example.org")
+        assert rejected is not None
+        assert rejected.hint == "an origin has at most 300 characters"
+    assert judge("http://" + "a" * 400, host="a" * 400) is not None
+
+
+def test_pages_from_files_can_be_allowed() -> None:
+    assert judge("file://", "https://example.org", "file://") is None
+    assert "allow 'file://'" in (hint("file://", "https://example.org") or "")
+    assert judge("null", "file://") is not None
+    assert judge("file:///etc/passwd", "file://") is not None
+    assert "allow 'null'" in (hint("null", "file://") or "")
+
+
+def test_an_origin_of_a_websocket_counts_as_that_of_its_page() -> None:
+    assert judge("wss://example.org", "https://example.org") is None
+    assert judge("https://example.org", "wss://example.org") is None
+    assert judge("ws://a.example.org", "http://*.example.org") is None
+    assert judge("ws://example.org", "https://example.org") is not None
+    said = hint("wss://example.org:8443", "wss://example.org") or ""
+    assert "https://example.org is allowed, https://example.org:8443 is another origin" in said
 
 
 @pytest.mark.parametrize(

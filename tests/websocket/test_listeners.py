@@ -94,6 +94,17 @@ async def test_ipv6_addresses_are_written_in_brackets() -> None:
             await server.aclose()
 
 
+@ipv6
+@pytest.mark.parametrize("reuse_port", [False, True])
+async def test_all_addresses_of_this_machine_are_those_of_ipv4_too(reuse_port: bool) -> None:
+    async with closing(await open_tcp("::", 0, None, reuse_port=reuse_port)) as opened:
+        (port,) = {address_of(listener).port for listener in opened}
+        assert port is not None
+        for host in ("127.0.0.1", "::1"):
+            async with await trio.open_tcp_stream(host, port):
+                pass
+
+
 class TwoAddresses(trio.abc.HostnameResolver):
     """A name with two addresses, as localhost has on many machines, and a name with none."""
 

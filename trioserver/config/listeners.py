@@ -17,8 +17,8 @@ class Listener:
     host: str = attrs.field(
         default="127.0.0.1",
         metadata={
-            "help": "An address, or a name that resolves to some. 0.0.0.0 and :: are all of this "
-            "machine's."
+            "help": "An address, or a name that resolves to some. 0.0.0.0 is all of this machine's "
+            "of IPv4, :: all that it has, of IPv6 and IPv4."
         },
     )
     port: int = attrs.field(

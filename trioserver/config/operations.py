@@ -110,7 +110,11 @@ class HttpConfig:
         10.0, 0.1, 3600.0, "For the client to take 64 KiB of an answer, or what is left of it."
     )
     keep_alive_timeout: float = seconds(
-        15.0, 0.1, 3600.0, "From one answer to the first byte of the next request."
+        75.0,
+        0.1,
+        3600.0,
+        "From one answer to the first byte of the next request; to be longer than that of a load "
+        "balancer in front, most of which have 60 s.",
     )
     check_timeout: float = seconds(2.0, 0.01, 60.0, "For all checks of `/readyz`, side by side.")
     builtin_listen: ListenConfig | None = None

@@ -25,7 +25,7 @@ from hypercorn.typing import ConnectionState
 from trioserver.config import Config
 from trioserver.http.body import Body
 from trioserver.http.exchange import Application, ClientGone, Exchange
-from trioserver.http.strictness import check_head
+from trioserver.http.strictness import check_head, without_offers
 from trioserver.paths import masked_path
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, linger, read_head
 from trioserver.websocket.tls_stream import is_secure
@@ -155,7 +155,7 @@ class HttpConnection:
         if int(head.header("content-length") or 0) > self._config.body_bytes:
             self._end(BadHead(413, "The body of the request is too large."))
             return b""
-        await self._hand_over(head.raw)
+        await self._hand_over(without_offers(head))
         rest = await self._receive_body(body, head.rest)
         if self._current is not None and not self._current.started:
             self._current.limit(self._config.response_timeout)

@@ -22,6 +22,7 @@ _FRAMING: Final = re.compile(
     re.IGNORECASE,
 )
 """What says where a request ends and what follows it; none of these may be there twice."""
+_OFFERS: Final = re.compile(rb"\r\n(?:upgrade|http2-settings):[^\r]*", re.IGNORECASE)
 
 
 def check_head(head: Head) -> None:
@@ -52,9 +53,19 @@ def _check_framing(head: Head) -> None:
         raise BadHead(400, "Content-Length is not a length.")
     if coding is not None and (coding.lower() != b"chunked" or head.http_version != "1.1"):
         raise BadHead(400, "The only transfer coding understood is chunked, of HTTP/1.1.")
-    upgrade = [token.lower() for token in head.tokens("upgrade")]
-    if upgrade not in ([], ["websocket"]) or b"http2-settings" in values:
-        raise BadHead(400, "The only upgrade is to websocket.")
+    if head.is_upgrade and len(head.tokens("upgrade")) > 1:
+        raise BadHead(400, "An upgrade is to websocket alone.")
+
+
+def without_offers(head: Head) -> bytes:
+    """The head as it came, less an upgrade that nobody here takes up: RFC 9110, section 7.8.
+
+    To HTTP/2 or TLS, which many clients offer with each request. The parser behind this one might
+    take them up, and read the rest in another way.
+    """
+    if "upgrade" in head.headers or "http2-settings" in head.headers:
+        return _OFFERS.sub(b"", head.raw)
+    return head.raw
 
 
 def _check_target(head: Head, target: str) -> None:

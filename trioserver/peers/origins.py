@@ -17,14 +17,19 @@ ANY: Final = "*"
 SAME_HOST: Final = "same-host"
 """Entries of a list that are no origins: all of them; those of the host that is connected to."""
 
+MAX_ORIGIN: Final = 300
+"""Characters of an origin: a host has 253 at the most, and the rest is room for scheme and port."""
+
 _NULL: Final = "null"
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_FILE: Final = "file://"
+_NO_HOST: Final = (_NULL, _FILE)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_AS_PAGES_HAVE_IT: Final = {"ws": "http", "wss": "https"}
+"""Schemes that some clients put into Origin, because it is what they connect to."""
+
 _OTHER_PORT: Final = "the port differs"
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-_SHOWN: Final = 256
-"""Characters of an origin that go into the log."""
-
 _HOST: Final = r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+"
 _ORIGIN: Final = re.compile(
     rf"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<wild>\*\.)?(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))?"
@@ -52,7 +57,8 @@ class RejectedOrigin:
 
 class OriginPolicy:
     """An allow-list of origins: "https://example.org", "https://*.example.org", `ANY`,
-    `SAME_HOST`, "null". An empty one stands for `SAME_HOST`.
+    `SAME_HOST`, "null", "file://". An empty one stands for `SAME_HOST`. ws and wss count as http
+    and https.
 
     Raises `ValueError` with the entry that is none of these, and what to write.
     """
@@ -63,12 +69,12 @@ class OriginPolicy:
         self.allowed = tuple(allowed) or (SAME_HOST,)
         self._any = ANY in self.allowed
         self._same_host = SAME_HOST in self.allowed
-        self._null = _NULL in self.allowed
         self._exact: set[_Origin] = set()
         self._below: set[_Origin] = set()
         for entry in self.allowed:
-            if entry not in (ANY, SAME_HOST, _NULL):
+            if entry not in (ANY, SAME_HOST, *_NO_HOST):
                 self._add(entry)
+        self._known = sorted(self._exact, key=str)
 
     def _add(self, entry: str) -> None:
         match = _ORIGIN.fullmatch(entry)
@@ -89,14 +95,16 @@ class OriginPolicy:
         if not origins or self._any:
             return None
         text = ", ".join(origins)
-        if self._null and text == _NULL:
+        if len(text) > MAX_ORIGIN:  # anybody may send one, and it is judged in the event loop
+            hint = f"an origin has at most {MAX_ORIGIN} characters"
+            return RejectedOrigin(text[:MAX_ORIGIN] + "...", self.allowed, hint)
+        if text in _NO_HOST and text in self.allowed:
             return None
         match = _ORIGIN.fullmatch(text)
         origin = None if match is None or match["wild"] else _origin(match)
         if origin is not None and self._allows(origin, hosts, secure):
             return None
-        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-        return RejectedOrigin(shown, self.allowed, self._hint(text, origin, hosts))
+        return RejectedOrigin(text, self.allowed, self._hint(text, origin, hosts))
 
     def _allows(self, origin: _Origin, hosts: tuple[str, ...], secure: bool) -> bool:
         if origin in self._exact:
@@ -108,27 +116,30 @@ class OriginPolicy:
             return False
         while (dot := host.find(".")) >= 0:
             host = host[dot + 1 :]
-            if attrs.evolve(origin, host=host) in self._below:
+            if _Origin(origin.scheme, host, origin.port) in self._below:
                 return True
         return False
 
     def _hint(self, text: str, origin: _Origin | None, hosts: tuple[str, ...]) -> str | None:
         """What an operator has most likely overlooked."""
         if text == _NULL:
-            return "the page has no origin: a file, or a sandboxed frame; serve it over HTTP"
+            return (
+                "the page has no origin: a file, or a sandboxed frame; serve it over HTTP, or "
+                "allow 'null', which is every such page"
+            )
+        if text == _FILE:
+            return "the page is a file; serve it over HTTP, or allow 'file://', which is every file"
         if origin is None:
             slash = _has_only_a_slash_too_many(text)
             return "an origin has no slash at its end" if slash else "this is no origin"
-        known = [*self._exact]
+        known = self._known
         host = _host_header(hosts, origin.scheme) if self._same_host else None
         if host is not None:
-            known.append(_Origin(origin.scheme, *host))
+            known = [*known, _Origin(origin.scheme, *host)]
             if origin == known[-1]:
                 return "the page came over http, and this server is spoken to over TLS"
         found = [
-            (hint, other)
-            for other in sorted(known, key=str)
-            if (hint := _difference(origin, other)) is not None
+            (hint, other) for other in known if (hint := _difference(origin, other)) is not None
         ]
         if found:  # another port may well be another program; another name for this machine is not
             hint, other = min(found, key=lambda pair: pair[0] == _OTHER_PORT)
@@ -161,6 +172,7 @@ def _difference(origin: _Origin, other: _Origin) -> str | None:
 
 def _origin(match: re.Match[str]) -> _Origin | None:
     scheme = match["scheme"].lower()
+    scheme = _AS_PAGES_HAVE_IT.get(scheme, scheme)
     host = _plain_host(match["host"])
     port = int(match["port"]) if match["port"] else _DEFAULT_PORTS.get(scheme)
     if host is None or (port is not None and not 0 < port < 65536):
@@ -192,7 +204,9 @@ def _is_same_host(origin: _Origin, hosts: tuple[str, ...], secure: bool) -> bool
 
 
 def _host_header(hosts: tuple[str, ...], scheme: str) -> tuple[str, int | None] | None:
-    match = _HOST_HEADER.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if len(hosts) != 1 or len(hosts[0]) > MAX_ORIGIN:
+        return None
+    match = _HOST_HEADER.fullmatch(hosts[0])
     host = None if match is None else _plain_host(match["host"])
     if match is None or host is None:
         return None

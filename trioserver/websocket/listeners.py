@@ -59,10 +59,12 @@ async def open_tcp(
 ) -> list[Listener]:
     """Listen on all addresses of ``host``; port 0 picks one free port for all. `CannotListen`.
 
+    "::" is all addresses of this machine, of IPv4 too, each family on a socket of its own.
+
     ``reuse_port``: let other processes that say so too, of the same user, listen there as well.
     """
     try:
-        transports = await _open_on_one_port(host, port, reuse_port)
+        transports = await _open_on_one_port(None if host == "::" else host, port, reuse_port)
     except (OSError, UnicodeError) as error:
         raise CannotListen(
             f"cannot listen on {host}, port {port}: {reason_of(error)}; choose another with "
@@ -71,7 +73,9 @@ async def open_tcp(
     return [Listener(transport, tls) for transport in transports]
 
 
-async def _open_on_one_port(host: str, port: int, reuse_port: bool) -> list[trio.SocketListener]:
+async def _open_on_one_port(
+    host: str | None, port: int, reuse_port: bool
+) -> list[trio.SocketListener]:
     """Where port 0 gave the addresses of ``host`` different ports, take the first for all."""
     for _ in range(_TRIES):
         listeners = await _open(host, port, reuse_port)
@@ -85,12 +89,14 @@ async def _open_on_one_port(host: str, port: int, reuse_port: bool) -> list[trio
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-async def _open(host: str, port: int, reuse_port: bool) -> list[trio.SocketListener]:
+async def _open(host: str | None, port: int, reuse_port: bool) -> list[trio.SocketListener]:
     if not reuse_port:
         return await trio.open_tcp_listeners(port, host=host, backlog=_BACKLOG)
     sockets: list[stdlib_socket.socket] = []
     try:
         for family, place in await _resolve(host, port):
+            if host is None and family == stdlib_socket.AF_INET6 and not stdlib_socket.has_ipv6:
+                continue
             sockets.append(
                 stdlib_socket.create_server(place, family=family, backlog=_BACKLOG, reuse_port=True)
             )
@@ -101,7 +107,7 @@ async def _open(host: str, port: int, reuse_port: bool) -> list[trio.SocketListe
     return [trio.SocketListener(trio.socket.from_stdlib_socket(socket)) for socket in sockets]
 
 
-async def _resolve(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+async def _resolve(host: str | None, port: int) -> list[tuple[int, tuple[str, int]]]:
     found = await trio.socket.getaddrinfo(
         host, port, type=stdlib_socket.SOCK_STREAM, flags=stdlib_socket.AI_PASSIVE
     )

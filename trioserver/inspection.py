@@ -29,8 +29,8 @@ class TaskReport:
 class ConnectionReport:
     """A snapshot of a connection.
 
-    - ``phase``: "opening", "waiting" (for the token), "verifying", "ready", "refreshing" or
-      "closed" (its last words are on their way).
+    - ``phase``: "opening", "waiting" (for the token), "verifying" (until `ready` has left),
+      "ready", "refreshing" or "closed" (its last words are on their way).
     - ``user``, ``token_id``, ``expires_at`` (seconds since the Unix epoch): None until known.
     - ``age``: in seconds.
     - ``tasks``: what runs in its nursery, cut off beyond 200 tasks.

@@ -130,7 +130,7 @@ class Observer:
         """An authentication over HTTP has ended: see `Server.record_auth_attempt`."""
 
     def became_ready(self, connection: Connection) -> None:
-        """A connection is READY; its `ready` is on its way."""
+        """A connection is READY: its `ready` has left. It is the same moment for presence."""
 
     def closed(self, connection: Connection, code: int, reason: str, timings: Timings) -> None:
         """A connection has ended, with this close code and reason."""

@@ -34,7 +34,9 @@ async def test_who_is_being_looked_up_while_the_share_is_taken_back_is_not_let_i
 
     monkeypatch.setattr(SQLOwner, "_load", load_slowly)
     url = f"sqlite:///{tmp_path}/c.db"
-    app: Application = conversations.make(url, auth=JWTAuth(secret=SECRET), seed={"alice": ["c1"]})
+    app: Application = conversations.make(
+        url, auth=JWTAuth(secret=SECRET), seed={"alice": ["c1"], "bob": ["c2"]}
+    )
     refusals: list[str] = []
 
     async with trio.open_nursery() as nursery:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +21,33 @@ from trioserver.storage import Database
 NOW = 1_700_000_000.0
 
 
+async def record(url: str) -> None:
+    """An audit with four acts, an hour apart."""
+    now = NOW
+    config = AuditConfig(database=url, flush_interval=0.01)
+    async with Database(url) as database, trio.open_nursery() as nursery:
+        auditor = Auditor(database, config, wall_clock=lambda: now)
+        await nursery.start(auditor.run)
+        for number in range(4):
+            now = NOW + number * 3600
+            auditor.administered(
+                Act(
+                    actor="root" if number else "\x1b[31meve",
+                    name="disconnect",
+                    target={"user": "alice"},
+                    affected=number,
+                    code="forbidden" if number == 3 else None,
+                    remote="203.0.113.7:1",
+                    path="/disconnect",
+                )
+            )
+        nursery.cancel_scope.cancel()
+
+
 @pytest.fixture
 def recorded(database_url: str) -> str:
-    """An audit with four acts, an hour apart; the URL."""
-
-    async def record() -> None:
-        now = NOW
-        config = AuditConfig(database=database_url, flush_interval=0.01)
-        async with Database(database_url) as database, trio.open_nursery() as nursery:
-            auditor = Auditor(database, config, wall_clock=lambda: now)
-            await nursery.start(auditor.run)
-            for number in range(4):
-                now = NOW + number * 3600
-                auditor.administered(
-                    Act(
-                        actor="root" if number else "\x1b[31meve",
-                        name="disconnect",
-                        target={"user": "alice"},
-                        affected=number,
-                        code="forbidden" if number == 3 else None,
-                        remote="203.0.113.7:1",
-                        path="/disconnect",
-                    )
-                )
-            nursery.cancel_scope.cancel()
-
-    trio.run(record)
+    """The URL of an audit."""
+    trio.run(record, database_url)
     return database_url
 
 
@@ -115,6 +120,36 @@ def test_what_is_not_there_is_said_and_nothing_is_made(invoke: Invoke, tmp_path:
     assert (result.exit_code, "no audit in this database yet" in result.stderr) == (3, True)
 
 
+@pytest.fixture
+def archived() -> Iterator[Path]:
+    """An audit in a directory where nobody may write."""
+    directory = Path(tempfile.mkdtemp(prefix="trioserver-archive-", dir="/tmp"))
+    path = directory / "old audit.db"
+    trio.run(record, str(path))
+    path.chmod(0o444)
+    directory.chmod(0o555)
+    if os.getuid() == 0:
+        os.seteuid(65534)  # root may write anywhere
+    yield path
+    os.seteuid(os.getuid())
+    directory.chmod(0o755)
+    shutil.rmtree(directory)
+
+
+def test_an_archived_file_that_nobody_may_write_to_is_read(invoke: Invoke, archived: Path) -> None:
+    for url in (archived, f"sqlite:///{archived}"):
+        result = invoke("audit", "--database", url, "--json")
+        assert result.exit_code == 0
+        assert len(rows(result.stdout)) == 4
+    assert [path.name for path in archived.parent.iterdir()] == [archived.name]
+
+
+def test_reading_leaves_no_file_beside_the_database(invoke: Invoke, tmp_path: Path) -> None:
+    trio.run(record, str(tmp_path / "audit.db"))
+    assert len(rows(invoke("audit", "--database", tmp_path / "audit.db", "--json").stdout)) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["audit.db"]
+
+
 def test_a_database_that_does_not_answer_is_exit_code_1_without_its_password(
     invoke: Invoke, tmp_path: Path
 ) -> None:
@@ -129,6 +164,7 @@ def test_a_database_that_does_not_answer_is_exit_code_1_without_its_password(
     [
         (["--since", "yesterday"], 2),
         (["--limit", "0"], 2),
+        (["--before", str(2**63)], 2),
         (["--kind", "x"], 2),
         (["--database", "mysql://root:hunter2secret@x/y"], 3),
     ],

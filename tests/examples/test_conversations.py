@@ -155,6 +155,8 @@ def test_a_cancelled_answer_ends_and_the_connection_goes_on(running: Demo) -> No
         ("message", {"text": "x" * 10_001}),
         ("ask", {"text": None}),
         ("history", {"limit": 201}),
+        ("history", {"before": 2**63}),
+        ("history", {"before": 10**30}),
         ("share", {"user": ""}),
         ("share", {"user": "a\u0000b"}),
         ("share", {"user": "x" * 65}),

@@ -164,6 +164,25 @@ async def test_blocks_that_were_never_read_are_not_ready_until_they_are(
         await eventually_ready(place)
 
 
+async def test_a_file_that_is_deleted_under_a_server_is_not_ready_until_it_is_back(
+    tmp_path: Path,
+) -> None:
+    path, elsewhere = tmp_path / "audit.db", tmp_path / "elsewhere.db"
+    with capture_logs() as logs:
+        async with serving(str(path), mailbox=str(tmp_path / "mailbox.db")) as (place, _):
+            await eventually_ready(place)
+            path.rename(elsewhere)
+            await eventually(lambda: "blocks_unavailable" in [line["event"] for line in logs])
+            assert (await readiness(place))["failed"] == ["blocks"]
+            client = await connect(place)  # who is blocked is still known
+            await trio.aclose_forcefully(client.stream)
+            elsewhere.rename(path)
+            await eventually_ready(place)
+    (told,) = [line["error"] for line in logs if line["event"] == "blocks_unavailable"]
+    assert "was deleted or moved" in told
+    assert str(path) in told
+
+
 async def test_a_mailbox_that_takes_no_writes_is_not_ready(tmp_path: Path) -> None:
     path = tmp_path / "mailbox.db"
     async with serving(str(tmp_path / "audit.db"), mailbox=str(path)) as (place, mailbox):

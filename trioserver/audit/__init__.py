@@ -1,12 +1,13 @@
 """Each authentication and each administrative act, recorded in a database."""
 
 from trioserver.audit.entry import KINDS, OUTCOMES, Entry, as_json
-from trioserver.audit.query import MAX_LIMIT, AuditPage, AuditQuery
+from trioserver.audit.query import MAX_ID, MAX_LIMIT, AuditPage, AuditQuery
 from trioserver.audit.recorder import Auditor, AuditStatistics
 from trioserver.audit.store import AuditStore
 
 __all__ = [
     "KINDS",
+    "MAX_ID",
     "MAX_LIMIT",
     "OUTCOMES",
     "AuditPage",

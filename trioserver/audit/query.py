@@ -12,7 +12,8 @@ from trioserver.auth import User, id_if_given
 MAX_LIMIT: Final = 1000
 """Entries of one page."""
 
-_MAX_ID: Final = 2**63 - 1
+MAX_ID: Final = 2**63 - 1
+"""The largest number that SQL can hold."""
 
 
 def _one_of(names: tuple[str, ...]) -> Any:
@@ -55,7 +56,7 @@ class AuditQuery:
     address: str | None = attrs.field(default=None, converter=storable)
     route: str | None = attrs.field(default=None, converter=storable)
     method: str | None = attrs.field(default=None, converter=storable)
-    before: int | None = attrs.field(default=None, validator=_within(1, _MAX_ID))
+    before: int | None = attrs.field(default=None, validator=_within(1, MAX_ID))
     limit: int = attrs.field(default=100, validator=_within(1, MAX_LIMIT))
 
 

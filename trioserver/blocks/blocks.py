@@ -109,15 +109,18 @@ class Blocks:
         return self._storing is not None and self._storing.is_stored(block.id)
 
     async def check_health(self) -> None:
-        """Raises `DatabaseUnavailable` while nobody is let in, because blocks were never read.
+        """Raises `DatabaseUnavailable` while nobody is let in, because blocks were never read, and
+        while the database's own file is gone.
 
-        Later on, a database that is away changes nothing for clients.
+        Otherwise a database that is away changes nothing for clients.
         """
         await trio.lowlevel.checkpoint()
         if not self._known:
             raise DatabaseUnavailable(
                 "driver", f"Nobody is let in before the blocks have been read: {self._trouble}"
             )
+        if self._trouble.is_lost:
+            raise DatabaseUnavailable("location", str(self._trouble))
 
     # -------------------------------------------------------------------------- looking
 

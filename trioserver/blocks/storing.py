@@ -18,6 +18,7 @@ import trio
 
 from trioserver.blocks.block import Block
 from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage.errors import Cause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,11 +41,21 @@ _LAST_WORDS: Final = 2.0
 """Seconds, at the end, for storing what is left."""
 
 
+_LOST: Final[frozenset[Cause]] = frozenset({"corrupt", "file_missing", "not_a_database"})
+
+
 class Trouble:
     """What fails at the moment, of reading and storing; one line when it begins, one at its end."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
+        self._lost: set[str] = set()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the database's own file is gone or no good: that is this server's trouble alone,
+        and stays until somebody acts."""
+        return bool(self._lost)
 
     def __str__(self) -> str:
         return "; ".join(self._texts.values()) or "they have not been read yet"
@@ -54,8 +65,12 @@ class Trouble:
         if not self._texts:
             log.warning("blocks_unavailable", error=text, nobody_gets_in=nobody_gets_in)
         self._texts[what] = text
+        self._lost.discard(what)
+        if isinstance(error, DatabaseUnavailable) and error.cause in _LOST:
+            self._lost.add(what)
 
     def succeeded(self, what: str) -> None:
+        self._lost.discard(what)
         if self._texts.pop(what, None) is not None and not self._texts:
             log.info("blocks_available")
 

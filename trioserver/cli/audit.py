@@ -30,7 +30,8 @@ def command(config_file: Path | None, database: str | None, as_lines: bool, **fi
     """Show who has authenticated, and what administrators did; the newest first.
 
     It reads the database that the servers write to (the option audit.database), so it works while
-    they run and while they do not. Rows appear audit.flush_interval after what they tell of.
+    they run and while they do not. Rows appear audit.flush_interval after what they tell of. An
+    archived SQLite file may be read-only.
 
     An attempt is "accepted", "refused" with the code that the client was told, or "left" where the
     client went away before. A "refresh" is a new token on a connection that was ready. "lost"
@@ -74,7 +75,7 @@ def _read(url: str, query: AuditQuery) -> AuditPage:
     """Raises `Failure`; makes no file and no table."""
     _check_file(url)
     try:
-        database = Database(url)
+        database = Database(url, read_only=True)
         return trio.run(_query, database, query)
     except (ValueError, ImportError) as error:
         raise Failure(f"audit.database: {error}", Exit.CONFIGURATION) from None

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from trioserver.audit import KINDS, MAX_LIMIT, OUTCOMES
+from trioserver.audit import KINDS, MAX_ID, MAX_LIMIT, OUTCOMES
 from trioserver.cli.durations import Parsed, parse_duration
 from trioserver.cli.tables import print_table
 
@@ -47,7 +47,9 @@ def filter_options(function: _Function) -> _Function:
         click.option("--method", metavar="WORD", help="Tried so: websocket, password, bearer."),
         click.option("--outcome", type=click.Choice(OUTCOMES), help="How it ended."),
         click.option("--code", metavar="CODE", help="Refused with this code."),
-        click.option("--before", type=click.IntRange(1), metavar="ID", help="Older than this row."),
+        click.option(
+            "--before", type=click.IntRange(1, MAX_ID), metavar="ID", help="Older than this."
+        ),
         click.option(
             "--limit",
             type=click.IntRange(1, MAX_LIMIT),

@@ -50,7 +50,7 @@ class Page(msgspec.Struct):
     """The payload of ``history``: the last ``limit`` messages before message ``before``."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=200)] = 50
-    before: int | None = None
+    before: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None  # what SQL can hold
 
 
 @attrs.frozen

@@ -219,6 +219,9 @@ class Database:
                             begun = transaction
                         result = fn(connection)
                         job.proceed()
+                    after = connection.info[keys.AFTER_COMMIT]
+                    if transaction and after is not None:
+                        after(connection.connection.driver_connection)
                     return result
                 finally:
                     job.release()

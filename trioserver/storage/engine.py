@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from trioserver.storage.errors import DatabaseUnavailable
 from trioserver.storage.job import opened
-from trioserver.storage.sqlite_file import SQLiteFile, read_only_uri
+from trioserver.storage.sqlite_file import WAL_BYTES, SQLiteFile, read_only_uri
 
 try:
     import sqlalchemy
@@ -38,6 +38,9 @@ CUT: Final = "trioserver.cut"
 BEGIN: Final = "trioserver.begin"
 """Likewise, the statement that begins a transaction."""
 
+AFTER_COMMIT: Final = "trioserver.after_commit"
+"""Likewise, what is called with the driver's connection after a transaction; None: nothing."""
+
 BEGIN_READ: Final = "trioserver.begin_read"
 """Likewise, the one that begins a read; None where a read needs none."""
 
@@ -46,9 +49,6 @@ _KEEPALIVE: Final = 60
 
 _CHOOSE_INTERVAL: Final = 1.0
 """Seconds between two times that all connections are dropped because the server is read-only."""
-
-WAL_BYTES: Final = 16 * 1024 * 1024
-"""What SQLite leaves of a WAL file that one large transaction or a slow reader has made grow."""
 
 _WAL_RETRY: Final = 0.005
 """Seconds. Turning a new file to WAL mode takes about as long."""
@@ -135,6 +135,7 @@ def _listen_sqlite(engine: Engine, url: URL, timeout: float, read_only: bool) ->
         try:
             record.info[CUT] = cut = partial(_interrupt, connection)
             record.info[BEGIN], record.info[BEGIN_READ] = "BEGIN IMMEDIATE", None
+            record.info[AFTER_COMMIT] = None if file is None else file.checkpoint
             opened(cut)
             _set_up_sqlite(connection, timeout, read_only)
             if file is not None:
@@ -166,6 +167,7 @@ def _listen_postgresql(engine: Engine, timeout: float) -> None:
             opened(cut)
             begin, begin_read = _set_up_postgresql(connection, timeout)
             record.info[BEGIN], record.info[BEGIN_READ] = begin, begin_read
+            record.info[AFTER_COMMIT] = None
         except BaseException:
             connection.close()
             raise

@@ -9,7 +9,11 @@ https://www.sqlite.org/howtocorrupt.html#_unlinking_or_renaming_a_database_file_
 
 from __future__ import annotations
 
+import math
 import os
+import sqlite3
+import threading
+import time
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
@@ -23,6 +27,15 @@ log: Final = structlog.get_logger("trioserver")
 
 _KEY: Final = "trioserver.file"
 
+WAL_BYTES: Final = 16 * 1024 * 1024
+"""What SQLite leaves of a WAL file that one large transaction or slow readers have made grow."""
+
+_CHECKPOINT_INTERVAL: Final = 1.0
+"""Seconds between two attempts to let a large WAL begin anew."""
+
+_CHECKPOINT_WAIT: Final = 200
+"""Milliseconds for those who read now to end. Writers wait meanwhile."""
+
 _Identity: TypeAlias = tuple[int, int]
 
 
@@ -31,58 +44,108 @@ class SQLiteFile:
 
     def __init__(self, path: Path, where: str) -> None:
         self._path = path
+        self._wal = Path(f"{path}-wal")
+        self._beside = (self._wal, Path(f"{path}-shm"))
         self._where = where
+        self._lock = threading.Lock()
         self._known: _Identity | None = None
+        self._known_beside: list[_Identity | None] = [None, None]
+        self._checkpointed_at = -math.inf
 
     def forget(self) -> None:
         """The database was closed: what it opens next is taken as it is."""
-        self._known = None
+        with self._lock:
+            self._known = None
 
     def before_opening(self) -> None:
         """Raises `DatabaseUnavailable` if opening would make a new, empty file in the place of one
         that was deleted: blocks and records would be gone in silence."""
-        if self._known is not None and self._identity() is None:
-            raise self._missing()
+        with self._lock:
+            if self._known is None:
+                return
+            found = self._found()
+            if found != self._known:
+                self._put_away()
+                self._known = found
+                log.warning("database_file_replaced", database=self._where)
 
     def opened(self, info: dict[str, Any]) -> None:
         """A connection was opened; ``info`` is where it keeps what belongs to it."""
-        found = self._identity()
-        if self._known is not None and found != self._known:
-            log.warning("database_file_replaced", database=self._where)
-        self._known = info[_KEY] = found
+        with self._lock:
+            self._known = info[_KEY] = _identity(self._path)
 
     def is_current(self, info: dict[str, Any]) -> bool:
         """Whether the file at the path is the one that this connection has open. Raises
         `DatabaseUnavailable` if there is none: it may come back, and then all goes on."""
-        found = self._identity()
-        if found is None:
-            raise self._missing()
-        return bool(found == info.get(_KEY))
+        if self._found() != info.get(_KEY):
+            return False
+        self._known_beside = [_identity(path) for path in self._beside]
+        return True
 
-    def _identity(self) -> _Identity | None:
+    def checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Let the WAL begin anew, if it has grown large because somebody is always reading.
+
+        SQLite does so by itself where a moment comes without readers. Called after a transaction.
+        """
         try:
-            status = os.stat(self._path)
+            size = self._wal.stat().st_size
         except OSError:
-            return None
-        return status.st_dev, status.st_ino
+            return
+        now = time.monotonic()
+        if size <= WAL_BYTES or now - self._checkpointed_at < _CHECKPOINT_INTERVAL:
+            return
+        self._checkpointed_at = now
+        (timeout,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        try:
+            connection.execute(f"PRAGMA busy_timeout={_CHECKPOINT_WAIT}")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error:
+            pass  # the transaction is done; the next one tries again
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={timeout}")
 
-    def _missing(self) -> DatabaseUnavailable:
-        return DatabaseUnavailable(
-            "location", explain("file_missing", self._where), cause="file_missing"
-        )
+    def _found(self) -> _Identity:
+        found = _identity(self._path)
+        if found is None:
+            raise DatabaseUnavailable(
+                "location", explain("file_missing", self._where), cause="file_missing"
+            )
+        return found
+
+    def _put_away(self) -> None:
+        """Delete the WAL of the file that is gone: SQLite would apply it to the new one. A WAL that
+        came with the new file is another, and stays."""
+        for path, known in zip(self._beside, self._known_beside, strict=True):
+            if known is not None and _identity(path) == known:
+                path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> _Identity | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def read_only_uri(path: Path) -> str:
-    """The URI that opens a database file without writing anything, into its directory neither.
+    """The URI that opens a database file for reading, and makes none.
 
     A database in WAL mode needs files beside it, which cannot be made in an archive. Where nobody
-    writes (no WAL is there), ``immutable`` reads without them.
+    writes (there is no WAL), ``immutable`` reads without them. Where this process may write, it
+    opens the file as others do, so that the last one to close it tidies up.
     """
     wal = Path(f"{path}-wal")
     try:
         in_use = wal.stat().st_size > 0
     except OSError:
         in_use = False
-    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
-    mode = "mode=ro" if in_use or writable else "mode=ro&immutable=1"
+    if _is_writable(path) and _is_writable(path.parent):
+        mode = "mode=rw"
+    else:
+        mode = "mode=ro" if in_use else "mode=ro&immutable=1"
     return f"file:{quote(os.fspath(path))}?{mode}"
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)

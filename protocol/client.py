@@ -64,6 +64,7 @@ _MOVES: Final[dict[type, ClientMove]] = {
     Ready: ClientMove.READY,
     Ping: ClientMove.HEARTBEAT,
     Pong: ClientMove.HEARTBEAT,
+    Message: ClientMove.UNKNOWN,
 }
 
 
@@ -105,7 +106,7 @@ class ClientSession:
         if in_query:
             return None
         id = self._new_id() if refreshing else None
-        auth = Auth(token=token, id=id, heartbeat=heartbeat or UNSET, client=client)
+        auth = Auth(token=token, id=id, heartbeat=heartbeat, client=client)
         self._send(auth if initial is None else to_builtins(auth) | dict(initial))
         return id
 
@@ -172,7 +173,8 @@ class ClientSession:
     def receive(self, data: bytes, now: float) -> ServerMessage | Message | None:
         """A text message has arrived: what it says, or None where nothing needs to be known.
 
-        When READY a `ping` is answered here, and returned too. Raises `RemoteProtocolError`.
+        When READY a `ping` is answered here, and returned too. Before that, a message of an
+        unknown type is nobody's: a newer server may have more to say. Raises `RemoteProtocolError`.
         """
         self.last_received = now
         try:
@@ -181,6 +183,8 @@ class ClientSession:
             raise RemoteProtocolError(refusal.message) from None
         self._move(self._move_of(message))
         match message:
+            case Message() if self.state is not ClientState.READY:
+                return None
             case Ping() if self.state is ClientState.READY:
                 self._send(Pong(id=message.id, data=message.data))
             case Ready():

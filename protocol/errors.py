@@ -8,11 +8,12 @@ section 7.4, and the private range 4000-4999.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import attrs
 
 Retry: TypeAlias = Literal["never", "refresh_token", "backoff"]
+RETRIES: Final[tuple[Retry, ...]] = get_args(Retry)
 
 
 class Fatal(Enum):

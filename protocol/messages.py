@@ -1,19 +1,21 @@
 """The messages of ``trioserver.v1``: frozen values, one Struct for each `type`.
 
-Durations are integers in ms (``_ms``), instants RFC 3339 text in UTC. Unknown fields are ignored,
-so that either side can be extended first. An application's own types travel as `Message`.
+Durations are integers in ms (``_ms``), instants RFC 3339 text in UTC. An application's own types
+travel as `Message`. So that either side can be extended first, unknown fields are ignored, and
+``heartbeat``, ``mode`` and ``retry`` may hold words that are not known here. An optional field is
+None where it is absent and where it is null, except ``data``, which may really be null.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from protocol.errors import Retry
+from protocol.errors import RETRIES, Retry
 
 SUBPROTOCOL: Final = "trioserver.v1"
 """The name offered in Sec-WebSocket-Protocol; a client that offers none is served the same."""
@@ -32,6 +34,7 @@ Id: TypeAlias = (
 Topic: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Topics: TypeAlias = Annotated[tuple[Topic, ...], Meta(min_length=1, max_length=100)]
 HeartbeatMode: TypeAlias = Literal["frame", "message"]
+HEARTBEAT_MODES: Final[tuple[HeartbeatMode, ...]] = get_args(HeartbeatMode)
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
@@ -54,19 +57,22 @@ class _Reserved(Struct, frozen=True, omit_defaults=True, tag_field="type", tag=s
 class ClientInfo(Struct, frozen=True, omit_defaults=True):
     """What a client says of itself; shown to operators, believed by nobody."""
 
-    name: Annotated[str, Meta(max_length=64)] = ""
-    version: Annotated[str, Meta(max_length=64)] = ""
+    name: Annotated[str, Meta(max_length=64)] | None = None
+    version: Annotated[str, Meta(max_length=64)] | None = None
 
 
 # ------------------------------------------------------------------------------ from the client
 
 
 class Auth(_Reserved, frozen=True):
-    """The first message; after `ready`, a fresh token for the same subject."""
+    """The first message; after `ready`, a fresh token for the same subject.
+
+    A ``heartbeat`` that is none of `HEARTBEAT_MODES` counts as absent.
+    """
 
     token: str | None = None
     id: Id | None = None
-    heartbeat: HeartbeatMode | UnsetType = UNSET
+    heartbeat: str | None = None
     client: ClientInfo | None = None
 
     def __repr__(self) -> str:
@@ -135,7 +141,7 @@ class Hello(_Reserved, frozen=True):
 class HeartbeatInfo(Struct, frozen=True):
     """How the server finds out that a client has gone."""
 
-    mode: HeartbeatMode
+    mode: str
     interval_ms: int
     timeout_ms: int
 
@@ -149,7 +155,7 @@ class Limits(Struct, frozen=True):
     max_subscriptions: int
     messages_per_second: int
     bytes_per_second: int
-    control_frames_per_second: int | UnsetType = UNSET
+    control_frames_per_second: int | None = None
 
 
 class Ready(_Reserved, frozen=True):
@@ -188,14 +194,22 @@ class Ack(_Reserved, frozen=True):
 
 
 class Error(_Reserved, frozen=True):
-    """A refusal, of a request (``id``) or of the whole connection (``fatal``)."""
+    """A refusal, of a request (``id``) or of the whole connection (``fatal``).
+
+    ``advice`` is ``retry`` where that is known here, else "backoff".
+    """
 
     code: str
     message: str
-    retry: Retry
+    retry: str
     fatal: bool
     id: Id | None = None
     retry_after_ms: int | None = None
+
+    @property
+    def advice(self) -> Retry:
+        """What to do: wait and try again, where a newer server says what is not known here."""
+        return next((known for known in RETRIES if known == self.retry), "backoff")
 
 
 class Chunk(_Reserved, frozen=True):
@@ -211,7 +225,7 @@ class End(_Reserved, frozen=True):
 
     id: Id
     data: Raw | UnsetType = UNSET
-    cancelled: bool = False
+    cancelled: bool | None = None
 
 
 class Event(_Reserved, frozen=True):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
-from msgspec import UNSET, ValidationError, convert, structs
+from msgspec import structs
 
 from protocol import codec
 from protocol.bucket import TokenBucket
@@ -26,6 +26,7 @@ from protocol.errors import (
 )
 from protocol.messages import (
     CLIENT_TYPES,
+    HEARTBEAT_MODES,
     RESERVED_TYPES,
     SERVER_TYPES,
     SUBPROTOCOL,
@@ -116,8 +117,7 @@ class ServerSession:
     def start(self, *, token: str | None = None, heartbeat: str | None = None) -> None:
         """Greet. With a token from the query string, that is verified and no `auth` awaited.
 
-        ``heartbeat`` then says what that of an `auth` would; a value other than those of
-        `HeartbeatMode` ends the session with ``bad_message``.
+        ``heartbeat`` then says what that of an `auth` would.
         """
         hello = Hello(
             protocol=SUBPROTOCOL,
@@ -129,11 +129,7 @@ class ServerSession:
             self._move(ServerMove.START)
         else:
             self._move(ServerMove.START_VERIFYING)
-            try:
-                fields = {} if heartbeat is None else {"heartbeat": heartbeat}
-                self.auth = convert({"type": "auth", "token": token, **fields}, Auth)
-            except ValidationError:
-                self.fail(Refusal("bad_message", "heartbeat is 'frame' or 'message'."))
+            self.auth = Auth(token=token, heartbeat=heartbeat)
 
     def admit(
         self,
@@ -150,7 +146,7 @@ class ServerSession:
         self._move(ServerMove.ADMIT)
         options = self.options
         asked = self.auth.heartbeat
-        self.heartbeat = options.heartbeat if asked is UNSET else asked
+        self.heartbeat = next((m for m in HEARTBEAT_MODES if m == asked), options.heartbeat)
         self.max_message_bytes = options.max_message_bytes
         self._expire_at(expires_at, now, wall)
         ready = Ready(
@@ -278,9 +274,6 @@ class ServerSession:
             assert isinstance(message, Auth)
         else:
             message = codec.decode_auth_alias(data)
-        limit = self.options.max_message_bytes_before_ready  # also when a message may be larger
-        if message.token is not None and len(message.token) > limit:
-            raise Refusal("token_too_big", f"The token is larger than {limit} bytes.")
         outcome = self._move(ServerMove.AUTH)
         if isinstance(outcome, str):
             raise Refusal(outcome, "Another 'auth' is being verified.")

@@ -103,7 +103,8 @@ class ClientMove(Enum):
     FATAL = "a fatal error arrives, or the connection ends"
     HEARTBEAT = "a ping or pong arrives"
     ERROR = "an error that is not fatal arrives"
-    MESSAGE = "anything else arrives"
+    MESSAGE = "any other message of the protocol arrives"
+    UNKNOWN = "an application's or an unknown message arrives"
 
 
 _C, _N = ClientState, ClientMove
@@ -117,6 +118,7 @@ CLIENT_TABLE: Final[dict[tuple[ClientState, ClientMove], ClientState | str]] = {
     (_C.CONNECTED, _N.HEARTBEAT): _C.CONNECTED,
     (_C.CONNECTED, _N.ERROR): _C.CONNECTED,
     (_C.CONNECTED, _N.MESSAGE): "protocol_error",
+    (_C.CONNECTED, _N.UNKNOWN): _C.CONNECTED,
     # A client need not wait for the hello.
     (_C.AUTHENTICATING, _N.AUTHENTICATE): "auth_required",
     (_C.AUTHENTICATING, _N.SEND): "auth_required",
@@ -126,6 +128,7 @@ CLIENT_TABLE: Final[dict[tuple[ClientState, ClientMove], ClientState | str]] = {
     (_C.AUTHENTICATING, _N.HEARTBEAT): _C.AUTHENTICATING,
     (_C.AUTHENTICATING, _N.ERROR): _C.AUTHENTICATING,
     (_C.AUTHENTICATING, _N.MESSAGE): "protocol_error",
+    (_C.AUTHENTICATING, _N.UNKNOWN): _C.AUTHENTICATING,
     (_C.READY, _N.AUTHENTICATE): _C.READY,
     (_C.READY, _N.SEND): _C.READY,
     (_C.READY, _N.HELLO): "protocol_error",
@@ -134,12 +137,14 @@ CLIENT_TABLE: Final[dict[tuple[ClientState, ClientMove], ClientState | str]] = {
     (_C.READY, _N.HEARTBEAT): _C.READY,
     (_C.READY, _N.ERROR): _C.READY,
     (_C.READY, _N.MESSAGE): _C.READY,
+    (_C.READY, _N.UNKNOWN): _C.READY,
     (_C.CLOSED, _N.FATAL): _C.CLOSED,
     (_C.CLOSED, _N.HELLO): _C.CLOSED,
     (_C.CLOSED, _N.READY): _C.CLOSED,
     (_C.CLOSED, _N.HEARTBEAT): _C.CLOSED,
     (_C.CLOSED, _N.ERROR): _C.CLOSED,
     (_C.CLOSED, _N.MESSAGE): _C.CLOSED,
+    (_C.CLOSED, _N.UNKNOWN): _C.CLOSED,
     (_C.CLOSED, _N.AUTHENTICATE): "disconnected",
     (_C.CLOSED, _N.SEND): "disconnected",
 }

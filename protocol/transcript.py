@@ -130,7 +130,8 @@ class Transcript(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``audience`` says which sides it can test: a ``server`` by playing the client's steps, a
     ``client`` by playing the server's. A transcript whose steps no client library would take, such
-    as text that is no JSON, is for servers alone.
+    as text that is no JSON, is for servers alone. One in which the server says what only a newer
+    server may is for clients alone.
     """
 
     name: str
@@ -147,6 +148,11 @@ def names() -> tuple[str, ...]:
     """The names of all transcripts, sorted."""
     files = (entry.name for entry in _FILES.iterdir())
     return tuple(sorted(name[: -len(".json")] for name in files if name.endswith(".json")))
+
+
+def names_for(side: Audience) -> tuple[str, ...]:
+    """The names of the transcripts that test this side."""
+    return tuple(name for name in names() if side in load(name).audience)
 
 
 def load(name: str) -> Transcript:

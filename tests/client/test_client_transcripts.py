@@ -17,6 +17,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol import Id, transcript
+from protocol.errors import RETRIES
+from protocol.messages import HEARTBEAT_MODES
 from protocol.transcript import Step, Transcript, load, mismatch, names
 from tests.client.playground import seeded
 from tests.support.scripted_server import WILDCARDS, ScriptedServer
@@ -97,7 +99,7 @@ def pause_after(script: Transcript) -> float | None:
     retry = next((message["retry"] for message in reversed(said) if message.get("fatal")), "never")
     if any(message["type"] == "goaway" for message in said):
         return float(WILDCARDS["integer"] / 1000)
-    return {"never": None, "refresh_token": 0.0, "backoff": seeded().delay(0)}[retry]
+    return {"never": None, "refresh_token": 0.0}.get(retry, seeded().delay(0))
 
 
 def url(script: Transcript) -> str:
@@ -190,7 +192,8 @@ class Call:
     def refusal(error: dict[str, Any]) -> tuple[Any, ...]:
         """Code, advice, and seconds."""
         after = error.get("retry_after_ms")
-        return error["code"], error["retry"], None if after is None else after / 1000
+        retry = error["retry"] if error["retry"] in RETRIES else "backoff"
+        return error["code"], retry, None if after is None else after / 1000
 
     def expected(self, said: dict[str, Any]) -> Any:
         """What must be heard when the server says this."""
@@ -203,7 +206,7 @@ class Call:
             case "chunk":
                 return said["data"]
             case "end":
-                return "end", said.get("cancelled", False)
+                return "end", bool(said.get("cancelled"))
             case "event":
                 return Event(said["topic"], said["offset"], said["data"])
             case other:
@@ -240,7 +243,10 @@ class Replay:
     async def _live(self) -> None:
         fields = dict(self._opening)
         options: dict[str, Any] = {"open_stream": self._server.open_stream, "reconnect": False}
-        options |= {name: fields.pop(name) for name in ("token", "heartbeat") if name in fields}
+        known = {"token": fields.get("token"), "heartbeat": fields.get("heartbeat")}
+        if known["heartbeat"] not in HEARTBEAT_MODES:  # a word of a newer client
+            del known["heartbeat"]
+        options |= {name: fields.pop(name) for name in known if name in fields}
         options["initial"] = None if fields == {"type": "auth"} else fields
         with self._vanishing:
             try:
@@ -336,7 +342,7 @@ class Replay:
 
     async def _hear(self, step: Step) -> None:
         message, pongs = step.message or {}, self._peer.pongs
-        asked = "id" in message or message.get("type") == "pong"
+        asked = message.get("id") is not None or message.get("type") == "pong"
         call = self._find(message.get("id")) if asked else None
         assert call is not None or not asked or message.get("id") in self._unsaid
         said = await self._peer.play(step, self._opening.get("id") if call is None else call.id)

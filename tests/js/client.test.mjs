@@ -720,6 +720,28 @@ test("unknown fields, types and errors are ignored, or handled by their advice",
   assert.equal(client.state, "offline");
 });
 
+test("what a newer server says before ready is ignored", async () => {
+  const session = new module.Session(0);
+  assert.equal(session.receive('{"type":"server_info","data":1}', 0), null);
+  session.authenticate("t");
+  assert.equal(session.receive('{"type":"auth_progress"}', 0), null);
+  assert.equal(session.state, "authenticating");
+  assert.throws(() => session.receive('{"type":"ack","id":1}', 0), module.ProtocolError);
+});
+
+test("an unknown retry means backoff, of a request and of the connection", async () => {
+  const { server, client } = await ready();
+  const asked = failing(client.request("note"));
+  await settled();
+  const { id } = server.last.take();
+  server.last.say({ type: "error", code: "new", retry: "elsewhere", fatal: false, id });
+  assert.equal((await asked).retry, "backoff");
+  server.last.say(error("new", "elsewhere"));
+  server.last.end(4321, "new");
+  assert.equal(client.reason.retry, "backoff");
+  assert.equal(client.state, "offline");
+});
+
 /* Leaving. */
 
 test("leaving says goodbye once, tells everybody, and leaves nothing behind", async () => {

@@ -120,7 +120,9 @@ class Asked {
 
   /** What must be heard when the server says this. */
   expected(said) {
-    if (said.type === "error") return [said.code, said.retry, said.retry_after_ms ?? null];
+    if (said.type === "error") {
+      return [said.code, adviceOf(said.retry), said.retry_after_ms ?? null];
+    }
     if (said.type === "chunk") return said.data;
     if (said.type === "event") {
       return { topic: said.topic, offset: said.offset, data: said.data, gap: false };
@@ -162,7 +164,8 @@ class Replay {
     const options = { reconnect: false, clock: this.clock, WebSocket: this.server.WebSocket };
     if (isText(token)) options.token = token;
     else if (token !== undefined) initial.token = token;
-    if (heartbeat !== undefined) options.heartbeat = heartbeat;
+    if (["frame", "message"].includes(heartbeat)) options.heartbeat = heartbeat;
+    else if (heartbeat !== undefined) initial.heartbeat = heartbeat; // a word of a newer client
     this.client = connect(urlOf(this.script.setup), { ...options, initial });
     this.client.addEventListener("message", ({ detail }) => this.pushed.push(detail));
     await settled();
@@ -274,7 +277,7 @@ class Replay {
       return;
     }
     if (step.frame !== undefined) return; // a page cannot see frames
-    const asked = "id" in step.message || step.message.type === "pong";
+    const asked = (step.message.id ?? null) !== null || step.message.type === "pong";
     const call = asked ? this.#find(step.message.id) : undefined;
     const own = step.message.type === "ready" && this.opening.id !== undefined;
     assert.ok(call !== undefined || !asked || own || this.unsaid.includes(step.message.id));
@@ -306,7 +309,7 @@ class Replay {
     const why = this.client.reason;
     if (this.fatal !== null) {
       const { code: name, message, retry, retry_after_ms: after = null } = this.fatal;
-      assert.deepEqual([why.code, why.message, why.retry], [name, message, retry]);
+      assert.deepEqual([why.code, why.message, why.retry], [name, message, adviceOf(retry)]);
       assert.deepEqual([why.closeCode, why.retryAfterMs, why.refused], [code, after, true]);
     } else {
       assert.equal(why.code, "closed");
@@ -339,13 +342,18 @@ const isFrames = ({ name }) => name.startsWith("heartbeat_frames");
 
 const isText = (value) => typeof value === "string";
 
+const PAUSES = { never: null, refresh_token: 0 };
+
+/** What a client makes of a `retry` that it does not know. */
+const adviceOf = (retry) => (["never", "refresh_token"].includes(retry) ? retry : "backoff");
+
 /** Milliseconds until the next attempt, null for none: the protocol's words, not the client's. */
 function pauseAfter(steps) {
   const messages = steps.filter(({ from }) => from === "server").map(({ message }) => message);
   const said = messages.filter((message) => message !== undefined);
   if (said.some(({ type }) => type === "goaway")) return WILDCARDS.integer;
   const retry = said.findLast(({ fatal }) => fatal)?.retry ?? "never";
-  return { never: null, refresh_token: 0, backoff: 0.5 * 500 }[retry];
+  return retry in PAUSES ? PAUSES[retry] : 0.5 * 500;
 }
 
 assert.ok(NAMES.length > 50, "the transcripts are there");

@@ -174,9 +174,28 @@ def test_a_second_beginning_is_the_servers_fault(name: str) -> None:
         feed(ready(), **EXAMPLES[name])
 
 
-def test_an_application_message_before_ready_is_the_servers_fault() -> None:
+def test_a_message_of_an_unknown_type_before_ready_is_nobodys() -> None:
+    session = ClientSession(0.0)
+    assert feed(session, type="news", data=1) is None
+    session.authenticate("t")
+    assert feed(session, type="auth_progress") is None
+    assert session.state is ClientState.AUTHENTICATING
+
+
+@pytest.mark.parametrize("message", [{"type": "ack", "id": 1}, {"type": "end", "id": 1}])
+def test_an_answer_before_ready_is_the_servers_fault(message: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError, match="Out of place when connected"):
-        feed(ClientSession(0.0), type="news")
+        feed(ClientSession(0.0), **message)
+
+
+@pytest.mark.parametrize(
+    ("retry", "advice"), [("never", "never"), ("elsewhere", "backoff"), ("", "backoff")]
+)
+def test_an_unknown_retry_means_backoff(retry: str, advice: str) -> None:
+    session = ready()
+    feed(session, type="error", code="new", message="", retry=retry, fatal=True)
+    assert session.failure is not None
+    assert session.failure.advice == advice
 
 
 known = st.sampled_from([json.dumps(message).encode() for message in EXAMPLES.values()])

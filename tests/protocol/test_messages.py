@@ -4,14 +4,16 @@ import json
 from datetime import datetime
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import Refusal, codec
+from protocol.generate.asyncapi import asyncapi_document
 from protocol.generate.descriptions import EXAMPLES
-from protocol.generate.schema import CLIENT, MESSAGES, SERVER
+from protocol.generate.schema import CLIENT, MESSAGES, PARTS, SERVER, messages_schema
 from protocol.messages import (
     CLIENT_TYPES,
     RESERVED_TYPES,
@@ -19,6 +21,8 @@ from protocol.messages import (
     Auth,
     Cancel,
     End,
+    Error,
+    Message,
     instant,
     milliseconds,
     raw,
@@ -98,3 +102,64 @@ def test_raw_data_is_passed_on_as_it_is() -> None:
     assert raw([1, "ü"]) == msgspec.Raw('[1,"ü"]'.encode())
     with pytest.raises(TypeError):
         raw(object())
+
+
+# -------------------------------------------------------------------------------- growing
+
+
+def optional_fields() -> list[tuple[type, str]]:
+    """Of each message, the fields that may be absent."""
+    return [
+        (struct, field.encode_name)
+        for struct in (*MESSAGES, *PARTS)
+        for field in msgspec.structs.fields(struct)
+        if not field.required and field.encode_name not in ("type", "data")
+    ]
+
+
+@pytest.mark.parametrize(("struct", "name"), optional_fields())
+def test_an_optional_field_that_is_null_is_the_same_as_one_that_is_absent(
+    struct: type, name: str
+) -> None:
+    example = example_of(struct)
+    absent = {key: value for key, value in example.items() if key != name}
+    with_null = {**absent, name: None}
+    if struct is not Message:  # whose traceparent is looked at by those who trace
+        assert read(with_null, struct) == read(absent, struct)
+    messages = messages_schema()
+    schema = {**messages, "oneOf": [{"$ref": f"#/$defs/{struct.__name__}"}]}
+    jsonschema.Draft202012Validator(schema).validate(with_null)
+    document = asyncapi_document()["components"]["schemas"][struct.__name__]
+    assert admits_null(document["properties"][name])
+
+
+def example_of(struct: type) -> dict[str, Any]:
+    ready = EXAMPLES["Ready"]
+    parts = {"ClientInfo": {}, "HeartbeatInfo": ready["heartbeat"], "Limits": ready["limits"]}
+    return dict(parts.get(struct.__name__) or EXAMPLES.get(struct.__name__, {}))
+
+
+def read(message: dict[str, Any], struct: type) -> Any:
+    return msgspec.json.decode(json.dumps(message), type=struct)
+
+
+def admits_null(schema: Any) -> bool:
+    kinds = schema.get("anyOf", [schema])
+    return any(kind.get("type", "null") == "null" and "$ref" not in kind for kind in kinds)
+
+
+@pytest.mark.parametrize("struct", [*MESSAGES, *PARTS])
+def test_each_message_takes_fields_that_are_not_known_yet(struct: type) -> None:
+    read({**example_of(struct), "brand_new": {"deep": [1]}}, struct)
+    messages = messages_schema()
+    assert "additionalProperties" not in messages["$defs"][struct.__name__]
+
+
+def test_words_that_are_not_known_yet_are_taken() -> None:
+    auth = codec.decode_client(b'{"type":"auth","token":"t","heartbeat":"pigeon"}')
+    assert isinstance(auth, Auth)
+    error = codec.decode_server(
+        b'{"type":"error","code":"new","message":"","retry":"elsewhere","fatal":true}'
+    )
+    assert isinstance(error, Error)
+    assert (error.retry, error.advice) == ("elsewhere", "backoff")

@@ -10,7 +10,7 @@ import trio.testing
 from trio.testing import MockClock
 from wsproto.events import CloseConnection, Ping, Pong
 
-from protocol.transcript import ServerOptions, Setup, Step, load, mismatch, names
+from protocol.transcript import ServerOptions, Setup, Step, load, mismatch, names_for
 from tests.support.app import Harness, serving
 from tests.support.client import Client, Ended, masked_frame
 from trioserver import (
@@ -34,7 +34,7 @@ TOKENS: Final = {
 SLACK: Final = 0.05  # seconds; in virtual time only the replayer's own waiting counts
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", names_for("server"))
 async def test_the_server_keeps_to_the_transcript(autojump_clock: MockClock, name: str) -> None:
     transcript = load(name)
     setup = transcript.setup

@@ -71,7 +71,7 @@ class RequestRefused(ClientError):
     def of(cls, error: Error) -> RequestRefused:
         """From the server's message."""
         after = error.retry_after_ms
-        return cls(error.code, error.message, error.retry, None if after is None else after / 1000)
+        return cls(error.code, error.message, error.advice, None if after is None else after / 1000)
 
 
 class RequestTimeout(ClientError, trio.TooSlowError):

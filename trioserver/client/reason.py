@@ -65,7 +65,7 @@ def of_error(error: Error, close_code: int | None) -> CloseReason:
     """The server said it in so many words."""
     after = error.retry_after_ms
     seconds = None if after is None else after / 1000
-    return CloseReason(error.code, error.message, error.retry, seconds, close_code)
+    return CloseReason(error.code, error.message, error.advice, seconds, close_code)
 
 
 def of_close(close_code: int, text: str | None) -> CloseReason:

@@ -76,7 +76,7 @@ class Streams:
             with scope:
                 await self._send_chunks(handler, message, id)
                 outcome = Outcome.OK
-            self._end(id, End(id=id, cancelled=scope.cancelled_caught))
+            self._end(id, End(id=id, cancelled=scope.cancelled_caught or None))
         except Exception as error:
             connection._session.finish(id)
             outcome = refuse_for(connection, error, message.type, id)

@@ -108,10 +108,15 @@ const CLOSED = new Reason("closed", "Closed by this program.", "never", { closeC
 const lost = (message, code = "connection_lost", retry = "backoff") =>
   new Reason(code, message, retry, { refused: false });
 
+const RETRIES = ["never", "refresh_token", "backoff"];
+
+/** Wait and try again, where a newer server says what is not known here. @returns {Retry} */
+const adviceOf = (retry) => (RETRIES.includes(retry) ? retry : "backoff");
+
 /** The server said it in so many words. */
 function reasonOfError(error, closeCode) {
   const { code, message, retry, retry_after_ms: retryAfterMs = null } = error;
-  return new Reason(code, message, retry, { closeCode, retryAfterMs });
+  return new Reason(code, message, adviceOf(retry), { closeCode, retryAfterMs });
 }
 
 /**
@@ -170,7 +175,7 @@ export class RequestRefused extends ClientError {
   constructor({ code, message, retry, retry_after_ms: retryAfterMs = null }) {
     super(`${code}: ${message}`);
     this.code = code;
-    this.retry = retry;
+    this.retry = adviceOf(retry);
     this.retryAfterMs = retryAfterMs;
   }
 }
@@ -207,7 +212,6 @@ const isObject = (value) => typeof value === "object" && value !== null && !Arra
 const isId = (value) => (isString(value) && value.length > 0) || Number.isSafeInteger(value);
 const optional = (fits) => (value) => value === undefined || value === null || fits(value);
 const isThere = (value) => value !== undefined;
-const isRetry = (value) => ["never", "refresh_token", "backoff"].includes(value);
 const has = (shape) => (value) =>
   isObject(value) && Object.entries(shape).every(([name, fits]) => fits(value[name]));
 
@@ -231,7 +235,7 @@ const SHAPES = {
   error: {
     code: isString,
     message: isString,
-    retry: isRetry,
+    retry: isString,
     fatal: (value) => typeof value === "boolean",
     id: optional(isId),
     retry_after_ms: optional(isCount),
@@ -255,20 +259,20 @@ const TABLE = {
   connected: {
     AUTHENTICATE: "authenticating", SEND: "auth_required", HELLO: "connected",
     READY: "protocol_error", FATAL: "closed", HEARTBEAT: "connected", ERROR: "connected",
-    MESSAGE: "protocol_error",
+    MESSAGE: "protocol_error", UNKNOWN: "connected",
   },
   authenticating: {
     AUTHENTICATE: "auth_required", SEND: "auth_required", HELLO: "authenticating",
     READY: "ready", FATAL: "closed", HEARTBEAT: "authenticating", ERROR: "authenticating",
-    MESSAGE: "protocol_error",
+    MESSAGE: "protocol_error", UNKNOWN: "authenticating",
   },
   ready: {
     AUTHENTICATE: "ready", SEND: "ready", HELLO: "protocol_error", READY: "protocol_error",
-    FATAL: "closed", HEARTBEAT: "ready", ERROR: "ready", MESSAGE: "ready",
+    FATAL: "closed", HEARTBEAT: "ready", ERROR: "ready", MESSAGE: "ready", UNKNOWN: "ready",
   },
   closed: {
     AUTHENTICATE: "disconnected", SEND: "disconnected", HELLO: "closed", READY: "closed",
-    FATAL: "closed", HEARTBEAT: "closed", ERROR: "closed", MESSAGE: "closed",
+    FATAL: "closed", HEARTBEAT: "closed", ERROR: "closed", MESSAGE: "closed", UNKNOWN: "closed",
   },
 }; // prettier-ignore
 
@@ -366,14 +370,17 @@ export class Session {
 
   /**
    * A text message has arrived: what it says, or null where nothing needs to be known. When ready,
-   * a `ping` is answered here. Throws `ProtocolError`.
+   * a `ping` is answered here. Before that, a message of an unknown type is nobody's: a newer server
+   * may have more to say. Throws `ProtocolError`.
    * @param {string} text
    * @param {number} now
    */
   receive(text, now) {
     this.lastReceived = now;
     const message = decode(text);
-    this._move(moveOf(message));
+    const move = moveOf(message);
+    this._move(move);
+    if (move === "UNKNOWN" && this.state !== "ready") return null;
     switch (message.type) {
       case "ping":
         if (this.state === "ready") this._send(pongOf(message));
@@ -447,6 +454,7 @@ export class Session {
 
 function moveOf(message) {
   if (message.type === "error") return message.fatal ? "FATAL" : "ERROR";
+  if (!Object.hasOwn(SHAPES, message.type)) return "UNKNOWN";
   return MOVES.get(message.type) ?? "MESSAGE";
 }
 
@@ -949,7 +957,7 @@ class Link {
       const left = this.session.lastReceived + this._patienceMs - now;
       if (left > 0) {
         this._watch(left);
-      } else if (!asked && (mode === "frame" || now - due > LATE_MS)) {
+      } else if (!asked && (mode !== "message" || now - due > LATE_MS)) {
         this.session.forget(this.session.ping());
         this.flush();
         this._watch(timeout, true);

@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 BENCH_STAMP = $(VENV)/.installed-bench
 NODE_PEER = tests/benchmarks/peers/node
 NODE_STAMP = $(NODE_PEER)/node_modules/.installed
-NPM_STAMPS = tests/browser/node_modules/.installed tests/js/node_modules/.installed
+NPM_STAMPS = tests/browser/node_modules/.installed tests/js/node_modules/.installed tests/interop/node_modules/.installed
 
 .PHONY: demo test test-all attacks check bench docs screenshots rolling-restart autobahn clean
 
@@ -82,4 +82,4 @@ $(NPM_STAMPS): %/node_modules/.installed: %/package.json
 	&& touch node_modules/.installed || echo "npm has failed: tests that need $* are skipped"
 
 clean:
-	rm -rf $(VENV) .venvs $(NODE_PEER)/node_modules tests/browser/node_modules tests/js/node_modules .venv-autobahn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venvs $(NODE_PEER)/node_modules tests/browser/node_modules tests/js/node_modules tests/interop/node_modules .venv-autobahn .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

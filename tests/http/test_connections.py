@@ -546,3 +546,36 @@ async def test_cancelling_the_server_ends_a_stalled_reader_at_once(notes: Notes)
 def test_logs_go_where_the_servers_go() -> None:
     """Hypercorn sets no handlers of its own up."""
     assert not logging.getLogger("hypercorn.error").handlers
+
+
+# ------------------------------------------------------------------------------ small pieces
+
+
+class Counting:
+    """An ASGI application that counts the events of a body."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.body = b""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            event = await receive()
+            self.events += 1
+            self.body += event.get("body", b"")
+            more = event.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def test_chunks_of_one_byte_arrive_together() -> None:
+    """120 KB of them took 170 ms of everybody's time, before anybody was authenticated."""
+    counting = Counting()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with site(Application(http=counting)) as place:
+        http = await place.open()
+        answer = await http.raw(head + b"1\r\nx\r\n" * 3000 + b"0\r\n\r\n")
+    assert answer.text == "ok"
+    assert counting.body == b"x" * 3000
+    assert counting.events < 20

@@ -131,6 +131,34 @@ async def test_a_slow_head_ends_with_the_callers_deadline(autojump_clock: trio.a
         nursery.cancel_scope.cancel()
 
 
+async def test_a_head_in_single_bytes_is_read_a_few_times_and_then_at_a_pace(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    reads = 0
+
+    class Counted(trio.abc.ReceiveStream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            nonlocal reads
+            reads += 1
+            return bytes(await server.receive_some(max_bytes))
+
+        async def aclose(self) -> None:
+            raise NotImplementedError
+
+    client, server = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            for byte in UPGRADE:
+                await client.send_all(bytes((byte,)))
+                await trio.sleep(0.001)
+
+        nursery.start_soon(send)
+        assert (await read_head(Counted(), max_bytes=LIMIT)).path == "/ws"
+    assert len(UPGRADE) > 120
+    assert reads < 50
+
+
 @pytest.mark.parametrize("name", ["X", "X{}"])
 def test_a_bomb_of_headers_costs_no_more_than_its_length(name: str) -> None:
     """And more headers than anybody sends cost nothing, for they are refused unread."""

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import h11
 
 from trioserver.websocket.handshake import Head
+
+_CHUNK_BYTES: Final = 1024
+"""A chunk for each so many bytes costs no more than the bytes do."""
 
 
 class Body:
     """Finds the end of one request's body in the bytes as they come. ``size`` is what it holds.
 
     A parser of our own follows along, because Hypercorn would go on to the next request by
-    itself, past every rule for heads.
+    itself, past every rule for heads. ``small_chunks`` is how many chunks there have been beyond
+    one for each KiB.
     """
 
     def __init__(self, head: Head, *, max_incomplete: int) -> None:
         self.size = 0
         self.is_complete = False
         self.is_broken = False
+        self._is_chunked = "transfer-encoding" in head.headers
+        self._chunks = 0
+        self._pieces: list[bytes] = []
         self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=max_incomplete)
         self._parser.receive_data(head.raw)
         self._parser.next_event()
         self._advance()
+
+    @property
+    def small_chunks(self) -> int:
+        return max(0, self._chunks - 1 - self.size // _CHUNK_BYTES)
 
     def take(self, data: bytes) -> int:
         """How many of the next bytes are the body's. Of a broken one, all."""
@@ -29,10 +42,24 @@ class Body:
         self._advance()
         return len(data) - len(self._parser.trailing_data[0]) if self.is_complete else len(data)
 
+    def pass_on(self) -> bytes:
+        """What has come since this was last asked, to be parsed again: in one chunk, if in any.
+
+        Thousands of chunks of one byte would each be an event for everybody behind this.
+        """
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        if not self._is_chunked:
+            return data
+        chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        return chunk + b"0\r\n\r\n" if self.is_complete else chunk
+
     def _advance(self) -> None:
         try:
             while isinstance(event := self._parser.next_event(), h11.Data):
                 self.size += len(event.data)
+                self._chunks += event.chunk_start
+                self._pieces.append(bytes(event.data))
         except h11.RemoteProtocolError:
             self.is_broken = True
         else:

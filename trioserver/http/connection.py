@@ -28,12 +28,21 @@ from trioserver.http.exchange import Application, ClientGone, Exchange
 from trioserver.http.strictness import check_head, without_offers
 from trioserver.paths import masked_path
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, linger, read_head
+from trioserver.websocket.pace import Pace
 from trioserver.websocket.tls_stream import is_secure
 
 log: Final = structlog.get_logger("trioserver")
 
 _PIECE: Final = 64 * 1024
 """Bytes of an answer that a deadline is for, and of a request that are read at once."""
+
+_STEP: Final = 4 * 1024
+"""Bytes of a body that are parsed at once, until it is known not to come in tiny pieces: of those,
+64 KiB would hold everybody up for 50 ms."""
+
+_SMALL: Final = 1024
+_CHUNKS_OF_A_READ: Final = 16
+"""A read of fewer bytes counts; chunks smaller than a KiB count as one for so many of them."""
 
 _LINGER: Final = 1.0  # seconds; closing on unread input would reset the answer away
 
@@ -168,23 +177,43 @@ class HttpConnection:
         return rest
 
     async def _receive_body(self, body: Body, data: bytes) -> bytes:
-        """Hand over up to the end of the body; what is behind it comes back."""
+        """Hand over up to the end of the body; what is behind it comes back.
+
+        A body in small pieces is read a little at a time, and at a bounded rate.
+        """
+        step, small_chunks = _STEP, 0
+        pace = Pace(0, trio.current_time())
         while not (body.is_complete or self._settled.is_set()):
-            data = data or await self._receive(self._config.body_timeout)
-            used = body.take(data) if data else 0
+            if not data:
+                data = await self._receive(self._config.body_timeout)
+                pace.left -= len(data) < _SMALL
+            used = body.take(data[:step]) if data else 0
+            more = body.small_chunks - small_chunks
+            step = _STEP if more > 0 else min(2 * step, _PIECE)
+            small_chunks = body.small_chunks
+            pace.left -= max(0, more) / _CHUNKS_OF_A_READ
             if body.size > self._config.body_bytes:
                 self._end(BadHead(413, "The body of the request is too large."))
             elif body.is_broken:
                 self._end(BadHead(400, "The body of the request is not well-formed."))
             elif data:
-                await self._hand_over(data[:used])
+                await self._hand_over(body.pass_on())
+                if pace.left <= 0 and (rest := pace.rest(trio.current_time())):
+                    await self._rest(rest)
             elif not self._settled.is_set():
                 self._end(BadHead(400, "The body of the request breaks off."))
             data = data[used:]
         return data
 
+    async def _rest(self, seconds: float) -> None:
+        """Read no more for a while; the end of the answer is the end of that as well."""
+        with trio.move_on_after(seconds):
+            await self._settled.wait()
+
     async def _hand_over(self, data: bytes) -> None:
         """Give bytes to Hypercorn, which waits while the application does not read."""
+        if not data:
+            return
         with trio.move_on_after(self._config.response_timeout) as scope, suppress(ClientGone):
             await self._protocol.handle(RawData(data))
         if scope.cancelled_caught:

@@ -23,6 +23,11 @@ import trio
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _RECEIVE_BYTES: Final = 16 * 1024
+_READS_OF_A_HEAD: Final = 32
+_BETWEEN_READS: Final = 0.02
+"""A head that comes in more pieces is read at this pace, in seconds: the pieces then come together,
+where each byte would else be a read of its own."""
+
 _LINGER: Final = 1.0  # seconds; closing on unread input would reset the response away
 _MAX_HEADERS: Final = 128
 """Header lines of a request. The parser takes a tenth of a second for three thousand."""
@@ -101,11 +106,14 @@ async def read_head(stream: trio.abc.ReceiveStream, *, max_bytes: int, begun: by
     Cancelling this loses what was read.
     """
     buffer = bytearray(begun)
-    searched = 0
+    searched = reads = 0
     while (end := buffer.find(_END_OF_HEAD, searched)) < 0:
         if len(buffer) > max_bytes:
             raise BadHead(431, "The head of the request is too large.")
         searched = max(0, len(buffer) - len(_END_OF_HEAD))
+        reads += 1
+        if reads > _READS_OF_A_HEAD:
+            await trio.sleep(_BETWEEN_READS)
         buffer += await _receive(stream)
     end += len(_END_OF_HEAD)
     if end > max_bytes:

@@ -9,8 +9,21 @@ from urllib.parse import quote, urlsplit
 import attrs
 import trio
 
+from trioserver.client.last_words import LastWordsStream
 from trioserver.client.reason import CloseReason, lost
 from trioserver.paths import masked_path
+
+_ABOUT_CERTIFICATES: Final = {
+    "ACCESS_DENIED",
+    "BAD_CERTIFICATE",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_REQUIRED",
+    "CERTIFICATE_REVOKED",
+    "CERTIFICATE_UNKNOWN",
+    "UNKNOWN_CA",
+    "UNSUPPORTED_CERTIFICATE",
+}
+"""Alerts about what a client has shown, or has not, as OpenSSL names them."""
 
 _PORTS: Final = {"ws": 80, "wss": 443}
 
@@ -77,7 +90,9 @@ async def open_stream(address: Address, ssl_context: ssl.SSLContext | None) -> t
     if not address.secure:
         return tcp
     context = ssl_context or ssl.create_default_context()
-    tls = trio.SSLStream(tcp, context, server_hostname=address.host, https_compatible=True)
+    tls = trio.SSLStream(
+        LastWordsStream(tcp), context, server_hostname=address.host, https_compatible=True
+    )
     try:
         await tls.do_handshake()
     except BaseException:
@@ -86,8 +101,23 @@ async def open_stream(address: Address, ssl_context: ssl.SSLContext | None) -> t
     return tls
 
 
+def alert_of(error: ssl.SSLError) -> CloseReason | None:
+    """What the server's alert of TLS says (RFC 8446, section 6.2); None where there was none.
+
+    With TLS 1.3 the one about this client's certificate comes when the client's handshake is over.
+    """
+    _, separator, name = (error.reason or "").partition("_ALERT_")
+    if not separator:
+        return None
+    words = name.replace("_", " ").lower()
+    if name in _ABOUT_CERTIFICATES:
+        text = f"The server refuses this client's certificate: {words}."
+        return lost(text, "certificate_refused", "never")
+    return lost(f"The server refuses TLS: {words}.")
+
+
 def reason_of_error(error: OSError | trio.BrokenResourceError) -> CloseReason:
-    """Why no stream could be opened. A certificate that is wrong stays wrong.
+    """Why there is no connection. A certificate that is wrong stays wrong, on either side.
 
     Only what the system says is passed on: an exception's own text may hold anything.
     """
@@ -95,6 +125,8 @@ def reason_of_error(error: OSError | trio.BrokenResourceError) -> CloseReason:
     if isinstance(cause, ssl.SSLCertVerificationError):
         text = f"The server's certificate: {cause.verify_message}."
         return lost(text, "certificate_invalid", "never")
+    if isinstance(cause, ssl.SSLError) and (alert := alert_of(cause)) is not None:
+        return alert
     while isinstance(cause, BaseExceptionGroup):  # of the addresses that were tried
         cause = cause.exceptions[0]
     text = getattr(cause, "strerror", None) or type(cause).__name__

@@ -8,6 +8,7 @@ last heard from, what HTTP answered, and that it is over; and what is raised sto
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -16,7 +17,8 @@ import trio
 import trio_websocket
 
 from protocol import SUBPROTOCOL
-from trioserver.client.address import Address
+from trioserver.client.address import Address, reason_of_error
+from trioserver.client.last_words import LastWordsStream
 from trioserver.client.reason import CloseReason, lost, of_close, of_http, protocol_error
 
 Headers = Sequence[tuple[str, str]]
@@ -43,14 +45,16 @@ class WatchedStream(trio.abc.Stream):
         self.last_received = trio.current_time()
         self.lost = False
         self.on_end: Callable[[], object] = lambda: None
-        self._stream = stream
+        self._stream = LastWordsStream(stream)
         self._head = b""
+        self._failure: trio.BrokenResourceError | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """As of `trio.abc.ReceiveStream`."""
         try:
-            data = bytes(await self._stream.receive_some(max_bytes))
-        except trio.BrokenResourceError:
+            data = await self._stream.receive_some(max_bytes)
+        except trio.BrokenResourceError as error:
+            self._failure = error
             self._ended()
             raise
         self.last_received = trio.current_time()
@@ -75,6 +79,8 @@ class WatchedStream(trio.abc.Stream):
     def refusal(self) -> CloseReason:
         """Why there was no WebSocket to be had."""
         if self.status is None and not self._head:
+            if self._failure is not None and isinstance(self._failure.__cause__, ssl.SSLError):
+                return reason_of_error(self._failure)
             return lost("The server left during the opening handshake.")
         if self.status in (None, _SWITCHING_PROTOCOLS):
             return protocol_error("This is not a WebSocket server.")

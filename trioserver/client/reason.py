@@ -24,7 +24,8 @@ _TRY_AGAIN: Final = (408, 429)
 class CloseReason:
     """``code``: of `protocol.ERRORS`, of the application's own, or one of this client's:
     ``normal``, ``closed`` (by this program), ``connection_lost``, ``server_silent``,
-    ``certificate_invalid``, ``http_404`` and the like.
+    ``certificate_invalid`` (the server's), ``certificate_refused`` (this client's, by the server),
+    ``http_404`` and the like.
 
     ``message`` is for people. ``retry`` says whether to come back, ``retry_after`` after how many
     seconds at least. ``close_code`` is the WebSocket's, None where no Close frame came.

@@ -18,6 +18,7 @@ from msgspec import Raw
 from protocol import codec
 from protocol.errors import NORMAL_CLOSURE
 from protocol.messages import Auth, Error, Pong, Subscribe
+from trioserver.client.address import alert_of
 from trioserver.client.reason import (
     CLOSED,
     CloseReason,
@@ -371,6 +372,6 @@ def reason_of(error: OSError) -> CloseReason:
     if isinstance(error, ssl.SSLCertVerificationError):
         return lost("The server's certificate is not trusted.", "certificate_invalid", "never")
     if isinstance(error, ssl.SSLError):
-        return lost("TLS failed.", "tls_failed")
+        return alert_of(error) or lost("TLS failed.", "tls_failed")
     code = _NETWORK.get(error.errno or 0) or errno.errorcode.get(error.errno or 0, "os_error")
     return lost("The network.", code.lower(), "never" if code in _HERE else "backoff")

@@ -398,9 +398,13 @@ async def test_keys_are_replaced_without_a_restart() -> None:
     auth.rotate(secret=OTHER_SECRET)
     assert await code(auth, token_with()) == "token_invalid"
     assert await code(auth, token_with(OTHER_SECRET)) == "ready"
-    wrong: list[dict[str, Any]] = [{}, {"secret": "changeme"}, {"keys": ["x"]}]
-    for bad in wrong:
-        with pytest.raises(ValueError, match="secret"):
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({}, "JWTAuth has nothing to verify tokens with"),
+        ({"secret": "changeme"}, "The secret is a well-known placeholder"),
+        ({"keys": ["x"]}, "Keys are made with `Key.secret`"),
+    ]
+    for bad, said in wrong:
+        with pytest.raises(ValueError, match=said):
             auth.rotate(**bad)
         assert await code(auth, token_with(OTHER_SECRET)) == "ready"
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserver.auth import Key, KeySet, WeakSecret, make_secret
+from trioserver.auth import Key, KeySet, WeakSecret, make_secret, make_token
 from trioserver.auth.keys import Material
 
 RSA = rsa.generate_private_key(65537, 2048)
@@ -114,6 +114,44 @@ def test_a_weak_secret_is_refused_in_one_sentence_that_says_what_to_do(
     if isinstance(secret, str) and len(secret.strip()) > 6:
         assert secret not in message
     assert caught.value.__cause__ is None
+
+
+GOOD = make_secret()
+
+
+@pytest.mark.parametrize(
+    ("secret", "fault"),
+    [
+        (f"{GOOD}\n", "begins or ends with white space"),
+        (f"{GOOD}\r\n".encode(), "begins or ends with white space"),
+        (f" {GOOD}", "begins or ends with white space"),
+        (f"\ufeff{GOOD}", "begins with a byte order mark"),
+        (f'"{GOOD}"', "stands in quotes"),
+        (f"TRIOSERVER_SECRET={GOOD}", "looks like NAME=value"),
+    ],
+)
+def test_what_stands_around_a_secret_is_not_silently_part_of_it(
+    secret: str | bytes, fault: str
+) -> None:
+    with pytest.raises(WeakSecret, match=f"^The secret {fault}") as caught:
+        Key.secret(secret)
+    assert GOOD not in str(caught.value)
+    with pytest.raises(WeakSecret, match=f"^The secret {fault}"):
+        make_token(secret, subject="alice")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        GOOD,
+        base64.b64encode(bytes(range(7, 57))).decode(),  # ends with an equals sign
+        "aB3=x9&kQ!7pL#2mW$8nR%4tY^6uI*0oZ",
+        "correct horse battery staple, and a good deal of other words",
+        bytes(range(10, 60)),  # begins with a newline, and is no text
+    ],
+)
+def test_what_is_random_is_a_secret_whatever_it_looks_like(secret: str | bytes) -> None:
+    assert "HS256" in Key.secret(secret).algorithms
 
 
 @pytest.mark.parametrize("algorithm", PUBLIC)

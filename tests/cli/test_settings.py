@@ -371,6 +371,11 @@ def test_a_file_that_cannot_be_read_is_one_sentence(
     assert "\n" not in message
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf[trioserver]\r\nport = 1234\r\n")
+    assert load_settings(file).config.port == 1234
+
+
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert error_of(tmp_path) == f"cannot read {tmp_path}: Is a directory"
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.cli.conftest import Invoke
+from tests.support.patience import PATIENCE
 from trioserver.auth import make_secret, make_token
 from trioserver.cli.durations import in_words, parse_duration
 
@@ -53,12 +54,12 @@ def test_only_the_token_is_printed(make: Invoke) -> None:
     assert result.stdout.count("\n") == 1
     claims = claims_of(result)
     assert claims["sub"] == "alice"
-    assert claims["exp"] - time.time() == pytest.approx(1800, abs=5)
+    assert claims["exp"] - time.time() == pytest.approx(1800, abs=PATIENCE)
 
 
 def test_the_lifetime_has_units(make: Invoke) -> None:
     claims = claims_of(make("alice", "--lifetime", "1h30m"))
-    assert claims["exp"] - time.time() == pytest.approx(5400, abs=5)
+    assert claims["exp"] - time.time() == pytest.approx(5400, abs=PATIENCE)
 
 
 def test_a_negative_lifetime_makes_an_expired_token(make: Invoke) -> None:
@@ -89,6 +90,28 @@ def test_the_key_id_is_in_the_header(make: Invoke) -> None:
     token = make("alice", "--kid", "2026", "--algorithm", "HS512").stdout.strip()
     header = jwt.get_unverified_header(token)
     assert (header["kid"], header["alg"]) == ("2026", "HS512")
+
+
+def test_of_a_file_with_several_secrets_the_first_signs_and_each_verifies(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    file, new = tmp_path / "secret", make_secret()
+    file.write_bytes(f"\ufeff{new}\r\n{SECRET}\r\n".encode())
+    claims = claims_of(invoke("token", "make", "alice", "--secret-file", str(file)), new)
+    assert claims["sub"] == "alice"
+    for secret in (new, SECRET):
+        token = make_token(secret, subject="alice")
+        result = invoke("token", "inspect", "--json", "--secret-file", str(file), input=token)
+        assert (result.exit_code, json.loads(result.stdout)["verified"]) == (0, True)
+
+
+def test_a_file_with_more_than_secrets_signs_nothing(invoke: Invoke, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(f"# of production, rotated yearly by Jane\n{SECRET}\n")
+    result = invoke("token", "make", "alice", "--secret-file", str(file))
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "The secret of line 1 looks like a comment" in result.stderr
+    assert "Jane" not in result.stderr
 
 
 @pytest.mark.parametrize("how", ["--secret", "--secret-file", "stdin"])

@@ -107,6 +107,7 @@ async def test_a_refusal_that_comes_before_the_handshake_is_sent_is_read(answer:
                 open_stream=lambda address: open_late(address, port),
             ):
                 pytest.fail("entered")
+    assert isinstance(raised.value, Refused | ConnectionLost)
     reason = raised.value.reason
     if answer:
         assert (reason.code, reason.retry_after) == ("http_503", 7.0)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trioserver.auth.keys import Key, WeakSecret
+from trioserver.private_files import tell_if_open
 
 
 def read_keys(secret_file: Path | None, key_files: Iterable[Path]) -> tuple[Key, ...]:
     """All keys of these files. Raises `ValueError`, which names the file and no secret."""
     keys: list[Key] = []
     if secret_file is not None:
+        tell_if_open(secret_file)
         keys += _in(secret_file, _secrets)
     for file in key_files:
         keys += _in(file, _public_keys)
@@ -21,7 +23,8 @@ def read_keys(secret_file: Path | None, key_files: Iterable[Path]) -> tuple[Key,
 
 def _in(file: Path, parse: Callable[[str], list[Key]]) -> list[Key]:
     try:
-        text = file.read_text(encoding="utf-8")
+        # Editors of Windows put a byte order mark in front, which is no part of any key.
+        text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{file} is not UTF-8 text.") from None
     except OSError as error:
@@ -33,12 +36,34 @@ def _in(file: Path, parse: Callable[[str], list[Key]]) -> list[Key]:
 
 
 def _secrets(text: str) -> list[Key]:
-    """One secret a line."""
-    lines = [line.strip() for line in text.splitlines()]
-    keys = [Key.secret(line) for line in lines if line]
-    if not keys:
+    return [Key.secret(secret) for secret in secrets_in(text)]
+
+
+def secrets_in(text: str) -> list[str]:
+    """The secrets of a file's text, one a line, of which the first is to sign with.
+
+    Empty lines, and white space around a secret, are left out. Raises `WeakSecret` for whatever
+    else is no secret: a comment, quotes or a name around it would be one that others can guess.
+    """
+    found: list[str] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        secret = line.strip()
+        if not secret:
+            continue
+        if secret.startswith(("#", "//", ";")):
+            raise WeakSecret(
+                f"of line {number} looks like a comment", "remove it, the file has secrets only"
+            )
+        Key.secret(secret)
+        if secret.split() != [secret]:
+            raise WeakSecret(
+                f"of line {number} has white space in it, as a sentence has",
+                "the file has secrets only, one a line",
+            )
+        found.append(secret)
+    if not found:
         raise WeakSecret("is empty")
-    return keys
+    return found
 
 
 def _public_keys(text: str) -> list[Key]:

@@ -37,8 +37,9 @@ class JWTAuth(Component):
 
     - ``secret``: an HMAC secret of 32 bytes or more, see `Key.secret`; None is none.
     - ``keys``: more keys. Several for one purpose are told apart by their ``kid``.
-    - ``secret_file``: a text file of such secrets, one a line. `reload` reads it again: to change
-      the secret, add the new one, sign with it, and remove the old one when its tokens have ended.
+    - ``secret_file``: a text file of such secrets, one a line, and nothing else: no comments, no
+      quotes, no ``NAME=``. `reload` reads it again. To change the secret, add the new one, sign
+      with it, and remove the old one when its tokens have ended.
     - ``key_files``: files that hold a public key in PEM each, or a JWK set; `reload` likewise.
     - ``jwks``: the provider's JWKS URL, or a `JWKS` for other intervals; None is none. The server
       has to run `run`, which fetches.

@@ -58,17 +58,29 @@ _PERIOD_MAX_BYTES: Final = 64
 """The longest unit whose repetition is looked for."""
 
 
+_ADVICE: Final = (
+    f"set it to {SECRET_MIN_BYTES} or more random bytes, made with `trioserver secret` or "
+    '`python -c "import secrets; print(secrets.token_urlsafe(48))"`'
+)
+
+_ASSIGNMENT: Final = re.compile(
+    r"(export\s+)?([A-Z_][A-Z0-9_]{2,}|[\w.-]*(?i:secret|key|token|password)[\w.-]*)"
+    r"\s*(=|:\s)\s*[^\s=]"
+)
+"""A line of a shell, a `.env` file, TOML or YAML. Base64 has its equals signs at the end, and a
+random secret may have one anywhere, but behind no such name."""
+
+_QUOTES: Final = "'\"`"
+
+
 class WeakSecret(ValueError):
     """An HMAC secret that is missing, too short, a placeholder, or no secret at all.
 
-    The message is one sentence that says what to do, and never holds the secret.
+    The message says what is wrong and what to do, and never holds the secret.
     """
 
-    def __init__(self, fault: str) -> None:
-        super().__init__(
-            f"The secret {fault}: set it to {SECRET_MIN_BYTES} or more random bytes, made with "
-            '`trioserver secret` or `python -c "import secrets; print(secrets.token_urlsafe(48))"`.'
-        )
+    def __init__(self, fault: str, advice: str | None = None) -> None:
+        super().__init__(f"The secret {fault}: {advice or _ADVICE}.")
 
 
 def make_secret() -> str:
@@ -90,6 +102,27 @@ def _is_public_key(secret: bytes) -> bool:
     return True
 
 
+def _check_edges(secret: bytes) -> None:
+    """Refuse text with something around the secret that does not belong to it.
+
+    It would be part of the key, silently, and whoever signs with the secret alone would be refused.
+    """
+    try:
+        text = secret.decode()
+    except UnicodeDecodeError:
+        return  # random bytes
+    if not text.lstrip("\ufeff").strip().isprintable():
+        return  # these too
+    if text.startswith("\ufeff"):
+        raise WeakSecret("begins with a byte order mark, U+FEFF", "remove it")
+    if text != text.strip():
+        raise WeakSecret("begins or ends with white space", "remove it")
+    if text[0] in _QUOTES and text[-1] == text[0]:
+        raise WeakSecret("stands in quotes, which would be part of it", "remove them")
+    if _ASSIGNMENT.match(text):
+        raise WeakSecret("looks like NAME=value, all of it", "give the value only")
+
+
 def _check_secret(secret: bytes) -> None:
     text = secret.decode("latin-1").lower()
     periods = range(1, min(len(text) // 2, _PERIOD_MAX_BYTES) + 1)
@@ -99,6 +132,7 @@ def _check_secret(secret: bytes) -> None:
         raise WeakSecret("is a key or certificate for `Key.from_pem` or `Key.from_jwk`")
     if 2 * len(_PLACEHOLDER.sub("", text)) < min(SECRET_MIN_BYTES, len(text)):
         raise WeakSecret("is a well-known placeholder")
+    _check_edges(secret)
     if len(secret) < SECRET_MIN_BYTES:
         raise WeakSecret(f"is shorter than {SECRET_MIN_BYTES} bytes")
     if len(set(secret)) < _DISTINCT_MIN_BYTES or any(text[n:] == text[:-n] for n in periods):

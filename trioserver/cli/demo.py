@@ -36,6 +36,7 @@ from trioserver.examples import (
 )
 from trioserver.logs import set_up_logging
 from trioserver.peers.hosts import LOOPBACK
+from trioserver.private_files import make_directory
 
 SEED: Final = {"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]}
 """The users, and the conversations that are theirs."""
@@ -186,7 +187,7 @@ def command(
 
 def _directory(path: Path) -> Path:
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_directory(path)
     except OSError as error:
         raise Failure(
             f"cannot make the directory {path} ({error.strerror}): choose another with --data",

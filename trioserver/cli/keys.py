@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar
 import attrs
 import click
 
-from trioserver.cli.terminal import Exit, Failure
+from trioserver.auth.files import secrets_in
+from trioserver.cli.terminal import Exit, Failure, one_line
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -22,9 +23,13 @@ _MAX_BYTES: Final = 64 * 1024
 
 @attrs.frozen(kw_only=True)
 class KeyMaterial:
-    """A secret, or a key in PEM where ``pem``; ``origin`` says in words where it is from."""
+    """A secret, or a key in PEM where ``pem``; ``origin`` says in words where it is from.
+
+    ``others`` are the secrets behind the first of a file, good for verifying only.
+    """
 
     text: str = attrs.field(repr=False)
+    others: tuple[str, ...] = attrs.field(default=(), repr=False)
     pem: bool
     origin: str
 
@@ -62,7 +67,8 @@ def read_key(
     if sum(option is not None for option in (secret_file, secret, key_file)) > 1:
         raise click.UsageError("give one of --secret-file, --secret and --key-file")
     if secret_file is not None:
-        return KeyMaterial(text=read_text(secret_file), pem=False, origin=secret_file)
+        first, *others = _secrets_of(secret_file)
+        return KeyMaterial(text=first, others=tuple(others), pem=False, origin=secret_file)
     if key_file is not None:
         return KeyMaterial(text=read_text(key_file), pem=True, origin=key_file)
     if secret is not None:
@@ -70,6 +76,13 @@ def read_key(
     if _VARIABLE in os.environ:
         return KeyMaterial(text=os.environ[_VARIABLE], pem=False, origin=_VARIABLE)
     return None
+
+
+def _secrets_of(file: str) -> list[str]:
+    try:
+        return secrets_in(read_text(file))
+    except ValueError as error:
+        raise Failure(f"{file}: {one_line(error)}", Exit.CONFIGURATION) from None
 
 
 def read_text(file: str) -> str:
@@ -82,7 +95,7 @@ def read_text(file: str) -> str:
                 data = opened.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
             raise Failure(f"{file} is too large for a key or a token", Exit.CONFIGURATION)
-        return data.decode().strip()
+        return data.decode("utf-8-sig").strip()
     except OSError as error:
         raise Failure(f"cannot read {file}: {error.strerror}", Exit.CONFIGURATION) from None
     except UnicodeDecodeError:

@@ -8,6 +8,7 @@ classes, so values are converted here one by one.
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,8 +17,7 @@ from typing import Any, Final
 import attrs
 from typed_settings.converters import TSConverter
 from typed_settings.dict_utils import merge_settings, set_path
-from typed_settings.exceptions import TsError
-from typed_settings.loaders import EnvLoader, TomlFormat
+from typed_settings.loaders import EnvLoader
 from typed_settings.types import LoadedSettings, LoaderMeta
 
 from trioserver.cli.options import (
@@ -113,10 +113,10 @@ def load_settings(file: Path | None = None, arguments: Mapping[str, Any] | None 
 def _read(file: Path) -> dict[str, Any]:
     """The file's table, with keys that are known."""
     try:
-        document: Any = TomlFormat(None)(file, Config, ())
-    except (TsError, OSError, ValueError) as error:  # ValueError: not UTF-8
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        what = cause.strerror if isinstance(cause, OSError) else one_line(error)
+        # A byte order mark, which editors of Windows put in front, is no part of TOML.
+        document: Any = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not TOML
+        what = error.strerror if isinstance(error, OSError) else one_line(error)
         raise SettingsError(f"cannot read {file}: {what}") from None
     table = document.get(SECTION, None if document else {})
     if not isinstance(table, dict):

@@ -183,8 +183,9 @@ def _read_token(token: str | None, file: str | None) -> str:
 def _authenticator(
     material: KeyMaterial, issuer: tuple[str, ...], audience: tuple[str, ...], leeway: float
 ) -> JWTAuth:
-    key = Key.from_pem(material.text) if material.pem else Key.secret(material.text)
-    return JWTAuth(keys=[key], issuer=issuer or None, audience=audience or None, leeway=leeway)
+    texts = (material.text, *material.others)
+    keys = [Key.from_pem(text) if material.pem else Key.secret(text) for text in texts]
+    return JWTAuth(keys=keys, issuer=issuer or None, audience=audience or None, leeway=leeway)
 
 
 def _bad_key(material: KeyMaterial, error: Exception) -> Failure:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from trioserver.private_files import create_file, tell_if_open
 from trioserver.storage.errors import DatabaseUnavailable
 from trioserver.storage.job import opened
 from trioserver.storage.sqlite_file import WAL_BYTES, SQLiteFile, read_only_uri
@@ -129,6 +130,8 @@ def _listen_sqlite(engine: Engine, url: URL, timeout: float, read_only: bool) ->
     def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
         if file is not None:
             file.before_opening()
+        if path is not None and not read_only:
+            create_file(path)  # -wal and -shm get its mode from SQLite
         if read_only and path is not None:
             arguments, options = (read_only_uri(path),), {**options, "uri": True}
         connection = dialect.connect(*arguments, **options)
@@ -212,6 +215,7 @@ def check_location(url: URL) -> None:
             raise IsADirectoryError(0, "it is a directory")
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise PermissionError(0, "the file may not be read and written")
+        tell_if_open(path)
     except OSError as error:
         raise DatabaseUnavailable(
             "location",

@@ -1,0 +1,57 @@
+"""Files that are nobody else's business: made so that only this user reads them, and looked at."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+_FILE: Final = 0o600
+_DIRECTORY: Final = 0o700
+
+_OTHERS: Final = stat.S_IWGRP | stat.S_IRWXO
+"""What is told of: writing by the group, anything by others. Reading by the group is a common way
+to hand a file to a service."""
+
+_log: Final = structlog.get_logger("trioserver")
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory for this user only, with its parents, unless it is there.
+
+    Raises `OSError`. One that is there and is open to others is told of in the log.
+    """
+    try:
+        path.mkdir(mode=_DIRECTORY, parents=True)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        tell_if_open(path)
+
+
+def create_file(path: Path) -> None:
+    """Make an empty file for this user only, unless it is there. Raises nothing: who opens it next
+    says what is wrong."""
+    with suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _FILE))
+
+
+def tell_if_open(path: Path) -> None:
+    """Log a warning if others on this machine may read or change what is there. Raises nothing."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        status = path.stat()
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & _OTHERS:
+            wanted = _DIRECTORY if stat.S_ISDIR(status.st_mode) else _FILE
+            _log.warning(
+                "file_open_to_others",
+                path=str(path),
+                mode=f"{mode:04o}",
+                advice=f"chmod {wanted:o} {path}",
+            )

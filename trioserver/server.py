@@ -22,6 +22,7 @@ from trioserver.auth.component import overrides
 from trioserver.blocks import Block, Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
+from trioserver.extras import MissingExtra, needs
 from trioserver.front_door import FrontDoor
 from trioserver.handlers import unwrap
 from trioserver.inspection import ConnectionFilter, ConnectionReport, report
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from trioserver.http.service import HttpService
 
 log: Final = structlog.get_logger("trioserver")
+
+_HTTP_NEEDS: Final = "HTTP needs Hypercorn and Starlette: pip install 'trioserver[http]'"
 
 _CENSUS_STEP: Final = 250
 """Connections that are looked at before others get their turn: some tenths of a millisecond."""
@@ -161,14 +164,13 @@ class Server:
         config, parts = self.config.http, self.application.parts
         wanted = any(part.http is not None for part in parts) or config.builtin_listen is not None
         try:
-            from trioserver.http.admin import admin_app
-            from trioserver.http.service import HttpService
-            from trioserver.metrics.endpoint import metrics_endpoint
-        except ImportError as error:
+            with needs(_HTTP_NEEDS, "hypercorn", "starlette"):
+                from trioserver.http.admin import admin_app
+                from trioserver.http.service import HttpService
+                from trioserver.metrics.endpoint import metrics_endpoint
+        except MissingExtra:
             if wanted:
-                raise ImportError(
-                    "HTTP needs Hypercorn and Starlette: pip install 'trioserver[http]'"
-                ) from error
+                raise
             log.info("http_off", meaning="for /healthz and more: pip install 'trioserver[http]'")
             return None
         wanted = wanted or config.metrics is not False or config.admin is not False
@@ -473,7 +475,7 @@ def open_database(url: str) -> Database:
     """The database of audit and blocks, not open yet. Raises `ValueError` with what to do."""
     try:
         return Database(url)
-    except (ImportError, ValueError) as error:
+    except (MissingExtra, ValueError) as error:
         raise ValueError(f"audit.database: {error}") from None
 
 

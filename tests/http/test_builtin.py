@@ -280,6 +280,44 @@ trio.run(main)
 """
 
 
+_BROKEN = """
+import sys
+import hypercorn.protocol.h11
+del hypercorn.protocol.h11.H11Protocol  # what a rename in another version looks like
+import trio
+from trioserver import Application, Config, serve
+
+trio.run(serve, Application(), Config(port=0))
+"""
+
+_OURS_IS_GONE = """
+import sys
+sys.modules["trioserver.http.service"] = None
+import trio
+from trioserver import Application, Config, serve
+
+trio.run(serve, Application(), Config(port=0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [(_BROKEN, "cannot import name 'H11Protocol'"), (_OURS_IS_GONE, "trioserver.http.service")],
+    ids=["another version", "a module of ours"],
+)
+def test_what_is_installed_and_broken_stops_the_start_as_it_is(program: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr.splitlines()[-1]
+    assert "pip install" not in done.stdout + done.stderr
+
+
 def test_without_the_extra_all_else_works() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _WITHOUT],

@@ -134,10 +134,10 @@ def test_what_is_there_already_is_refused() -> None:
     route.on("m")(inline)
     with pytest.raises(ValueError, match="has a handler for 'm' already"):
         route.on("m")(inline)
-    with pytest.raises(ValueError, match="^/ws: there is a route with this path already"):
+    with pytest.raises(ValueError, match=r"^/ws: there is a route with this path already"):
         app.route("/ws")
     other.route("/ws")
-    with pytest.raises(ValueError, match="^/ws: there is a route with this path already"):
+    with pytest.raises(ValueError, match=r"^/ws: there is a route with this path already"):
         app.include(other)
     with pytest.raises(ValueError, match="auth_aliases"):
         app.route("/b", auth_aliases=["No Type"])

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 
 from trioserver import __version__
 from trioserver.cli.terminal import Exit, Failure, one_line
+from trioserver.extras import MissingExtra
 
 _COMMANDS: Final = {
     "demo": "Run the examples, with users and tokens to try them.",
@@ -48,7 +49,7 @@ class _Commands(click.Group):
             return None
         try:
             module: Any = importlib.import_module(f"trioserver.cli.{cmd_name}")
-        except ImportError as error:
+        except (ModuleNotFoundError, MissingExtra) as error:
             if error.name is not None and error.name.partition(".")[0] in _OURS:
                 raise
             extra = _EXTRAS.get(cmd_name, "cli")

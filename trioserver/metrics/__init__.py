@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from trioserver.extras import needs
 from trioserver.metrics.measurements import Measured, Measurements
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,10 +34,8 @@ async def render_in_steps(server: Measured) -> tuple[bytes, str]:
 
 
 def _text(measurements: Measurements) -> bytes:
-    try:
+    with needs("metrics need prometheus-client: install trioserver[metrics]", "prometheus_client"):
         from prometheus_client import generate_latest
 
         from trioserver.metrics.families import Families
-    except ImportError:
-        raise ImportError("metrics need prometheus-client: install trioserver[metrics]") from None
     return generate_latest(Families(measurements))

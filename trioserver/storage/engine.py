@@ -20,18 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from trioserver.extras import needs
 from trioserver.private_files import create_file, tell_if_open
 from trioserver.storage.errors import DatabaseUnavailable
 from trioserver.storage.job import opened
 from trioserver.storage.sqlite_file import WAL_BYTES, SQLiteFile, read_only_uri
 
-try:
+with needs("SQL needs SQLAlchemy: pip install 'trioserver[sql]'", "sqlalchemy"):
     import sqlalchemy
     from sqlalchemy import URL, Connection, Engine, event
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.exc import InvalidatePoolError
-except ImportError as error:
-    raise ImportError("SQL needs SQLAlchemy: pip install 'trioserver[sql]'") from error
 
 CUT: Final = "trioserver.cut"
 """Where a pooled connection keeps what cuts it, in SQLAlchemy's ``Connection.info``."""
@@ -97,7 +96,7 @@ def create(url: URL, *, timeout: float, connections: int, read_only: bool = Fals
     install, and `ValueError` for an option in the URL that libpq does not have.
     """
     postgresql = url.get_backend_name() == "postgresql"
-    try:
+    with needs("PostgreSQL needs psycopg: pip install 'trioserver[postgresql]'", "psycopg"):
         engine = sqlalchemy.create_engine(
             url,
             isolation_level="AUTOCOMMIT",
@@ -110,10 +109,6 @@ def create(url: URL, *, timeout: float, connections: int, read_only: bool = Fals
             connect_args=_postgresql_arguments(timeout) if postgresql else {"timeout": timeout},
             **({"use_native_hstore": False} if postgresql else {}),
         )
-    except ImportError as error:
-        raise ImportError(
-            "PostgreSQL needs psycopg: pip install 'trioserver[postgresql]'"
-        ) from error
     if postgresql:
         _check_options(engine, url)
         _listen_postgresql(engine, timeout)

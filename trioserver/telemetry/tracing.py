@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocol import Refusal
 from protocol.traceparent import traceparent_of
+from trioserver.extras import needs
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, Tracer
@@ -31,10 +32,8 @@ class Tracing:
     """
 
     def __init__(self, tracer: Tracer | None = None) -> None:
-        try:
+        with needs("tracing needs OpenTelemetry: install trioserver[otel]", "opentelemetry"):
             from opentelemetry import trace
-        except ImportError:
-            raise ImportError("tracing needs OpenTelemetry: install trioserver[otel]") from None
         self._tracer = tracer or trace.get_tracer("trioserver")
 
     def of(self, connection: Connection) -> ConnectionTracing:

@@ -70,7 +70,9 @@ def of_pdf(data: bytes) -> Iterator[str]:
     """Page by page."""
     try:
         import pypdf
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "pypdf":
+            raise
         raise Unreadable("no_library") from None
     reader = pypdf.PdfReader(io.BytesIO(data))
     if reader.is_encrypted and not reader.decrypt(""):

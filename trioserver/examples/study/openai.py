@@ -113,7 +113,9 @@ class OpenAIResponder:
     def __init__(self, endpoint: Endpoint) -> None:
         try:
             import httpx
-        except ImportError:
+        except ModuleNotFoundError as error:
+            if error.name != "httpx":
+                raise
             raise ImportError(
                 f"{URL_VARIABLE} needs httpx: pip install 'trioserver[demo]'"
             ) from None

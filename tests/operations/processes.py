@@ -18,7 +18,6 @@ from tests.support.patience import PATIENCE
 from trioserver.auth import make_secret, make_token
 
 SECRET: Final = make_secret()
-"""Seconds for what takes a fraction of one, on a machine that is busy."""
 
 _APPLICATION: Final = f"""
     import os

@@ -10,6 +10,7 @@ from protocol.errors import (
     Refusal,
     RequestError,
     Retry,
+    TooBigToSend,
     close_code_of,
 )
 from protocol.messages import SUBPROTOCOL, Id, instant, milliseconds, raw
@@ -38,6 +39,7 @@ __all__ = [
     "ServerState",
     "SessionOptions",
     "TokenBucket",
+    "TooBigToSend",
     "close_code_of",
     "instant",
     "milliseconds",

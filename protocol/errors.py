@@ -31,7 +31,8 @@ class ErrorCode:
 
     ``close_code`` is what the connection is closed with when the error is fatal, or None when it
     never is. ``message`` is the default text for people, ``advice`` what the docs tell a client's
-    author to do.
+    author to do. ``is_clients_fault``: the client could have known better; errors of which that
+    cannot be said do not count towards ``too_many_errors``.
     """
 
     name: str
@@ -40,15 +41,16 @@ class ErrorCode:
     fatal: Fatal
     message: str
     advice: str
+    is_clients_fault: bool = True
 
 
 _ROWS: Final = (
     ErrorCode("shutdown", 1001, "backoff", Fatal.ALWAYS,
          "The server is shutting down.",
-         "Come back after `reconnect_after_ms` of the `goaway`."),
+         "Come back after `reconnect_after_ms` of the `goaway`.", is_clients_fault=False),
     ErrorCode("restart", 1012, "backoff", Fatal.ALWAYS,
          "The server is restarting.",
-         "Come back after `reconnect_after_ms` of the `goaway`."),
+         "Come back after `reconnect_after_ms` of the `goaway`.", is_clients_fault=False),
     ErrorCode("protocol_error", 1002, "never", Fatal.ALWAYS,
          "A frame broke RFC 6455.",
          "A defect of the client's WebSocket library, or of something between."),
@@ -102,13 +104,14 @@ _ROWS: Final = (
          "Keep to `limits.max_message_bytes`, and to 16 KiB before `ready`."),
     ErrorCode("internal_error", 1011, "backoff", Fatal.BEFORE_READY,
          "The server failed; the fault is not yours.",
-         "Try again later; the server's log has the details."),
+         "Try again later; the server's log has the details.", is_clients_fault=False),
     ErrorCode("server_busy", 1013, "backoff", Fatal.ALWAYS,
          "The server is full.",
-         "Try again later."),
+         "Try again later.", is_clients_fault=False),
     ErrorCode("unavailable", 1013, "backoff", Fatal.BEFORE_READY,
          "Something the server depends on does not answer.",
-         "Try again later; this says nothing about the token or the resource."),
+         "Try again later; this says nothing about the token or the resource.",
+         is_clients_fault=False),
     ErrorCode("heartbeat_timeout", 4000, "backoff", Fatal.ALWAYS,
          "Nothing was heard from the client for too long.",
          "Connect again; answer pings within `heartbeat.timeout_ms`."),
@@ -133,6 +136,10 @@ _ROWS: Final = (
     ErrorCode("too_many_in_flight", None, "backoff", Fatal.NEVER,
          "Too many requests are in flight.",
          "Wait for answers; keep to `limits.max_in_flight`."),
+    ErrorCode("too_big_to_send", 1008, "never", Fatal.BEFORE_READY,
+         "What was to be sent is larger than the limit.",
+         "Ask for less at a time: no message is larger than `limits.max_server_message_bytes`.",
+         is_clients_fault=False),
     ErrorCode("not_found", None, "never", Fatal.NEVER,
          "There is no such thing.",
          "Depends on the request."),
@@ -179,6 +186,13 @@ class Refusal(Exception):
         self.retry_after = retry_after
         super().__init__(code, self.message)
 
+    @property
+    def is_clients_fault(self) -> bool:
+        """Whether the client could have known better, as the row says; of a code that has none,
+        whether trying again is of no use."""
+        row = ERRORS.get(self.code)
+        return self.retry == "never" if row is None else row.is_clients_fault
+
 
 class RequestError(Refusal):
     """A refusal that answers one request, and leaves the connection as it is.
@@ -201,6 +215,15 @@ class RequestError(Refusal):
                 "code for the answer, such as forbidden"
             )
         super().__init__(code, message, retry=retry, retry_after=retry_after)
+
+
+class TooBigToSend(RequestError, ValueError):
+    """A message of ``size`` bytes is larger than any that the server sends, which is ``limit``."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__("too_big_to_send", f"{size:,} bytes; at most {limit:,} are sent.")
+        self.size = size
+        self.limit = limit
 
 
 class Disconnect(Refusal):

@@ -147,7 +147,7 @@ class HeartbeatInfo(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True):
-    """What the server takes from one connection."""
+    """What the server takes from one connection, and sends to it."""
 
     max_message_bytes: int
     max_in_flight: int
@@ -156,6 +156,7 @@ class Limits(Struct, frozen=True):
     messages_per_second: int
     bytes_per_second: int
     control_frames_per_second: int | None = None
+    max_server_message_bytes: int | None = None
 
 
 class Ready(_Reserved, frozen=True):

@@ -26,6 +26,7 @@ class SessionOptions:
     expiry_warning: float = 60.0
     max_message_bytes: int = 1024 * 1024
     max_message_bytes_before_ready: int = 16 * 1024
+    max_server_message_bytes: int = 1024 * 1024
     max_in_flight: int = 256
     max_streams: int = 32
     max_subscriptions: int = 1000
@@ -38,6 +39,7 @@ class SessionOptions:
         """The part of it that `ready` tells the client."""
         return Limits(
             max_message_bytes=self.max_message_bytes,
+            max_server_message_bytes=self.max_server_message_bytes,
             max_in_flight=self.max_in_flight,
             max_streams=self.max_streams,
             max_subscriptions=self.max_subscriptions,

@@ -58,7 +58,12 @@ MAX_HELD: Final = 32
 
 ERROR_BURST: Final = 64
 ERRORS_PER_SECOND: Final = 1.0
-"""A client that is wrong more often than this, for longer than the burst, is broken."""
+"""A client that is wrong more often than this, for longer than the burst, is broken. Errors that
+are not the client's fault do not count."""
+
+_MAX_ERROR_TEXT: Final = 1000
+"""Characters of an error's message. Some quote what was sent, and that may be as large as any
+message."""
 
 
 BYTES_FORGIVEN: Final = 1000.0
@@ -300,15 +305,15 @@ class ServerSession:
         if id is not None:
             self.in_flight.pop(id, None)
 
-    def pong(self, ping: Ping, wall: float) -> None:
-        """Answer a `ping`."""
-        pong = Pong(id=ping.id, data=ping.data, timestamp=instant(wall))
-        self.outgoing.append(codec.encode(pong))
+    def pong(self, ping: Ping, wall: float) -> bytes:
+        """The answer to a `ping`, for the caller to send."""
+        return codec.encode(Pong(id=ping.id, data=ping.data, timestamp=instant(wall)))
 
     # -------------------------------------------------------------------------- ending
 
     def refuse(self, refusal: Refusal, now: float, id: Id | None = None) -> None:
-        """Answer with an error; before READY, and when errors go on, that ends the session."""
+        """Answer with an error; before READY, and when the client's own errors go on, that ends the
+        session."""
         if not self.is_ready:
             if refusal.code == "invalid_payload":
                 refusal = Refusal("bad_message", refusal.message)
@@ -320,7 +325,7 @@ class ServerSession:
             self.fail(refusal, id=id)
             return
         self.outgoing.append(codec.encode(_error(refusal, id, fatal=False)))
-        if not self._errors.take(now):
+        if refusal.is_clients_fault and not self._errors.take(now):
             self.fail(Refusal("too_many_errors"))
 
     def fail(self, refusal: Refusal, id: Id | None = None) -> None:
@@ -408,9 +413,8 @@ class ServerSession:
 
 def _error(refusal: Refusal, id: Id | None, *, fatal: bool) -> Error:
     after = refusal.retry_after
-    error = Error(
-        code=refusal.code, message=refusal.message, retry=refusal.retry, fatal=fatal, id=id
-    )
+    message = refusal.message[:_MAX_ERROR_TEXT]
+    error = Error(code=refusal.code, message=message, retry=refusal.retry, fatal=fatal, id=id)
     if after is None:
         return error
     # Rounded up: whoever waits for so long must not be too early. A billionth is no delay.

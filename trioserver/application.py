@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import attrs
 
-from protocol import codec, raw
-from protocol.messages import Event, HeartbeatMode
+from protocol import TooBigToSend, codec, raw
+from protocol.messages import MAX_SAFE_INTEGER, Event, HeartbeatMode
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
 from trioserver.handlers import Handler, make_handler, name_of
@@ -19,6 +21,7 @@ from trioserver.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
 from trioserver.peers.origins import OriginPolicy
 from trioserver.presence import Presence
 from trioserver.websocket.headers import encode_text
+from trioserver.websocket.memory import shared
 
 if TYPE_CHECKING:
     from protocol.options import SessionOptions
@@ -41,6 +44,10 @@ AsgiApplication: TypeAlias = Callable[..., Awaitable[None]]
 Lifespan: TypeAlias = "Callable[..., AbstractAsyncContextManager[None]]"
 """What `contextlib.asynccontextmanager` makes of a function that takes the application and, if it
 wants it, the `Server` that is about to run it."""
+
+_EVENT_BYTES: Final = 64
+"""Of an event, at the most, without its data and its topic, of which each character is at most six
+bytes of JSON."""
 
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -226,6 +233,8 @@ class Application:
         self._mailbox = mailbox
         self.state: dict[str, Any] = {}
         self.engine = MemoryEngine(_event_frame)
+        self._bounds: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+        self._max_message_bytes = sys.maxsize
         self._routes: list[Route] = []
         self._included: list[Application] = []
 
@@ -352,14 +361,31 @@ class Application:
     def publish(self, topic: str, data: Any) -> int:
         """Send ``data`` to all subscribers of ``topic``; never waits for any. The event's offset.
 
-        Raises `TypeError` or `ValueError` for what JSON cannot express.
+        Raises `TypeError` or `ValueError` for what JSON cannot express, and `protocol.TooBigToSend`
+        for an event that is larger than any message that is sent: then nobody gets it.
         """
-        return self.engine.publish(topic, raw(data))
+        event = raw(data)
+        if len(event) + 6 * len(topic) + _EVENT_BYTES > self._max_message_bytes:
+            self._check_size(Event(topic=topic, offset=MAX_SAFE_INTEGER, data=event))
+        return self.engine.publish(topic, event)
+
+    def _check_size(self, event: Event) -> None:
+        """Raises `TooBigToSend`."""
+        size = len(codec.encode(event))
+        if size > self._max_message_bytes:
+            raise TooBigToSend(size, self._max_message_bytes)
+
+    def bound_messages(self, server: object, max_bytes: int) -> None:
+        """A server that serves this application sends no message that is larger."""
+        self._bounds[server] = max_bytes
+        self._max_message_bytes = min(self._bounds.values())
+        if self._mailbox is not None:
+            self._mailbox.max_message_bytes = self._max_message_bytes
 
 
 def _event_frame(event: Event) -> bytes:
     """A server's frames are not masked: one serves all who hear the event."""
-    return encode_text(codec.encode(event))
+    return shared(encode_text(codec.encode(event)))
 
 
 async def anyone(user: Any, resource: Mapping[str, str]) -> bool:

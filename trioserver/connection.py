@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import structlog
 import trio
 from msgspec import UNSET
 
-from protocol import Id, Refusal, ServerSession, ServerState, codec, milliseconds, raw
+from protocol import (
+    Id,
+    Refusal,
+    ServerSession,
+    ServerState,
+    TooBigToSend,
+    codec,
+    milliseconds,
+    raw,
+)
 from protocol.messages import Goaway, Message
 from trioserver.auth import User
 from trioserver.websocket.errors import ConnectionEnded
 from trioserver.websocket.headers import encode_text
-from trioserver.websocket.outbox import OutboxClosed, OutboxFull
+from trioserver.websocket.outbox import FrameTooBig, OutboxClosed, OutboxFull
 from trioserver.websocket.request import Request
 from trioserver.websocket.websocket import WebSocket
 
 if TYPE_CHECKING:
     from trioserver.application import Application, Route
     from trioserver.telemetry.tracing import ConnectionTracing
-
-ROOM_BYTES: Final = 64 * 1024
-"""Those who can wait, wait until no more than this is queued: the rest of the outbox is for those
-who cannot."""
 
 
 @attrs.frozen(kw_only=True)
@@ -133,36 +138,40 @@ class Connection:
     async def send(
         self, type: str, data: Any = UNSET, *, fields: Mapping[str, Any] | None = None
     ) -> None:
-        """Send a message; waits while a slow client has much queued.
+        """Send a message, as soon as there is room for it: a slow client slows the sender down.
 
         ``fields`` go beside ``type``, where deployed clients look for them; what is new belongs in
         ``data``.
 
         Raises `ConnectionEnded`, a `trio.ClosedResourceError`, when the connection has ended,
         `TypeError` or `ValueError` for what JSON cannot express, and for fields that are the
-        message's own: type, id, data. Cancelling this sends nothing.
+        message's own: type, id, data; `protocol.TooBigToSend` for a message that is larger than
+        any that is sent. Cancelling this sends nothing.
         """
         await trio.lowlevel.checkpoint()
-        await self._wait_for_room()
-        self.send_nowait(type, data, fields=fields)
+        self._check_open()
+        frame = _encode(type, data, fields)
+        await self._websocket.outbox.wait_room(len(frame))
+        self._check_open()
+        self._transmit_frame(frame)
 
     def send_nowait(
         self, type: str, data: Any = UNSET, *, fields: Mapping[str, Any] | None = None
     ) -> None:
-        """Send a message without waiting; a client that is too slow for it is closed.
+        """Send a message without waiting.
 
+        Where the outbox has no room left, because the client has not read what is in it, the
+        connection is closed with ``slow_consumer``. For more than a few messages use `send`.
         Raises as `send`.
         """
-        if self._session.close is not None:
-            raise ConnectionEnded(self.id)
-        if fields:
-            self._transmit(codec.encode(_with_fields(type, data, fields)))
-        else:
-            message = Message(type=type, data=UNSET if data is UNSET else raw(data))
-            self._transmit(codec.encode(message))
+        self._check_open()
+        self._transmit_frame(_encode(type, data, fields))
 
     def publish(self, topic: str, data: Any) -> int:
-        """Send ``data`` to all subscribers of ``topic``, this client included if it is one."""
+        """Send ``data`` to all subscribers of ``topic``, this client included if it is one.
+
+        Raises as `Application.publish`.
+        """
         return self.application.publish(topic, data)
 
     def subscribe(self, topic: str) -> None:
@@ -220,8 +229,8 @@ class Connection:
         if self._session.close is None:
             try:
                 self._transmit_frame(event)
-            except ValueError:
-                self._fail(Refusal("slow_consumer", "An event was larger than the outbox."))
+            except TooBigToSend as refusal:  # the options have changed since this client connected
+                self._fail(refusal)
 
     # ------------------------------------------------------------- for the rest of the server
 
@@ -237,24 +246,43 @@ class Connection:
         return ServerState.VERIFYING if session.is_ready and not self._was_ready else session.state
 
     async def _wait_for_room(self) -> None:
-        await self._websocket.outbox.wait_below(ROOM_BYTES)
+        await self._websocket.outbox.wait_room()
 
     def _transmit(self, message: bytes) -> None:
         """Queue a message of an open session; one too many ends it.
 
-        Raises `ValueError` for a message that is larger than the whole outbox.
+        Raises `TooBigToSend`.
         """
         self._transmit_frame(encode_text(message))
 
     def _transmit_frame(self, frame: bytes) -> None:
+        if not self._transmit_if_room(frame):
+            try:
+                self._websocket.send_frame_nowait(frame, urgent=True)
+            except OutboxFull:
+                self._fail(Refusal("slow_consumer"))
+
+    def _transmit_if_room(self, frame: bytes) -> bool:
+        """Queue a frame of an open session; False where it has to wait. Raises as `_transmit`."""
         try:
             self._websocket.send_frame_nowait(frame)
         except OutboxFull:
-            if len(frame) > self._websocket.outbox.max_bytes:
-                raise ValueError("the message is larger than the outbox") from None
-            self._fail(Refusal("slow_consumer"))
+            return False
         except OutboxClosed:
             pass  # the reader is about to notice
+        except FrameTooBig:
+            limit = self._session.options.max_server_message_bytes
+            raise TooBigToSend(len(frame), limit) from None
+        return True
+
+    async def _put(self, frame: bytes) -> None:
+        """Queue a frame of an open session when there is room. Raises as `_transmit`."""
+        await self._websocket.outbox.wait_room(len(frame))
+        self._transmit_frame(frame)
+
+    def _check_open(self) -> None:
+        if self._session.close is not None:
+            raise ConnectionEnded(self.id)
 
     def _refuse(self, refusal: Refusal, id: Id | None = None) -> None:
         """Answer with an error."""
@@ -272,8 +300,11 @@ class Connection:
         for message in session.outgoing:
             if session.close is not None and session.close.reason == "slow_consumer":
                 outbox.discard()
+            last = session.close is not None
             try:
-                self._websocket.send_nowait(message, last=session.close is not None)
+                self._websocket.send_nowait(message, urgent=True, last=last)
+            except FrameTooBig:
+                session.fail(Refusal("too_big_to_send"))  # as below
             except OutboxFull:
                 outbox.discard()
                 session.fail(Refusal("slow_consumer"))  # one more for this very loop to send
@@ -333,6 +364,14 @@ class Connection:
             self.application.engine.unsubscribe(topic, self)
         self._topics.clear()
         self._nursery = None
+
+
+def _encode(type: str, data: Any, fields: Mapping[str, Any] | None) -> bytes:
+    """A message of the application's as a frame."""
+    if fields:
+        return encode_text(codec.encode(_with_fields(type, data, fields)))
+    message = Message(type=type, data=UNSET if data is UNSET else raw(data))
+    return encode_text(codec.encode(message))
 
 
 def _with_fields(type: str, data: Any, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import trio
 from protocol import Refusal
 from trioserver.admission.gate import Gate
 from trioserver.admission.limiter import Slot
+from trioserver.admission.pressure import check_outbox, new_memory
 from trioserver.application import Application, Match
 from trioserver.blocks import Blocks
 from trioserver.config import Config
@@ -30,6 +31,7 @@ from trioserver.telemetry.tracing import Tracing
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
 from trioserver.websocket.listeners import remote_of
+from trioserver.websocket.outbox import largest_payload
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
 from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.tls_stream import TLSStream, is_secure
@@ -59,7 +61,8 @@ class FrontDoor:
     """Admits, reads the head of the request, judges it, and hands it on.
 
     ``closed_for`` is what new connections are refused with; None while they are welcome.
-    ``accepted`` counts all streams; the ``gate`` counts the rest. ``http`` answers what is not for
+    ``accepted`` counts all streams; the ``gate`` counts the rest, and ``memory`` what their
+    connections hold. ``http`` answers what is not for
     a WebSocket; None where there is nothing to answer it with.
     """
 
@@ -77,6 +80,7 @@ class FrontDoor:
         wall_clock: Callable[[], float],
     ) -> None:
         self.gate = Gate(config, observer)
+        self.memory = new_memory(config)
         self.accepted = 0
         self.closed_for: Refusal | None = None
         self.http: HttpService | None = None
@@ -89,11 +93,20 @@ class FrontDoor:
         self._observer = Observers([self.gate, observer])
         self._tracing = tracing
         self._wall_clock = wall_clock
+        self._bound_messages(config)
 
     def reconfigure(self, config: Config) -> None:
         """Other options for connections from now on; those that are open keep what they have."""
         self._config = config
         self.gate.reconfigure(config)
+        self.memory.limit = config.limits.memory_bytes
+        self._bound_messages(config)
+
+    def _bound_messages(self, config: Config) -> None:
+        """Nothing is taken for sending that could not be sent."""
+        check_outbox(config)
+        for part in self._application.parts:
+            part.bound_messages(self, largest_payload(config.outbox.max_bytes))
 
     async def serve_stream(
         self,
@@ -255,6 +268,7 @@ class FrontDoor:
             remote=remote,
             wall_clock=self._wall_clock,
             readiness=self._readiness,
+            memory=self.memory,
         )
         lifecycle = Lifecycle(
             connection,

@@ -2,6 +2,10 @@
 
 Whatever arrives counts as life. The client chose the form: WebSocket Ping frames, or `ping`
 messages for clients that cannot see those.
+
+A client that reading is paused for cannot be heard: its answer may stand behind messages that the
+server has not read. When its time is over, one piece of what it has sent is read all the same, and
+it has the same time once more in which something has to come. So being paused exempts nobody.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ class Heartbeat:
     """
 
     __slots__ = (
-        "_config", "_connection", "_next_ping", "_number", "_waiting_since",
+        "_config", "_connection", "_listened", "_next_ping", "_number", "_waiting_since",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, config: HeartbeatConfig) -> None:
@@ -34,19 +38,27 @@ class Heartbeat:
         self._number = 0
         self._next_ping = trio.current_time() + config.interval
         self._waiting_since = math.inf  # since which ping nothing has been heard
+        self._listened = False  # since then, while reading was paused
 
     @property
     def due(self) -> float:
         """When something is to be done next."""
-        return min(self._next_ping, self._waiting_since + self._config.timeout)
+        return min(self._next_ping, self._gone_at)
+
+    @property
+    def _gone_at(self) -> float:
+        return self._waiting_since + self._config.timeout * (2 if self._listened else 1)
 
     def beat(self) -> None:
         """Ping, or end the connection with ``heartbeat_timeout``, or do nothing if it is early."""
         now, websocket = trio.current_time(), self._connection._websocket
-        # A peer that is not being read cannot be heard: its queue of messages is full.
-        if websocket.last_received >= self._waiting_since or websocket.paused:
+        if websocket.last_received >= self._waiting_since:
             self._waiting_since = math.inf
-        elif now >= self._waiting_since + self._config.timeout:
+            self._listened = False
+        elif now >= self._gone_at and websocket.paused and not self._listened:
+            self._listened = True
+            websocket.listen()
+        elif now >= self._gone_at:
             self._connection._fail(Refusal("heartbeat_timeout"))
             return
         if now >= self._next_ping:

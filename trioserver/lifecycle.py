@@ -211,18 +211,18 @@ class Lifecycle:
                 if session.outgoing:
                     self.connection._flush()
                 if type(message) is Message:
-                    dispatcher.take(message)
+                    dispatcher.take(message, len(data))
                 elif message is not None:
-                    self._handle(message)
+                    self._handle(message, len(data))
                 if session.close is not None:
                     break
         except Exception as error:
             self._crashed(error)
             self.connection._fail(Refusal("internal_error"))
 
-    def _handle(self, message: object) -> None:
+    def _handle(self, message: object, size: int) -> None:
         if not isinstance(message, Auth):
-            self._dispatcher.dispatch(message)
+            self._dispatcher.dispatch(message, size)
             return
         session = self._session
         credentials = Credentials(source="message", token=message.token, fields=session.auth_fields)
@@ -273,7 +273,7 @@ class Lifecycle:
         connection._flush()
         position = self._websocket.outbox.position
         for message in session.receive_held(now):
-            self._handle(message)
+            self._handle(message, session.options.max_message_bytes_before_ready)
         connection._flush()
         self._websocket.outbox.call_when_left(position, self._became_ready)
 

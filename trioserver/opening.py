@@ -12,6 +12,8 @@ from trioserver.application import Application, Match, Route
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.websocket.handshake import BadHead, Head, check_upgrade, subprotocols
+from trioserver.websocket.memory import Memory
+from trioserver.websocket.outbox import largest_payload
 from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.request import Request
 from trioserver.websocket.tls import client_certificate_of
@@ -37,6 +39,7 @@ def new_connection(
     remote: str,
     wall_clock: Callable[[], float],
     readiness: Readiness | None,
+    memory: Memory,
 ) -> Connection:
     """A connection whose session starts now; the handshake has not been answered yet."""
     session = ServerSession(_options_of(config, match.route), trio.current_time())
@@ -64,6 +67,7 @@ def new_connection(
             outbox_age=config.outbox.max_age,
             control_frames_per_second=config.limits.control_frames_per_second,
             readiness=readiness,
+            memory=memory,
         ),
         wall_clock=wall_clock,
     )
@@ -89,6 +93,7 @@ def _session_options(config: Config, route: Route) -> SessionOptions:
         expiry_warning=config.auth.expiry_warning,
         max_message_bytes=limits.message_bytes,
         max_message_bytes_before_ready=limits.message_bytes_before_ready,
+        max_server_message_bytes=largest_payload(config.outbox.max_bytes),
         max_in_flight=limits.in_flight,
         max_streams=limits.streams,
         max_subscriptions=limits.subscriptions,

@@ -16,6 +16,7 @@ import attrs
 import structlog
 import trio
 
+from protocol import TooBigToSend
 from trioserver.auth import Component, id_if_given, id_of
 from trioserver.handlers import refuse_async
 from trioserver.tracebacks import traceback_of
@@ -255,7 +256,10 @@ class Presence(Component):
                 _log.error("presence_hook_failed", hook=change, traceback=traceback_of(error))
         assert self._route is not None, "whoever arrives arrives on a route"
         data: dict[str, Any] = {"event": change, "user": guest.user.id}
-        self._route.application.publish(self.topic(resource), data)
+        try:
+            self._route.application.publish(self.topic(resource), data)
+        except TooBigToSend as error:
+            _log.error("presence_event_too_big", size=error.size, limit=error.limit)
 
 
 def _place(resource: Mapping[str, str]) -> _Place:

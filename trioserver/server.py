@@ -152,7 +152,7 @@ class Server:
 
     def _services(self) -> list[Callable[..., Any]]:
         """Their background work, and the server's own."""
-        ours = [self._blocks.run]
+        ours = [self._blocks.run, self._front_door.memory.run]
         if self.audit is not None:
             ours.append(self.audit.run)
         parts = self._parts()
@@ -217,6 +217,9 @@ class Server:
             blocked_addresses=gate.conduct.blocked_count(trio.current_time()),
             draining=self._serving.is_draining,
             blocks=self._blocks.count,
+            memory_bytes=door.memory.held,
+            memory_waiting=door.memory.waiting,
+            memory_closed=door.memory.evicted,
             audit=None if self.audit is None else self.audit.statistics(),
         )
 

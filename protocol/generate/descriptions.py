@@ -34,6 +34,9 @@ FIELDS: Final[dict[str, str]] = {
     "HeartbeatInfo.interval_ms": "Time between two pings of the server.",
     "HeartbeatInfo.timeout_ms": "Time in which anything at all must arrive after a ping.",
     "Limits.max_message_bytes": "Size of a message from the client, in bytes of UTF-8.",
+    "Limits.max_server_message_bytes": (
+        "Size of a message from the server, in bytes of UTF-8; absent where it is not known."
+    ),
     "Limits.max_in_flight": "Requests without an answer at a time, streams included.",
     "Limits.max_streams": "Streams at a time.",
     "Limits.max_subscriptions": "Topics subscribed to at a time.",

@@ -157,7 +157,7 @@ class Wire:
             if isinstance(message, Auth):
                 self._authenticate(message)
             elif isinstance(message, Ping):
-                self.session.pong(message, WALL + self.now)
+                self.session.outgoing.append(self.session.pong(message, WALL + self.now))
             elif message is not None and not isinstance(message, Pong):
                 self.application.handle(message)
 

@@ -140,7 +140,7 @@ def test_each_error_says_what_the_table_says(name: str) -> None:
 
 def test_together_they_show_every_error_that_one_connection_can_meet() -> None:
     needs_more = {"restart", "protocol_error", "session_blocked", "server_busy", "superseded",
-                  "slow_consumer", "token_too_big"}  # fmt: skip
+                  "slow_consumer", "token_too_big", "too_big_to_send"}  # fmt: skip
     shown = {
         step.message["code"]
         for name in names_for("server")

@@ -129,9 +129,12 @@ async def test_what_waits_is_bounded_and_a_last_word_fits_in(
 ) -> None:
     bench = Bench(max_bytes=10)
     async with stalled(bench) as outbox:
-        outbox.put_nowait(b"123")
+        outbox.put_nowait(b"1")
         with pytest.raises(OutboxFull):
-            outbox.put_nowait(b"4")
+            outbox.put_nowait(b"2")
+        outbox.put_nowait(b"23", urgent=True)  # a fifth is for what cannot wait
+        with pytest.raises(OutboxFull):
+            outbox.put_nowait(b"4", urgent=True)
         outbox.put_nowait(b"last words", last=True)
         assert outbox.queued_bytes == 20
         assert await bench.read_all() == b"stalled123last words"
@@ -460,8 +463,32 @@ def test_data_that_was_corked_leaves_in_one_call_too() -> None:
     assert bench.outbox.has_left(bench.outbox.position)
 
 
+async def test_nothing_is_lost_when_others_write_what_the_task_was_woken_for(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """While the task had nothing to write, a frame that left in part was taken for sent."""
+    for _ in range(20):  # which of two tasks runs first is chance
+        bench = Straight(room=0)
+        async with trio.open_nursery() as nursery:
+            bench.outbox.start(nursery)
+            bench.outbox.put_nowait(b"one")
+            assert await bench.read() == b"one"
+            await trio.testing.wait_all_tasks_blocked()
+            bench.outbox.put_nowait(b"two")  # wakes the task
+            bench.room = 100
+            bench.outbox.put_nowait(b"three")  # and leaves with what was before it
+            assert bench.calls[-2:] == [b"two", b"three"]
+            await trio.lowlevel.checkpoint()
+            bench.room = 1
+            bench.outbox.put_nowait(b"four")
+            assert bench.calls[-1] == b"f"
+            with trio.fail_after(1):
+                assert await bench.read() == b"our"
+            nursery.cancel_scope.cancel()
+
+
 def test_what_is_corked_fills_no_outbox_that_the_transport_would_empty() -> None:
-    bench = Straight(room=16, max_bytes=8)
+    bench = Straight(room=16, max_bytes=11)
     bench.outbox.cork(0.0)
     for frame in (b"four", b"more", b"five", b"last"):
         bench.outbox.put_nowait(frame)
@@ -472,7 +499,7 @@ def test_what_is_corked_fills_no_outbox_that_the_transport_would_empty() -> None
 
 
 async def test_what_is_corked_fills_the_outbox_of_a_peer_that_does_not_read() -> None:
-    bench = Straight(room=6, max_bytes=8)
+    bench = Straight(room=6, max_bytes=11)
     bench.outbox.cork()
     for frame in (b"four", b"more", b"five"):
         bench.outbox.put_nowait(frame)

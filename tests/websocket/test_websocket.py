@@ -631,7 +631,7 @@ async def test_closing_over_a_transport_that_takes_nothing_is_over_in_time(
 ) -> None:
     async with opened(implementation, streams=trio.testing.lockstep_stream_pair) as it:
         for _ in range(queued):
-            it.websocket.send_nowait(b"x" * 10_000)
+            it.websocket.send_nowait(b"x" * 10_000, urgent=True)
         await trio.testing.wait_all_tasks_blocked()
         begin = trio.current_time()
         await it.close()

@@ -119,6 +119,17 @@ class LimitsConfig:
         "messages",
         "Messages of one connection that wait for `async def` handlers; beyond, reading pauses.",
     )
+    queue_bytes: int = in_bytes(
+        MIB, 1024, 1024 * MIB, "The same in bytes; what one read gives comes on top of it."
+    )
+    memory_bytes: int = in_bytes(
+        256 * MIB,
+        MIB,
+        1024 * 1024 * MIB,
+        "What all connections of a process may hold together in queues and outboxes. From three "
+        "quarters of it on, those that hold most are not read from; beyond it they are closed, "
+        "with `slow_consumer` or `server_busy`.",
+    )
     subscriptions: int = count(1_000, 0, 1_000_000, "topics", "Subscriptions of one connection.")
 
 

@@ -48,6 +48,14 @@ class Config(Listener):
                 "proxy_protocol without proxy.trusted would drop every connection: say which "
                 "networks the proxies are in"
             )
+        limits, outbox = self.limits, self.outbox.max_bytes
+        one = (limits.message_bytes + limits.queue_bytes + outbox) * 4 // 3
+        if limits.memory_bytes < one:
+            raise ValueError(
+                f"limits.memory_bytes is {limits.memory_bytes}; it must be at least {one}: a third "
+                "more than limits.message_bytes, limits.queue_bytes and outbox.max_bytes together, "
+                "which are for one connection"
+            )
 
     @property
     def listeners(self) -> tuple[ListenConfig, ...]:

@@ -52,7 +52,15 @@ class HandlerConfig:
 
 @attrs.frozen(kw_only=True)
 class OutboxConfig:
-    """What may wait for one slow client; beyond it the client is closed: ``slow_consumer``."""
+    """What may wait to be sent to one client. Answers wait for room, and reading pauses; a client
+    for which what cannot wait goes beyond these is closed: ``slow_consumer``."""
 
-    max_bytes: int = in_bytes(MIB, 1024, 1024 * MIB, "All that waits to be sent to one client.")
+    max_bytes: int = in_bytes(
+        2 * MIB,
+        1024,
+        1024 * MIB,
+        "All that waits to be sent to one client. The largest message it is sent is smaller by "
+        "64 KiB, or by a quarter where that is less; one that is larger is refused: "
+        "`too_big_to_send`.",
+    )
     max_age: float = seconds(10.0, 0.1, 3600.0, "How long anything waits to be sent to it.")

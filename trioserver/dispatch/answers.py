@@ -6,19 +6,22 @@ from typing import Any, Final
 
 import trio
 
-from protocol import Id, Refusal
+from protocol import Id, Refusal, TooBigToSend
 from protocol.codec import encode
 from protocol.messages import Ack, Chunk
 from trioserver.connection import Connection
 from trioserver.handlers import unwrap
 from trioserver.storage import DatabaseUnavailable
 from trioserver.telemetry.handling_times import Outcome
+from trioserver.telemetry.seldom import Seldom
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.errors import without_departure
 from trioserver.websocket.headers import encode_text
 
 _QUOTES_NOTHING: Final = ("Encoding objects of type ", "Only ")
 """How those errors of msgspec begin that name types and no values."""
+
+_too_big: Final = Seldom(10.0)
 
 
 class UnencodableResult(TypeError):
@@ -39,11 +42,18 @@ def encode_result(message: Ack | Chunk) -> bytes:
         raise UnencodableResult(f"JSON cannot express this {kind}: {why}") from None
 
 
-def acknowledge(connection: Connection, id: Id | None, result: Any) -> None:
-    """Answer a request that has one coming. Raises `UnencodableResult`."""
+def acknowledge(connection: Connection, id: Id | None, result: Any) -> bytes | None:
+    """Answer a request that has one coming.
+
+    Returns the frame of an answer for which there is no room yet: it is the caller's to send then.
+    Raises `UnencodableResult`, `TooBigToSend`.
+    """
     if id is not None and connection._session.close is None:
         ack = Ack(id=id) if result is None else Ack(id=id, data=result)
-        connection._transmit_frame(encode_text(encode_result(ack)))
+        frame = encode_text(encode_result(ack))
+        if not connection._transmit_if_room(frame):
+            return frame
+    return None
 
 
 def refuse_for(connection: Connection, error: Exception, name: str, id: Id | None) -> Outcome:
@@ -62,6 +72,8 @@ def judge(
         return Outcome.CANCELLED, Refusal("disconnected")  # nobody is left to be told
     error = unwrap(remains)
     if isinstance(error, Refusal):
+        if isinstance(error, TooBigToSend):
+            _log_too_big(connection, name, error)
         return Outcome.REFUSED, error
     log = connection.log if id is None else connection.log.bind(request_id=id)
     if isinstance(error, DatabaseUnavailable):
@@ -74,3 +86,16 @@ def judge(
         return Outcome.TIMEOUT, Refusal("unavailable", "This took too long; try again later.")
     log.error("handler_failed", handler=name, traceback=traceback_of(error))
     return Outcome.FAILED, Refusal("internal_error")
+
+
+def _log_too_big(connection: Connection, name: str, error: TooBigToSend) -> None:
+    """A client may ask for it any number of times."""
+    suppressed = _too_big.ask(trio.current_time())
+    if suppressed is not None:
+        connection.log.warning(
+            "too_big_to_send",
+            handler=name,
+            size=error.size,
+            limit=error.limit,
+            suppressed=suppressed,
+        )

@@ -1,7 +1,8 @@
 """What happens with a message: inline, in the message loop, or as a stream of its own.
 
 Order of arrival is kept: while anything runs or waits in the loop, whatever arrives waits behind
-it; only `ping`, `pong` and `cancel` do not.
+it; only `ping`, `pong` and `cancel` do not. While there is no room for answers in the outbox,
+nothing is begun: messages that have arrived wait in the loop, and no more are read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import trio
 
-from protocol import Id, Refusal
+from protocol import Id, Refusal, TooBigToSend
 from protocol.messages import Cancel, Message, Ping, Pong
 from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
@@ -26,20 +27,25 @@ from trioserver.dispatch.waiting import Parking, go_on
 from trioserver.handlers import Handler, Kind, call, call_inline
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
 from trioserver.telemetry.log_context import bind_connection, bind_request, context_for
+from trioserver.websocket.headers import encode_text
 
 _RECENT: Final = 16
 """Types of messages that are remembered of each connection."""
 
-_Job: TypeAlias = Message | TopicRequest
+_GRAIN: Final = 1024
+"""Bytes by which what is held must change before the connection's debt is told."""
+
+_Job: TypeAlias = Message | TopicRequest | Ping
 
 
 class Dispatcher:
     """The messages of one connection. `take` and `dispatch` take them, `start` when it is ready."""
 
     __slots__ = (
-        "_busy", "_call_inline", "_connection", "_handlers", "_idle", "_job", "_limits", "_queue",
-        "_scope", "_session", "_slow_inline", "_streams", "_timeouts", "_times", "_tracing",
-        "_waiting", "_websocket", "run_in_context",
+        "_busy", "_call_inline", "_connection", "_handlers", "_held_bytes", "_idle", "_job",
+        "_late", "_limits", "_outbox", "_paused", "_queue", "_queued_bytes", "_scope", "_session",
+        "_slow_inline", "_streams", "_timeouts", "_times", "_told_bytes", "_tracing", "_waiting",
+        "_websocket", "run_in_context",
     )  # fmt: skip
 
     def __init__(
@@ -53,10 +59,16 @@ class Dispatcher:
         self._connection = connection
         self._session = connection._session
         self._websocket = connection._websocket
+        self._outbox = connection._websocket.outbox
         self._handlers = connection.route.handlers
         self._limits = limits
         self._timeouts = handlers
-        self._queue: list[_Job] = []  # short, and mostly empty
+        self._queue: list[tuple[_Job, int]] = []  # with sizes; short, and mostly empty
+        self._queued_bytes = 0  # of those
+        self._held_bytes = 0  # of those, the job, and the requests of streams
+        self._told_bytes = 0  # what the connection's debt knows of
+        self._paused = False  # because of the queue
+        self._late: bytes | None = None  # an answer for which there was no room
         self._times = times
         self._slow_inline = handlers.slow_inline
         self._tracing = tracing = connection._tracing
@@ -87,14 +99,15 @@ class Dispatcher:
 
     # -------------------------------------------------------------------------- arriving
 
-    def dispatch(self, message: Any) -> None:
-        """Take a message of the session. Never waits, raises nothing that a peer can cause."""
+    def dispatch(self, message: Any, size: int) -> None:
+        """Take a message of the session, of ``size`` bytes. Never waits, raises nothing that a peer
+        can cause."""
         match message:
             case Message():
-                self.take(message)
+                self.take(message, size)
             case Ping():
-                self._session.pong(message, self._connection._wall_clock())
-                self._connection._flush()
+                if self._answer_ping(message) is not None:
+                    self._enqueue(message, size)
             case Pong():
                 self._websocket.take_pong(None)
             case Cancel():
@@ -102,30 +115,45 @@ class Dispatcher:
             case _:
                 self._recent().append(type(message).__name__.lower())
                 if self._begin(message):
-                    self._enqueue(message)
+                    self._enqueue(message, size)
 
-    def take(self, message: Message) -> None:
+    def take(self, message: Message, size: int) -> None:
         """Take a message for one of the application's handlers, in the connection's context."""
         handler = self._handlers.get(message.type)
         if handler is None:
             self._connection._refuse(Refusal("unknown_type"), message.id)
             return
         (self._connection._recent or self._recent()).append(message.type)
-        if handler.kind is Kind.INLINE and not self._busy:
+        outbox = self._outbox
+        if (
+            handler.kind is Kind.INLINE
+            and not self._busy
+            and (outbox.queued_bytes <= outbox.room_bytes or outbox.make_room())
+        ):
             self._run_inline(handler, message)
         elif handler.kind is Kind.STREAM and message.id is None:
             self._connection._refuse(Refusal("invalid_payload", "A stream needs an `id`."))
         elif self._begin(message):
             if handler.kind is Kind.STREAM and not self._busy:
-                self._all_streams().start(handler, message)
+                self._hold(size)
+                self._all_streams().start(handler, message, partial(self._hold, -size))
             else:
-                self._enqueue(message)
+                self._enqueue(message, size)
+
+    def _answer_ping(self, ping: Ping) -> bytes | None:
+        """Answer a ping; the frame comes back where there is no room for it yet."""
+        frame = encode_text(self._session.pong(ping, self._connection._wall_clock()))
+        try:
+            return None if self._connection._transmit_if_room(frame) else frame
+        except TooBigToSend as refusal:
+            self._connection._refuse(refusal, ping.id)
+            return None
 
     def _cancel(self, id: Id) -> None:
         """End a stream, also one that still waits; an id that is no stream's is left be."""
         streams = self._all_streams()
         if not streams.cancel(id) and any(
-            job.id == id and self._is_stream(job) for job in self._queue
+            job.id == id and self._is_stream(job) for job, _ in self._queue
         ):
             streams.cancel_early(id)
 
@@ -154,22 +182,39 @@ class Dispatcher:
             return False
         return True
 
-    def _enqueue(self, job: _Job) -> None:
-        self._queue.append(job)
+    def _enqueue(self, job: _Job, size: int) -> None:
+        self._queue.append((job, size))
+        self._queued_bytes += size
+        self._hold(size)
         if not self._busy:
-            self._busy = True  # from now on, not from when the loop wakes up: nothing may overtake
-            if self._idle is None:
-                self._start_loop()
-            else:
-                self._idle.unpark()
-        if len(self._queue) >= self._limits.queue:
+            self._occupy_loop()
+        limits = self._limits
+        if len(self._queue) >= limits.queue or self._queued_bytes >= limits.queue_bytes:
+            self._paused = True
             self._websocket.pause()
+
+    def _occupy_loop(self) -> None:
+        """Leave it to the loop; from now on, not from when it wakes up: nothing may overtake."""
+        self._busy = True
+        if self._idle is None:
+            self._start_loop()
+        else:
+            self._idle.unpark()
+
+    def _hold(self, size: int) -> None:
+        """So many bytes more, or less, are held for messages."""
+        self._held_bytes = held = self._held_bytes + size
+        if not -_GRAIN < held - self._told_bytes < _GRAIN:
+            self._told_bytes = held
+            self._websocket.debt.set_queued(held)
 
     def _run_inline(self, handler: Handler, message: Message) -> None:
         began = perf_counter()
         try:
             result = self._call_inline(handler, self._connection, message)
-            acknowledge(self._connection, message.id, result)
+            late = acknowledge(self._connection, message.id, result)
+            if late is not None:
+                self._put_off(late)
         except Exception as error:
             outcome = refuse_for(self._connection, error, message.type, message.id)
             seconds = perf_counter() - began
@@ -180,6 +225,12 @@ class Dispatcher:
         if seconds > self._slow_inline:
             times = self._times[message.type]
             times.held_the_loop(self._connection.route.path, handler, seconds)
+
+    def _put_off(self, answer: bytes) -> None:
+        """Have the loop send an answer when there is room for it, and go on only then."""
+        self._late = answer
+        if not self._busy:
+            self._occupy_loop()
 
     # -------------------------------------------------------------------------- the loop
 
@@ -204,6 +255,7 @@ class Dispatcher:
                     refuse_for(self._connection, trio.TooSlowError(), _name(job), job.id)
         finally:
             self._waiting = True  # what is left in the queue is not worth waiting for any more
+            self._queue.clear()
 
     async def _work_off(self, idle: Parking) -> None:
         """Answers leave together as long as no job has to wait for anything.
@@ -213,24 +265,50 @@ class Dispatcher:
         time of a job has run out, and it has come to an end all the same (its thread could not be
         cancelled, say), this returns, and the next job gets another scope.
         """
-        queue, outbox, half = self._queue, self._websocket.outbox, self._limits.queue // 2
+        queue, outbox = self._queue, self._outbox
         while True:
-            if not queue:
+            if not queue and self._late is None:
                 self._websocket.answered()
                 self._busy = False
                 await idle.park()
-            self._job = job = queue.pop(0)
+            if self._late is not None or outbox.queued_bytes > outbox.room_bytes:
+                await self._wait_for_room()
+                continue
+            job, size = queue.pop(0)
+            self._job = job
+            self._queued_bytes -= size
             if queue:
                 outbox.cork()
-            if len(queue) == half:
-                self._websocket.resume()
-            rest = self._begin_work(job)
-            if rest is not None:
-                await rest
-                if self._scope.cancel_called:  # too late for this job, and not for the next one
-                    self._job = None
-                    return
+            if self._paused:
+                self._resume_at_half()
+            rest = self._begin_work(job, size)
+            try:
+                if rest is not None:
+                    await rest
+                    if self._scope.cancel_called:  # too late for this job, not for the next one
+                        self._job = None
+                        return
+            finally:
+                self._hold(-size)
             self._job = None
+
+    async def _wait_for_room(self) -> None:
+        """Wait until there is room for answers, that of the last job first."""
+        late, self._late = self._late, None
+        self._waiting = True
+        try:
+            if late is None:
+                await self._connection._wait_for_room()
+            elif self._session.close is None:
+                await self._connection._put(late)
+        finally:
+            self._waiting = False
+
+    def _resume_at_half(self) -> None:
+        limits = self._limits
+        if len(self._queue) <= limits.queue // 2 and self._queued_bytes <= limits.queue_bytes // 2:
+            self._paused = False
+            self._websocket.resume()
 
     async def _call_ready_hook(self) -> None:
         hook = self._connection.route.ready_hook
@@ -242,11 +320,14 @@ class Dispatcher:
         except Exception as error:
             self._connection._fail(judge(self._connection, error, "on_ready", None)[1])
 
-    def _begin_work(self, job: _Job) -> Awaitable[None] | None:
+    def _begin_work(self, job: _Job, size: int) -> Awaitable[None] | None:
         """Do a job as far as it goes without waiting, which mostly is all of it; else the rest."""
         bind_request(job.id)
         began = perf_counter()
         try:
+            if isinstance(job, Ping):
+                self._late = self._answer_ping(job)
+                return None
             if not isinstance(job, Message):
                 work = run_topics(self._connection, job, most=self._limits.subscriptions)
             else:
@@ -254,7 +335,8 @@ class Dispatcher:
                 if handler.kind is Kind.LOOP:
                     work = self._call(handler, job)
                 elif handler.kind is Kind.STREAM:
-                    self._all_streams().start(handler, job)
+                    self._hold(size)
+                    self._all_streams().start(handler, job, partial(self._hold, -size))
                     return None
                 else:
                     self._session.finish(job.id)
@@ -298,7 +380,7 @@ class Dispatcher:
     def _has_finished(self, job: _Job, began: float, result: Any) -> None:
         try:
             self._session.finish(job.id)
-            acknowledge(self._connection, job.id, result)
+            self._late = acknowledge(self._connection, job.id, result)
         except Exception as error:
             self._has_failed(job, began, error)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import aclosing
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from trioserver.dispatch.answers import encode_result, refuse_for
 from trioserver.handlers import Handler
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
 from trioserver.telemetry.log_context import bind_connection, bind_request
+from trioserver.websocket.headers import encode_text
 
 if TYPE_CHECKING:
     from trioserver.telemetry.tracing import ConnectionTracing
@@ -42,18 +44,23 @@ class Streams:
         self._running: dict[Id, trio.CancelScope] = {}
         self._cancelled_early: set[Id] = set()
 
-    def start(self, handler: Handler, message: Message) -> None:
-        """Start one, unless it was cancelled while it waited, or is one too many."""
+    def start(self, handler: Handler, message: Message, done: Callable[[], None]) -> None:
+        """Start one, unless it was cancelled while it waited, or is one too many.
+
+        ``done`` is called when the message is not held any more.
+        """
         id, connection = message.id, self._connection
         assert id is not None
         if id in self._cancelled_early:
             self._end(id, End(id=id, cancelled=True))
+            done()
         elif len(self._running) >= self._most:
             connection._session.finish(id)
             connection._refuse(Refusal("too_many_in_flight", "Too many streams."), id)
+            done()
         else:
             self._running[id] = trio.CancelScope()
-            connection.start_soon(self._run, handler, message, id)
+            connection.start_soon(self._run, handler, message, id, done)
 
     def cancel(self, id: Id) -> bool:
         """End one early; False where none of this id runs."""
@@ -66,7 +73,9 @@ class Streams:
         """End one that still waits to be started."""
         self._cancelled_early.add(id)
 
-    async def _run(self, handler: Handler, message: Message, id: Id) -> None:
+    async def _run(
+        self, handler: Handler, message: Message, id: Id, done: Callable[[], None]
+    ) -> None:
         connection = self._connection
         bind_connection(connection.id, connection.user.id)
         bind_request(id)
@@ -83,6 +92,7 @@ class Streams:
         finally:
             self._times[handler.type].add(outcome, perf_counter() - began)
             del self._running[id]
+            done()
 
     async def _send_chunks(self, handler: Handler, message: Message, id: Id) -> None:
         tracing: ConnectionTracing | None = self._connection._tracing
@@ -106,7 +116,8 @@ class Streams:
                     return
                 if connection._session.close is not None:
                     return
-                connection._transmit(encode_result(Chunk(id=id, seq=seq, data=value)))
+                chunk = Chunk(id=id, seq=seq, data=value)
+                await connection._put(encode_text(encode_result(chunk)))
                 seq += 1
 
     def _end(self, id: Id, end: End) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from protocol import Refusal, codec, raw
+from protocol import Refusal, TooBigToSend, codec, raw
 from protocol.messages import Message
 from trioserver.mailbox.letter import Letter
 from trioserver.storage import DatabaseUnavailable
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 RETRY: Final = 5.0
 """Seconds until a database that failed is asked again."""
-
-ROOM_BYTES: Final = 64 * 1024
-"""What has waited for days can wait until no more than this is queued for the client."""
 
 MAX_LATER: Final = 1_000
 """Letters that come while a connection is still sent what has waited; beyond it, it is too slow."""
@@ -219,8 +216,7 @@ class Courier:
 
     async def _send_when_there_is_room(self, letter: Letter) -> None:
         await trio.lowlevel.checkpoint()
-        room = self._outbox.max_bytes - len(letter.text) - MAX_HEADER
-        await self._outbox.wait_below(max(0, min(room, ROOM_BYTES)))
+        await self._outbox.wait_room(len(letter.text) + MAX_HEADER)
         self._send(letter)
 
     def _send(self, letter: Letter) -> None:
@@ -235,7 +231,7 @@ class Courier:
             return None
         try:
             self._connection._transmit(message)
-        except ValueError:
+        except TooBigToSend:
             self._connection.log.error("kept_message_too_large", bytes=len(message))
             return None
         return None if self._is_over() else self._outbox.position

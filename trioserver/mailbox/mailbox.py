@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -14,6 +15,7 @@ import structlog
 import trio
 from msgspec import UNSET
 
+from protocol import TooBigToSend
 from trioserver.auth.component import Component
 from trioserver.auth.user import User, id_of
 from trioserver.mailbox.courier import RETRY, Courier, Desk
@@ -97,6 +99,7 @@ class Mailbox(Component):
         if not 1.0 <= max_age <= 3650 * _DAY:
             raise ValueError(f"max_age is {max_age!r}; it must be from 1 s to ten years")
         self.max_bytes = max_bytes
+        self.max_message_bytes = sys.maxsize  # the server says so
         self._opens = not isinstance(database, Database)
         self._database = database if isinstance(database, Database) else Database(database)
         # Here, because they need SQLAlchemy; and now, so that it is missed at once.
@@ -135,12 +138,15 @@ class Mailbox(Component):
         user. Use it for notices of which only the last one counts: they cannot push out others.
 
         Raises `DatabaseUnavailable` and `MailboxFull`, and `ValueError` or `TypeError` for what
-        cannot be sent; then nothing was. Cancelling this leaves it unknown whether it was sent.
+        cannot be sent, of which `protocol.TooBigToSend` is one; then nothing was. Cancelling this
+        leaves it unknown whether it was sent.
         """
         name = id_of(user)
         letter = new_letter(name, type, data, resource, self._clock.stamp(), key)
         if letter.size > self.max_bytes:
-            raise ValueError(f"the message has {letter.size} bytes, {self.max_bytes} are allowed")
+            raise TooBigToSend(letter.size, self.max_bytes)
+        if len(letter.text) > self.max_message_bytes:
+            raise TooBigToSend(len(letter.text), self.max_message_bytes)
         await self._room.take(name, letter.size)
         with self._at_desk(name) as desk:
             async with self._turn(desk):

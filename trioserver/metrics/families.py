@@ -35,6 +35,7 @@ class Families(Collector):
         yield from self._traffic()
         yield from self._handlers()
         yield from self._outboxes()
+        yield from self._memory()
         yield from self._drain()
         yield from self._audit()
 
@@ -138,6 +139,24 @@ class Families(Collector):
         yield _gauge("outbox_bytes_max", "What the fullest one holds.", census.queued_bytes_max)
         yield _gauge(
             "outbox_oldest_seconds", "How long the oldest message has waited.", census.oldest
+        )
+
+    def _memory(self) -> Iterator[Metric]:
+        statistics = self._measurements.statistics
+        yield _gauge(
+            "memory_bytes",
+            "What all queues and outboxes hold, to compare with limits.memory_bytes.",
+            statistics.memory_bytes,
+        )
+        yield _gauge(
+            "memory_waiting",
+            "Connections that are not read from, because all together hold too much.",
+            statistics.memory_waiting,
+        )
+        yield _counter(
+            "memory_closed",
+            "Connections that were closed because all together held too much.",
+            statistics.memory_closed,
         )
 
     def _drain(self) -> Iterator[Metric]:

@@ -21,7 +21,9 @@ class ServerStatistics:
     ``open`` are all connections, ``http`` those of them on which HTTP is spoken. ``evicted`` counts
     those who were not authenticated and had to give way, ``address_blocks`` how often an address
     was blocked; ``blocked_addresses`` are blocked now. ``blocks`` are those of users, sessions,
-    tokens and resources; ``audit`` is None where nothing is recorded.
+    tokens and resources; ``audit`` is None where nothing is recorded. ``memory_bytes`` is what all
+    queues and outboxes hold, ``memory_waiting`` how many connections are not read from because of
+    it, and ``memory_closed`` how many were closed because of it.
     """
 
     open: int
@@ -37,4 +39,7 @@ class ServerStatistics:
     blocked_addresses: int
     draining: bool
     blocks: int = 0
+    memory_bytes: int = 0
+    memory_waiting: int = 0
+    memory_closed: int = 0
     audit: AuditStatistics | None = None

@@ -126,6 +126,11 @@ class FrameDecoder:
         """Bytes still to come of the frame that is on its way, as far as that is known."""
         return self._missing
 
+    @property
+    def partial_bytes(self) -> int:
+        """What is held of a message that is not complete."""
+        return 0 if self._message is None else self._message.size
+
     def drop_data(self) -> None:
         """From now on let only control frames through."""
         self._dropping = True

@@ -91,6 +91,16 @@ def encode_text(payload: bytes) -> bytes:
     return encode_frame(Opcode.TEXT, payload)
 
 
+def payload_within(frame_bytes: int) -> int:
+    """The size of the largest payload of a server's frame of at most ``frame_bytes``."""
+    return max(
+        min(frame_bytes - 2, TWO_BYTE_LENGTH - 1),
+        min(frame_bytes - 4, 2**16 - 1),
+        frame_bytes - 10,
+        0,
+    )
+
+
 def encode_frame(opcode: Opcode, payload: bytes, mask: bytes = b"") -> bytes:
     """An unfragmented frame: a client's with a ``mask`` of four bytes, else a server's."""
     size, mask_bit = len(payload), 0x80 if mask else 0

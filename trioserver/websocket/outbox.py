@@ -8,7 +8,8 @@ from typing import Final
 import attrs
 import trio
 
-from trioserver.websocket.headers import Opcode
+from trioserver.websocket.headers import Opcode, payload_within
+from trioserver.websocket.memory import Debt, SharedFrame
 
 _CHUNK_BYTES: Final = 64 * 1024
 """At most about this much is handed to the transport at once, so that a control frame that comes
@@ -16,6 +17,32 @@ in behind a large backlog waits for no more than that."""
 
 _CLOSE: Final = 0x80 | Opcode.CLOSE
 """The first byte of a Close frame."""
+
+ROOM_BYTES: Final = 64 * 1024
+"""Frames that can wait do so until at most this is queued: a lower mark keeps a fast transport idle
+in between, a higher one lets one client hold more memory."""
+
+
+def largest_frame(max_bytes: int) -> int:
+    """The size of the largest frame that an outbox of ``max_bytes`` takes.
+
+    What is left is the reserve for frames that cannot wait: it is as large as what may be queued
+    when a frame is put that could wait, so that such a frame always fits.
+    """
+    return max_bytes - _room(max_bytes)
+
+
+def largest_payload(max_bytes: int) -> int:
+    """The size of the largest message whose frame an outbox of ``max_bytes`` takes."""
+    return payload_within(largest_frame(max_bytes))
+
+
+def _room(max_bytes: int) -> int:
+    return min(ROOM_BYTES, max_bytes // 4)
+
+
+class FrameTooBig(Exception):
+    """The frame is larger than any that the outbox takes; nothing was queued."""
 
 
 class OutboxFull(Exception):
@@ -45,13 +72,18 @@ class Outbox:
     ``max_bytes`` bounds what waits, ``max_age`` (seconds) for how long. When data has waited
     longer it is dropped and ``on_overdue`` called, once, which may still put its last words; when
     the transport has not taken a chunk for that long, nothing more is sent.
+
+    ``max_frame_bytes`` is the size of the largest frame that is taken. Who can wait uses
+    `wait_room` before putting a frame, and then it fits; while more than ``room_bytes`` are queued
+    somebody waits, or would have to.
     """
 
     __slots__ = (
         "_chunk", "_chunk_controls", "_chunk_others", "_close", "_control", "_controls", "_data",
-        "_ending", "_held", "_held_since", "_moved", "_nursery", "_on_left", "_on_overdue",
-        "_others", "_sound", "_stream", "_wake", "_write_now", "_writing", "bytes_sent", "closed",
-        "corked", "max_age", "max_bytes", "queued_bytes",
+        "_debt", "_ending", "_held", "_held_since", "_moved", "_nursery", "_on_left", "_on_overdue",
+        "_on_room", "_others", "_owes", "_shared_bytes", "_sound", "_stream", "_turn",
+        "_waiting_bytes", "_wake", "_write_now", "_writing", "bytes_sent", "closed", "corked",
+        "max_age", "max_bytes", "max_frame_bytes", "queued_bytes", "room_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +94,11 @@ class Outbox:
         max_age: float,
         on_overdue: Callable[[], None],
         write_now: Callable[[bytes], int] | None = None,
+        debt: Debt | None = None,
     ) -> None:
         self.max_bytes = max_bytes
+        self.max_frame_bytes = largest_frame(max_bytes)
+        self.room_bytes = _room(max_bytes)  # less while a frame waits that needs more room
         self.max_age = max_age
         self.queued_bytes = 0
         self.bytes_sent = 0
@@ -90,6 +125,12 @@ class Outbox:
         self._wake: trio.Event | None = None  # `run` waits for it
         self._moved: trio.Event | None = None  # others wait for it
         self._on_left: tuple[int, Callable[[], None]] | None = None
+        self._debt = debt
+        self._owes = False  # whether the debt is told of anything
+        self._shared_bytes = 0  # of the data that waits, what is not this outbox's alone
+        self._waiting_bytes = 0  # of frames that wait for room
+        self._turn: trio.Lock | None = None  # of those who wait for room
+        self._on_room: Callable[[], None] | None = None
 
     def start(self, nursery: trio.Nursery) -> None:
         """From now on there is a ``nursery`` for `run`."""
@@ -97,26 +138,29 @@ class Outbox:
         if self._has_work:
             self._leave_to_run()
 
-    def put_nowait(self, frame: bytes, *, last: bool = False) -> None:
-        """Queue a data frame; the ``last`` one is taken also when the outbox is full.
+    def put_nowait(self, frame: bytes, *, urgent: bool = False, last: bool = False) -> None:
+        """Queue a data frame.
 
-        Raises `OutboxFull`, `OutboxClosed`.
+        ``urgent``: it cannot wait, and may use the reserve. The ``last`` one is always taken.
+
+        Raises `OutboxFull`, `FrameTooBig`, `OutboxClosed`.
         """
         if self.closed or self._ending:
             raise OutboxClosed
+        size = len(frame)
         queued = self.queued_bytes
-        if queued + len(frame) > self.max_bytes and not last:
-            self.uncork()  # the peer is not to blame for what is only held back
-            queued = self.queued_bytes
-            if queued + len(frame) > self.max_bytes:
-                raise OutboxFull
+        if queued + size > self.max_frame_bytes and not last:
+            queued = self._fit(size, self.max_bytes if urgent else self.max_frame_bytes)
         self._others.put += 1
-        self.queued_bytes = queued + len(frame)
+        self.queued_bytes = queued + size
         if self.corked:
             self._held.append(frame)
         elif queued or self._write_now is None:
             self._data.append((frame, trio.current_time()))
+            if type(frame) is SharedFrame:
+                self._shared_bytes += size
             self._send_now()
+            self._count()
         else:
             self._send_alone(frame, 1)
 
@@ -156,6 +200,8 @@ class Outbox:
             self._sound = self._others.left
         self._others.left += len(self._data)
         self._data.clear()
+        self._shared_bytes = 0
+        self._count()
         self._notify()
 
     @property
@@ -212,11 +258,55 @@ class Outbox:
                 self._send_now()
 
     async def wait_below(self, queued_bytes: int) -> None:
-        """Wait until no more than so much is queued, or the outbox is closed."""
+        """Wait until at most ``queued_bytes`` are queued, or the outbox is closed."""
         if self.queued_bytes > queued_bytes:
             self.uncork()  # nobody can wait for what is held back
         while self.queued_bytes > queued_bytes and not self.closed:
             await self._wait_moved()
+
+    async def wait_room(self, size: int = 0) -> None:
+        """Wait until there is room for a frame of ``size`` bytes, or the outbox is closed.
+
+        The frame fits if it is put before the next checkpoint. Frames get room in the order in
+        which they wait for it. Returns without a checkpoint where nobody has to wait, and for a
+        frame that is too big.
+        """
+        if size > self.max_frame_bytes:
+            return
+        target = min(self.room_bytes, self.max_frame_bytes - size)
+        if self.queued_bytes <= target and (self._turn is None or not self._turn.locked()):
+            return
+        if self._turn is None:
+            self._turn = trio.Lock()
+        self._waiting_bytes += size
+        self._count()
+        try:
+            async with self._turn:
+                await self._wait_for_turn(size)
+        finally:
+            self._waiting_bytes -= size
+            self._count()
+
+    async def _wait_for_turn(self, size: int) -> None:
+        room = self.room_bytes
+        self.room_bytes = min(room, self.max_frame_bytes - size)
+        try:
+            await self.wait_below(self.room_bytes)
+        finally:
+            self.room_bytes = room
+
+    def make_room(self) -> bool:
+        """Send what is held back, as far as the transport takes it; whether there is room then."""
+        if self.corked:
+            self.uncork()
+            self.cork()
+        return self.queued_bytes <= self.room_bytes
+
+    def call_when_room(self, call: Callable[[], None]) -> None:
+        """Call this once, when there is room or the outbox is closed; not before it changes."""
+        self._on_room = call
+        if self._moved is None:
+            self._moved = trio.Event()
 
     async def flush(self) -> None:
         """Wait until all that is queued now has been written. Raises `OutboxClosed`."""
@@ -245,6 +335,8 @@ class Outbox:
         self._close = None
         self._chunk = b""
         self.queued_bytes = 0
+        self._shared_bytes = 0
+        self._count()
         self._wake_up()
         self._notify()
 
@@ -252,6 +344,8 @@ class Outbox:
         """Hold nobody any more, after `close`."""
         self._on_overdue = None
         self._on_left = None
+        self._on_room = None
+        self._debt = None
         self._write_now = None
         self._nursery = None
 
@@ -263,6 +357,18 @@ class Outbox:
     @property
     def _has_work(self) -> bool:
         return bool(self._chunk or self._control or self._data or self._close)
+
+    def _fit(self, size: int, limit: int) -> int:
+        """What is queued when a frame of ``size`` bytes fits within the ``limit``.
+
+        Raises `OutboxFull`, `FrameTooBig`.
+        """
+        if size > self.max_frame_bytes:
+            raise FrameTooBig
+        self.uncork()  # the peer is not to blame for what is only held back
+        if self.queued_bytes + size > limit:
+            raise OutboxFull
+        return self.queued_bytes
 
     def _send_now(self) -> None:
         """Hand over what waits, as far as the transport takes it; the rest is for `run`."""
@@ -276,6 +382,7 @@ class Outbox:
 
     def _stop_holding(self) -> None:
         self._data += [(frame, self._held_since) for frame in self._held]
+        self._shared_bytes += sum(len(each) for each in self._held if type(each) is SharedFrame)
         self._held.clear()
 
     def _send_alone(self, frames: bytes, count: int) -> None:
@@ -298,7 +405,15 @@ class Outbox:
         self.queued_bytes -= taken
         self.bytes_sent += taken
         self._leave_to_run()
+        self._count()
         return False
+
+    def _count(self) -> None:
+        """Tell the debt what is held. Where the transport takes all at once, it never needs to."""
+        if self._debt is not None:
+            size = self.queued_bytes - self._shared_bytes + self._waiting_bytes
+            self._owes = size > 0
+            self._debt.set_unsent(size)
 
     def _leave_to_run(self) -> None:
         if self._nursery is not None:
@@ -325,12 +440,16 @@ class Outbox:
         await self._moved.wait()
 
     async def _wait_for_work(self) -> None:
-        if not self._has_work and not self.closed:
+        while (
+            not self._has_work and not self.closed
+        ):  # others may have done it before this wakes up
             self._wake = trio.Event()
             await self._wake.wait()
 
     async def _write_chunk(self) -> None:
         self._take_chunk()
+        if not self._chunk:
+            return
         self._writing = True
         with trio.move_on_after(self.max_age) as scope:
             await self._stream.send_all(self._chunk)
@@ -355,6 +474,8 @@ class Outbox:
             frames.append(frame)
             size += len(frame)
             taken += 1
+            if type(frame) is SharedFrame:
+                self._shared_bytes -= len(frame)  # the chunk is this outbox's own
         del data[:taken]
         if self._close is not None and not data:
             frames.append(self._close)
@@ -369,6 +490,8 @@ class Outbox:
         self.bytes_sent += size
         self._controls.left += self._chunk_controls
         self._others.left += self._chunk_others
+        if self._owes:
+            self._count()
         if self._moved is not None:
             self._notify()
         if self._on_left is not None:
@@ -388,3 +511,9 @@ class Outbox:
         if self._moved is not None:
             self._moved.set()
             self._moved = None
+        if self._on_room is not None:
+            if self.queued_bytes <= self.room_bytes or self.closed:
+                call, self._on_room = self._on_room, None
+                call()
+            else:
+                self._moved = trio.Event()

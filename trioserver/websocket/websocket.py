@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from enum import IntFlag
 from functools import partial
 from time import perf_counter
 from typing import Final, Protocol
@@ -20,6 +21,7 @@ from trioserver.websocket.control import ClosingHandshake
 from trioserver.websocket.frames import Control, FrameDecoder, Item, Violation
 from trioserver.websocket.handshake import Head, acceptance, subprotocols
 from trioserver.websocket.headers import Opcode, encode_frame, encode_text
+from trioserver.websocket.memory import Debt, Memory
 from trioserver.websocket.outbox import Outbox, OutboxClosed
 from trioserver.websocket.pace import Pace
 from trioserver.websocket.peer_close import ABNORMAL, PeerClose, judge_close
@@ -32,6 +34,10 @@ _ROUND_BYTES: Final = 1536
 """Read of one socket at a time, before the others get their turn: some 16 small messages. Half as
 many cost who sends many at once, twice as many cost those who wait for them."""
 
+_LISTEN_BYTES: Final = 16 * 1024
+"""Read of a peer while reading is paused, to know whether it lives. No less than a TLS record has,
+which has to be read whole."""
+
 _MOST_HELD: Final = 2
 """Rounds for which answers may wait for a task. It is woken before the first of them ends, and has
 its turn before the second does."""
@@ -42,6 +48,17 @@ stands behind thousands of other control frames."""
 
 CONTROL_FRAMES_PER_SECOND: Final = 50
 """Pings and pongs of one peer, where nothing else is said."""
+
+
+class Pause(IntFlag):
+    """Why reading is paused. It goes on when none of these is left."""
+
+    QUEUE = 1
+    """The receiver has enough messages."""
+    ROOM = 2
+    """The peer is to read the answers first."""
+    MEMORY = 4
+    """All connections together hold too much, and this one holds much of it."""
 
 
 class Receiver(Protocol):
@@ -74,9 +91,9 @@ class WebSocket:
 
     __slots__ = (
         "_closing", "_closing_handshake", "_decoder", "_failed_with", "_gone", "_held",
-        "_nursery", "_pace", "_ping_messages", "_pinged", "_readiness", "_receiver", "_rest",
-        "_resumed", "_socket", "_stopped", "_stream", "_tls", "_watched", "bytes_received",
-        "control_frames_per_second", "last_received",
+        "_listening", "_nursery", "_pace", "_partial", "_pauses", "_ping_messages", "_pinged",
+        "_readiness", "_receiver", "_rest", "_resumed", "_socket", "_stopped", "_stream", "_tls",
+        "_watched", "bytes_received", "control_frames_per_second", "debt", "last_received",
         "messages_received", "on_round_trip", "outbox", "peer_close", "round_trip", "subprotocol",
     )  # fmt: skip
 
@@ -89,6 +106,7 @@ class WebSocket:
         outbox_age: float,
         control_frames_per_second: int = CONTROL_FRAMES_PER_SECOND,
         readiness: Readiness | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.peer_close: PeerClose | None = None
         self.subprotocol: str | None = None
@@ -105,8 +123,10 @@ class WebSocket:
         self._socket = socket = socket_of(stream)
         self._watched = -1  # the descriptor that `Readiness` has; only for it to forget it
         self._tls = stream if isinstance(stream, TLSStream) else None
+        self.debt = Debt(memory, self)
         self.outbox = Outbox(
             stream,
+            debt=self.debt,
             max_bytes=outbox_bytes,
             max_age=outbox_age,
             on_overdue=self._fail_slow,
@@ -117,7 +137,10 @@ class WebSocket:
         self._decoder = FrameDecoder(masked=True, max_message_bytes=max_message_bytes)
         self._rest = b""
         self._receiver: Receiver | None = None
-        self._resumed: trio.Event | None = None
+        self._pauses = 0  # of `Pause`
+        self._resumed: trio.Event | None = None  # while there is any
+        self._listening = False  # once, while paused
+        self._partial = False  # whether the debt is told of a message that is not complete
         self._held = 0  # rounds for which answers were held back for those of a task to come
         self._closing = False
         self._closing_handshake: ClosingHandshake | None = None
@@ -153,14 +176,11 @@ class WebSocket:
 
     # -------------------------------------------------------------------------- sending
 
-    def send_nowait(self, message: bytes, *, last: bool = False) -> None:
-        """Queue a text message; the ``last`` one is taken also when the outbox is full.
+    def send_nowait(self, message: bytes, *, urgent: bool = False, last: bool = False) -> None:
+        """Queue a text message. Parameters, and what is raised, are as of `Outbox.put_nowait`."""
+        self.send_frame_nowait(encode_text(message), urgent=urgent, last=last)
 
-        Raises `OutboxFull`, `OutboxClosed`.
-        """
-        self.send_frame_nowait(encode_text(message), last=last)
-
-    def send_frame_nowait(self, frame: bytes, *, last: bool = False) -> None:
+    def send_frame_nowait(self, frame: bytes, *, urgent: bool = False, last: bool = False) -> None:
         """Queue a frame that is encoded already, as one for many is. Raises as `send_nowait`.
 
         Where that is soon enough, it leaves together with what else is sent within this tick.
@@ -171,7 +191,7 @@ class WebSocket:
             if readiness is not None and readiness.turn_is_coming:
                 outbox.cork()
                 readiness.hold(self)
-        outbox.put_nowait(frame, last=last)
+        outbox.put_nowait(frame, urgent=urgent, last=last)
 
     @property
     def messages_sent(self) -> int:
@@ -212,17 +232,53 @@ class WebSocket:
         """Whether reading is paused: then a silent peer may only be a peer that is not heard."""
         return self._resumed is not None
 
-    def pause(self) -> None:
+    def pause(self, why: Pause = Pause.QUEUE) -> None:
         """Read no more until `resume`; what one read gave is still delivered."""
+        self._pauses |= why
         if self._resumed is None:
             self._resumed = trio.Event()
 
-    def resume(self) -> None:
-        """Read again."""
-        if self._resumed is not None:
+    def resume(self, why: Pause = Pause.QUEUE) -> None:
+        """Read again, unless there is another reason not to."""
+        self._pauses &= ~why
+        if self._resumed is not None and not self._pauses:
             self._resumed.set()
             self._resumed = None
             self.last_received = trio.current_time()
+
+    def listen(self) -> None:
+        """Read one piece although reading is paused: does the peer live?"""
+        if self._resumed is not None:
+            self._listening = True
+            self._resumed.set()
+            self._resumed = trio.Event()
+
+    def wait_for_memory(self) -> None:
+        """See `Debtor`."""
+        self.pause(Pause.MEMORY)
+
+    def go_on_with_memory(self) -> None:
+        """See `Debtor`."""
+        self.resume(Pause.MEMORY)
+
+    def evict(self, *, slow: bool) -> None:
+        """See `Debtor`."""
+        self._fail("slow_consumer" if slow else "server_busy")
+
+    def _has_room(self) -> bool:
+        """Whether there is room for answers; reading is paused until there is."""
+        outbox = self.outbox
+        if outbox.queued_bytes <= outbox.room_bytes or self._closing or self._failed_with:
+            return True
+        outbox.uncork()
+        if outbox.queued_bytes <= outbox.room_bytes:
+            return True
+        self.pause(Pause.ROOM)
+        outbox.call_when_room(self._resume_with_room)
+        return False
+
+    def _resume_with_room(self) -> None:
+        self.resume(Pause.ROOM)
 
     async def _read(self, items: list[Item] | None) -> None:
         """Deliver ``items``, and read on in this task, or leave that to the readiness of all
@@ -233,9 +289,9 @@ class WebSocket:
                 await trio.sleep(rest)
             if self._gone or (self._closing_handshake and self._closing_handshake.over.is_set()):
                 break
-            while self._resumed is not None and not self._closing:
-                await self._resumed.wait()
-            if self._readiness is not None:
+            if not self._has_room() or self._resumed is not None:
+                await self._wait_resumed()
+            if self._readiness is not None and self._resumed is None:
                 self._watch(self._readiness)
                 return
             items = self._take(await self._receive())
@@ -243,6 +299,11 @@ class WebSocket:
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()
         self._leave(PeerClose(ABNORMAL, ""))
+
+    async def _wait_resumed(self) -> None:
+        while self._resumed is not None and not (self._closing or self._listening):
+            await self._resumed.wait()
+        self._listening = False
 
     def _take(self, data: bytes) -> list[Item] | None:
         """Decode what one read gave; None where it gave nothing, for that is the end."""
@@ -254,11 +315,20 @@ class WebSocket:
         items = decoder.receive(data)
         self._pace.left -= 1 + decoder.fragments
         decoder.fragments = 0
+        self._count_partial(items)
         return items
 
+    def _count_partial(self, items: list[Item]) -> None:
+        """A message that has begun to come grows only by reads that complete none."""
+        if self._partial or not items:
+            size = self._decoder.partial_bytes
+            self._partial = size > 0
+            self.debt.set_partial(size)
+
     async def _receive(self) -> bytes:
+        size = _RECEIVE_BYTES if self._resumed is None else _LISTEN_BYTES
         try:
-            return bytes(await self._stream.receive_some(_RECEIVE_BYTES))
+            return bytes(await self._stream.receive_some(size))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
 
@@ -280,6 +350,10 @@ class WebSocket:
 
     def read_now(self) -> bytes | None:
         """See `Source`."""
+        outbox = self.outbox
+        if outbox.queued_bytes > outbox.room_bytes and not self._has_room():
+            self._go_on_in_task([])
+            return None
         try:
             if self._tls is not None:
                 return self._tls.read_now()
@@ -300,6 +374,8 @@ class WebSocket:
         self.last_received = now
         decoder, pace = self._decoder, self._pace
         items = decoder.receive(data)
+        if self._partial or not items:
+            self._count_partial(items)
         pace.left -= 1
         if decoder.fragments:
             pace.left -= decoder.fragments
@@ -427,7 +503,7 @@ class WebSocket:
         """
         self._closing = True
         self._decoder.drop_data()
-        self.resume()
+        self.resume(Pause.QUEUE | Pause.ROOM | Pause.MEMORY)
         if self._failed_with in ("protocol_error", "rate_limited"):
             timeout = min(timeout, _CLOSE_TIMEOUT_IN_NOISE)
         try:
@@ -452,6 +528,7 @@ class WebSocket:
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()
         self.outbox.close()
+        self.debt.close()
 
     def let_go(self) -> None:
         """Hold nobody any more, after the end: what is no cycle is freed at once, without a search

@@ -59,6 +59,7 @@ export const ERRORS = Object.freeze({
   invalid_payload: [null, "never", "The message's content does not fit its type."],
   duplicate_id: [null, "never", "A request with this id is still in flight."],
   too_many_in_flight: [null, "backoff", "Too many requests are in flight."],
+  too_big_to_send: [1008, "never", "What was to be sent is larger than the limit."],
   not_found: [null, "never", "There is no such thing."],
   forbidden: [null, "never", "This is not allowed."],
 });

@@ -84,7 +84,7 @@ def _may_be_split_token(pieces: list[str]) -> bool:
 
 def _is_plain(piece: str) -> bool:
     """A name also by its case, which random text mixes."""
-    if len(piece) <= 1:
+    if len(piece) <= 1 or _ID.fullmatch(piece) is not None:
         return True
     words = _JOINTS.split(piece)
     return _is_name(piece) and all(word == word.lower() or word.istitle() for word in words)

@@ -29,6 +29,7 @@ TOKEN = make_token(make_secret(), subject="alice")
         "/ws/rooms/18446744073709551615",
         "/ws/rooms/01ARZ3NDEKTSV4RRFFQ69G5FAV",
         "/ws/rooms/507f1f77bcf86cd799439011",
+        "/ws/rooms/6F1E2D3C-4B5A-6978-8796-A5B4C3D2E1F0/people",
         "/api/v1/admin/connections",
         "/ws/things/V1StGXR8_Z5jdHi6B-my",
     ],

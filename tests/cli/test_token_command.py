@@ -101,7 +101,7 @@ def test_of_a_file_with_several_secrets_the_first_signs_and_each_verifies(
     assert claims["sub"] == "alice"
     for secret in (new, SECRET):
         token = make_token(secret, subject="alice")
-        result = invoke("token", "inspect", "--json", "--secret-file", str(file), input=token)
+        result = invoke("token", "inspect", token, "--json", "--secret-file", str(file))
         assert (result.exit_code, json.loads(result.stdout)["verified"]) == (0, True)
 
 

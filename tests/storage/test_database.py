@@ -469,4 +469,4 @@ from trioserver.storage import Batcher, Database
 Database("test.db")
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "ImportError: SQL needs SQLAlchemy: pip install 'trioserver[sql]'" in ended.stderr
+    assert "MissingExtra: SQL needs SQLAlchemy: pip install 'trioserver[sql]'" in ended.stderr

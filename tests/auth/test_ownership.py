@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from protocol import Refusal
 from tests.support.databases import eventually
+from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
 from trioserver.auth.ownership import SQLOwner
 from trioserver.auth.user import User
@@ -337,11 +338,11 @@ async def test_a_hung_database_is_unavailable_in_time_and_recovers(
         async with trio.open_nursery() as callers:
             for number in range(600):
                 callers.start_soon(ask, str(number))
-        assert trio.current_time() - started < 2
+        assert trio.current_time() - started < PATIENCE  # one after the other: nine minutes
         await eventually(lambda: bool(log))
     assert codes == ["unavailable"] * 600
     assert [line["reason"] for line in log] == [
-        "DatabaseUnavailable: The database did not answer within 0.9 s "
+        "trioserver.storage.errors.DatabaseUnavailable: The database did not answer within 0.9 s "
         "(postgresql+psycopg:///postgres)."
     ]
     assert await owner(user(), conversation("1"))

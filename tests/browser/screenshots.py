@@ -118,7 +118,9 @@ def _conversation_on_a_phone(visit: Visit) -> None:
 
 def _dashboard(visit: Visit) -> None:
     page = _ready(visit.open("/dashboard", user="admin"))
-    expired = make_token(visit.demo.secret, subject="bob", lifetime=-3600.0)
+    expired = make_token(
+        visit.demo.secret, subject="bob", lifetime=-3600.0, audience="conversations"
+    )
     visit.open("/conversation?id=bob-1", token=expired)
     other = _ready(visit.open("/conversation?id=alice-2", user="alice"))
     for number in range(4):  # the charts want something to show

@@ -51,7 +51,7 @@ def test_attempts_come_with_reasons_and_without_tokens(
     dashboard: Page, visit: Visit, demo: Demo
 ) -> None:
     expect(dashboard.locator("#attempts tr").first).to_contain_text("accepted")
-    expired = make_token(demo.secret, subject="bob", lifetime=-3600.0)
+    expired = make_token(demo.secret, subject="bob", lifetime=-3600.0, audience="conversations")
     visit.open("/conversation?id=bob-1", token=expired)
     refused = dashboard.locator("#attempts tr", has_text="refused: token_expired")
     expect(refused).to_contain_text("/ws/conversations/{conversation_id}")

@@ -64,7 +64,7 @@ def test_a_wrong_password_is_told_without_a_hint(user: str, visit: Visit) -> Non
 def test_an_expired_or_forged_token_leads_to_the_login_page_with_the_reason(
     visit: Visit, demo: Demo
 ) -> None:
-    expired = make_token(demo.secret, subject="alice", lifetime=-3600.0)
+    expired = make_token(demo.secret, subject="alice", lifetime=-3600.0, audience="conversations")
     forged = make_token(make_secret(), subject="alice")
     for token, words in {
         forged: "Your login was not accepted: the token is not valid here.",

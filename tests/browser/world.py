@@ -19,6 +19,7 @@ import attrs
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from trioserver.auth import make_secret, make_token
+from trioserver.examples import audiences
 
 PASSWORD: Final = "open sesame, said the test"
 PATIENCE: Final = 30_000.0
@@ -82,7 +83,7 @@ class Demo:
     def token(self, user: str) -> str:
         """One that lives for half an hour."""
         claims = {"role": "admin"} if user == "admin" else {}
-        return make_token(self.secret, subject=user, claims=claims)
+        return make_token(self.secret, subject=user, claims=claims, audience=audiences.PAGES)
 
 
 def find_chromium() -> str | None:

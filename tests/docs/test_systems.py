@@ -20,7 +20,7 @@ SYSTEMS = Path("docs/systems.md")
 BIN = Path(sys.executable).parent
 
 WAIT = (
-    "for _ in $(seq 100); do (: < /dev/tcp/127.0.0.1/$TRIOSERVER_PORT) 2>/dev/null && break; "
+    "for _ in $(seq 600); do (: < /dev/tcp/127.0.0.1/$TRIOSERVER_PORT) 2>/dev/null && break; "
     "sleep 0.1; done"
 )
 

@@ -24,7 +24,7 @@ from tests.support.running import running as serving
 from tests.support.systems import Demo, Talk, demo
 from trioserver import Application, AuditConfig, Config, JWTAuth
 from trioserver.auth import make_secret, make_token
-from trioserver.examples import admin_dashboard
+from trioserver.examples import admin_dashboard, audiences
 
 SECRET = make_secret()
 FIGURES = [
@@ -41,8 +41,17 @@ FIGURES = [
 ]
 
 
+AUTH = JWTAuth(secret=SECRET, audience=audiences.ADMIN_DASHBOARD)
+
+
 def admin_token(user: str = "admin", **more: Any) -> str:
-    return make_token(SECRET, subject=user, claims={"role": "admin"}, **more)
+    audience = audiences.ADMIN_DASHBOARD
+    return make_token(SECRET, subject=user, claims={"role": "admin"}, audience=audience, **more)
+
+
+def user_token(user: str, **more: Any) -> str:
+    """Of somebody who has logged in with a password."""
+    return make_token(SECRET, subject=user, audience=audiences.PAGES, **more)
 
 
 @attrs.frozen
@@ -63,7 +72,7 @@ class World:
 
     @contextmanager
     def agents(self, user: str = "alice") -> Iterator[Talk]:
-        with self.demo.open(f"/ws?token={make_token(SECRET, subject=user)}") as talk:
+        with self.demo.open(f"/ws?token={user_token(user)}") as talk:
             talk.ready = talk.receive()
             assert talk.ready["type"] == "ready"
             yield talk
@@ -209,7 +218,7 @@ def test_only_administrators_get_in_and_each_reason_is_its_own(world: World) -> 
         world.refused(token=token[:-4] + "AAAA"),
         world.refused(token=admin_token(lifetime=-3600)),
         world.refused(token=world.demo.token("alice")),
-        world.refused(token=make_token(SECRET, subject="x", claims={"role": ["user", 1]})),
+        world.refused(token=user_token("x", claims={"role": ["user", 1]})),
     ] == [
         ("token_missing", 1008, "token_missing"),
         ("token_invalid", 1008, "token_invalid"),
@@ -231,7 +240,7 @@ def test_other_topics_are_nobodys(world: World) -> None:
 async def test_origins_are_configured(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     page = "https://ops.example"
-    app = admin_dashboard.make(url, auth=JWTAuth(secret=SECRET), origins=[page])
+    app = admin_dashboard.make(url, auth=AUTH, origins=[page])
     async with serving(application=app) as server:
 
         def try_them() -> None:
@@ -292,7 +301,7 @@ def wait_for_attempt(talk: Talk) -> None:
 def test_attempts_are_pushed_once_each_as_they_happen(world: World) -> None:
     with world.dashboard(topics=["attempts"]) as talk:
         world.refused(token="forged-once")
-        world.refused(token=make_token(SECRET, subject="ivan"))
+        world.refused(token=user_token("ivan"))
         pushed: list[dict[str, Any]] = []
         while not pushed or pushed[-1]["user"] != "ivan":
             pushed.append(event(talk, "attempts"))
@@ -414,7 +423,7 @@ def test_a_user_is_blocked_and_let_in_again(world: World) -> None:
             done = request(talk, "block", user="frank", reason="spam", for_ms=600_000)
             assert (done["disconnected"], done["stored"]) == (1, True)
             assert frank.refused()[1:] == (1008, "session_blocked")
-        with world.demo.open(f"/ws?token={make_token(SECRET, subject='frank')}") as again:
+        with world.demo.open(f"/ws?token={user_token('frank')}") as again:
             assert again.refused()[1:] == (1008, "session_blocked")
         assert request(talk, "unblock", user="frank") == {"unblocked": 1}
         with world.agents("frank"):
@@ -511,7 +520,7 @@ def test_a_bearer_token_is_verified(world: World) -> None:
 def test_the_token_of_a_blocked_user_is_not_good(world: World) -> None:
     with world.dashboard() as talk:
         request(talk, "block", user="henry")
-    answer = world.get("/api/v1/auth/verify", make_token(SECRET, subject="henry"))
+    answer = world.get("/api/v1/auth/verify", user_token("henry"))
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "session_blocked")
     assert answer.json()["valid"] is False
 
@@ -520,7 +529,7 @@ def test_the_token_of_a_blocked_user_is_not_good(world: World) -> None:
 
 
 async def test_without_an_audit_the_rest_works(tmp_path: Path) -> None:
-    app = admin_dashboard.make(f"sqlite:///{tmp_path / 'x.db'}", auth=JWTAuth(secret=SECRET))
+    app = admin_dashboard.make(f"sqlite:///{tmp_path / 'x.db'}", auth=AUTH)
     async with serving(application=app) as server:
 
         def try_it() -> None:
@@ -539,7 +548,7 @@ async def test_without_an_audit_the_rest_works(tmp_path: Path) -> None:
 
 async def test_a_database_that_is_away_is_said_and_the_figures_go_on(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    app: Application = admin_dashboard.make(f"sqlite:///{path}", auth=JWTAuth(secret=SECRET))
+    app: Application = admin_dashboard.make(f"sqlite:///{path}", auth=AUTH)
     config = Config(port=0, audit=AuditConfig(database=str(tmp_path / "audit.db")))
     async with serving(config, app) as server:
 
@@ -553,7 +562,7 @@ async def test_a_database_that_is_away_is_said_and_the_figures_go_on(tmp_path: P
                     database.execute("DROP TABLE dashboard_admins")
                 assert request(talk, "list_connections")["connections"]
                 answer = talk.request("broadcast", text="x")
-                assert answer["code"] == "internal_error"
+                assert answer["code"] == "unavailable"
                 talk.send(type="get_stats")
                 until(talk, "stats_update")
 

@@ -175,7 +175,7 @@ def test_a_good_secret_is_used_and_neither_it_nor_a_token_is_in_any_word() -> No
     secret = make_secret()
     with demo("--log-level", "debug", TRIOSERVER_SECRET=secret) as running:
         with running.open("/ws") as talk:
-            talk.send(type="auth", token=make_token(secret, subject="carol"))
+            talk.send(type="auth", token=make_token(secret, subject="carol", audience="agents"))
             assert talk.receive()["user"] == {"id": "carol"}
         for name in ("alice", "alice_expired"):
             with running.open(f"/ws?token={running.token(name)}") as talk:
@@ -221,7 +221,7 @@ async def test_handlers_find_services_without_an_http_request() -> None:
         nursery.start_soon(server.serve_stream, theirs)
         client = Client(ours)
         await client.open("/ws")
-        await client.authenticate(make_token(secret, subject="alice"))
+        await client.authenticate(make_token(secret, subject="alice", audience="agents"))
         await client.send(type="run", id=1, data={"agent": "shout", "input": "hear"})
         assert (await client.receive())["data"] == {"kind": "result", "value": "HEAR"}
         await client.close()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import subprocess
 import sys
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import pypdf
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +23,7 @@ from trioserver.examples.study import extract, library, passages
 from trioserver.examples.study.documents import Reader, _environment, plain_name
 from trioserver.examples.study.library import Library, Passage
 from trioserver.examples.study.responders import NOTHING_FOUND, compose
+from trioserver.examples.upgrade import upgrade
 from trioserver.storage import Database
 
 # ------------------------------------------------------------------------- files into text
@@ -181,11 +185,15 @@ def test_cutting_takes_time_in_proportion() -> None:
 # ------------------------------------------------------------------------- passages found
 
 
+async def open_library(database: Database, tmp_path: Path) -> Library:
+    await upgrade(str(tmp_path / "a.db"), "study_coach", library.STEPS)
+    return Library(database)
+
+
 async def test_each_user_finds_only_their_own(tmp_path: Path) -> None:
     async with Database(tmp_path / "a.db") as database:
-        shelf = Library(database)
-        await shelf.create()
-        await shelf.create()  # a second time changes nothing
+        shelf = await open_library(database, tmp_path)
+        await open_library(database, tmp_path)  # a second time changes nothing
         mine = await shelf.add("alice", "a.md", ["Leaves are green.", "Stars shine."])
         await shelf.add("bob", "b.md", ["Leaves fall in autumn."])
         assert [p.text for p in await shelf.find("alice", "a green leaf?", 5)] == [
@@ -197,6 +205,128 @@ async def test_each_user_finds_only_their_own(tmp_path: Path) -> None:
         assert await shelf.delete("alice", mine)
         assert await shelf.find("alice", "leaves stars", 5) == []
         assert await shelf.texts("alice") == []
+
+
+async def test_what_others_have_changes_neither_the_work_nor_the_order(tmp_path: Path) -> None:
+    """The steps of SQLite's machine stand for the time, and are the same on every computer.
+
+    They hang a little on how much there is in all, but not on what.
+    """
+    mine = ["energy and power", "power and power", "the energy of it", "the power of it", "it"]
+    seen = []
+    for word in ("energy", "thunder", None):
+        others = [] if word is None else [f"{word} here, {word} there"] * 3_000
+        path = tmp_path / str(word)
+        path.mkdir()
+        async with Database(path / "a.db") as database:
+            shelf = await open_library(database, path)
+            await shelf.add("bob", "b.md", mine)
+            for number in range(3):
+                if others:
+                    await shelf.add(f"alice-{number}", "a.md", others)
+
+            def search(connection: sa.Connection) -> tuple[list[str], int]:
+                steps = 0
+
+                def count() -> int:
+                    nonlocal steps
+                    steps += 1
+                    return 0
+
+                driver = connection.connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                driver.set_progress_handler(count, 1)
+                try:
+                    found = library._find(connection, "bob", ["energy", "power", "zebra"], 5)
+                finally:
+                    driver.set_progress_handler(None, 1)
+                return [row.text for row in found], steps
+
+            await database.read(search)  # statements are compiled
+            seen.append(await database.read(search))
+    with_it, without_it, alone = seen
+    assert with_it == without_it
+    assert with_it[0] == alone[0]
+    assert with_it[1] < 5 * alone[1]
+    assert alone[0][0] == "energy and power"
+
+
+async def test_no_word_in_the_index_is_two_users_own(tmp_path: Path) -> None:
+    text = "Leaves_of ABC's 7up, 17 x1 naïve cafe\u0301 ÜBER straße 日本語 Ελλάδα don't -- a_b"
+    async with Database(tmp_path / "a.db") as database:
+        shelf = await open_library(database, tmp_path)
+        for number in range(45):
+            await shelf.add(f"user-{number}", "a.md", [text])
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        connection.execute("CREATE VIRTUAL TABLE temp.v USING fts5vocab(main, study_words, row)")
+        words = connection.execute("SELECT term, doc FROM temp.v").fetchall()
+    assert len(words) == 45 * len({"leav", "of", "abc", "s", "7up", "17", "x1", "naiv", "cafe"}) + (
+        45 * len({"uber", "strass", "日本語", "ελλαδα", "don", "t", "a", "b"})
+    )
+    assert {documents for _, documents in words} == {1}
+
+
+async def test_words_are_found_in_their_other_forms(tmp_path: Path) -> None:
+    async with Database(tmp_path / "a.db") as database:
+        shelf = await open_library(database, tmp_path)
+        await shelf.add("bob", "b.md", ["nothing"])
+        await shelf.add("alice", "a.md", ["Stars shine by fusion.", "Ein Café in Österreich."])
+        for question, expected in {
+            "What is shining?": ["Stars shine by fusion."],
+            "STAR": ["Stars shine by fusion."],
+            "cafe\u0301 osterreich": ["Ein Café in Österreich."],
+            "shines": ["Stars shine by fusion."],
+            "bed": [],
+        }.items():
+            assert [p.text for p in await shelf.find("alice", question, 5)] == expected
+
+
+async def test_an_index_keeps_nothing_of_a_text_that_was_deleted(tmp_path: Path) -> None:
+    async with Database(tmp_path / "a.db") as database:
+        shelf = await open_library(database, tmp_path)
+        for _ in range(2):
+            texts = [await shelf.add("alice", "a.md", ["Leaves are green."]) for _ in range(2)]
+            for number, text in enumerate(texts):
+                assert len(await shelf.find("alice", "leaves", 5)) == 2 - number
+                assert await shelf.delete("alice", text)
+            assert await shelf.find("alice", "leaves", 5) == []
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        connection.execute("CREATE VIRTUAL TABLE temp.v USING fts5vocab(main, study_words, row)")
+        assert connection.execute("SELECT * FROM temp.v").fetchall() == []
+
+
+async def test_texts_of_the_previous_version_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    async with Database(path) as database:
+        shelf = await open_library(database, tmp_path)
+        text = await shelf.add("alice", "a.md", ["Leaves are green.", "Stars shine."])
+        await shelf.add("bob", "b.md", ["Leaves fall in autumn."])
+    with closing(sqlite3.connect(path)) as old:  # what that version had
+        old.executescript(
+            """DROP TABLE study_owners;
+            DROP TABLE study_words;
+            DELETE FROM trioserver_schema WHERE component = 'study_coach';
+            CREATE VIRTUAL TABLE study_index USING fts5(
+                text, content='study_passages', content_rowid='id',
+                tokenize='porter unicode61 remove_diacritics 2');
+            CREATE TRIGGER study_added AFTER INSERT ON study_passages BEGIN
+                INSERT INTO study_index(rowid, text) VALUES (new.id, new.text); END;
+            CREATE TRIGGER study_removed AFTER DELETE ON study_passages BEGIN
+                INSERT INTO study_index(study_index, rowid, text)
+                VALUES ('delete', old.id, old.text); END;
+            INSERT INTO study_index(study_index) VALUES ('rebuild');"""
+        )
+    async with Database(path) as database:
+        shelf = await open_library(database, tmp_path)
+        assert [p.text for p in await shelf.find("alice", "leaves", 5)] == ["Leaves are green."]
+        assert [p.text for p in await shelf.find("bob", "leaves", 5)] == ["Leaves fall in autumn."]
+        assert await shelf.delete("alice", text)
+        assert await shelf.find("alice", "leaves", 5) == []
+        await shelf.add("alice", "a.md", ["The leaves."])
+        assert [p.text for p in await shelf.find("alice", "leaves", 5)] == ["The leaves."]
+    with closing(sqlite3.connect(path)) as new:
+        names = {name for (name,) in new.execute("SELECT name FROM sqlite_schema")}
+    assert not names & {"study_index", "study_added", "study_removed"}
 
 
 @pytest.mark.parametrize(
@@ -217,8 +347,7 @@ async def test_each_user_finds_only_their_own(tmp_path: Path) -> None:
 )
 async def test_a_question_is_no_query_language(question: str, tmp_path: Path) -> None:
     async with Database(tmp_path / "a.db") as database:
-        shelf = Library(database)
-        await shelf.create()
+        shelf = await open_library(database, tmp_path)
         await shelf.add("alice", "a.md", ["Drop the table on a text near x."])
         await shelf.find("alice", question, 5)
         assert len(await shelf.texts("alice")) == 1
@@ -229,8 +358,7 @@ async def test_texts_and_passages_have_a_bound(
 ) -> None:
     monkeypatch.setattr(library, "MAX_TEXTS", 2)
     async with Database(tmp_path / "a.db") as database:
-        shelf = Library(database)
-        await shelf.create()
+        shelf = await open_library(database, tmp_path)
         with pytest.raises(Refusal):
             await shelf.add("alice", "a.md", ["x"] * (library.MAX_PASSAGES + 1))
         for _ in range(2):

@@ -17,7 +17,7 @@ import structlog
 from rich.markup import escape
 
 from trioserver import Application, Server
-from trioserver.auth import TrustedUserId, make_secret, make_token
+from trioserver.auth import Authenticator, TrustedUserId, make_secret, make_token
 from trioserver.auth.loopback import is_loopback
 from trioserver.cli.addresses import is_public, outward_address, what_is_private
 from trioserver.cli.arguments import logging_options
@@ -29,6 +29,7 @@ from trioserver.examples import (
     accounts,
     admin_dashboard,
     agents,
+    audiences,
     behavior_log,
     conversations,
     study_coach,
@@ -74,22 +75,24 @@ class Demo:
 
     def application(self) -> Application:
         """All examples as one application. Raises `ValueError` for what is configured wrongly."""
-        jwt = self.settings.auth()
-        auth = TrustedUserId(dangerously_trust_every_client=True) if self.trust_user_id else jwt
+        administrators = self.settings.auth(audiences.ADMIN_DASHBOARD)
+        talkers: Authenticator = self.settings.auth(audiences.CONVERSATIONS)
+        if self.trust_user_id:
+            talkers = TrustedUserId(dangerously_trust_every_client=True)
         url, secret = self.database_url, self.settings.secret
         lifetime = self.settings.token_lifetime
         users = {
             user: accounts.Account(self.passwords[user], CLAIMS.get(user, {})) for user in USERS
         }
         phones = {MPIN["phone"]: (PHONE_USER, MPIN["mpin"])}
-        application = Application(auth=jwt)  # of the administration, whomever conversations trust
+        application = Application(auth=administrators)
         for part in (
             accounts.make(url, secret=secret, token_lifetime=lifetime, users=users),
-            admin_dashboard.make(url, auth=jwt),
+            admin_dashboard.make(url, auth=administrators),
             agents.make(self.settings),
             behavior_log.make(url, secret=secret, token_lifetime=lifetime, users=phones),
-            conversations.make(url, auth=auth, seed=SEED, is_user=_is_user),
-            study_coach.make(url, auth=jwt),
+            conversations.make(url, auth=talkers, seed=SEED, is_user=_is_user),
+            study_coach.make(url, auth=self.settings.auth(audiences.STUDY_COACH)),
             website.make(),
         ):
             application.include(part)
@@ -98,7 +101,7 @@ class Demo:
     def facts(self, server: Server) -> dict[str, Any]:
         """What a client needs to know, as plain data."""
         url = server.addresses[0].url
-        token = partial(make_token, self.settings.secret)
+        token = partial(make_token, self.settings.secret, audience=audiences.PAGES)
         lifetime = self.settings.token_lifetime
         http = "http" + url.removeprefix("ws")
         return {

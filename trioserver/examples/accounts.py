@@ -3,7 +3,8 @@
 Passwords are stored as scrypt makes them (RFC 7914), which costs whoever has stolen them 16 MiB and
 a fraction of a second for each guess. It runs in worker threads, a few at a time. A user who is not
 there and a wrong password are the same to whoever asks, in the answer and in the time it takes.
-Attempts are limited for each address and for each name; those that were right do not count.
+Attempts are limited for each address and for each name, and apart from these for each device on
+which the user has logged in before (see `attempts`); those that were right do not count.
 
 Run it: ``trioserver demo``.
 """
@@ -15,7 +16,6 @@ import hashlib
 import hmac
 import math
 import os
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -31,14 +31,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from protocol.bucket import TokenBucket
 from trioserver import Application
 from trioserver.auth import make_token
+from trioserver.examples import audiences
+from trioserver.examples.attempts import Attempts, Devices, Tries, Try
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, read_json, record_attempt
 from trioserver.peers.addresses import key_of
-from trioserver.storage import Database
+from trioserver.storage import Database, DatabaseUnavailable
 
 T = TypeVar("T")
+
+PATH: Final = "/api/v1/login"
 
 COST: Final = {"n": 2**14, "r": 8, "p": 5}
 """Of scrypt, as OWASP advises for 16 MiB of memory: some 200 ms."""
@@ -50,12 +53,17 @@ WAITING: Final = 20
 """More than these may not wait for it: at 100 ms each, the last of them waits for two seconds."""
 
 ATTEMPTS: Final = 10
-"""For one address and for one name, at once; then one every `REFILL` seconds."""
+"""Wrong passwords for a name from one address, from one address, and from one known device."""
 
 REFILL: Final = 6.0
+"""Seconds after which there is one more."""
 
-REMEMBERED: Final = 10_000
-"""Addresses and names whose attempts are counted; who was seen longest ago is forgotten first."""
+NAME_ATTEMPTS: Final = 20
+"""For one name, from all devices that are not known; one more each `REFILL` seconds."""
+
+BOTH_REFILL: Final = 18.0
+"""For one name from one address. It is longer than `REFILL`, so that whoever guesses from one place
+leaves most of a name's attempts to others."""
 
 MAX_BODY: Final = 4096
 """Bytes."""
@@ -110,14 +118,18 @@ class Passwords:
         """What to store; the cost is in it. Raises `Busy`."""
         return await self._in_thread(partial(hash_password, password))
 
-    async def verify(self, password: str, stored: str | None) -> bool:
-        """Whether it is the one that was stored. None, for nobody, takes as long. `Busy`."""
-        known = self._nobody if stored is None else stored
-        same = await self._in_thread(partial(_is_password, password, known))
+    async def verify(self, password: str, stored: str | None, *, known: bool = False) -> bool:
+        """Whether it is the one that was stored. None, for nobody, takes as long. `Busy`.
+
+        ``known``: from a known device. Some places to wait are kept for those.
+        """
+        secret = self._nobody if stored is None else stored
+        waiting = 2 * self._waiting if known else self._waiting
+        same = await self._in_thread(partial(_is_password, password, secret), waiting)
         return same and stored is not None
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        if self._threads.statistics().tasks_waiting >= self._waiting:
+    async def _in_thread(self, work: Callable[[], T], waiting: int | None = None) -> T:
+        if self._threads.statistics().tasks_waiting >= (waiting or self._waiting):
             raise Busy
         return await trio.to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=True)
 
@@ -144,46 +156,16 @@ def _scrypt(password: str, salt: bytes, *, n: int, r: int, p: int) -> bytes:
     return hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=2 * memory, dklen=32)
 
 
-class Attempts:
-    """How often who has tried. ``clock`` gives seconds, from any start."""
-
-    def __init__(
-        self,
-        *,
-        at_once: int = ATTEMPTS,
-        refill: float = REFILL,
-        clock: Callable[[], float] = trio.current_time,
-    ) -> None:
-        self._at_once = at_once
-        self._rate = 1.0 / refill
-        self._clock = clock
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
-
-    def begin(self, *who: str) -> float:
-        """Count an attempt for each of them. Seconds to wait, 0 where it may go on."""
-        now = self._clock()
-        for number, each in enumerate(who):
-            bucket = self._bucket(each, now)
-            if not bucket.take(now):
-                self.succeeded(*who[:number])  # nobody else pays for what was not tried
-                return bucket.wait()
-        return 0.0
-
-    def succeeded(self, *who: str) -> None:
-        """The attempt was right, and does not count."""
-        now = self._clock()
-        for each in who:
-            self._bucket(each, now).take(now, -1.0)
-
-    def _bucket(self, who: str, now: float) -> TokenBucket:
-        bucket = self._buckets.setdefault(who, TokenBucket(self._rate, self._at_once, now))
-        self._buckets.move_to_end(who)
-        if len(self._buckets) > REMEMBERED:
-            self._buckets.popitem(last=False)
-        return bucket
-
-
 # ---------------------------------------------------------------------------- this application
+
+
+def _tries() -> Tries:
+    return Tries(
+        by_name=Attempts(at_once=NAME_ATTEMPTS, refill=REFILL),
+        by_address=Attempts(at_once=ATTEMPTS, refill=REFILL),
+        by_both=Attempts(at_once=ATTEMPTS, refill=BOTH_REFILL),
+        by_device=Attempts(at_once=ATTEMPTS, refill=REFILL),
+    )
 
 
 @attrs.frozen
@@ -196,8 +178,9 @@ class Accounts:
     secret: str = attrs.field(repr=False)
     token_lifetime: float
     users: dict[str, Account]
+    devices: Devices
     passwords: Passwords = attrs.field(factory=Passwords)
-    attempts: Attempts = attrs.field(factory=Attempts)
+    tries: Tries = attrs.field(factory=_tries)
     _storing: trio.Lock = attrs.field(factory=trio.Lock)
 
     async def store_users(self) -> None:
@@ -214,6 +197,16 @@ class Accounts:
         query = sa.select(accounts.c.password, accounts.c.claims).where(accounts.c.user_id == user)
         row = await self.database.read(lambda connection: connection.execute(query).first())
         return None if row is None else (row.password, row.claims)
+
+    def token(self, user: str, claims: Mapping[str, Any]) -> str:
+        """What a login gives."""
+        return make_token(
+            self.secret,
+            subject=user,
+            lifetime=self.token_lifetime,
+            claims=claims,
+            audience=audiences.PAGES,
+        )
 
     async def add(self, user: str, account: Account) -> None:
         """Have this user, with this password from now on."""
@@ -232,7 +225,8 @@ def make(
 ) -> Application:
     """The application. ``users`` are there from the start, with these passwords.
 
-    ``secret`` signs the tokens, which live for ``token_lifetime`` seconds.
+    ``secret`` signs the tokens, which live for ``token_lifetime`` seconds and are for all systems
+    that have pages. It signs the cookies of known devices too.
     """
     database = Database(database_url)
 
@@ -240,11 +234,13 @@ def make(
     async def lifespan(application: Application) -> AsyncIterator[None]:
         async with database:
             await database.run(metadata.create_all)
-            application.state["accounts"] = Accounts(database, secret, token_lifetime, dict(users))
+            application.state["accounts"] = Accounts(
+                database, secret, token_lifetime, dict(users), Devices(secret, path=PATH)
+            )
             yield
 
     web = Starlette(
-        routes=[Route("/api/v1/login", login, methods=["POST"])],
+        routes=[Route(PATH, login, methods=["POST"])],
         exception_handlers=EXCEPTION_HANDLERS,
     )
     application = Application(lifespan=lifespan, http=web)
@@ -257,27 +253,32 @@ async def login(request: Request) -> JSONResponse:
     wanted = await read_json(request, Login, max_bytes=MAX_BODY)
     services: Accounts = request.scope["trioserver.application"].state["accounts"]
     remote = request.client.host if request.client is not None else ""
-    who = (f"address {key_of(remote)}", f"user {wanted.username}")
-    wait = services.attempts.begin(*who)
+    device = services.devices.shown(wanted.username, request)
+    this = Try(wanted.username, key_of(remote), device)
+    wait = services.tries.begin(this)
     if wait > 0:
         raise _too_many(request, wait)
     try:
         stored, claims = await services.find(wanted.username) or (None, {})
-        good = await services.passwords.verify(wanted.password, stored)
-    except Busy:
-        raise _too_many(request, 1.0) from None
+        known = device is not None
+        good = await services.passwords.verify(wanted.password, stored, known=known)
+    except (Busy, DatabaseUnavailable) as error:
+        services.tries.give_back(this)  # nothing was found out
+        raise _too_many(request, 1.0) if isinstance(error, Busy) else error from None
     if not good:
-        known = wanted.username if stored is not None else None
-        record_attempt(request, "password", code="login_failed", user=known)
+        user = wanted.username if stored is not None else None
+        record_attempt(request, "password", code="login_failed", user=user)
         log.info("login_refused", remote=remote, reason="login_failed")
         challenge = {"WWW-Authenticate": 'Bearer realm="trioserver"'}
         raise ApiError(401, "login_failed", "The name or the password is wrong.", challenge)
-    services.attempts.succeeded(*who)
+    services.tries.give_back(this)
     record_attempt(request, "password", user=wanted.username)
-    lifetime = services.token_lifetime
-    token = make_token(services.secret, subject=wanted.username, lifetime=lifetime, claims=claims)
-    answer = {"token": token, "expires_in": int(lifetime)}
-    return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+    token = services.token(wanted.username, claims)
+    body = {"token": token, "expires_in": int(services.token_lifetime)}
+    answer = JSONResponse(body, headers={"Cache-Control": "no-store"})
+    shown = services.devices.token(wanted.username, device)
+    services.devices.remember(wanted.username, shown, request, answer)
+    return answer
 
 
 def _too_many(request: Request, wait: float) -> ApiError:

@@ -8,6 +8,7 @@ Run it: ``trioserver demo``, or for yourself::
 
     export TRIOSERVER_SECRET=$(trioserver secret)
     trioserver serve trioserver.examples.agents:make
+    trioserver token make alice --audience agents  # in another terminal
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import trio
 
 from trioserver import Application, Connection, JWTAuth, Refusal
 from trioserver.auth import make_token
+from trioserver.examples import audiences
 
 SECRET_VARIABLE: Final = "TRIOSERVER_SECRET"  # noqa: S105 -- its name
 LIFETIME_VARIABLE: Final = "TRIOSERVER_TOKEN_LIFETIME"
@@ -69,15 +71,18 @@ class Settings(msgspec.Struct, frozen=True):
             )
         return cls(secret=os.environ.get(SECRET_VARIABLE, ""), token_lifetime=seconds)
 
-    def auth(self) -> JWTAuth:
-        """Verifies the tokens. Raises `ValueError` with what to set and how to make it."""
+    def auth(self, audience: str = audiences.AGENTS) -> JWTAuth:
+        """Verifies the tokens for one of the systems.
+
+        Raises `ValueError` with what to set and how to make it.
+        """
         if not self.secret:
             raise ValueError(
                 f"{SECRET_VARIABLE} is missing or empty: set it to 32 or more random bytes, "
                 "made with `trioserver secret`."
             )
         try:
-            return JWTAuth(secret=self.secret)
+            return JWTAuth(secret=self.secret, audience=audience)
         except ValueError as error:
             raise ValueError(f"{SECRET_VARIABLE}: {error}") from None
 
@@ -92,7 +97,12 @@ class Agents:
     def token_for(self, user: str) -> str:
         """An access token that lives as long as configured."""
         settings = self.settings
-        return make_token(settings.secret, subject=user, lifetime=settings.token_lifetime)
+        return make_token(
+            settings.secret,
+            subject=user,
+            lifetime=settings.token_lifetime,
+            audience=audiences.AGENTS,
+        )
 
 
 def make(settings: Settings | None = None) -> Application:

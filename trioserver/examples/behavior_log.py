@@ -33,7 +33,9 @@ from starlette.routing import Route
 
 from trioserver import Act, Application, Connection, Id, JWTAuth, Refusal, User
 from trioserver.auth import make_token
-from trioserver.examples.accounts import Attempts, Busy, Passwords
+from trioserver.examples import audiences
+from trioserver.examples.accounts import Busy, Passwords
+from trioserver.examples.attempts import Attempts, Devices, Tries, Try
 from trioserver.examples.behavior_store import STEPS, Session, Store, Stored
 from trioserver.examples.upgrade import upgrade
 from trioserver.http.api import (
@@ -51,13 +53,24 @@ PATH: Final = "/api/v1/ws/behavior/{session_id}"
 MAX_EVENT: Final = 16 * 1024
 """Bytes of an event's ``data``, as JSON."""
 
-PHONE_ATTEMPTS: Final = 5
+BOTH_ATTEMPTS: Final = 5
+BOTH_REFILL: Final = 900.0
+"""Wrong MPINs of one phone from one address, then one more every so many seconds."""
+
+PHONE_ATTEMPTS: Final = 10
 PHONE_REFILL: Final = 300.0
-"""Wrong MPINs of one phone, then one more every so many seconds: a million take ten years."""
+"""Wrong MPINs of one phone from all devices that are not known: a million take ten years. Whoever
+guesses from one address has less than these, so that the owner can log in on a new device."""
 
 ADDRESS_ATTEMPTS: Final = 20
 ADDRESS_REFILL: Final = 15.0
-"""The same from one address, whatever the phones; a whole office may be behind it."""
+"""Wrong MPINs from one address, whatever the phones; a whole office may be behind it."""
+
+DEVICE_ATTEMPTS: Final = 5
+DEVICE_REFILL: Final = 300.0
+"""Wrong MPINs from one device on which the phone's user has logged in before."""
+
+MPIN_PATH: Final = "/api/v1"
 
 HEADERS: Final = {"Cache-Control": "no-store"}
 
@@ -65,17 +78,22 @@ log: Final = structlog.get_logger("trioserver")
 
 
 class Login(msgspec.Struct):
-    """The body of ``mpin-login``."""
+    """The body of ``mpin-login``.
+
+    ``device_token`` is that of the last answer, for an app that keeps no cookies. The ``device_id``
+    is no proof that the device is known: it is no secret.
+    """
 
     phone: Annotated[str, msgspec.Meta(pattern=r"^\+?[0-9]{6,15}$")]
     mpin: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4,8}$")]
     device_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+    device_token: Annotated[str, msgspec.Meta(max_length=256)] | None = None
 
     def __repr__(self) -> str:
         return "Login()"  # never the MPIN
 
 
-class Return(Login):
+class Return(Login, kw_only=True):
     """The body of ``verify-mpin``."""
 
     session_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[!-~]+$")]
@@ -94,6 +112,15 @@ class Event(msgspec.Struct):
     event_id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] | None = None
 
 
+def _tries() -> Tries:
+    return Tries(
+        by_name=Attempts(at_once=PHONE_ATTEMPTS, refill=PHONE_REFILL),
+        by_address=Attempts(at_once=ADDRESS_ATTEMPTS, refill=ADDRESS_REFILL),
+        by_both=Attempts(at_once=BOTH_ATTEMPTS, refill=BOTH_REFILL),
+        by_device=Attempts(at_once=DEVICE_ATTEMPTS, refill=DEVICE_REFILL),
+    )
+
+
 @attrs.frozen
 class Services:
     """What the endpoints and the handler need."""
@@ -101,13 +128,9 @@ class Services:
     store: Store
     secret: str = attrs.field(repr=False)
     token_lifetime: float
+    devices: Devices
     mpins: Passwords = attrs.field(factory=Passwords)
-    by_phone: Attempts = attrs.Factory(
-        lambda: Attempts(at_once=PHONE_ATTEMPTS, refill=PHONE_REFILL)
-    )
-    by_address: Attempts = attrs.Factory(
-        lambda: Attempts(at_once=ADDRESS_ATTEMPTS, refill=ADDRESS_REFILL)
-    )
+    tries: Tries = attrs.field(factory=_tries)
     seeded: trio.Event = attrs.field(factory=trio.Event)
 
     async def seed(self, users: Mapping[str, tuple[str, str]]) -> None:
@@ -117,20 +140,15 @@ class Services:
                 await self.store.add_phone(phone, user_id, await self.mpins.hash(mpin))
         self.seeded.set()
 
-    def begin(self, address: str, phone: str) -> float:
-        """Count an attempt; seconds to wait, 0 where it may go on."""
-        return self.by_address.begin(address) or self.by_phone.begin(phone)
-
-    def succeeded(self, address: str, phone: str) -> None:
-        """It does not count."""
-        self.by_address.succeeded(address)
-        self.by_phone.succeeded(phone)
-
     def session_token(self, session_id: str, session: Session) -> str:
         """``sid`` is where blocks look for a session."""
         claims = {"phone": session.phone, "session_id": session_id, "sid": session_id}
         return make_token(
-            self.secret, subject=session.user_id, lifetime=self.token_lifetime, claims=claims
+            self.secret,
+            subject=session.user_id,
+            lifetime=self.token_lifetime,
+            claims=claims,
+            audience=audiences.BEHAVIOR_LOG,
         )
 
 
@@ -143,11 +161,12 @@ def make(
 ) -> Application:
     """The application. ``users``: the user's id and the MPIN of each phone to have.
 
-    The database is SQLite. ``secret`` signs the tokens, which live for ``token_lifetime`` seconds;
-    with an ordinary token of the same secret nobody gets in.
+    The database is SQLite. ``secret`` signs the tokens, which live for ``token_lifetime`` seconds
+    and are for this system only; with a token for another nobody gets in. Sessions are blocked by
+    administrators, whose tokens are for the dashboard.
     """
     store = Store(Database(database_url))
-    services = Services(store, secret, token_lifetime)
+    services = Services(store, secret, token_lifetime, Devices(secret, path=MPIN_PATH))
 
     @asynccontextmanager
     async def lifespan(application: Application) -> AsyncIterator[None]:
@@ -180,11 +199,12 @@ def make(
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    application = Application(auth=JWTAuth(secret=secret), lifespan=lifespan, http=web)
+    administrators = JWTAuth(secret=secret, audience=audiences.ADMIN_DASHBOARD)
+    application = Application(auth=administrators, lifespan=lifespan, http=web)
     application.add_health_check("behavior", store.database.check_health)
     route = application.route(
         PATH,
-        auth=JWTAuth(secret=secret, required=own),
+        auth=JWTAuth(secret=secret, audience=audiences.BEHAVIOR_LOG, required=own),
         owner=is_theirs,
         session="session_id",
         allow_query_token=True,
@@ -227,36 +247,51 @@ async def mpin_login(request: Request) -> JSONResponse:
     """Begin a session."""
     wanted = await read_json(request, Login, max_bytes=4096)
     services = _services(request.scope["trioserver.application"])
-    async with _counted(request, services, wanted) as user_id:
+    device = _known_device(services, request, wanted)
+    async with _counted(request, services, wanted, device) as user_id:
         session = Session(user_id, wanted.phone, wanted.device_id, blocked=False)
         id = await services.store.begin(session)
-    return _session_answer(services, id, session)
+    return _session_answer(request, services, id, session, device)
 
 
 async def verify_mpin(request: Request) -> JSONResponse:
-    """Come back to a session, from the phone and the device that it was begun with."""
+    """Come back to a session, from the phone and the device that it was begun with.
+
+    The session's id is a secret that only a device has on which the user has logged in: who shows
+    it comes from a known device.
+    """
     wanted = await read_json(request, Return, max_bytes=4096)
     services = _services(request.scope["trioserver.application"])
-    async with _counted(request, services, wanted) as user_id:
-        session = await services.store.session(wanted.session_id)
+    session = await services.store.session(wanted.session_id)
+    device = shown = _known_device(services, request, wanted)
+    if session is not None and session.is_from(wanted.phone, wanted.device_id):
+        device = shown or f"session {wanted.session_id}"
+    async with _counted(request, services, wanted, device) as user_id:
         known = Session(user_id, wanted.phone, wanted.device_id, blocked=False)
         if session is None or attrs.evolve(session, blocked=False) != known:
             raise _wrong()
         if session.blocked:
             raise Refusal("session_blocked")
-    return _session_answer(services, wanted.session_id, session)
+    return _session_answer(request, services, wanted.session_id, session, shown)
+
+
+def _known_device(services: Services, request: Request, login: Login) -> str | None:
+    shown = services.devices.known(login.phone, login.device_token)
+    return shown or services.devices.shown(login.phone, request)
 
 
 @asynccontextmanager
-async def _counted(request: Request, services: Services, login: Login) -> AsyncIterator[str]:
+async def _counted(
+    request: Request, services: Services, login: Login, device: str | None
+) -> AsyncIterator[str]:
     """The user, whose MPIN is right. What is wrong counts, also what is found to be so inside.
 
     Counted beforehand, so that many guesses at the same time are not more guesses. A phone that is
     not there costs the same, in attempts and in time. Raises `ApiError`.
     """
     remote = request.client.host if request.client is not None else ""
-    address = key_of(remote)
-    wait = services.begin(address, login.phone)
+    this = Try(login.phone, key_of(remote), device)
+    wait = services.tries.begin(this)
     if wait > 0:
         record_attempt(request, "mpin", code="rate_limited")
         raise _too_many(remote, wait)
@@ -265,7 +300,7 @@ async def _counted(request: Request, services: Services, login: Login) -> AsyncI
     try:
         found = await services.store.credentials(login.phone)
         user_id, stored = found or ("", None)
-        if not await services.mpins.verify(login.mpin, stored):
+        if not await services.mpins.verify(login.mpin, stored, known=device is not None):
             raise _wrong()
         yield user_id
     except ApiError as error:
@@ -273,11 +308,11 @@ async def _counted(request: Request, services: Services, login: Login) -> AsyncI
         log.info("mpin_refused", remote=remote, reason="mpin_invalid")
         raise
     except (Busy, Refusal, DatabaseUnavailable) as error:
-        services.succeeded(address, login.phone)  # no fault of who asks
+        services.tries.give_back(this)  # no fault of who asks
         code = error.code if isinstance(error, Refusal) else "unavailable"
         record_attempt(request, "mpin", code=code, user=user_id or None)
         raise _too_many(remote, 1.0) if isinstance(error, Busy) else error from None
-    services.succeeded(address, login.phone)
+    services.tries.give_back(this)
     record_attempt(request, "mpin", user=user_id)
 
 
@@ -293,10 +328,20 @@ def _too_many(remote: str, wait: float) -> ApiError:
     return ApiError(429, "rate_limited", words, {"Retry-After": str(seconds)})
 
 
-def _session_answer(services: Services, id: str, session: Session) -> JSONResponse:
-    token = services.session_token(id, session)
-    answer = {"session_id": id, "session_token": token, "expires_in": int(services.token_lifetime)}
-    return JSONResponse(answer, headers=HEADERS)
+def _session_answer(
+    request: Request, services: Services, id: str, session: Session, device: str | None
+) -> JSONResponse:
+    """The session, and what shows from now on that this device is known."""
+    shown = services.devices.token(session.phone, device)
+    body = {
+        "session_id": id,
+        "session_token": services.session_token(id, session),
+        "expires_in": int(services.token_lifetime),
+        "device_token": shown,
+    }
+    answer = JSONResponse(body, headers=HEADERS)
+    services.devices.remember(session.phone, shown, request, answer)
+    return answer
 
 
 async def block(request: Request) -> JSONResponse:

@@ -74,6 +74,10 @@ class Session:
     device_id: str
     blocked: bool
 
+    def is_from(self, phone: str, device_id: str) -> bool:
+        """Whether it was begun with this phone, on the device that calls itself so."""
+        return (self.phone, self.device_id) == (phone, device_id)
+
 
 @attrs.frozen(eq=False)  # two events with the same content and no key are two events
 class Stored:

@@ -31,11 +31,12 @@ from starlette.routing import Route
 from trioserver import Application, Connection, Refusal
 from trioserver.auth import Authenticator
 from trioserver.examples.study.documents import Reader, kind_of, plain_name
-from trioserver.examples.study.library import Library
+from trioserver.examples.study.library import STEPS, Library
 from trioserver.examples.study.openai import Endpoint, OpenAIResponder
 from trioserver.examples.study.passages import cut
 from trioserver.examples.study.responders import Composer, Responder
 from trioserver.examples.study.uploads import Uploads, receive_file
+from trioserver.examples.upgrade import upgrade
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, refuse
 from trioserver.storage import Database, DatabaseUnavailable
 
@@ -104,7 +105,7 @@ def make(
     @asynccontextmanager
     async def lifespan(application: Application) -> AsyncIterator[None]:
         async with database, coach.responder.running():
-            await coach.library.create()
+            await upgrade(database_url, "study_coach", STEPS)
             yield
 
     application = Application(auth=auth, lifespan=lifespan, http=_http(allowed))

@@ -22,6 +22,7 @@ export function session() {
 export async function logIn(username, password) {
   const answer = await send("/api/v1/login", {
     method: "POST",
+    credentials: "same-origin", // the cookie by which the server knows this device
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ username, password }),
   });
@@ -37,7 +38,7 @@ export function ask(path, options = {}) {
 async function send(path, options) {
   let answer;
   try {
-    answer = await fetch(path, { ...options, cache: "no-store", credentials: "omit" });
+    answer = await fetch(path, { credentials: "omit", ...options, cache: "no-store" });
   } catch {
     throw new Error("The server cannot be reached. Try again in a moment.");
   }

@@ -241,12 +241,26 @@ class _Administration:
 
     async def _inspect_token(self, request: HttpRequest) -> Response:
         wanted = await self._body(request, payloads.InspectToken)
-        auth = self._auth if isinstance(self._auth, JWTAuth) else None
+        auth = self._judge_of(wanted.token)
         inspection = inspect_token(wanted.token, auth=auth)
         if auth is not None and inspection.verified:
             inspection = self._with_blocks(inspection, auth.check(wanted.token))
         self._acted(request, "inspect-token", {}, 1)
         return ok(inspection_view(inspection))
+
+    def _judge_of(self, token: str) -> JWTAuth | None:
+        """The authenticator that the token is for: the administration's, or that of a route.
+
+        Parts of the server may have keys and audiences of their own. A token whose time is not
+        now was verified in all else. If no part takes the token, the administration says why.
+        """
+        own = self._auth if isinstance(self._auth, JWTAuth) else None
+        for auth in (own, *(route.auth for route in self._server.application.routes)):
+            if isinstance(auth, JWTAuth):
+                refusal = inspect_token(token, auth=auth).refusal
+                if refusal is None or refusal.code in ("token_expired", "token_not_yet_valid"):
+                    return auth
+        return own
 
     def _with_blocks(self, inspection: Inspection, user: User) -> Inspection:
         """A token that is good is refused all the same where its user is blocked."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
+from datetime import UTC, datetime, timedelta
 
 import attrs
 import jwt
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +33,8 @@ ED = ed25519.Ed25519PrivateKey.generate()
 PUBLIC: dict[str, Material] = {
     "RS256": RSA.public_key(),
     "ES256": EC.public_key(),
+    "ES384": ec.generate_private_key(ec.SECP384R1()).public_key(),
+    "ES512": ec.generate_private_key(ec.SECP521R1()).public_key(),
     "EdDSA": ED.public_key(),
 }
 
@@ -43,16 +50,82 @@ def jwk_of(algorithm: str) -> dict[str, object]:
     return jwk
 
 
+ABLE = {
+    "RS256": ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    "ES256": ("ES256",),
+    "ES384": ("ES384",),
+    "ES512": ("ES512",),
+    "EdDSA": ("EdDSA", "Ed25519"),
+}
+
+
 @pytest.mark.parametrize("algorithm", PUBLIC)
-def test_a_public_key_has_the_one_algorithm_of_its_type(algorithm: str) -> None:
+def test_a_public_key_has_the_algorithms_of_its_type(algorithm: str) -> None:
     pem = pem_of(PUBLIC[algorithm])
     for key in (
         Key.from_pem(pem, kid="a", valid_until=5.0),
         Key.from_pem(pem.decode(), kid="a", valid_until=5.0),
-        Key.from_jwk(jwk_of(algorithm) | {"use": "sig", "alg": algorithm}, kid="a", valid_until=5),
+        Key.from_jwk(jwk_of(algorithm) | {"use": "sig"}, kid="a", valid_until=5.0),
     ):
-        assert key.algorithms == (algorithm,)
+        assert key.algorithms == ABLE[algorithm]
         assert (key.kid, key.valid_until) == ("a", 5.0)
+
+
+@pytest.mark.parametrize("alg", ABLE["RS256"])
+def test_a_jwk_that_names_its_algorithm_is_for_that_alone(alg: str) -> None:
+    assert Key.from_jwk(jwk_of("RS256") | {"alg": alg}).algorithms == (alg,)
+
+
+@pytest.mark.parametrize("alg", ABLE["EdDSA"])
+def test_the_two_names_of_ed25519_are_the_same_algorithm(alg: str) -> None:
+    assert Key.from_jwk(jwk_of("EdDSA") | {"alg": alg}).algorithms == ABLE["EdDSA"]
+
+
+def certificate() -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provider.example")])
+    begin = datetime(2020, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(name, name, RSA.public_key(), 1)
+    built = builder.not_valid_before(begin).not_valid_after(begin + timedelta(days=1))
+    return built.sign(RSA, SHA256()).public_bytes(Encoding.PEM)
+
+
+PEM = pem_of(RSA.public_key()).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PEM.replace("\n", "\\n"),
+        PEM.replace("\n", "\\r\\n"),
+        PEM.replace("\n", " "),
+        PEM.replace("\n", "\r\n"),
+        PEM.replace("\n", "\n    "),
+        f"\ufeff{PEM}",
+        f'"{PEM}"',
+        f"Key for 2026:\n{PEM}",
+        RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.PKCS1).decode(),
+        certificate().decode(),
+        certificate().decode().replace("\n", "\\n"),
+    ],
+)
+def test_pem_is_read_as_people_have_it(text: str) -> None:
+    assert Key.from_pem(text) == Key(material=RSA.public_key())
+
+
+def test_several_keys_in_one_text_are_read_one_after_the_other() -> None:
+    text = PEM + certificate().decode() + pem_of(EC.public_key()).decode()
+    keys = Key.all_from_pem(text)
+    assert [key.algorithms[0] for key in keys] == ["RS256", "RS256", "ES256"]
+    with pytest.raises(ValueError, match="more than one key"):
+        Key.from_pem(text)
+
+
+def test_a_jwk_may_have_its_key_in_a_certificate() -> None:
+    (body,) = re.findall("-----([^-]+)-----END", certificate().decode())
+    jwk = {"kty": "RSA", "kid": "k1", "use": "sig", "x5c": ["".join(body.split())]}
+    assert Key.from_jwk(jwk).material == RSA.public_key()
+    with pytest.raises(ValueError, match="malformed"):
+        Key.from_jwk(jwk | {"x5c": []})
 
 
 @pytest.mark.parametrize(
@@ -187,12 +260,12 @@ def test_a_made_secret_is_good_for_every_hmac_and_never_the_same() -> None:
     "material",
     [
         rsa.generate_private_key(65537, 1024).public_key(),
-        ec.generate_private_key(ec.SECP384R1()).public_key(),
+        ec.generate_private_key(ec.SECP256K1()).public_key(),
         ed448.Ed448PrivateKey.generate().public_key(),
     ],
 )
 def test_small_keys_and_other_curves_are_refused(material: Material) -> None:
-    with pytest.raises(ValueError, match=r"2048 bits|RSA, EC P-256 or Ed25519"):
+    with pytest.raises(ValueError, match=r"2048 bits|P-521\) or Ed25519"):
         Key.from_pem(pem_of(material))
 
 
@@ -201,7 +274,7 @@ def test_a_private_key_is_refused(
     private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey,
 ) -> None:
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(ValueError, match="not a public key"):
+    with pytest.raises(ValueError, match="This is a private key"):
         Key.from_pem(pem)
     with pytest.raises(ValueError, match="public key"):
         Key(material=private)  # type: ignore[arg-type]
@@ -234,7 +307,9 @@ SECRET_JWK = {"kty": "oct", "k": "c2VjcmV0LXRleHQtdGhhdC1tdXN0LW5vdC1iZS1zaG93bi
         jwk_of("RS256") | {"key_ops": ["sign"]},
         jwk_of("RS256") | {"alg": "none"},
         jwk_of("RS256") | {"alg": "HS256"},
-        jwk_of("RS256") | {"alg": "RS512"},
+        jwk_of("RS256") | {"alg": "ES256"},
+        jwk_of("ES256") | {"alg": "ES384"},
+        jwk_of("EdDSA") | {"alg": "Ed448"},
         jwk_of("RS256") | {"alg": {}},
         jwk_of("RS256") | {"kid": 5},
         SECRET_JWK | {"alg": "RS256"},

@@ -105,12 +105,18 @@ async def test_ids_that_are_text_are_compared_letter_by_letter(
         assert not await owner(user(name), conversation("abc")), name
 
 
-async def test_uuids_have_one_spelling(database: Database, way: Way, nursery: trio.Nursery) -> None:
+async def test_uuids_mean_the_same_in_any_case_and_have_no_other_spelling(
+    database: Database, way: Way, nursery: trio.Nursery
+) -> None:
     await fill(database, "id UUID PRIMARY KEY, user_id UUID", (UUID, UUID))
     owner = SQLOwner(database, **BY[way])
     await nursery.start(owner.run)
     assert await owner(user(UUID), conversation(UUID))
-    for other in [UUID.upper(), f"{{{UUID}}}", UUID.replace("-", ""), UUID[:-1], "1"]:
+    has_the_type = "postgresql" in repr(database)  # to SQLite they are text like any other
+    for same in [UUID.upper(), UUID.title()]:
+        assert await owner(user(UUID), conversation(same)) is has_the_type, same
+        assert await owner(user(same), conversation(UUID)) is has_the_type, same
+    for other in [f"{{{UUID}}}", UUID.replace("-", ""), UUID[:-1], "1"]:
         assert not await owner(user(UUID), conversation(other)), other
         assert not await owner(user(other), conversation(UUID)), other
 

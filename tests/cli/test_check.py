@@ -162,6 +162,21 @@ async def test_with_the_secret_the_tokens_are_made_here() -> None:
     assert token not in repr(scenarios)
 
 
+async def test_made_tokens_have_the_user_where_the_server_looks_for_it() -> None:
+    secret = make_secret()
+    key = KeyMaterial(text=secret, pem=False, origin="test")
+    token = make_token(secret, subject="pairwise", claims={"oid": "alice"})
+    options: dict[str, Any] = {"token": token, "expired": None, "key": key, "other": None}
+    scenarios = {it.name: it for it in plan(ALICE, user_id_claim="oid", **options)}
+    verify = JWTAuth(secret=secret, user_id_claim="oid")
+    stranger = scenarios["not the owner"].first
+    assert stranger is not None
+    assert verify.check(stranger["token"]).id == "trioserver-check"
+    expired = scenarios["expired"].first
+    assert expired is not None
+    assert (inspect_token(expired["token"]).claims or {})["oid"] == "alice"
+
+
 # ------------------------------------------------------------------------------ the program
 
 

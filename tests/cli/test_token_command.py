@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from jwt.algorithms import ECAlgorithm
 
 from tests.cli.conftest import Invoke
 from tests.support.patience import PATIENCE
@@ -287,6 +288,28 @@ def test_issuer_and_audience_are_asked_for(invoke: Invoke) -> None:
     result = invoke("token", *arguments, "us", **with_secret())
     assert result.exit_code == 1
     assert "another issuer" in result.stdout
+
+
+def test_a_jwk_set_signs_and_verifies_and_the_user_may_be_in_another_claim(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    private = ec.generate_private_key(ec.SECP384R1())
+    jwk = {**ECAlgorithm.to_jwk(private, as_dict=True), "kid": "2026", "use": "sig"}
+    public = {name: value for name, value in jwk.items() if name != "d"}
+    private_set, public_set = tmp_path / "private.json", tmp_path / "jwks.json"
+    private_set.write_text(json.dumps({"keys": [public | {"kid": "2025"}, jwk]}))
+    public_set.write_text(json.dumps({"keys": [public]}))
+    made = invoke("token", "make", "x", "--claim", "oid=alice", "--key-file", str(private_set))
+    text = made.stdout.strip()
+    assert jwt.get_unverified_header(text) == {"alg": "ES384", "kid": "2026", "typ": "JWT"}
+    arguments = ("token", "inspect", text, "--key-file", str(public_set), "--user-id-claim")
+    assert invoke(*arguments, "oid").exit_code == 0
+    result = invoke(*arguments, "tid")
+    assert result.exit_code == 1
+    assert "no tid claim" in result.stdout
+    result = invoke("token", "make", "x", "--key-file", str(public_set))
+    assert result.exit_code == 3
+    assert "no private key" in result.stderr
 
 
 def test_the_leeway_is_for_clocks_that_differ(invoke: Invoke) -> None:

@@ -17,7 +17,7 @@ def read_keys(secret_file: Path | None, key_files: Iterable[Path]) -> tuple[Key,
         tell_if_open(secret_file)
         keys += _in(secret_file, _secrets)
     for file in key_files:
-        keys += _in(file, _public_keys)
+        keys += _in(file, public_keys)
     return tuple(keys)
 
 
@@ -66,10 +66,10 @@ def secrets_in(text: str) -> list[str]:
     return found
 
 
-def _public_keys(text: str) -> list[Key]:
-    """One public key in PEM, a JWK, or a JWK set."""
+def public_keys(text: str) -> list[Key]:
+    """Public keys and certificates in PEM, a JWK, or a JWK set."""
     if not text.lstrip().startswith("{"):
-        return [Key.from_pem(text)]
+        return Key.all_from_pem(text)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):

@@ -8,25 +8,20 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import structlog
 import trio
 
 from protocol import TokenBucket
+from trioserver.auth.discovery import Discovery
+from trioserver.auth.fetching import FetchError, HTTPFetch, check_url
 from trioserver.auth.keys import Key, KeySet
-from trioserver.auth.loopback import is_loopback
 from trioserver.tracebacks import name_of
 
-_MAX_BYTES: Final = 1024 * 1024
-"""Real sets have a few KiB."""
-
-_CHUNK_BYTES: Final = 64 * 1024
+_TIMEOUT: Final = 5.0
 
 _MAX_KEYS: Final = 64
 """Bounds the work for a token without ``kid``, which is tried with each: 64 take about 3 ms."""
@@ -43,16 +38,22 @@ Fetch = Callable[[str], Awaitable[bytes]]
 _log = structlog.get_logger(__name__)
 
 
-class JWKSError(ValueError):
+class JWKSError(FetchError):
     """What the provider answered is no set of usable keys. Its text quotes nothing of it."""
 
-    safe_to_log = True
+
+_NOBODY_FETCHES: Final = (
+    "JWTAuth.run() is not running. The server runs it if the JWTAuth is itself the authenticator "
+    "of an application or a route. An authenticator that wraps one is a Component with its run()."
+)
 
 
 class JWKS:
     """The provider's keys as they were when it last answered: they stay good while it is down.
 
     - ``url``: https, or http to this machine. Redirects are not followed.
+    - ``insecure_http``: also take ``http://`` to other machines. Whoever can answer in the
+      provider's place can then let anybody in: for private networks only.
     - ``refresh_interval``: seconds from one fetch to the next, more than 0.
     - ``timeout``: seconds for a fetch, and for whoever waits for one, more than 0.
     - ``cooldown``: seconds between two fetches for keys that are not known, more than 0; three may
@@ -67,30 +68,40 @@ class JWKS:
         url: str,
         *,
         refresh_interval: float = 300.0,
-        timeout: float = 5.0,
+        timeout: float = _TIMEOUT,
         cooldown: float = 3.0,
+        insecure_http: bool = False,
         fetch: Fetch | None = None,
     ) -> None:
-        parts = urlsplit(url)
-        local = parts.scheme == "http" and is_loopback(parts.hostname or "")
-        if not (parts.hostname and (parts.scheme == "https" or local)) or parts.username:
-            raise ValueError("The JWKS URL must be https:// (http:// on this machine), no user.")
+        check_url("The JWKS URL", url, insecure_http=insecure_http)
         if not (refresh_interval > 0 and 0 < timeout < math.inf and 0 < cooldown < math.inf):
             raise ValueError("refresh_interval, timeout and cooldown are more than 0 seconds.")
         self.keys = KeySet()
         self.failing = True
         """The last fetch failed, or none has ended yet: what is missing here may exist there."""
         self._url = url
-        self._place = parts._replace(query="", fragment="").geturl()  # a query may hold a secret
+        # A query may hold a secret.
+        self._place = urlsplit(url)._replace(query="", fragment="").geturl()
         self._refresh_interval = refresh_interval
         self.timeout = timeout
         self._asked_budget = TokenBucket(1.0 / cooldown, _ASKED_BURST, -math.inf)
-        self._fetch = fetch or _HTTPFetch(timeout, proxies=not local)
+        self._fetch = fetch or HTTPFetch(timeout)
         self._running = False
+        self._has_complained = False
         self._fetching = False
         self._asked = trio.Event()  # set to have a fetch before its time
         self._begun_at = -math.inf  # when the last fetch that has succeeded began
         self._fetched = trio.Event()  # set when the fetch under way, or the next, has ended
+
+    @classmethod
+    def from_issuer(cls, issuer: str, *, insecure_http: bool = False, **options: Any) -> JWKS:
+        """The keys of an OpenID Connect provider, found by its ``issuer`` URL.
+
+        The URL of the keys is looked up anew with each fetch. ``options`` are those of `JWKS`.
+        """
+        check_url("The issuer", issuer, insecure_http=insecure_http)
+        find = Discovery(issuer, options.get("timeout", _TIMEOUT), insecure_http=insecure_http)
+        return cls(find.url, insecure_http=insecure_http, **{"fetch": find, **options})
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fetches until cancelled; started after the first attempt, whatever came of it.
@@ -120,6 +131,7 @@ class JWKS:
         Cancelling this does not cancel the fetch.
         """
         if not self._running:
+            self._complain()
             return False
         if not self._fetching:
             self._asked.set()
@@ -127,6 +139,12 @@ class JWKS:
             await self._fetched.wait()
             return not self.failing and self._begun_at >= since
         return False
+
+    def _complain(self) -> None:
+        """Say once that tokens are refused because no keys are fetched."""
+        if not self._has_complained:
+            self._has_complained = True
+            _log.error("jwks_not_fetched", url=self._place, advice=_NOBODY_FETCHES)
 
     async def _cool_down(self) -> None:
         """Wait until a fetch that was asked for may be made."""
@@ -181,48 +199,3 @@ def parse_jwks(body: bytes) -> KeySet:
     if not keys:
         raise JWKSError("The JWK set has no key that can be used here.")
     return KeySet(keys)
-
-
-class _HTTPFetch:
-    """An HTTP GET by urllib, in a worker thread that is abandoned on cancellation."""
-
-    def __init__(self, timeout: float, *, proxies: bool) -> None:
-        self._timeout = timeout
-        self._opener = urllib.request.build_opener(_NoRedirect)
-        if not proxies:  # which could not reach this machine's own addresses
-            self._opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
-        # Resolving a name has no timeout, so a thread may hang: then at most these two do.
-        self._threads = trio.CapacityLimiter(2)
-
-    async def __call__(self, url: str) -> bytes:
-        return await trio.to_thread.run_sync(
-            self._get, url, abandon_on_cancel=True, limiter=self._threads
-        )
-
-    def _get(self, url: str) -> bytes:
-        deadline = time.monotonic() + self._timeout  # urllib's is for each recv
-        body = b""
-        try:
-            response = self._opener.open(url, timeout=self._timeout)
-        except urllib.error.HTTPError as error:
-            error.close()  # it is the response as well, and holds the socket
-            raise JWKSError(f"The answer has the status {error.code}.") from None
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, OSError):
-                raise error.reason from None
-            raise
-        with response:
-            while chunk := response.read1(_CHUNK_BYTES):
-                body += chunk
-                if len(body) > _MAX_BYTES:
-                    raise JWKSError(f"The JWK set is larger than {_MAX_BYTES} bytes.")
-                if time.monotonic() > deadline:
-                    raise TimeoutError("The JWK set came too slowly.")
-        return body
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead anywhere, and to plain HTTP; as it is, urllib raises `HTTPError`."""
-
-    def redirect_request(self, *args: object) -> None:
-        return None

@@ -15,6 +15,7 @@ import trio
 
 from protocol import Refusal
 from trioserver.auth.component import Component
+from trioserver.auth.fetching import FetchError
 from trioserver.auth.files import read_keys
 from trioserver.auth.jwks import JWKS
 from trioserver.auth.keys import Key, KeySet
@@ -31,7 +32,8 @@ _log = structlog.get_logger(__name__)
 
 
 class JWTAuth(Component):
-    """An `Authenticator` for JWTs, signed with HS256/384/512, RS256, ES256 or EdDSA (Ed25519).
+    """An `Authenticator` for JWTs, signed with HS256/384/512, RS256/384/512, PS256/384/512,
+    ES256/384/512, or Ed25519 (also called EdDSA).
 
     Keys, of which there must be some, else `ValueError`:
 
@@ -40,9 +42,9 @@ class JWTAuth(Component):
     - ``secret_file``: a text file of such secrets, one a line, and nothing else: no comments, no
       quotes, no ``NAME=``. `reload` reads it again. To change the secret, add the new one, sign
       with it, and remove the old one when its tokens have ended.
-    - ``key_files``: files that hold a public key in PEM each, or a JWK set; `reload` likewise.
+    - ``key_files``: files with public keys or certificates in PEM, or a JWK set; `reload` likewise.
     - ``jwks``: the provider's JWKS URL, or a `JWKS` for other intervals; None is none. The server
-      has to run `run`, which fetches.
+      has to run `run`, which fetches. `from_issuer` finds the URL by itself.
 
     What a token has to say:
 
@@ -50,13 +52,21 @@ class JWTAuth(Component):
     - ``audience``: the ``aud``, or several of which one has to be among the token's; None takes
       only tokens without an audience (RFC 7519, section 4.1.3).
     - ``leeway``: by how many seconds clocks may differ, 0 or more.
+    - ``typ``: the header's ``typ``, or several to choose from, such as ``"at+jwt"`` (RFC 9068);
+      None does not look at it.
+    - ``claim_values``: what further claims have to be, or to hold one of:
+      ``{"token_use": "access", "client_id": ["web", "app"]}``. A path with dots names a nested one.
     - ``required``: claims that have to be there. Without ``exp`` among them a token may be good
-      for ever. ``user_id_claim``, and ``jti`` where there is ``revoked``, are required anyway.
+      for ever. ``user_id_claim``, and ``revoked_claim`` where there is ``revoked``, are required
+      anyway.
     - ``max_token_bytes``: a larger token is ``token_too_big``. None leaves it to the server, which
       takes what fits into the first message: `LimitsConfig.message_bytes_before_ready`.
     - ``user_id_claim``: the claim, a string, that is the user's id.
-    - ``revoked``: asked with the ``jti`` of a token that is good otherwise; plain, then it must
-      not block, or async. None asks nobody. An error, and no answer in time, is ``unavailable``.
+    - ``revoked``: asked with the ``revoked_claim`` of a token that is good otherwise; plain, then
+      it must not block, or async. None asks nobody. An error, and no answer in time, is
+      ``unavailable``.
+    - ``revoked_claim``: the claim, a string, that is revoked: ``jti`` is one token, ``sid`` is all
+      of one login.
     - ``revoked_timeout``: for how many seconds an async ``revoked`` is waited for, more than 0.
 
     And:
@@ -76,10 +86,13 @@ class JWTAuth(Component):
         issuer: str | Collection[str] | None = None,
         audience: str | Collection[str] | None = None,
         leeway: float = 30.0,
+        typ: str | Collection[str] | None = None,
+        claim_values: Mapping[str, str | Collection[str]] | None = None,
         required: Collection[str] = ("exp", "sub"),
         user_id_claim: str = "sub",
         max_token_bytes: int | None = None,
         revoked: Revoked | None = None,
+        revoked_claim: str = "jti",
         revoked_timeout: float = 5.0,
         public: Collection[str] = (),
         clock: Callable[[], float] = time.time,
@@ -94,7 +107,7 @@ class JWTAuth(Component):
             raise ValueError(
                 f"max_token_bytes is {max_token_bytes}; it must be 1 or more, or None."
             )
-        names = dict.fromkeys((*required, user_id_claim, *(("jti",) if revoked else ())))
+        names = dict.fromkeys((*required, user_id_claim, *((revoked_claim,) if revoked else ())))
         self._rules = Rules(
             issuer=_names("issuer", issuer),
             audience=_names("audience", audience),
@@ -102,8 +115,14 @@ class JWTAuth(Component):
             required=tuple(names),
             user_id_claim=user_id_claim,
             max_token_bytes=max_token_bytes,
+            typ=_media_types(typ),
+            claim_values={
+                name: _names(f"claim_values[{name!r}]", values) or ()
+                for name, values in (claim_values or {}).items()
+            },
         )
         self._revoked = revoked
+        self._revoked_claim = revoked_claim
         self._revoked_timeout = revoked_timeout
         self._public = tuple(public)
         self.clock = clock
@@ -112,6 +131,19 @@ class JWTAuth(Component):
         self._key_files = tuple(map(Path, key_files))
         self._file_keys = read_keys(self._secret_file, self._key_files)
         self.rotate(secret=secret, keys=keys)
+
+    @classmethod
+    def from_issuer(cls, issuer: str, *, insecure_http: bool = False, **options: Any) -> JWTAuth:
+        """An authenticator for an OpenID Connect provider, known by its ``issuer`` URL alone.
+
+        Its keys are found as OpenID Connect Discovery 1.0 says, section 4: from
+        ``{issuer}/.well-known/openid-configuration``, which has to name the same issuer.
+        ``insecure_http`` allows ``http://`` to other machines than this one. Everything else is
+        as in `JWTAuth`; give an ``audience``, since a provider has tokens for many.
+        """
+        names = (issuer.rstrip("/"), issuer.rstrip("/") + "/")
+        jwks = JWKS.from_issuer(issuer, insecure_http=insecure_http)
+        return cls(jwks=jwks, **{"issuer": names, **options})
 
     def rotate(self, *, secret: str | bytes | None = None, keys: Iterable[Key] = ()) -> None:
         """Replaces ``secret`` and ``keys``, from the next token on; keys from files and URL stay.
@@ -161,9 +193,20 @@ class JWTAuth(Component):
             if self._jwks is None:
                 raise
             user = await self._check_with_newer_keys(credentials.token, self._jwks)
-        if self._revoked is not None and await self._is_revoked(self._revoked, str(user.token_id)):
-            raise Refusal("token_revoked")
+        revoked = self._revoked
+        if revoked is not None:
+            value = user.claims[self._revoked_claim]
+            if not isinstance(value, str):
+                raise Refusal("token_invalid", f"The {self._revoked_claim} claim is not a string.")
+            if await self._is_revoked(revoked, value):
+                raise Refusal("token_revoked")
         return user
+
+    async def check_health(self) -> None:
+        """Raise `FetchError` until the provider's keys have been fetched once."""
+        await trio.lowlevel.checkpoint()
+        if self._jwks is not None and not self._jwks.keys.keys:
+            raise FetchError("No keys have been fetched from the identity provider yet.")
 
     async def _check_with_newer_keys(self, token: object, jwks: JWKS) -> User:
         """Raises `UnknownKey`: ``token_invalid`` only where a fetch that began after the token came
@@ -219,6 +262,11 @@ class JWTAuth(Component):
             _log.error("revocation_unknown", traceback=traceback_of(error))
             raise Refusal("unavailable") from None
         return bool(answer)
+
+
+def _media_types(typ: str | Collection[str] | None) -> tuple[str, ...] | None:
+    names = _names("typ", typ)
+    return names and tuple(name.lower().removeprefix("application/") for name in names)
 
 
 def _names(option: str, value: str | Collection[str] | None) -> tuple[str, ...] | None:

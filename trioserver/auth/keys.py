@@ -15,11 +15,13 @@ from typing import Any, Final, TypeAlias
 import attrs
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
-from jwt.algorithms import HMACAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from jwt.algorithms import HMACAlgorithm, OKPAlgorithm
+
+from trioserver.auth.pem import public_keys_of
 
 Material: TypeAlias = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
@@ -30,8 +32,21 @@ SECRET_MIN_BYTES: Final = _HMAC_MIN_BYTES["HS256"]
 _RSA_MIN_BITS: Final = 2048
 """RFC 7518, section 3.3."""
 
-# The algorithm PyJWT is to read a JWK with, by its ``kty`` (RFC 7518, section 6.1).
-_JWK_ALGORITHMS: Final = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA", "oct": "HS256"}
+_RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+_CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+"""RFC 7518, section 3.4: each curve has one algorithm. The names are those of cryptography."""
+
+_ED25519: Final = ("EdDSA", "Ed25519")
+"""RFC 8037, and RFC 9864, which gave the same signatures a name of their own."""
+
+PUBLIC_KEY_ALGORITHMS: Final = (*_RSA, *_CURVES.values(), *_ED25519)
+"""Those of keys that a provider publishes."""
+
+ALGORITHMS: Final = (*_HMAC_MIN_BYTES, *PUBLIC_KEY_ALGORITHMS)
+"""All that any `Key` may have. Not a set: a token's header may hold what has no hash."""
+
+_KEY_TYPES: Final = ("RSA", "EC", "OKP", "oct")
+"""The ``kty`` of a JWK (RFC 7518, section 6.1; RFC 8037)."""
 
 # What placeholders are made of: "changeme", "your-256-bit-secret", jwt.io's
 # "a-string-secret-at-least-256-bits-long", "super-secret-key-please-change-me-in-production".
@@ -146,13 +161,14 @@ def _algorithms_of(material: Material) -> tuple[str, ...]:
     if isinstance(material, RSAPublicKey):
         if material.key_size < _RSA_MIN_BITS:
             raise ValueError(f"An RSA key needs {_RSA_MIN_BITS} bits or more.")
-        return ("RS256",)
-    if isinstance(material, EllipticCurvePublicKey) and isinstance(material.curve, SECP256R1):
-        return ("ES256",)
+        return _RSA
+    if isinstance(material, EllipticCurvePublicKey) and material.curve.name in _CURVES:
+        return (_CURVES[material.curve.name],)
     if isinstance(material, Ed25519PublicKey):
-        return ("EdDSA",)
+        return _ED25519
     raise ValueError(
-        "Tokens are verified with an HMAC secret or a public key: RSA, EC P-256 or Ed25519; "
+        "Tokens are verified with an HMAC secret or a public key: RSA, EC (P-256, P-384, P-521) "
+        "or Ed25519; "
         f"this is a {type(material).__name__} of another kind."
     )
 
@@ -169,6 +185,8 @@ class _Checked(HMACAlgorithm):
 
 def _verifiers(material: Material, algorithms: tuple[str, ...]) -> dict[str, Any]:
     """By algorithm, what PyJWT is to verify with."""
+    if isinstance(material, Ed25519PublicKey):
+        return {name: _ed25519_verifier(material, name) for name in algorithms}
     if not isinstance(material, bytes):
         return dict.fromkeys(algorithms, material)
     secret = {"kty": "oct", "k": base64.urlsafe_b64encode(material).rstrip(b"=").decode()}
@@ -178,17 +196,27 @@ def _verifiers(material: Material, algorithms: tuple[str, ...]) -> dict[str, Any
     return verifiers
 
 
+def _ed25519_verifier(material: Ed25519PublicKey, algorithm: str) -> jwt.PyJWK:
+    """PyJWT knows these signatures under their older name only."""
+    verifier = jwt.PyJWK(OKPAlgorithm.to_jwk(material, as_dict=True), "EdDSA")
+    verifier.algorithm_name = algorithm
+    return verifier
+
+
 @attrs.frozen(kw_only=True)
 class Key:
     """A verification key. Make one with `secret`, `from_pem` or `from_jwk`.
 
-    ``kid`` is the key's id, None for a key without. ``algorithms`` follows from the type of the
-    ``material``. From ``valid_until`` on, in seconds since the Unix epoch, nothing verifies with
-    the key; None is no end. Raises `WeakSecret` or another `ValueError` for what cannot be used.
+    ``kid`` is the key's id, None for a key without. ``algorithms`` are those of the type of the
+    ``material``; with ``algorithm``, the key is for that one alone. From ``valid_until`` on, in
+    seconds since the Unix epoch, nothing verifies with the key; None is no end.
+
+    Raises `WeakSecret` or another `ValueError` for what cannot be used.
     """
 
     kid: str | None = None
     material: Material = attrs.field(repr=False)
+    algorithm: str | None = None
     algorithms: tuple[str, ...] = attrs.field(init=False)
     valid_until: float | None = None
     _verifiers: dict[str, Any] = attrs.field(init=False, repr=False, eq=False)
@@ -203,7 +231,12 @@ class Key:
 
     @algorithms.default
     def _fixed_by_the_type(self) -> tuple[str, ...]:
-        return _algorithms_of(self.material)
+        able = _algorithms_of(self.material)
+        if self.algorithm is None or self.algorithm in _ED25519 == able:
+            return able
+        if self.algorithm not in able:
+            raise ValueError(f"The algorithm of this key is one of {', '.join(able)}.")
+        return (self.algorithm,)
 
     @classmethod
     def secret(
@@ -225,12 +258,21 @@ class Key:
     def from_pem(
         cls, pem: str | bytes, *, kid: str | None = None, valid_until: float | None = None
     ) -> Key:
-        """A public key in PEM: RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA)."""
-        try:
-            public = load_pem_public_key(pem.encode() if isinstance(pem, str) else pem)
-        except (ValueError, UnsupportedAlgorithm):
-            raise ValueError("This is not a public key in PEM ('BEGIN PUBLIC KEY').") from None
-        return cls(material=public, kid=kid, valid_until=valid_until)  # type: ignore[arg-type]
+        """A public key or a certificate in PEM: RSA, EC (P-256, P-384, P-521) or Ed25519.
+
+        Line breaks may be real or spelt ``\\n``, as in an environment variable. The dates of a
+        certificate are not looked at. For several keys in one text, see `all_from_pem`.
+        """
+        first, *others = cls.all_from_pem(pem)
+        if others:
+            raise ValueError("There is more than one key here: `Key.all_from_pem` reads them all.")
+        return attrs.evolve(first, kid=kid, valid_until=valid_until)
+
+    @classmethod
+    def all_from_pem(cls, pem: str | bytes) -> list[Key]:
+        """All public keys and certificates in a text, as `from_pem` reads each."""
+        text = pem if isinstance(pem, str) else pem.decode("ascii", "replace")
+        return [cls(material=public) for public in public_keys_of(text)]  # type: ignore[arg-type]
 
     @classmethod
     def from_jwk(
@@ -238,10 +280,12 @@ class Key:
     ) -> Key:
         """A JWK (RFC 7517, section 4) of a public key or, with ``kty`` "oct", of a secret.
 
-        ``kid`` None takes the JWK's own. A JWK for encryption or another algorithm is refused.
+        ``kid`` None takes the JWK's own. A JWK for encryption or another algorithm is refused. One
+        that names its ``alg`` verifies with that alone. One without parameters of its own may have
+        them in a certificate, ``x5c``.
         """
         kty, operations = jwk.get("kty"), jwk.get("key_ops")
-        if not isinstance(kty, str) or kty not in _JWK_ALGORITHMS:
+        if not isinstance(kty, str) or kty not in _KEY_TYPES:
             raise ValueError("The JWK's kty is none of RSA, EC, OKP and oct.")
         if jwk.get("use") not in (None, "sig") or (
             isinstance(operations, list) and "verify" not in operations
@@ -250,14 +294,23 @@ class Key:
         kid = jwk.get("kid") if kid is None else kid
         if not isinstance(kid, str | None):
             raise ValueError("The JWK's kid is not a string.")
-        try:
-            material = jwt.PyJWK(dict(jwk), _JWK_ALGORITHMS[kty]).key
-        except Exception:  # of many kinds, and some quote the key
-            raise ValueError("The JWK is malformed.") from None
-        key = cls(material=material, kid=kid, valid_until=valid_until)
-        if jwk.get("alg") not in (None, *key.algorithms):
-            raise ValueError(f"The JWK's alg is none of {', '.join(key.algorithms)}.")
-        return key
+        algorithm = jwk.get("alg")
+        if algorithm is not None and algorithm not in ALGORITHMS:
+            raise ValueError(f"The JWK's alg is none of {', '.join(ALGORITHMS)}.")
+        material = _material_of(jwk)
+        return cls(material=material, algorithm=algorithm, kid=kid, valid_until=valid_until)
+
+
+def _material_of(jwk: Mapping[str, Any]) -> Material:
+    try:
+        if jwk["kty"] == "RSA" and "n" not in jwk and "x5c" in jwk:
+            pem = f"-----BEGIN CERTIFICATE-----{jwk['x5c'][0]}-----END CERTIFICATE-----"
+            return public_keys_of(pem)[0]  # type: ignore[return-value]
+        bare = {name: value for name, value in jwk.items() if name != "alg"}
+        material: Material = jwt.PyJWK(bare).key
+    except Exception:  # of many kinds, and some quote the key
+        raise ValueError("The JWK is malformed.") from None
+    return material
 
 
 def _only_keys(keys: Iterable[Key]) -> tuple[Key, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import time
 import uuid
@@ -34,13 +36,14 @@ def make_token(
 ) -> str:
     """A signed token (RFC 7519) with ``sub``, ``iat``, ``exp`` and a ``jti`` of its own.
 
-    - ``key``: an HMAC secret (UTF-8 where text), or a private key: RSA, EC P-256 or Ed25519, as
-      unencrypted PEM or as an object of cryptography's.
+    - ``key``: an HMAC secret (UTF-8 where text), or a private key: RSA, EC or Ed25519, as
+      unencrypted PEM, as a JWK or a JWK set that has one, or as an object of cryptography's.
     - ``subject``: the user's id.
     - ``lifetime``: seconds from now until it expires; zero or less makes an expired token.
     - ``claims``: more claims. They win over those made here.
-    - ``key_id``: the header's ``kid``; None is a token without.
-    - ``algorithm``: None is the first that the type of key has: HS256, RS256, ES256 or EdDSA.
+    - ``key_id``: the header's ``kid``; None is that of the JWK, else a token without.
+    - ``algorithm``: None is that of the JWK, else the first that the type of key has: HS256,
+      RS256, ES256 (ES384, ES512 for larger curves) or EdDSA.
     - ``issuer``, ``audience``: ``iss`` and ``aud``; None leaves them out.
     - ``clock``: the time now, in seconds since the Unix epoch.
 
@@ -50,7 +53,7 @@ def make_token(
     if not subject:
         raise ValueError("A token needs a subject: the id of its user.")
     material, public = _signing_key(key)
-    algorithm = algorithm or public.algorithms[0]
+    algorithm, key_id = algorithm or public.algorithms[0], key_id or public.kid
     if algorithm not in public.algorithms:
         raise ValueError(f"The algorithm for this key is one of {', '.join(public.algorithms)}.")
     now = clock()
@@ -70,6 +73,8 @@ def _signing_key(key: str | bytes | PrivateKey) -> tuple[bytes | PrivateKey, Key
     if isinstance(key, PrivateKey):
         return key, Key(material=key.public_key())
     text = key.encode() if isinstance(key, str) else key
+    if text.lstrip().startswith(b"{"):
+        return _of_jwk(text)
     if b"-----BEGIN" not in text:
         return text, Key.secret(text)
     try:
@@ -77,5 +82,19 @@ def _signing_key(key: str | bytes | PrivateKey) -> tuple[bytes | PrivateKey, Key
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ValueError("This is not an unencrypted private key in PEM.") from None
     if not isinstance(private, PrivateKey):
-        raise ValueError("Tokens are signed with an RSA, EC P-256 or Ed25519 key.")
+        raise ValueError("Tokens are signed with an RSA, EC or Ed25519 key.")
     return private, Key(material=private.public_key())
+
+
+def _of_jwk(text: bytes) -> tuple[PrivateKey, Key]:
+    """The first private key of a JWK or a JWK set."""
+    with contextlib.suppress(ValueError, RecursionError, jwt.PyJWTError):
+        document = json.loads(text)
+        for jwk in document.get("keys", [document]):
+            if isinstance(jwk, dict) and "d" in jwk:
+                named = {name: jwk[name] for name in ("kid", "alg") if name in jwk}
+                private = jwt.PyJWK({name: jwk[name] for name in jwk if name != "alg"}).key
+                return private, Key(
+                    material=private.public_key(), kid=named.get("kid"), algorithm=named.get("alg")
+                )
+    raise ValueError("There is no private key in this JWK set: tokens are signed with one.")

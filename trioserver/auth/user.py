@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import attrs
 
 from protocol import Refusal
+from trioserver.auth.claims import claim_at, scopes_of, texts_at
 from trioserver.websocket.request import Request
 
 
@@ -25,6 +26,20 @@ class User:
     expires_at: float | None = None
     token_id: str | None = None
     public: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    def claim(self, path: str) -> Any:
+        """Return the claim of this name, or where a dotted path leads, such as
+        ``realm_access.roles``; None where there is none."""
+        return claim_at(self.claims, path)
+
+    def has_role(self, role: str, path: str = "roles") -> bool:
+        """Whether the claim at ``path`` is this text, or a list that holds it."""
+        return role in texts_at(self.claims, path)
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes that the token grants, of ``scope`` or ``scp``, a text or a list."""
+        return scopes_of(self.claims)
 
 
 def id_of(user: str | User) -> str:

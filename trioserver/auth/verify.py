@@ -14,16 +14,11 @@ import attrs
 import jwt
 
 from protocol import Refusal
-from trioserver.auth.keys import KeySet
+from trioserver.auth.claims import texts_at
+from trioserver.auth.keys import ALGORITHMS, PUBLIC_KEY_ALGORITHMS, KeySet
 
 _LAST_INSTANT: Final = 253_402_300_799
 """The end of the year 9999, the last that RFC 3339 can write. Milliseconds are beyond it."""
-
-_ALGORITHMS: Final = ("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")
-"""All that any `Key` may have. Not a set: the header may hold what has no hash."""
-
-_PUBLIC_KEY: Final = frozenset({"RS256", "ES256", "EdDSA"})
-"""Those of keys that a provider publishes."""
 
 _NO_KEY: Final = "No key known here fits the token's kid and algorithm."
 _BAD_SIGNATURE: Final = "The token's signature is not of any key known here."
@@ -60,6 +55,8 @@ class Rules:
     required: tuple[str, ...] = ("exp", "sub")
     user_id_claim: str = "sub"
     max_token_bytes: int | None = None
+    typ: tuple[str, ...] | None = None
+    claim_values: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
 
 
 def verify(token: object, keys: KeySet, rules: Rules, now: float) -> dict[str, Any]:
@@ -80,6 +77,7 @@ def verify(token: object, keys: KeySet, rules: Rules, now: float) -> dict[str, A
     except jwt.PyJWTError as error:
         raise _refusal_for(error, rules) from None
     _check_times(claims, rules.leeway, now)
+    _check_values(claims, rules.claim_values)
     _check_user_id(claims, rules.user_id_claim)
     return claims
 
@@ -89,9 +87,11 @@ def _invalid(message: str) -> Refusal:
 
 
 def _signed_claims(token: str, keys: KeySet, rules: Rules, now: float) -> dict[str, Any]:
-    algorithm, kid = _algorithm_and_kid(token.partition(".")[0])
-    if algorithm not in _ALGORITHMS:
+    algorithm, kid, typ = _header_of(token.partition(".")[0])
+    if algorithm not in ALGORITHMS:
         raise jwt.InvalidAlgorithmError
+    if rules.typ is not None and _media_type(typ) not in rules.typ:
+        raise _invalid("The token's typ is not one that is accepted here: is it an access token?")
     candidates = keys.candidates(kid, algorithm, now)
     for key in candidates:
         try:
@@ -112,20 +112,27 @@ def _signed_claims(token: str, keys: KeySet, rules: Rules, now: float) -> dict[s
             continue
     if kid is None or not keys.names(kid):
         message = _BAD_SIGNATURE if kid is None and candidates else _NO_KEY
-        raise UnknownKey(message=message) if algorithm in _PUBLIC_KEY else _invalid(message)
+        raise (
+            UnknownKey(message=message) if algorithm in PUBLIC_KEY_ALGORITHMS else _invalid(message)
+        )
     if not candidates:
         raise _invalid("The token's key is of another algorithm, or no longer in use.")
     raise jwt.InvalidSignatureError
 
 
 @lru_cache(maxsize=64)
-def _algorithm_and_kid(header: str) -> tuple[Any, Any]:
-    """Of a token's first part, which all tokens of an issuer have in common.
+def _header_of(header: str) -> tuple[Any, Any, Any]:
+    """``alg``, ``kid`` and ``typ`` of a token's first part, the same for all of an issuer.
 
     That part alone: PyJWT would decode the rest as well, and again to verify it.
     """
     fields = jwt.get_unverified_header(header + "..")
-    return fields.get("alg"), fields.get("kid")
+    return fields.get("alg"), fields.get("kid"), fields.get("typ")
+
+
+def _media_type(typ: object) -> str | None:
+    """RFC 7515, section 4.1.9: case does not matter, and ``application/`` may be left out."""
+    return typ.lower().removeprefix("application/") if isinstance(typ, str) else None
 
 
 def _refusal_for(error: jwt.PyJWTError, rules: Rules) -> Refusal:
@@ -154,6 +161,12 @@ def _check_times(claims: Mapping[str, Any], leeway: float, now: float) -> None:
 def is_instant(value: object) -> bool:
     """A NumericDate (RFC 7519, section 2): no bool, NaN or infinity; arithmetic is safe."""
     return type(value) in (int, float) and 0 <= value <= _LAST_INSTANT  # type: ignore[operator]
+
+
+def _check_values(claims: Mapping[str, Any], allowed: Mapping[str, tuple[str, ...]]) -> None:
+    for name, values in allowed.items():
+        if texts_at(claims, name).isdisjoint(values):
+            raise _invalid(f"The token's {name} claim is not one that is accepted here.")
 
 
 def _check_user_id(claims: Mapping[str, Any], name: str) -> None:

@@ -45,6 +45,13 @@ _VERDICTS: Final = {True: ("pass", "green"), False: ("FAIL", "bold red"), None: 
 @token_options
 @click.option("--expired", metavar="TEXT", help="An expired token of the same user.")
 @key_options
+@click.option(
+    "--user-id-claim",
+    default="sub",
+    show_default=True,
+    metavar="NAME",
+    help="The claim with the user's id, as the server is configured.",
+)
 @click.option("--other-url", metavar="URL", help="A resource that is not the token's user's.")
 @click.option(
     "--only",
@@ -60,6 +67,7 @@ def command(
     token: str | None,
     token_file: str | None,
     expired: str | None,
+    user_id_claim: str,
     other_url: str | None,
     only: tuple[str, ...],
     timeout: float,
@@ -99,6 +107,7 @@ def command(
         token=read_token(token, token_file),
         expired=expired,
         key=read_key(**key),
+        user_id_claim=user_id_claim,
         other=None if other_url is None else parse_url("--other-url", other_url),
     )
     chosen = [scenario for scenario in scenarios if not only or scenario.name in only]
@@ -120,6 +129,7 @@ def plan(
     token: str | None,
     expired: str | None,
     key: KeyMaterial | None,
+    user_id_claim: str = "sub",
     other: Address | None,
 ) -> tuple[Scenario, ...]:
     """The scenarios there are, those that cannot be run with the reason why."""
@@ -129,13 +139,16 @@ def plan(
         fields |= more | {"skipped": hint if token is None else None}
         return Scenario(name=name, expected=expected, **fields)
 
-    subject, claims = _subject(token)
+    def make(subject: str, **more: Any) -> str:
+        own = {} if user_id_claim == "sub" else {user_id_claim: subject}
+        assert key is not None
+        return _make(key, subject, claims | own, **more)
+
+    subject, claims = _subject(token, user_id_claim)
     if expired is None and key is not None:
-        expired = _make(key, subject, claims, lifetime=_EXPIRED_AN_HOUR_AGO)
+        expired = make(subject, lifetime=_EXPIRED_AN_HOUR_AGO)
     made_up = other is None and key is not None
-    stranger = (
-        _make(key, _NOBODY, claims) if key is not None and made_up else token if other else None
-    )
+    stranger = make(_NOBODY) if made_up else token if other else None
     forged = make_token(make_secret(), subject=subject, claims=claims)
     return (
         scenario("valid", "ready", token, "give --token"),
@@ -155,10 +168,10 @@ def plan(
     )
 
 
-def _subject(token: str | None) -> tuple[str, dict[str, Any]]:
+def _subject(token: str | None, user_id_claim: str) -> tuple[str, dict[str, Any]]:
     """Whose token it is, so that a made one is of somebody the server knows; and what it says."""
     claims = (inspect_token(token).claims if token else None) or {}
-    subject = claims.get("sub")
+    subject = claims.get(user_id_claim)
     more = {name: value for name, value in claims.items() if name not in _TIMES}
     return subject if isinstance(subject, str) and subject else _NOBODY, more
 

@@ -39,8 +39,8 @@ def key_options(function: _Function) -> _Function:
     for option in (
         click.option(
             "--key-file",
-            metavar="PEM",
-            help="A key for RS256, ES256 or EdDSA: private to sign, public to verify.",
+            metavar="FILE",
+            help="A key in PEM: private to sign; public, a certificate or a JWK set to verify.",
         ),
         click.option(
             "--secret",

@@ -8,12 +8,16 @@ from typing import Any, Final
 import click
 
 from trioserver.auth import JWTAuth, Key, inspect_token, make_token
+from trioserver.auth.files import public_keys
+from trioserver.auth.keys import ALGORITHMS
 from trioserver.cli.durations import DURATION
 from trioserver.cli.inspection import inspection_as_json, print_inspection
 from trioserver.cli.keys import KeyMaterial, key_options, read_key, read_text
 from trioserver.cli.terminal import Exit, Failure, one_line, print_json
 
-_ALGORITHMS: Final = ("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")
+_ALGORITHMS: Final = [name for name in ALGORITHMS if name != "Ed25519"]
+"""All that a token can be signed with here; EdDSA is the other name of Ed25519."""
+
 _STDIN: Final = "-"
 
 
@@ -126,6 +130,13 @@ def _parse(option: str, text: str) -> Any:
 @click.option("--issuer", multiple=True, metavar="TEXT", help="The iss to ask for.")
 @click.option("--audience", multiple=True, metavar="TEXT", help="The aud to ask for.")
 @click.option(
+    "--user-id-claim",
+    default="sub",
+    show_default=True,
+    metavar="NAME",
+    help="The claim with the user's id, as the server is configured.",
+)
+@click.option(
     "--leeway", type=DURATION, default="30s", show_default=True, help="How far clocks may differ."
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -134,6 +145,7 @@ def inspect(
     file: str | None,
     issuer: tuple[str, ...],
     audience: tuple[str, ...],
+    user_id_claim: str,
     leeway: float,
     as_json: bool,
     **key: str | None,
@@ -150,12 +162,24 @@ def inspect(
     Examples:
       trioserver token make alice | trioserver token inspect -
       trioserver token inspect --file token.txt --key-file public.pem
+      trioserver token inspect --file token.txt --key-file jwks.json --user-id-claim oid
       trioserver token inspect "$TOKEN" --secret-file secret.txt --json
     """
     text = _read_token(token, file)
     material = read_key(**key)
     try:
-        auth = None if material is None else _authenticator(material, issuer, audience, leeway)
+        auth = (
+            None
+            if material is None
+            else JWTAuth(
+                keys=_keys_of(material),
+                issuer=issuer or None,
+                audience=audience or None,
+                user_id_claim=user_id_claim,
+                required=("exp", user_id_claim),
+                leeway=leeway,
+            )
+        )
     except ValueError as error:
         assert material is not None
         raise _bad_key(material, error) from None
@@ -180,12 +204,10 @@ def _read_token(token: str | None, file: str | None) -> str:
     return text.removeprefix("Authorization:").strip().removeprefix("Bearer ").strip()
 
 
-def _authenticator(
-    material: KeyMaterial, issuer: tuple[str, ...], audience: tuple[str, ...], leeway: float
-) -> JWTAuth:
-    texts = (material.text, *material.others)
-    keys = [Key.from_pem(text) if material.pem else Key.secret(text) for text in texts]
-    return JWTAuth(keys=keys, issuer=issuer or None, audience=audience or None, leeway=leeway)
+def _keys_of(material: KeyMaterial) -> list[Key]:
+    if material.pem:
+        return public_keys(material.text)
+    return [Key.secret(text) for text in (material.text, *material.others)]
 
 
 def _bad_key(material: KeyMaterial, error: Exception) -> Failure:

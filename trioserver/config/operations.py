@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import attrs
 
+from trioserver.auth.claims import texts_at
 from trioserver.config.fields import (
     DAY,
     MIB,
@@ -180,7 +181,9 @@ class AdminConfig:
     """Who may use the administration, and how much it takes."""
 
     role_claim: str = text(
-        "role", "The claim that holds an administrator's role: text, or a list of texts."
+        "role",
+        "The claim that holds an administrator's role: text, or a list of texts. A path with dots "
+        "names a nested claim: realm_access.roles.",
     )
     role: str = text("admin", "The role that lets in.")
     body_bytes: int = in_bytes(64 * 1024, 1024, 16 * MIB, "The body of one request.")
@@ -188,6 +191,4 @@ class AdminConfig:
 
     def is_admin(self, claims: Mapping[str, Any]) -> bool:
         """Whether a token with these claims is an administrator's: `User.claims`."""
-        value = claims.get(self.role_claim)
-        roles = value if isinstance(value, list | tuple | set | frozenset) else [value]
-        return any(isinstance(role, str) and role == self.role for role in roles)
+        return self.role in texts_at(claims, self.role_claim)

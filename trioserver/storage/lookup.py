@@ -40,7 +40,9 @@ _MAX_LENGTH: Final = 1024
 """Characters. An index of PostgreSQL takes no key longer than some 2,700 bytes."""
 
 _INTEGER: Final = re.compile("0|-?[1-9][0-9]{0,18}")
-_UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID: Final = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+"""RFC 9562, section 4: upper and lower case mean the same. Other spellings are refused."""
+
 _LIKE_A_UUID: Final = re.compile(r"\{?([0-9a-fA-F]{4}-?){7}[0-9a-fA-F]{4}\}?")
 _IDENTIFIER: Final = re.compile(r"[^\W\d]\w*")
 
@@ -95,33 +97,43 @@ class TableLookup:
         self._plan = None  # after an error it is made anew: the table may have been changed
         found = plan.rows(connection, list({id_ for _, id_ in keys}))
         self._plan = plan
-        return {key: (key[1], key[0]) in found for key in keys}
+        return {key: (plan.fold_id(key[1]), plan.fold_owner(key[0])) in found for key in keys}
 
     def _make_plan(self, connection: Connection) -> _Plan:
         column: ColumnElement[Any] = self._id
         type_: TypeEngine[Any] = String()
         parse: Callable[[str], object] = str
+        fold_id: Callable[[str], str] = str
+        fold_owner: Callable[[str], str] = str
         if connection.dialect.name == "postgresql":
             # It compares with the column's own type only, or without an index. SQLite converts.
-            match _type_number(connection, select(self._id).select_from(self._table)):
+            columns = select(self._id, self._owner).select_from(self._table)
+            id_type, owner_type = _type_numbers(connection, columns)
+            fold_owner = _lower if owner_type in _UUIDS else str
+            match id_type:
                 case oid if oid in _INTEGERS:
                     type_, parse = BigInteger(), _integer
                 case oid if oid in _UUIDS:
-                    type_, parse = Uuid(), _uuid
+                    type_, parse, fold_id = Uuid(), _uuid, _lower
                 case oid if oid not in _TEXTS:
                     column = cast(self._id, Text)  # right, if slow
         # As text, so that it is decided here who is who; in the select list a cast costs nothing.
         query = select(cast(self._id, Text), cast(self._owner, Text)).select_from(self._table)
         ids = sqlalchemy.bindparam("ids", type_=type_, expanding=True)
-        return _Plan(query.where(column.in_(ids)), parse)
+        return _Plan(query.where(column.in_(ids)), parse, fold_id, fold_owner)
 
 
 @attrs.frozen
 class _Plan:
-    """The query, and what makes of an id in a URL a value of the column's type, or None."""
+    """The query, and what makes of an id in a URL a value of the column's type, or None.
+
+    ``fold_id`` and ``fold_owner`` make of a text the one spelling that the column has for it.
+    """
 
     query: Executable
     parse: Callable[[str], object]
+    fold_id: Callable[[str], str]
+    fold_owner: Callable[[str], str]
 
     def rows(self, connection: Connection, ids: Sequence[str]) -> set[tuple[str, str]]:
         """The pairs of id and owner."""
@@ -138,10 +150,14 @@ class _Plan:
             return self.rows(connection, ids[:half]) | self.rows(connection, ids[half:])
 
 
-def _type_number(connection: Connection, query: Select[Any]) -> int:
+def _lower(text: str) -> str:
+    """The spelling of a UUID that PostgreSQL answers with; only a whole UUID may change."""
+    return text.lower() if _UUID.fullmatch(text) else text
+
+
+def _type_numbers(connection: Connection, query: Select[Any]) -> list[int]:
     cursor: Any = connection.execute(query.limit(0)).cursor
-    number: int = cursor.description[0].type_code
-    return number
+    return [column.type_code for column in cursor.description]
 
 
 class QueryLookup:

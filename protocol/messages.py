@@ -146,7 +146,7 @@ class HeartbeatInfo(Struct, frozen=True):
     timeout_ms: int
 
 
-class Limits(Struct, frozen=True):
+class Limits(Struct, frozen=True, omit_defaults=True):
     """What the server takes from one connection, and sends to it."""
 
     max_message_bytes: int

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trio
 
-from tests.attacks import silence, tokens
+from tests.attacks import costs, silence, tokens
 from tests.attacks.field import Field, field
 from tests.attacks.figures import Figures, percentile, write
 from tests.attacks.greed import (
@@ -40,6 +40,7 @@ async def test_attacks_on_a_small_scale(tmp_path: Path) -> None:
             nursery.start_soon(_be_greedy, place)
             nursery.start_soon(_send_requests, place)
             nursery.start_soon(_send_tokens, place)
+            nursery.start_soon(_send_what_is_dear, place)
         (figures,) = report
         assert figures.answers[0] > 0
         assert figures.rss_most >= figures.rss_before > 10
@@ -50,6 +51,17 @@ async def _send_tokens(place: Field) -> None:
     assert fared == {"ready": 10}
     fared = await tokens.flood(place, 2, tokens.expired, addresses=1, seconds=0.2)
     assert set(fared) <= {"token_expired"}, "none at all on a machine that is busy"
+
+
+async def _send_what_is_dear(place: Field) -> None:
+    for message in costs.MESSAGES.values():
+        assert (await costs.send_messages(place, message, 1, seconds=0.7)).total() >= 0
+    for pieces in costs.PIECES.values():
+        await costs.send_pieces(place, pieces, 1, seconds=0.2)
+    for head in costs.HEADS.values():
+        assert set(await costs.send_heads(place, head, 1, seconds=0.2)) <= {
+            "101", "400", "403", "404", "431", "429", "cut off",
+        }  # fmt: skip
 
 
 async def _be_silent(place: Field) -> None:

@@ -447,10 +447,13 @@ def test_more_fragments_than_a_message_needs_are_too_many(size: int) -> None:
     assert decoder().receive(fragments(5000, size)) == [Violation("message_too_big")]
 
 
-def test_fragments_are_counted_for_whoever_wants_to_know() -> None:
+def test_frames_that_are_no_short_messages_are_counted_also_when_they_are_dropped() -> None:
     it = decoder()
-    it.receive(fragments(10, 5) + frame(Opcode.TEXT, b"whole"))
-    assert it.fragments == 10
+    it.receive(fragments(10, 5) + frame(Opcode.TEXT, b"whole") + frame(Opcode.PING))
+    assert it.frames == 11
+    it.drop_data()
+    it.receive(fragments(20, 0))
+    assert it.frames == 31
 
 
 def test_one_long_frame_in_many_reads_is_no_fragment() -> None:
@@ -458,7 +461,7 @@ def test_one_long_frame_in_many_reads_is_no_fragment() -> None:
     data = frame(Opcode.TEXT, b"x" * 10_000)
     items = [item for byte in range(len(data)) for item in it.receive(data[byte : byte + 1])]
     assert items == [b"x" * 10_000]
-    assert it.fragments == 0
+    assert it.frames == 1
     assert not it.has_large
 
 

@@ -252,20 +252,20 @@ async def test_tasks_that_many_sockets_want_at_once_are_started_a_few_in_a_round
 async def test_large_messages_have_their_turn_one_after_the_other(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """A message that took a tenth of a second keeps the next large one waiting for three."""
+    """A message that took 50 ms keeps the next large one waiting for 150."""
     times: list[float] = []
 
     async with running() as readiness:
 
         def start() -> None:
             times.append(trio.current_time())
-            readiness.held(0.1 if len(times) < 4 else 0.001)
+            readiness.held(0.05 if len(times) < 4 else 0.001)
 
         begun = trio.current_time()
         for _ in range(6):
             readiness.start_large_in_turn(start)
         await trio.sleep(10.0)
-    assert [round(at - begun, 3) for at in times] == [0.0, 0.3, 0.6, 0.9, 0.9, 0.9]
+    assert [round(at - begun, 3) for at in times] == [0.0, 0.15, 0.3, 0.45, 0.45, 0.45]
 
 
 async def test_small_messages_are_served_between_large_ones() -> None:

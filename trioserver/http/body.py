@@ -11,6 +11,11 @@ from trioserver.websocket.handshake import Head
 _CHUNK_BYTES: Final = 1024
 """A chunk for each so many bytes costs no more than the bytes do."""
 
+_FEW_CHUNKS: Final = 1000
+_LEAST_CHUNK: Final = 16
+"""Chunks that a body may come in: some, and one more for so many bytes. Each costs as much as
+thousands of bytes do; programs that write a body in small pieces have tens of bytes in each."""
+
 
 class Body:
     """Finds the end of one request's body in the bytes as they come. ``size`` is what it holds.
@@ -34,7 +39,13 @@ class Body:
 
     @property
     def small_chunks(self) -> int:
+        """As the class says."""
         return max(0, self._chunks - 1 - self.size // _CHUNK_BYTES)
+
+    @property
+    def has_too_many_chunks(self) -> bool:
+        """Whether there are more than a body of this size may have."""
+        return self._chunks > _FEW_CHUNKS + self.size // _LEAST_CHUNK
 
     def take(self, data: bytes) -> int:
         """How many of the next bytes are the body's. Of a broken one, all."""

@@ -41,7 +41,7 @@ _STEP: Final = 4 * 1024
 64 KiB would hold everybody up for 50 ms."""
 
 _SMALL: Final = 1024
-_CHUNKS_OF_A_READ: Final = 16
+_CHUNKS_OF_A_READ: Final = 4
 """A read of fewer bytes counts; chunks smaller than a KiB count as one for so many of them."""
 
 _LINGER: Final = 1.0  # seconds; closing on unread input would reset the answer away
@@ -194,6 +194,8 @@ class HttpConnection:
             pace.left -= max(0, more) / _CHUNKS_OF_A_READ
             if body.size > self._config.body_bytes:
                 self._end(BadHead(413, "The body of the request is too large."))
+            elif body.has_too_many_chunks:
+                self._end(BadHead(400, "The body comes in too many chunks for its size."))
             elif body.is_broken:
                 self._end(BadHead(400, "The body of the request is not well-formed."))
             elif data:

@@ -74,20 +74,20 @@ class FrameDecoder:
     payload has been read. That of a data frame is judged as it comes.
 
     Of what came last, ``only_messages`` says whether all of it were messages, none of them larger
-    than `LARGE`; ``has_large`` whether one was. ``fragments`` counts frames that are a part of a
-    message, for whoever takes them to set it back.
+    than `LARGE`; ``has_large`` whether one was. ``frames`` counts those that are not as short and
+    plain as most: fragments, control frames, what is dropped. Whoever counts them sets it back.
     """
 
     __slots__ = (
         "_binary", "_buffer", "_dropping", "_final", "_mask", "_masked", "_message", "_missing",
-        "fragments", "has_large", "max_message_bytes", "only_messages",
+        "frames", "has_large", "max_message_bytes", "only_messages",
     )  # fmt: skip
 
     def __init__(self, *, masked: bool, max_message_bytes: int, binary: bool = False) -> None:
         self.max_message_bytes = max_message_bytes
         self.only_messages = True
         self.has_large = False
-        self.fragments = 0
+        self.frames = 0
         self._masked = masked
         self._binary = binary
         self._buffer = b""  # a header, or a control frame, that is not complete yet
@@ -173,6 +173,7 @@ class FrameDecoder:
         header = read_header(data, position)
         if header is None:
             return None
+        self.frames += 1
         opcode = header.opcode
         begin = position + header.size
         end = begin + header.length
@@ -210,10 +211,8 @@ class FrameDecoder:
                 self._complete(_checked_text(payload) if is_text else Binary(payload), items)
                 return
             self._message = Fragments(is_text=is_text)
-            self.fragments += not header.final
         else:
             self._message.frames += 1
-            self.fragments += 1
         self._take_piece(payload, header.final and not missing, items)
 
     def _go_on(self, data: bytes, items: list[Item]) -> int:

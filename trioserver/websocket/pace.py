@@ -8,9 +8,9 @@ from typing import Final
 from protocol.bucket import TokenBucket
 
 READS_PER_SECOND: Final = 5000.0
-"""Reads and fragments of one peer, as many at once. Beyond, its bytes wait in the kernel, where one
-read takes many of them together: it makes nothing slower but what comes in pieces of a few bytes.
-"""
+"""Reads, fragments and control frames of one peer, as many at once. Beyond, its bytes wait in the
+kernel, where one read takes many of them together: it makes nothing slower but what comes in pieces
+of a few bytes."""
 
 BEFORE_READY: Final = 0.1
 """The share of everything that a peer has before it is authenticated."""
@@ -23,7 +23,7 @@ class Pace:
     """The allowances of one peer. ``now`` is in seconds, of any clock.
 
     ``control_frames`` is how many of them a second are taken, twice as many at once. ``left`` is
-    how many reads and fragments are free before `rest` is to be asked.
+    how many reads and frames are free before `rest` is to be asked.
     """
 
     __slots__ = ("_controls", "_debt", "_rate", "_since", "left")

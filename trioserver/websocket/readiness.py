@@ -46,6 +46,9 @@ _REST: Final = 3.0
 many times as long. Small messages are served all the while, so that they wait for one large one at
 the most, and three times of four for none."""
 
+_LONGEST_REST: Final = 0.25
+"""Seconds. Thousands of large messages have to come to an end as well."""
+
 _log: Final = structlog.get_logger("trioserver")
 
 
@@ -126,9 +129,9 @@ class Readiness:
         self._large.append(start)
 
     def held(self, seconds: float) -> None:
-        """A task has just handled messages, for this long without a pause."""
+        """A task has just handled messages, for this long of CPU time, without a pause."""
         if seconds > _LONG:
-            self._large_due = trio.current_time() + _REST * seconds
+            self._large_due = trio.current_time() + min(_REST * seconds, _LONGEST_REST)
 
     async def run(self) -> None:
         """Serve until cancelled. Each round reads every socket once, so a flood starves nobody."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from enum import IntFlag
 from functools import partial
-from time import perf_counter
+from time import thread_time
 from typing import Final, Protocol
 
 import trio
@@ -313,8 +313,8 @@ class WebSocket:
         self.last_received = trio.current_time()
         decoder = self._decoder
         items = decoder.receive(data)
-        self._pace.left -= 1 + decoder.fragments
-        decoder.fragments = 0
+        self._pace.left -= 1 + decoder.frames
+        decoder.frames = 0
         self._count_partial(items)
         return items
 
@@ -377,9 +377,9 @@ class WebSocket:
         if self._partial or not items:
             self._count_partial(items)
         pace.left -= 1
-        if decoder.fragments:
-            pace.left -= decoder.fragments
-            decoder.fragments = 0
+        if decoder.frames:
+            pace.left -= decoder.frames
+            decoder.frames = 0
         if pace.left <= 0 or not decoder.only_messages:
             self._go_on_in_task(items)
             return
@@ -436,13 +436,13 @@ class WebSocket:
 
     def _deliver_batch(self, batch: list[bytes]) -> None:
         """What the receiver sends in answer to one batch leaves in one call."""
-        begun = perf_counter()
+        begun = thread_time()
         try:
             self._hand_over(batch, trio.current_time())
         finally:
             self.outbox.uncork()
             if self._readiness is not None:
-                self._readiness.held(perf_counter() - begun)
+                self._readiness.held(thread_time() - begun)
 
     def _hand_over(self, batch: list[bytes], now: float) -> None:
         """Answers are held back from here on."""

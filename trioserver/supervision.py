@@ -7,14 +7,13 @@ Whatever runs beside them is therefore run by `supervise`.
 from __future__ import annotations
 
 import inspect
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import structlog
 import trio
 
-from trioserver.storage import DatabaseUnavailable
+from trioserver.tracebacks import name_of, traceback_of
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -71,19 +70,10 @@ class _Started(trio.TaskStatus[None]):
 
 
 def _tell(error: Exception, name: str, pause: float) -> None:
-    """One line. Of errors in general only their kinds and places: a text may quote a payload."""
-    errors = list(_leaves(error))
-    texts = [
-        str(each) if isinstance(each, DatabaseUnavailable) else type(each).__name__
-        for each in errors
-    ]
-    frames = "".join(traceback.format_tb(errors[0].__traceback__))
+    errors = "; ".join(map(name_of, _leaves(error)))
+    traceback = traceback_of(error)
     log.error(
-        "background_task_failed",
-        task=name,
-        error="; ".join(texts),
-        again_in=pause,
-        traceback=frames,
+        "background_task_failed", task=name, error=errors, again_in=pause, traceback=traceback
     )
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from tests.support.databases import eventually
-from tests.support.pgbouncer import PgBouncer
+from tests.support.pgbouncer import PgBouncer, running_pgbouncer
 from tests.support.postgresql import PostgreSQL
 from trioserver.storage import Database, DatabaseUnavailable
 from trioserver.storage.advice import EXPLAINED
@@ -114,6 +115,21 @@ async def test_a_role_that_is_not_admitted(
 
 async def test_a_server_without_tls_where_tls_is_asked_for(pgbouncer: PgBouncer) -> None:
     assert (await opening(f"{pgbouncer.url}?sslmode=require")).cause == "tls"
+
+
+async def test_a_certificate_that_is_not_trusted(postgresql: PostgreSQL, tmp_path: Path) -> None:
+    trusted, stranger = tmp_path / "trusted.pem", tmp_path / "stranger.pem"
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(trusted)
+    trustme.CA().cert_pem.write_to_path(stranger)
+    issued = authority.issue_cert("127.0.0.1")
+    with running_pgbouncer(postgresql, certificate=issued) as bouncer:
+        url = f"{bouncer.url}?sslmode=verify-full&sslrootcert="
+        async with Database(f"{url}{trusted}") as database:
+            await database.check_health()
+        assert (await opening(f"{url}{stranger}")).cause == "certificate"
+        other_name = url.replace("127.0.0.1", "localhost")
+        assert (await opening(f"{other_name}{trusted}")).cause == "certificate"
 
 
 async def test_a_database_that_a_pooler_does_not_know(pgbouncer: PgBouncer) -> None:

@@ -8,10 +8,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import trustme
 
 from tests.support.postgresql import PostgreSQL
 
@@ -29,7 +31,12 @@ class PgBouncer:
     """
 
     def __init__(
-        self, program: str, postgresql: PostgreSQL, *, server_connections: int = 2
+        self,
+        program: str,
+        postgresql: PostgreSQL,
+        *,
+        server_connections: int = 2,
+        certificate: trustme.LeafCert | None = None,
     ) -> None:
         directory = postgresql.directory
         with socket.socket() as free:
@@ -37,7 +44,7 @@ class PgBouncer:
             port = free.getsockname()[1]
         self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
         self._log = directory / f"pgbouncer-{port}.log"
-        settings = {
+        settings: dict[str, object] = {
             "listen_addr": "127.0.0.1",
             "listen_port": port,
             "auth_type": "any",
@@ -46,6 +53,12 @@ class PgBouncer:
             "unix_socket_dir": "",
             "logfile": self._log,
         }
+        if certificate is not None:
+            pem = directory / f"pgbouncer-{port}.pem"
+            certificate.private_key_and_cert_chain_pem.write_to_path(pem)
+            os.chmod(pem, 0o644)  # whoever runs it is somebody else
+            settings |= {"client_tls_sslmode": "require"}
+            settings |= {"client_tls_key_file": pem, "client_tls_cert_file": pem}
         file = directory / f"pgbouncer-{port}.ini"
         lines = [f"{name} = {value}" for name, value in settings.items()]
         database = f"postgres = host={directory} dbname=postgres user=postgres"
@@ -80,15 +93,22 @@ def _text_of(log: Path) -> str:
     return log.read_text(errors="replace")[-2000:] if log.exists() else "it has written no log"
 
 
-@pytest.fixture
-def pgbouncer(postgresql: PostgreSQL) -> Iterator[PgBouncer]:
+@contextmanager
+def running_pgbouncer(postgresql: PostgreSQL, **options: Any) -> Iterator[PgBouncer]:
+    """As `PgBouncer` takes it."""
     if _PROGRAM is None:
         reason = "needs PgBouncer: apt install pgbouncer"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    bouncer = PgBouncer(_PROGRAM, postgresql)
+    bouncer = PgBouncer(_PROGRAM, postgresql, **options)
     try:
         yield bouncer
     finally:
         bouncer.stop()
+
+
+@pytest.fixture
+def pgbouncer(postgresql: PostgreSQL) -> Iterator[PgBouncer]:
+    with running_pgbouncer(postgresql) as bouncer:
+        yield bouncer

@@ -165,10 +165,13 @@ def test_an_option_that_postgresql_does_not_have_is_a_wrong_url(option: str) -> 
     assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_sqlite_says_which_file_is_none(tmp_path: Path) -> None:
+async def test_sqlite_says_which_file_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "garbage.db"
     path.write_bytes(b"x" * 8192)
-    error = await opening(path)
+    monkeypatch.chdir(tmp_path)
+    error = await opening("garbage.db")
     assert error.cause == "not_a_database"
     assert str(path) in str(error)
 

@@ -70,7 +70,8 @@ class Database:
         self._open = False
         self._where = engine.describe_url(parsed)
         self._check_location = partial(engine.check_location, parsed)
-        self._as_unavailable = partial(as_unavailable, where=self._where)
+        self._place = str(engine.sqlite_path(parsed) or self._where)
+        self._as_unavailable = partial(as_unavailable, where=self._place)
         self._engine = engine.create(
             parsed, timeout=timeout, connections=max_threads + _ONE_WRITER, read_only=read_only
         )
@@ -178,7 +179,7 @@ class Database:
         if limiter.statistics().tasks_waiting >= _MAX_WAITING:
             raise DatabaseUnavailable(
                 "overload",
-                f"Too many calls wait for the database ({self._where}).",
+                f"Too many calls wait for the database ({self._place}).",
                 cause="overload",
             )
         job = Job()
@@ -241,6 +242,6 @@ class Database:
         except trio.TooSlowError:
             raise DatabaseUnavailable(
                 "timeout",
-                f"The database did not answer within {seconds:g} s ({self._where}).",
+                f"The database did not answer within {seconds:g} s ({self._place}).",
                 cause="timeout",
             ) from None

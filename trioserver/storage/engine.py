@@ -119,7 +119,7 @@ def create(url: URL, *, timeout: float, connections: int, read_only: bool = Fals
 
 def _listen_sqlite(engine: Engine, url: URL, timeout: float, read_only: bool) -> None:
     path = sqlite_path(url)
-    file = None if path is None else SQLiteFile(path, describe_url(url))
+    file = None if path is None else SQLiteFile(path, str(path))
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:

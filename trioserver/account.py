@@ -9,6 +9,7 @@ from trioserver.connection import Connection
 from trioserver.observer import Attempt, Observer
 from trioserver.paths import masked_path
 from trioserver.telemetry.counts import PEER_LEFT
+from trioserver.telemetry.lines import may_log
 from trioserver.timings import Timings
 from trioserver.tracebacks import traceback_of
 
@@ -49,6 +50,8 @@ class Account:
     def _log_refusal(self, event: str, reason: str) -> None:
         """Who the user is stands beside it where the token was good, and so does the token's id."""
         connection = self._connection
+        if not self._may_log(event):
+            return
         connection.log.info(
             event,
             reason=reason,
@@ -65,19 +68,26 @@ class Account:
         code = close.code if close and close.reason else peer.code if peer else 1006
         reason = close.reason if close and close.reason else "peer left"
         self._observer.closed(connection, code, reason, self.timings)
-        connection.log.info(
-            "connection_closed",
-            path=masked_path(connection.request.path),
-            remote=connection.request.remote,
-            code=code,
-            reason=reason,
-            duration_ms=round((now - self.timings.begun) * 1000),
-            **self.timings.phases_ms(now),
-            **attrs.asdict(connection.statistics(), recurse=False),
-        )
+        if self._may_log("connection_closed"):
+            connection.log.info(
+                "connection_closed",
+                path=masked_path(connection.request.path),
+                remote=connection.request.remote,
+                code=code,
+                reason=reason,
+                duration_ms=round((now - self.timings.begun) * 1000),
+                **self.timings.phases_ms(now),
+                **attrs.asdict(connection.statistics(), recurse=False),
+            )
         if connection._tracing is not None:
             connection._tracing.settled(PEER_LEFT)
 
     def failed(self, event: str, error: Exception) -> None:
         """Something was raised that nobody expected."""
-        self._connection.log.error(event, traceback=traceback_of(error))
+        if self._may_log(event):
+            self._connection.log.error(event, traceback=traceback_of(error))
+
+    def _may_log(self, event: str) -> bool:
+        user = self._connection._user
+        remote = self._connection.request.remote
+        return may_log(event, remote, user=None if user is None else user.id)

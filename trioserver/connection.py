@@ -23,6 +23,7 @@ from protocol import (
 )
 from protocol.messages import Goaway, Message
 from trioserver.auth import User
+from trioserver.telemetry.log_context import MAX_USER
 from trioserver.websocket.errors import ConnectionEnded
 from trioserver.websocket.headers import encode_text
 from trioserver.websocket.outbox import FrameTooBig, OutboxClosed, OutboxFull
@@ -115,7 +116,7 @@ class Connection:
             log = structlog.get_logger("trioserver").bind(
                 connection_id=self.id, route=self.route.path
             )
-            self._log = log if self._user is None else log.bind(user=self._user.id)
+            self._log = log if self._user is None else log.bind(user=self._user.id[:MAX_USER])
         return self._log
 
     @log.setter

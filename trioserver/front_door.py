@@ -27,6 +27,7 @@ from trioserver.opening import judge, new_connection
 from trioserver.peers.addresses import plain
 from trioserver.registry import Registry
 from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.lines import LineThrottle, may_log
 from trioserver.telemetry.tracing import Tracing
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
@@ -71,6 +72,7 @@ class FrontDoor:
         application: Application,
         config: Config,
         *,
+        lines: LineThrottle,
         registry: Registry,
         blocks: Blocks,
         readiness: Readiness | None,
@@ -86,6 +88,7 @@ class FrontDoor:
         self.http: HttpService | None = None
         self._application = application
         self._config = config
+        self._lines = lines
         self._registry = registry
         self._blocks = blocks
         self._readiness = readiness
@@ -121,6 +124,7 @@ class FrontDoor:
         ``proxied``: it begins with a header of the PROXY protocol. ``builtin``: it has come to the
         listener of the built-in routes.
         """
+        self._lines.use()  # the stream may be an embedder's, and the task too
         self.accepted += 1
         peer = plain(remote_of(stream) if remote is None else remote)
         arrival = _Arrival(stream, peer, proxied, builtin)
@@ -132,7 +136,8 @@ class FrontDoor:
             # Formatted here: an embedder's structlog may print the variables of each frame. And it
             # may raise, which must end this stream only: a full disk is met by all log lines.
             with suppress(Exception):
-                log.error("stream_crashed", traceback=traceback_of(errors))
+                if may_log("stream_crashed", peer):
+                    log.error("stream_crashed", traceback=traceback_of(errors))
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -175,7 +180,8 @@ class FrontDoor:
         except PeerLeft as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
-                log.info("tls_refused", remote=arrival.peer, reason=cause.reason)
+                if may_log("tls_refused", arrival.peer):
+                    log.info("tls_refused", remote=arrival.peer, reason=cause.reason)
             else:
                 log.debug("no_request", remote=arrival.peer, why="PeerLeft")
         else:

@@ -25,6 +25,7 @@ from trioserver.handlers import call
 from trioserver.heartbeat import Heartbeat
 from trioserver.observer import Observer
 from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.lines import may_log
 from trioserver.telemetry.log_context import BoundConnection
 from trioserver.telemetry.tracing import Tracing, step
 from trioserver.verification import verify
@@ -366,6 +367,9 @@ class Lifecycle:
         except Exception as error:
             remains = without_departure(error, connection.id)
             if remains is None:
-                connection.log.warning("close_hook_stopped", reason="it sent to this connection")
+                if may_log("close_hook_stopped", user=connection.user.id):
+                    connection.log.warning(
+                        "close_hook_stopped", reason="it sent to this connection"
+                    )
             else:
                 self._account.failed("close_hook_failed", remains)

@@ -19,6 +19,7 @@ import trio
 from protocol import TooBigToSend
 from trioserver.auth import Component, id_if_given, id_of
 from trioserver.handlers import refuse_async
+from trioserver.telemetry.lines import may_log
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.errors import ConnectionEnded
 
@@ -253,7 +254,8 @@ class Presence(Component):
                     connection_id=error.connection_id,
                 )
             except Exception as error:
-                _log.error("presence_hook_failed", hook=change, traceback=traceback_of(error))
+                if may_log("presence_hook_failed", user=guest.user.id):
+                    _log.error("presence_hook_failed", hook=change, traceback=traceback_of(error))
         assert self._route is not None, "whoever arrives arrives on a route"
         data: dict[str, Any] = {"event": change, "user": guest.user.id}
         try:

@@ -37,6 +37,7 @@ from trioserver.operations.serving import Serving
 from trioserver.registry import Registry
 from trioserver.storage import Database
 from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.lines import LineThrottle, may_log
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness
@@ -100,9 +101,11 @@ class Server:
             observers = [*observers, self.audit]
         self._counts = Counts()
         self._observer = Observers([self._counts, *observers])
+        self._lines = LineThrottle(config.log.lines_per_source, config.log.lines_per_second)
         self._front_door = FrontDoor(
             application,
             config,
+            lines=self._lines,
             registry=self._registry,
             blocks=self._blocks,
             readiness=self._readiness,
@@ -116,7 +119,7 @@ class Server:
             config,
             listening=self._listening,
             parts=self._parts,
-            apply=self._front_door.reconfigure,
+            apply=self._apply,
             load_config=load_config,
         )
         self._serving = Serving(
@@ -132,6 +135,11 @@ class Server:
             make_http=self._make_http,
             lifespan_of=self._lifespan_of,
         )
+
+    def _apply(self, config: Config) -> None:
+        """What counts at once."""
+        self._lines.reconfigure(config.log.lines_per_source, config.log.lines_per_second)
+        self._front_door.reconfigure(config)
 
     def _lifespan_of(self, part: Application) -> AbstractAsyncContextManager[None] | None:
         """With the server, where the function takes it."""
@@ -152,7 +160,11 @@ class Server:
 
     def _services(self) -> list[Callable[..., Any]]:
         """Their background work, and the server's own."""
-        ours = [self._blocks.run, self._front_door.memory.run]
+        ours: list[Callable[..., Any]] = [
+            self._lines.run,
+            self._blocks.run,
+            self._front_door.memory.run,
+        ]
         if self.audit is not None:
             ours.append(self.audit.run)
         parts = self._parts()
@@ -254,8 +266,19 @@ class Server:
         """Tell the observers, the audit among them, of an authentication over HTTP.
 
         For what an application verifies itself, as a password: `trioserver.http.api.record_attempt`
-        fills in what is known of a request. Bearer tokens are recorded by the server.
+        fills in what is known of a request. Bearer tokens are recorded by the server. The log has
+        the attempts that failed.
         """
+        if attempt.code is not None and may_log("authentication_failed", attempt.remote):
+            log.info(
+                "authentication_failed",
+                method=attempt.method,
+                reason=attempt.code,
+                user=attempt.user,
+                remote=attempt.remote,
+                path=attempt.path,
+                token=attempt.token,
+            )
         self._front_door.gate.on_auth_attempt(attempt)
         self._observer.on_auth_attempt(attempt)
 
@@ -433,6 +456,7 @@ class Server:
 
     async def run(self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled."""
+        self._lines.use()
         async with AsyncExitStack() as stack:
             if self._database is not None:
                 await stack.enter_async_context(self._database)

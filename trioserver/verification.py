@@ -13,6 +13,7 @@ from trioserver.auth import Credentials, User
 from trioserver.blocks import Blocks
 from trioserver.connection import Connection
 from trioserver.handlers import unwrap
+from trioserver.telemetry.lines import may_log
 from trioserver.telemetry.log_context import bind_connection
 from trioserver.telemetry.tracing import step
 from trioserver.timings import Timings
@@ -110,5 +111,6 @@ def _refusal_for(connection: Connection, event: str, error: Exception, code: str
     error = unwrap(error)
     if isinstance(error, Refusal):
         return error
-    connection.log.error(event, traceback=traceback_of(error))
+    if may_log(event, connection.request.remote):
+        connection.log.error(event, traceback=traceback_of(error))
     return Refusal(code)

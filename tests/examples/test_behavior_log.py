@@ -726,7 +726,7 @@ def test_nothing_secret_is_in_the_log(tmp_path: Path) -> None:
         world.admin("/api/v1/admin/inspect-token", {"token": token})
         log = running.log_until("session_mismatch")
     assert "session_mismatch" in log
-    assert "mpin_refused" in log
+    assert "authentication_failed" in log
     for secret in (token, token.split(".")[1], "123456", "654321", "9876543210", "1111111111"):
         assert secret not in log
     assert "a private matter" not in log

@@ -32,6 +32,7 @@ from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.peers.forwarded import client_of
 from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host
 from trioserver.peers.origins import SAME_HOST, OriginPolicy
+from trioserver.telemetry.lines import may_log
 from trioserver.telemetry.seldom import Seldom
 from trioserver.websocket.handshake import BadHead, Head
 
@@ -219,16 +220,17 @@ class Gate(Observer):
         code, event, details = "bad_request", "request_refused", {}
         if isinstance(bad, NotLetIn):
             code, event, details = bad.code, bad.event, dict(bad.details)
-        level = log.info if event == "request_refused" else log.warning
-        level(
-            event,
-            remote=remote,
-            path=path,
-            status=bad.status,
-            reason=bad.reason,
-            token=None if head is None else fingerprint(head.query.get("token")),
-            **details,
-        )
+        if may_log(event, remote):
+            level = log.info if event == "request_refused" else log.warning
+            level(
+                event,
+                remote=remote,
+                path=path,
+                status=bad.status,
+                reason=bad.reason,
+                token=None if head is None else fingerprint(head.query.get("token")),
+                **details,
+            )
         self._observer.request_refused(
             RefusedRequest(
                 remote=remote,
@@ -242,7 +244,8 @@ class Gate(Observer):
 
     def drop_bad_proxy(self, peer: str, reason: str) -> None:
         """Log and count a connection that did not begin as the listener wants it."""
-        log.warning("proxy_protocol_failed", remote=peer, reason=reason)
+        if may_log("proxy_protocol_failed", peer):
+            log.warning("proxy_protocol_failed", remote=peer, reason=reason)
         self._drop(peer, "proxy_protocol", reason)
 
     def _drop(self, peer: str, code: str, reason: str) -> None:
@@ -282,7 +285,8 @@ class Gate(Observer):
         return "" if peer in self._trusted else key_of(peer)
 
     def _on_block(self, key: str, seconds: float) -> None:
-        log.warning("address_blocked", remote=key, seconds=seconds)
+        if may_log("address_blocked", key):
+            log.warning("address_blocked", remote=key, seconds=seconds)
         self._observer.address_blocked(AddressBlock(remote=key, duration=seconds))
 
     def _on_eviction(self, slot: Slot, cap: Cap) -> None:

@@ -44,7 +44,9 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 @attrs.frozen(kw_only=True)
 class LogConfig:
-    """What a program that serves writes to stderr. An embedding program logs as it likes."""
+    """What a program that serves writes to stderr, and how many lines others may cause. A program
+    that embeds the server formats and filters as it likes; the bounds count there too.
+    """
 
     format: str = choice(
         "auto", LOG_FORMATS, "`auto` is coloured text on a terminal, and JSON lines elsewhere."
@@ -53,6 +55,21 @@ class LogConfig:
         "info",
         LOG_LEVELS,
         "For the server and the application; other libraries are heard from warning on.",
+    )
+    lines_per_source: int = count(
+        5,
+        1,
+        100_000,
+        "lines/s",
+        "Lines that one address may cause, or one user who is authenticated; 20 times as many at "
+        "once. Beyond, they are counted, and `lines_suppressed` says how many.",
+    )
+    lines_per_second: int = count(
+        50,
+        1,
+        1_000_000,
+        "lines/s",
+        "Lines that all who are not authenticated may cause together; 20 times as many at once.",
     )
     exception_messages: str = choice(
         "off",

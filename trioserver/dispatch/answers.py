@@ -13,6 +13,7 @@ from trioserver.connection import Connection
 from trioserver.handlers import unwrap
 from trioserver.storage import DatabaseUnavailable
 from trioserver.telemetry.handling_times import Outcome
+from trioserver.telemetry.lines import may_log
 from trioserver.telemetry.seldom import Seldom
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.errors import without_departure
@@ -76,15 +77,22 @@ def judge(
             _log_too_big(connection, name, error)
         return Outcome.REFUSED, error
     log = connection.log if id is None else connection.log.bind(request_id=id)
+    user = connection.user.id
     if isinstance(error, DatabaseUnavailable):
-        log.warning(
-            "handler_without_database", handler=name, category=error.category, error=str(error)
-        )
+        if may_log("handler_without_database", user=user):
+            log.warning(
+                "handler_without_database",
+                handler=name,
+                category=error.category,
+                error=str(error),
+            )
         return Outcome.FAILED, Refusal("unavailable")
     if isinstance(error, trio.TooSlowError):
-        log.warning("handler_too_slow", handler=name)
+        if may_log("handler_too_slow", user=user):
+            log.warning("handler_too_slow", handler=name)
         return Outcome.TIMEOUT, Refusal("unavailable", "This took too long; try again later.")
-    log.error("handler_failed", handler=name, traceback=traceback_of(error))
+    if may_log("handler_failed", user=user):
+        log.error("handler_failed", handler=name, traceback=traceback_of(error))
     return Outcome.FAILED, Refusal("internal_error")
 
 

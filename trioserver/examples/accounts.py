@@ -24,7 +24,6 @@ from typing import Annotated, Any, Final, TypeVar
 import attrs
 import msgspec
 import sqlalchemy as sa
-import structlog
 import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -77,8 +76,6 @@ accounts: Final = sa.Table(
     sa.Column("password", sa.String(200), nullable=False),
     sa.Column("claims", sa.JSON, nullable=False),
 )
-
-log: Final = structlog.get_logger("trioserver")
 
 
 @attrs.frozen
@@ -268,7 +265,6 @@ async def login(request: Request) -> JSONResponse:
     if not good:
         user = wanted.username if stored is not None else None
         record_attempt(request, "password", code="login_failed", user=user)
-        log.info("login_refused", remote=remote, reason="login_failed")
         challenge = {"WWW-Authenticate": 'Bearer realm="trioserver"'}
         raise ApiError(401, "login_failed", "The name or the password is wrong.", challenge)
     services.tries.give_back(this)
@@ -283,7 +279,6 @@ async def login(request: Request) -> JSONResponse:
 
 def _too_many(request: Request, wait: float) -> ApiError:
     record_attempt(request, "password", code="rate_limited")
-    log.info("login_refused", reason="rate_limited")
     seconds = math.ceil(wait)
     message = f"Too many attempts. Try again in {seconds} s."
     return ApiError(429, "rate_limited", message, {"Retry-After": str(seconds)})

@@ -24,7 +24,6 @@ from typing import Annotated, Any, Final
 
 import attrs
 import msgspec
-import structlog
 import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -73,8 +72,6 @@ DEVICE_REFILL: Final = 300.0
 MPIN_PATH: Final = "/api/v1"
 
 HEADERS: Final = {"Cache-Control": "no-store"}
-
-log: Final = structlog.get_logger("trioserver")
 
 
 class Login(msgspec.Struct):
@@ -294,7 +291,7 @@ async def _counted(
     wait = services.tries.begin(this)
     if wait > 0:
         record_attempt(request, "mpin", code="rate_limited")
-        raise _too_many(remote, wait)
+        raise _too_many(wait)
     await services.seeded.wait()
     user_id = ""
     try:
@@ -305,13 +302,12 @@ async def _counted(
         yield user_id
     except ApiError as error:
         record_attempt(request, "mpin", code=error.code, user=user_id or None)
-        log.info("mpin_refused", remote=remote, reason="mpin_invalid")
         raise
     except (Busy, Refusal, DatabaseUnavailable) as error:
         services.tries.give_back(this)  # no fault of who asks
         code = error.code if isinstance(error, Refusal) else "unavailable"
         record_attempt(request, "mpin", code=code, user=user_id or None)
-        raise _too_many(remote, 1.0) if isinstance(error, Busy) else error from None
+        raise _too_many(1.0) if isinstance(error, Busy) else error from None
     services.tries.give_back(this)
     record_attempt(request, "mpin", user=user_id)
 
@@ -321,8 +317,7 @@ def _wrong() -> ApiError:
     return ApiError(401, "mpin_invalid", "The phone, the MPIN or the session is wrong.", challenge)
 
 
-def _too_many(remote: str, wait: float) -> ApiError:
-    log.info("mpin_refused", remote=remote, reason="rate_limited")
+def _too_many(wait: float) -> ApiError:
     seconds = math.ceil(wait)
     words = f"Too many attempts. Try again in {seconds} s."
     return ApiError(429, "rate_limited", words, {"Retry-After": str(seconds)})

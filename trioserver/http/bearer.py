@@ -17,6 +17,7 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.handlers import unwrap
 from trioserver.http.errors import ApiError, unavailable
 from trioserver.observer import AuthAttempt
+from trioserver.telemetry.lines import may_log
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.request import Request
 
@@ -178,7 +179,8 @@ def _refusal_for(error: Exception) -> Refusal:
         return error
     if isinstance(error, trio.TooSlowError):
         return Refusal("unavailable")
-    log.error("authenticator_failed", traceback=traceback_of(error))
+    if may_log("authenticator_failed"):
+        log.error("authenticator_failed", traceback=traceback_of(error))
     return Refusal("internal_error")
 
 

@@ -12,6 +12,7 @@ import trio
 from starlette.requests import ClientDisconnect
 
 from trioserver.paths import masked_path
+from trioserver.telemetry.lines import may_log
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.handshake import BadHead
 
@@ -81,15 +82,18 @@ class Exchange:
             gone = True
         except* Exception as errors:
             failed = True
-            log.error(
-                "http_application_failed", path=self._shown_path, traceback=traceback_of(errors)
-            )
+            if self._may_log("http_application_failed"):
+                log.error(
+                    "http_application_failed", path=self._shown_path, traceback=traceback_of(errors)
+                )
         finally:
             self._output.close()
         if self._cancel_scope.cancelled_caught:
-            log.error("http_application_too_slow", path=self._shown_path)
+            if self._may_log("http_application_too_slow"):
+                log.error("http_application_too_slow", path=self._shown_path)
             return BadHead(503, "The server did not answer in time. Try again later.")
-        if not (failed or gone or self.started):
+        unanswered = not (failed or gone or self.started)
+        if unanswered and self._may_log("http_application_failed"):
             log.error("http_application_failed", path=self._shown_path, reason="no answer")
         if failed or not self.started:
             return BadHead(500, "The server failed; the fault is not yours.")
@@ -98,6 +102,10 @@ class Exchange:
     async def end(self) -> None:
         """Tell Hypercorn that the application has returned."""
         await self._send(None)
+
+    def _may_log(self, event: str) -> bool:
+        client = self.scope.get("client")
+        return may_log(event, "" if client is None else client[0])
 
     @property
     def _shown_path(self) -> str:

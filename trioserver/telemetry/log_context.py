@@ -13,6 +13,9 @@ from structlog.contextvars import bind_contextvars
 
 from protocol import Id
 
+MAX_USER: Final = 256
+"""Characters of a user's id in a line; a token may say a longer one."""
+
 UNBOUND: Final = ...
 """What structlog leaves out of a line."""
 
@@ -31,7 +34,7 @@ _VARIABLES: Final = (_CONNECTION_ID, _USER, _REQUEST_ID)
 def bind_connection(connection_id: str, user: str | None) -> None:
     """From here on in this task, and in those it starts, lines are this connection's."""
     _CONNECTION_ID.set(connection_id)
-    _USER.set(UNBOUND if user is None else user)
+    _USER.set(UNBOUND if user is None else user[:MAX_USER])
     _REQUEST_ID.set(UNBOUND)
 
 

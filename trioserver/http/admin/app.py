@@ -36,6 +36,7 @@ from trioserver.inspection import ConnectionFilter
 from trioserver.observer import Act
 from trioserver.paths import masked_path
 from trioserver.storage import DatabaseUnavailable
+from trioserver.telemetry.lines import may_log
 from trioserver.tracebacks import traceback_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,6 @@ class _Administration:
         try:
             caller = await self._gate.admit(request)
         except ApiError as error:
-            log.info("admin_refused", remote=remote_of(request), reason=error.code)
             await error.response(scope, receive, send)
             return
         scope["trioserver.admin"] = (caller, started)
@@ -122,7 +122,8 @@ class _Administration:
                 return unavailable("The database does not answer.").response
             except Exception as error:
                 path = masked_path(request.url.path)
-                log.error("admin_failed", path=path, traceback=traceback_of(error))
+                if may_log("admin_failed", remote_of(request)):
+                    log.error("admin_failed", path=path, traceback=traceback_of(error))
                 return ApiError(500, "internal_error", "The server failed; see its log.").response
 
         return guarded

@@ -1,0 +1,139 @@
+"""How many log lines strangers and single clients can cause, and what is said of the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock
+
+from tests.support.app import Harness, serving
+from tests.support.client import Rejected
+from trioserver import Config, LimitsConfig, LogConfig
+from trioserver.telemetry.throttle import SOURCES, Suppressed, Throttle
+
+BOUND: dict[str, Any] = {"lines_per_source": 1, "lines_per_second": 5}  # 20 and 100 at once
+
+
+def config(**limits: Any) -> Config:
+    generous = {"handshakes_per_second": 100_000, "forged_tokens": 100_000, **limits}
+    return Config(port=0, log=LogConfig(**BOUND), limits=LimitsConfig(**generous))
+
+
+def count(lines: list[Any]) -> Counter[str]:
+    return Counter(line["event"] for line in lines)
+
+
+# ------------------------------------------------------------------------------ the throttle
+
+
+def test_a_source_has_its_rate_and_its_burst() -> None:
+    throttle = Throttle(2, burst=10)
+    assert sum(throttle.allow("a", "x", 0.0) for _ in range(100)) == 20
+    assert sum(throttle.allow("a", "x", 5.0) for _ in range(100)) == 10
+    assert throttle.allow("b", "x", 5.0)
+    assert throttle.collect() == [Suppressed("a", "x", 170)]
+    assert throttle.collect() == []
+
+
+def test_all_together_have_a_rate_that_is_used_up_only_by_what_is_kept() -> None:
+    throttle = Throttle(1, 3, burst=10)
+    assert sum(throttle.allow("loud", "x", 0.0) for _ in range(10_000)) == 10
+    assert sum(throttle.allow(f"quiet {n}", "x", 0.0) for n in range(100)) == 20
+
+
+def test_what_is_remembered_is_bounded_however_many_sources_and_kinds_there_are() -> None:
+    throttle = Throttle(1, 1, burst=1)
+    for n in range(3 * SOURCES):
+        throttle.allow(f"source {n}", n, 0.0)
+    assert len(throttle._buckets) <= SOURCES
+    assert len(throttle._suppressed) <= 3 * SOURCES
+    rows = throttle.collect()
+    assert sum(row.count for row in rows) == 3 * SOURCES - 1
+    named = [row for row in rows if row.source]
+    assert len(named) == 20
+
+
+# ------------------------------------------------------------------------------ in a server
+
+
+async def refuse(harness: Harness, times: int, remote: str) -> None:
+    for n in range(times):
+        client = harness.connect_raw(remote=f"{remote}:{n}")
+        with pytest.raises(Rejected):
+            await client.open("/nothing")
+
+
+async def fail(harness: Harness, times: int, remote: str) -> None:
+    for n in range(times):
+        client = await harness.connect(remote=f"{remote}:{n}")
+        await client.send(type="auth", token="forged")
+        await client.receive_end()
+
+
+async def test_refused_requests_of_one_address_are_some_lines_and_a_summary(
+    autojump_clock: MockClock,
+) -> None:
+    with capture_logs() as lines:
+        async with serving(config()) as harness:
+            await refuse(harness, 300, "192.0.2.1")
+            assert count(lines)["request_refused"] == 20
+            await refuse(harness, 5, "192.0.2.2")
+            assert count(lines)["request_refused"] == 25
+            await trio.sleep(10)
+    (summary,) = (line for line in lines if line["event"] == "lines_suppressed")
+    assert summary["of"] == "request_refused"
+    assert (summary["remote"], summary["count"]) == ("192.0.2.1", 280)
+
+
+async def test_refused_connections_of_many_addresses_have_a_bound_together(
+    autojump_clock: MockClock,
+) -> None:
+    with capture_logs() as lines:
+        async with serving(config()) as harness:
+            for n in range(200):
+                await fail(harness, 1, f"192.0.2.{n}")
+    kept = count(lines)["connection_refused"] + count(lines)["connection_closed"]
+    told = sum(line["count"] for line in lines if line["event"] == "lines_suppressed")
+    assert kept < 120
+    assert kept + told == 400
+
+
+async def test_a_flood_costs_no_line_of_those_who_authenticate(autojump_clock: MockClock) -> None:
+    with capture_logs() as lines:
+        async with serving(config()) as harness:
+            for n in range(10):
+                await fail(harness, 50, f"192.0.2.{n}")
+            for _ in range(5):
+                client = await harness.connect(remote="192.0.2.1:1")
+                await client.authenticate()
+                await client.close()
+            await harness.assert_nothing_left()
+    closed = [line for line in lines if line["event"] == "connection_closed"]
+    assert sum(line.get("user") == "alice" for line in closed) == 5
+
+
+async def test_failing_handlers_of_one_client_are_some_lines_and_a_summary(
+    autojump_clock: MockClock,
+) -> None:
+    with capture_logs() as lines:
+        async with serving(config()) as harness:
+            client = await harness.ready()
+            for n in range(60):
+                assert (await client.request("fail_inline", id=n))["code"] == "internal_error"
+    assert count(lines)["handler_failed"] == 20
+    (summary,) = (line for line in lines if line["event"] == "lines_suppressed")
+    assert (summary["of"], summary["user"], summary["count"]) == ("handler_failed", "alice", 40)
+
+
+async def test_bounds_can_be_changed_while_it_runs(autojump_clock: MockClock) -> None:
+    with capture_logs() as lines:
+        async with serving(config()) as harness:
+            await refuse(harness, 30, "192.0.2.1")
+            more = Config(port=0, log=LogConfig(lines_per_source=1000))
+            await harness.server.reconfigure(more)
+            await refuse(harness, 100, "192.0.2.1")
+    assert count(lines)["request_refused"] == 120

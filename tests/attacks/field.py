@@ -94,7 +94,7 @@ class Field:
         `trio.TooSlowError` after ``longest`` seconds.
         """
         figures = Figures(name=name)
-        await self._ask()
+        figures.quiet = (await self._ask()).answers
         files = self.files()
         open_before = await self.open_connections()
         figures.rss_before = figures.rss_most = self.memory()

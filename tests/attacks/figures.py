@@ -30,6 +30,8 @@ class Figures:
     name: str
     answers: Sequence[float] = ()
     """To good clients, in ascending order."""
+    quiet: Sequence[float] = ()
+    """Answers before the attack began."""
     waits: Sequence[float] = ()
     """Of newcomers, from connecting to `ready`, in ascending order."""
     rss_before: float = 0.0

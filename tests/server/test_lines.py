@@ -125,8 +125,10 @@ async def test_failing_handlers_of_one_client_are_some_lines_and_a_summary(
             for n in range(60):
                 assert (await client.request("fail_inline", id=n))["code"] == "internal_error"
     assert count(lines)["handler_failed"] == 20
-    (summary,) = (line for line in lines if line["event"] == "lines_suppressed")
-    assert (summary["of"], summary["user"], summary["count"]) == ("handler_failed", "alice", 40)
+    told = [line for line in lines if line["event"] == "lines_suppressed"]
+    assert [(line["user"], line["count"]) for line in told if line["of"] == "handler_failed"] == [
+        ("alice", 40)
+    ]
 
 
 async def test_bounds_can_be_changed_while_it_runs(autojump_clock: MockClock) -> None:

@@ -81,7 +81,7 @@ class Families(Collector):
         )
         yield _counter(
             "evictions",
-            "Silent connections that gave way to new ones.",
+            "Connections that were evicted for new ones: silent ones, and HTTP.",
             statistics.evicted,
         )
         yield _counter("address_blocks", "Addresses that were blocked.", statistics.address_blocks)

@@ -107,6 +107,7 @@ EXAMPLES: Final[dict[str, dict[str, Any]]] = {
             "messages_per_second": 1000,
             "bytes_per_second": 8388608,
             "control_frames_per_second": 50,
+            "max_server_message_bytes": 2031606,
         },
     },
     "AuthExpiring": {"type": "auth_expiring", "expires_at": _UNTIL, "expires_in_ms": 60000},

@@ -405,7 +405,6 @@ class Outbox:
         self.queued_bytes -= taken
         self.bytes_sent += taken
         self._leave_to_run()
-        self._count()
         return False
 
     def _count(self) -> None:
@@ -419,6 +418,7 @@ class Outbox:
         if self._nursery is not None:
             self._nursery.start_soon(self.run)
             self._nursery = None
+        self._count()
         self._wake_up()
 
     def _wake_up(self) -> None:

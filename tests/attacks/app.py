@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import trio
+
 from trioserver import Application, Connection, JWTAuth, Route, anyone
 from trioserver.auth.ownership import SQLOwner
 
@@ -53,6 +55,10 @@ def _serve(route: Route) -> None:
     @route.on("page")
     def page(connection: Connection) -> str:
         return _EVENT
+
+    @route.on("wait")
+    async def wait(connection: Connection, data: Any) -> None:
+        await trio.sleep(25.0)
 
     @route.on("announce")
     def announce(connection: Connection, topic: str) -> None:

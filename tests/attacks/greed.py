@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from contextlib import suppress
 
@@ -18,6 +19,10 @@ _PIECE = 256  # requests in one go
 
 def _request(number: int) -> bytes:
     return encode_masked(msgspec.json.encode({"type": "echo", "id": number, "data": "x" * 40}))
+
+
+def _page(number: int) -> bytes:
+    return encode_masked(msgspec.json.encode({"type": "page", "id": number}))
 
 
 async def send_at_full_speed(field: Field, attackers: int, *, seconds: float) -> Counter[str]:
@@ -56,19 +61,59 @@ async def send_at_full_speed(field: Field, attackers: int, *, seconds: float) ->
 
 async def ask_and_read_nothing(field: Field, attackers: int) -> None:
     """Each asks for pages of 10 KB without reading any, until the server has ended it."""
-    page = encode_masked(msgspec.json.encode({"type": "page", "id": 1}))
 
     async def attacker(number: int) -> None:
         with await Peer.open(field.target, source(number), receive_buffer=_SMALL_BUFFER) as peer:
             assert await peer.get_ready(token(f"deaf-{number}")) == "ready"
             with suppress(OSError):
-                while True:
-                    await peer.send(page * 10)
+                for first in itertools.count(0, 10):
+                    await peer.send(b"".join(map(_page, range(first, first + 10))))
                     await trio.sleep(0.02)
 
     async with trio.open_nursery() as nursery:
         for number in range(attackers):
             nursery.start_soon(attacker, number)
+
+
+async def fill_queues(field: Field, attackers: int, *, seconds: float) -> Counter[str]:
+    """Each sends messages of nearly 1 MiB to a handler that takes its time, as many as are taken.
+
+    How many were, and how attackers were sent away; and the most that the server held, in bytes.
+    """
+    message = encode_masked(msgspec.json.encode({"type": "wait", "data": "x" * 1_000_000}))
+    counts: Counter[str] = Counter()
+
+    async def attacker(number: int) -> None:
+        with await Peer.open(field.target, source(number % 50)) as peer:
+            assert await peer.get_ready(token(f"greedy-{number}")) == "ready"
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fill, peer)
+                with suppress(OSError):
+                    while await peer.hear() is not None:
+                        pass
+                nursery.cancel_scope.cancel()
+            counts[peer.closed_with[1] if peer.closed_with else "cut off"] += 1
+
+    async def fill(peer: Peer) -> None:
+        with suppress(OSError):
+            while True:
+                await peer.send(message)
+                counts["messages"] += 1
+                await trio.sleep(0.15)  # within the limits of the rate
+
+    async def look() -> None:
+        while True:
+            held = int((await field.metrics()).get("memory_bytes", 0))
+            counts["held"] = max(counts["held"], held)
+            await trio.sleep(0.25)
+
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            for number in range(attackers):
+                nursery.start_soon(attacker, number)
+                await trio.sleep(0.02)
+    return counts
 
 
 async def hear_and_read_nothing(field: Field, attackers: int) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.attacks.field import field
-from tests.attacks.figures import Figures
+from tests.attacks.figures import Figures, percentile
 from tests.attacks.greed import (
     SLOW,
     ask_and_read_nothing,
+    fill_queues,
     hear_and_read_nothing,
     send_at_full_speed,
     subscribe_to_many,
@@ -56,6 +57,19 @@ async def test_peers_that_ask_and_read_nothing(tmp_path: Path, report: list[Figu
             metrics = await place.metrics()
             figures.notes.append(f"{metrics[SLOW]:.0f} closed with `slow_consumer`")
         assert metrics[SLOW] == 50
+
+
+async def test_peers_that_fill_their_queues(tmp_path: Path, report: list[Figures]) -> None:
+    """Each is bounded, and all of them together are."""
+    name = "100 that send 1 MB messages to a handler that takes 25 s"
+    async with field(tmp_path) as place:
+        async with place.attack(name, most_memory=2 * 256, report=report) as figures:
+            counts = await fill_queues(place, 100, seconds=10.0)
+            figures.notes.append(f"{counts['messages']:,} messages taken")
+            figures.notes.append(f"{counts['held'] / 2**20:.0f} MiB counted at most")
+            figures.notes.append(f"{counts['server_busy']} closed with `server_busy`")
+        assert counts["held"] <= 256 * 2**20
+        assert percentile(figures.answers, 0.5) < 20
 
 
 async def test_thousands_that_never_read(tmp_path: Path, report: list[Figures]) -> None:

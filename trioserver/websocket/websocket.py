@@ -285,6 +285,7 @@ class WebSocket:
         sockets. None is the end."""
         while items is not None:
             await self._deliver(items)
+            self._count_partial(items)
             if self._pace.left <= 0 and (rest := self._pace.rest(trio.current_time())):
                 await trio.sleep(rest)
             if self._gone or (self._closing_handshake and self._closing_handshake.over.is_set()):
@@ -410,6 +411,9 @@ class WebSocket:
             return
         self._unwatch()
         if items and self._decoder.has_large:
+            waiting = sum(len(item) for item in items if isinstance(item, bytes))
+            self._partial = True
+            self.debt.set_partial(waiting + self._decoder.partial_bytes)
             self._readiness.start_large_in_turn(start)
         else:
             self._readiness.start_in_turn(start)

@@ -33,6 +33,7 @@ async def test_in_a_closed_loop_each_answer_is_followed_by_a_request(one_epoll: 
             loop="closed",
             in_flight=4,
             clients=50,
+            duration=0.5,  # long enough for a second request on a machine that is very busy
             **ECHO,
         )
     counts = outcome.counts
@@ -41,7 +42,7 @@ async def test_in_a_closed_loop_each_answer_is_followed_by_a_request(one_epoll: 
     assert counts.wrong == 0
     assert outcome.figures["request"]["count"] == counts.answered
     assert outcome.figures["ready"]["count"] == 50
-    assert outcome.requests_per_second == pytest.approx(counts.in_window / 0.2)
+    assert outcome.requests_per_second == pytest.approx(counts.in_window / 0.5)
 
 
 async def test_in_an_open_loop_the_rate_is_kept_and_latency_counts_from_when_it_was_due() -> None:

@@ -33,7 +33,7 @@ async def test_the_messages_of_both_sides_are_looked_at(
         ("ClientMessage", {"type": "cancel"}),
         ("ClientMessage", {"type": "echo", "id": ""}),
         ("ClientMessage", {"type": "ack", "id": 1}),
-        ("ClientMessage", {"type": "auth", "heartbeat": "often"}),
+        ("ClientMessage", {"type": "auth", "token": 5}),
     ],
 )
 def test_a_message_that_does_not_fit_is_complained_about(

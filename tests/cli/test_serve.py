@@ -312,7 +312,9 @@ def test_all_addresses_are_told_with_one_for_this_machine_and_without_tls_it_is_
     assert first.startswith("listening on ws://127.0.0.1:")
     assert "0.0.0.0" in first
     process.send_signal(signal.SIGTERM)
-    out, log = process.communicate(timeout=PATIENCE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, log = process.stdout.read(), process.stderr.read()  # what readline has buffered too
     assert "/metrics and /api/v1/admin: for this machine only" in out
     assert "public_without_tls" in log
     for line in out.splitlines():

@@ -355,6 +355,7 @@ async def test_what_is_no_upgrade_gets_an_http_answer(
         await client.send_bytes(request_bytes)
         answer = bytes(await client.stream.receive_some(65536))
         assert answer.startswith(b"HTTP/1.1 " + status)
+        client.vanish()
         await harness.assert_nothing_left()
 
 

@@ -34,8 +34,8 @@ from trioserver import (
 )
 
 OUTBOX: Final = OutboxConfig(max_bytes=256 * 1024, max_age=10.0)
-SLOWEST: Final = 1.02 * OUTBOX.max_bytes / OUTBOX.max_age
-"""Bytes a second: just enough to empty a full outbox within the age of what is in it."""
+SLOWEST: Final = 1.02 * 128 * 1024 / OUTBOX.max_age
+"""Bytes a second that are enough, however large the messages are."""
 
 LARGEST: Final = 190_000
 """Characters of an answer; the largest message here is 192 KiB."""

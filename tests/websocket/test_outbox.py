@@ -173,6 +173,36 @@ async def test_last_words_are_sent_instead_of_what_is_overdue(
         assert outbox.queued_bytes == 0
 
 
+async def test_a_large_frame_may_take_long_while_each_piece_of_it_is_taken_in_time(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """And what waits behind it is not overdue for its size."""
+    bench = Bench()
+    async with running(bench) as outbox:
+        outbox.put_nowait(b"x" * 512 * KIB)
+        outbox.put_nowait(b"behind it")
+        for size in [64 * KIB] * 6 + [128 * KIB]:
+            await trio.sleep(MAX_AGE * 0.8)
+            assert len(await bench.read()) == size
+        assert await bench.read() == b"behind it"
+        assert bench.overdue == 0
+
+
+async def test_a_large_frame_of_which_a_piece_is_not_taken_ends_it(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    bench = Bench()
+    async with running(bench) as outbox:
+        outbox.put_nowait(b"x" * 512 * KIB)
+        await trio.sleep(MAX_AGE * 0.8)
+        await bench.read()
+        begin = trio.current_time()
+        with pytest.raises(OutboxClosed):
+            await outbox.flush()
+        assert trio.current_time() - begin == pytest.approx(MAX_AGE)
+        assert bench.overdue == 1
+
+
 async def test_that_data_is_overdue_is_told_once(autojump_clock: trio.abc.Clock) -> None:
     """Though nobody takes the last words either."""
     bench = Bench()
@@ -420,10 +450,10 @@ class Straight(Bench):
             write_now=self._write,
         )
 
-    def _write(self, data: bytes) -> int:
+    def _write(self, data: bytes | memoryview) -> int:
         if self.error is not None:
             raise self.error
-        taken = data[: self.room]
+        taken = bytes(data[: self.room])
         self.room -= len(taken)
         self.calls.append(taken)
         return len(taken)

@@ -63,4 +63,10 @@ class OutboxConfig:
         "64 KiB, or by a quarter where that is less; one that is larger is refused: "
         "`too_big_to_send`.",
     )
-    max_age: float = seconds(10.0, 0.1, 3600.0, "How long anything waits to be sent to it.")
+    max_age: float = seconds(
+        10.0,
+        0.1,
+        3600.0,
+        "How long anything waits to be sent to it; a message of more than 64 KiB has as long for "
+        "each of its pieces, of 64 KiB.",
+    )

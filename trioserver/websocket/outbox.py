@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import attrs
@@ -41,6 +41,21 @@ def _room(max_bytes: int) -> int:
     return min(ROOM_BYTES, max_bytes // 4)
 
 
+def _pieces(chunk: bytes) -> Iterator[bytes | memoryview]:
+    """The chunk in pieces, each of which the transport has to take in time.
+
+    What small frames fill is one piece. What is left after a piece has the same pieces again.
+    """
+    if len(chunk) <= 2 * _CHUNK_BYTES:
+        yield chunk
+        return
+    left = memoryview(chunk)
+    while len(left) > 2 * _CHUNK_BYTES:
+        yield left[:_CHUNK_BYTES]
+        left = left[_CHUNK_BYTES:]
+    yield left
+
+
 class FrameTooBig(Exception):
     """The frame is larger than any that the outbox takes; nothing was queued."""
 
@@ -71,7 +86,9 @@ class Outbox:
 
     ``max_bytes`` bounds what waits, ``max_age`` (seconds) for how long. When data has waited
     longer it is dropped and ``on_overdue`` called, once, which may still put its last words; when
-    the transport has not taken a chunk for that long, nothing more is sent.
+    the transport has not taken a piece for that long, nothing more is sent. A large frame leaves
+    in pieces, each with that time of its own, and what waits behind it has its time after it: so
+    its size makes nobody overdue who reads.
 
     ``max_frame_bytes`` is the size of the largest frame that is taken. Who can wait uses
     `wait_room` before putting a frame, and then it fits; while more than ``room_bytes`` are queued
@@ -79,11 +96,12 @@ class Outbox:
     """
 
     __slots__ = (
-        "_chunk", "_chunk_controls", "_chunk_others", "_close", "_control", "_controls", "_data",
-        "_debt", "_ending", "_held", "_held_since", "_moved", "_nursery", "_on_left", "_on_overdue",
-        "_on_room", "_others", "_owes", "_shared_bytes", "_sound", "_stream", "_turn",
-        "_waiting_bytes", "_wake", "_write_now", "_writing", "bytes_sent", "closed", "corked",
-        "max_age", "max_bytes", "max_frame_bytes", "queued_bytes", "room_bytes",
+        "_ages_from", "_chunk", "_chunk_controls", "_chunk_is_large", "_chunk_others", "_close",
+        "_control", "_controls", "_data", "_debt", "_ending", "_held", "_held_since", "_moved",
+        "_nursery", "_on_left", "_on_overdue", "_on_room", "_others", "_owes", "_shared_bytes",
+        "_sound", "_stream", "_turn", "_waiting_bytes", "_wake", "_write_now", "_writing",
+        "bytes_sent", "closed", "corked", "max_age", "max_bytes", "max_frame_bytes",
+        "queued_bytes", "room_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +111,7 @@ class Outbox:
         max_bytes: int,
         max_age: float,
         on_overdue: Callable[[], None],
-        write_now: Callable[[bytes], int] | None = None,
+        write_now: Callable[[bytes | memoryview], int] | None = None,
         debt: Debt | None = None,
     ) -> None:
         self.max_bytes = max_bytes
@@ -109,6 +127,7 @@ class Outbox:
         self._nursery: trio.Nursery | None = None  # until `run` has been started in it
         self.corked = False
         self._held_since = 0.0
+        self._ages_from = 0.0  # what waits is no older than this: a large frame went before it
         self._writing = False  # `run` is handing the chunk to the transport
         self._control: list[bytes] = []
         self._data: list[tuple[bytes, float]] = []  # often empty, and then small
@@ -122,6 +141,7 @@ class Outbox:
         self._chunk = b""
         self._chunk_controls = 0
         self._chunk_others = 0
+        self._chunk_is_large = False  # one of its frames is larger than a chunk need be
         self._wake: trio.Event | None = None  # `run` waits for it
         self._moved: trio.Event | None = None  # others wait for it
         self._on_left: tuple[int, Callable[[], None]] | None = None
@@ -388,16 +408,21 @@ class Outbox:
     def _send_alone(self, frames: bytes, count: int) -> None:
         """Hand over data frames that are all there is."""
         self._chunk, self._chunk_controls, self._chunk_others = frames, 0, count
+        self._chunk_is_large = len(frames) > _CHUNK_BYTES
         self._try_chunk()
 
     def _try_chunk(self) -> bool:
         """Hand the chunk over; whether the transport took all of it."""
         assert self._write_now is not None
-        chunk = self._chunk
+        chunk, taken = self._chunk, 0
         try:
-            taken = self._write_now(chunk)
+            for piece in _pieces(chunk):  # the same that `run` goes on with, as TLS demands it
+                took = self._write_now(piece)
+                taken += took
+                if took < len(piece):
+                    break
         except OSError:
-            taken = 0  # `run` is going to meet it, and ends
+            pass  # `run` is going to meet it, and ends
         if taken == len(chunk):
             self._sent(taken)
             return True
@@ -451,14 +476,23 @@ class Outbox:
         if not self._chunk:
             return
         self._writing = True
-        with trio.move_on_after(self.max_age) as scope:
-            await self._stream.send_all(self._chunk)
+        in_time = await self._write_pieces(self._chunk)
         self._writing = False
-        if scope.cancelled_caught:
+        if not in_time:
             self.close()
             self._overdue()
         elif not self.closed:
             self._sent(len(self._chunk))
+
+    async def _write_pieces(self, chunk: bytes) -> bool:
+        """Hand over the chunk; whether the transport took each piece of it in time."""
+        with trio.move_on_after(self.max_age) as scope:
+            for piece in _pieces(chunk):
+                await self._stream.send_all(piece)
+                scope.deadline = trio.current_time() + self.max_age
+            if self._chunk_is_large:
+                self._ages_from = trio.current_time()
+        return not scope.cancelled_caught
 
     def _take_chunk(self) -> None:
         """Fill the chunk, unless something is left of the last one: control frames, data as far
@@ -469,11 +503,13 @@ class Outbox:
         self._chunk_controls = len(frames)
         size = sum(map(len, frames))
         data, taken = self._data, 0
+        self._chunk_is_large = False
         while taken < len(data) and size < _CHUNK_BYTES:
             frame = data[taken][0]
             frames.append(frame)
             size += len(frame)
             taken += 1
+            self._chunk_is_large = len(frame) > _CHUNK_BYTES  # then it is the last one
             if type(frame) is SharedFrame:
                 self._shared_bytes -= len(frame)  # the chunk is this outbox's own
         del data[:taken]
@@ -498,7 +534,8 @@ class Outbox:
             self._check_left()
 
     def _drop_overdue(self) -> None:
-        if self._data and self._data[0][1] < trio.current_time() - self.max_age:
+        overdue = trio.current_time() - self.max_age
+        if self._data and self._data[0][1] < overdue and self._ages_from < overdue:
             self.discard()
             self._overdue()
 

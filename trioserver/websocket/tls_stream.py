@@ -166,7 +166,7 @@ class TLSStream(trio.abc.Stream):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
 
-    def write_now(self, data: bytes) -> int:
+    def write_now(self, data: bytes | memoryview) -> int:
         """Hand over what the socket takes, and say how much of ``data`` that was.
 
         The rest has to be what is written next. Raises `OSError`.

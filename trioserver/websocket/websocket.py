@@ -544,7 +544,7 @@ class WebSocket:
         self._nursery = None
         self.outbox.let_go()
 
-    def _write_now(self, data: bytes) -> int:
+    def _write_now(self, data: bytes | memoryview) -> int:
         try:
             if self._tls is not None:
                 return self._tls.write_now(data)

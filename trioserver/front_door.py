@@ -319,8 +319,8 @@ class _Place:
     def verifying(self) -> None:
         self.slot.verifying()
 
-    def verified(self) -> None:
-        self.slot.ready()
+    def verified(self) -> bool:
+        return self.slot.ready()
 
     def ready(self, connection: Connection) -> None:
         self.door.became_ready(connection)

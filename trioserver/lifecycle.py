@@ -39,8 +39,9 @@ class Place(Protocol):
     def verifying(self) -> None:
         """It has sent its first token, and waits for us."""
 
-    def verified(self) -> None:
-        """It is authenticated and authorized; `ready` has not left yet."""
+    def verified(self) -> bool:
+        """It is authenticated and authorized; `ready` has not left yet. False where there is no
+        room for one more such connection."""
 
     def ready(self, connection: Connection) -> None:
         """It is READY: `ready` has left."""
@@ -258,6 +259,11 @@ class Lifecycle:
             return
         if session.state is not ServerState.VERIFYING:
             return  # something else has ended it in the meantime
+        if not self._place.verified():
+            connection._fail(
+                Refusal("server_busy"), None if session.auth is None else session.auth.id
+            )
+            return
         now = trio.current_time()
         session.admit(
             now=now,
@@ -270,7 +276,6 @@ class Lifecycle:
         connection._acknowledges = credentials.fields.get("mailbox") == "ack"
         self._websocket.max_message_bytes = session.max_message_bytes
         self._websocket.expect_more()
-        self._place.verified()
         connection._flush()
         position = self._websocket.outbox.position
         for message in session.receive_held(now):

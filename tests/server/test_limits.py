@@ -180,6 +180,26 @@ async def test_where_ready_ones_fill_the_server_newcomers_are_told_however_many_
         assert statistics.open <= 1 + 64
 
 
+async def test_of_those_that_are_verified_at_once_no_more_get_ready_than_there_may_be(
+    autojump_clock: MockClock,
+) -> None:
+    world = World(owner_delay=1.0)
+    async with serving(config(connections=5, connections_per_user=1000), world=world) as harness:
+        codes: list[str] = []
+
+        async def come() -> None:
+            client = await harness.connect()
+            await client.receive_until("hello")
+            await client.send(type="auth", token="alice")
+            message = await client.receive()
+            codes.append(str(message.get("code", message["type"])))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(come)
+        assert sorted(codes) == ["ready"] * 5 + ["server_busy"] * 3
+
+
 @pytest.mark.parametrize("upgraded", [False, True])
 async def test_silent_ones_at_the_cap_of_all_connections_keep_nobody_out(
     upgraded: bool, autojump_clock: MockClock

@@ -82,10 +82,16 @@ class Slot:
         """The peer has sent its token."""
         self._move(SlotState.VERIFYING)
 
-    def ready(self) -> None:
-        """The peer is known, and is not evicted any more."""
+    def ready(self) -> bool:
+        """The peer is known, and is not evicted any more; False where READY ones fill the server.
+
+        Several may be verified at the same time, while there is room for one of them.
+        """
+        if self._limiter.is_full:
+            return False
         if self._move(SlotState.READY):
             self.evict = self.abort = _stay
+        return True
 
     def serve_http(self, *, spare: bool = False) -> None:
         """It is HTTP. At a cap another one is evicted for it; with ``spare``, for a probe, only at

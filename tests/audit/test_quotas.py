@@ -13,7 +13,7 @@ from tests.support.databases import eventually
 from trioserver import Act, AuditConfig, AuditQuery, AuthAttempt
 from trioserver.audit import Auditor, Entry
 from trioserver.audit.quotas import Quotas
-from trioserver.storage import Database
+from trioserver.storage import Database, DatabaseUnavailable
 
 CONFIG = AuditConfig(database="x", rows_per_source=1, rows_per_second=10)
 
@@ -119,6 +119,40 @@ async def test_the_end_of_the_server_tells_what_was_suppressed(sqlite_url: str) 
         (row,) = (await auditor.query(AuditQuery(kind="suppressed"))).entries
     assert (row.outcome, row.code, row.method) == ("refused", "token_missing", "bearer")
     assert (row.address, row.affected) == ("192.0.2.1", 4211)
+
+
+async def test_acts_are_kept_while_the_database_is_away_and_many_users_fill_the_queue(
+    sqlite_url: str, autojump_clock: MockClock
+) -> None:
+    auditor = Auditor(Database(sqlite_url), AuditConfig(database=sqlite_url, queue=100))
+    for number in range(1000):
+        auditor.on_auth_attempt(
+            AuthAttempt(method="bearer", user=f"user-{number}", remote="192.0.2.1:80", path="/x")
+        )
+    lost = auditor.statistics().lost
+    for number in range(25):
+        auditor.administered(Act(actor="root", name="block", target={}, affected=number))
+    statistics = auditor.statistics()
+    assert (statistics.queued, statistics.lost) == (100, lost)
+
+
+async def test_summaries_do_not_fill_the_queue_while_the_database_is_away(
+    sqlite_url: str, autojump_clock: MockClock
+) -> None:
+    class Away(Database):
+        async def _call(self, *_: object, **__: object) -> Any:
+            raise DatabaseUnavailable("driver", "It is away.")
+
+    config = AuditConfig(database=sqlite_url, queue=20, flush_timeout=0.0)
+    async with trio.open_nursery() as nursery:
+        auditor = Auditor(Away(sqlite_url), config)
+        await nursery.start(auditor.run)
+        for _ in range(60):
+            flood(auditor, 100)
+            await trio.sleep(60.0)
+        statistics = auditor.statistics()
+        assert (statistics.queued, statistics.lost) == (10, 0)
+        nursery.cancel_scope.cancel()
 
 
 async def test_acts_are_kept_while_the_database_is_away_and_strangers_flood_the_queue(

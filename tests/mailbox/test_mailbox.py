@@ -6,9 +6,11 @@ Databases answer from threads, so that time is real here; clients are in memory.
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -39,7 +41,8 @@ from trioserver import (
     serve,
 )
 from trioserver.config import OutboxConfig
-from trioserver.mailbox.store import Swept
+from trioserver.mailbox.room import Room, Totals
+from trioserver.mailbox.store import Bounds, Store, Swept
 from trioserver.mailbox.sweeping import PAUSE, ROWS, sweep, sweep_forever
 from trioserver.storage import Database, DatabaseUnavailable
 from trioserver.storage.migrations import SchemaTooNew
@@ -101,7 +104,7 @@ class Post:
 
 @asynccontextmanager
 async def posting(
-    database: str | Database, config: Config | None = None, **options: Any
+    database: str | Path | Database, config: Config | None = None, **options: Any
 ) -> AsyncIterator[Post]:
     mailbox = Mailbox(database, **options)
     app = Application(auth=by_name, mailbox=mailbox)
@@ -443,6 +446,63 @@ async def test_users_are_bounded_and_those_who_have_a_mailbox_keep_it(database_u
         for user in ("alice", "bob"):
             await post.mailbox.send(user, "note", 2)
         assert await post.mailbox.waiting("alice") == 2
+
+
+async def test_many_messages_for_one_user_leave_room_for_another(database_url: str) -> None:
+    async with posting(database_url, max_users=2) as post:
+        for number in range(3):
+            await post.mailbox.send("alice", "note", number)
+        await post.mailbox.send("bob", "note", 1)
+        with pytest.raises(MailboxFull):
+            await post.mailbox.send("carol", "note", 1)
+
+
+async def test_senders_do_not_wait_one_after_the_other_for_a_database_that_hangs(
+    sqlite_url: str, autojump_clock: MockClock
+) -> None:
+    class Hung(Store):
+        async def totals(self) -> Totals:
+            await trio.sleep(5.0)
+            raise DatabaseUnavailable("timeout", "It hangs.")
+
+    store = Hung(Database(sqlite_url), "default", Bounds(messages=9, bytes=9999, age=60.0))
+    room = Room(store, Totals(letters=9, bytes=9999, users=9), timeout=5.0)
+    refused: list[str] = []
+
+    async def take(user: str) -> None:
+        with pytest.raises(DatabaseUnavailable):
+            await room.take(user, 1)
+        refused.append(user)
+
+    with trio.fail_after(11.0):
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(take, str(number))
+    assert len(refused) == 20
+
+
+async def test_what_is_kept_can_be_read_while_nothing_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "mail.db"
+    async with posting(path) as post:
+        await post.mailbox.send("alice", "note", 1)
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with Database(path, timeout=0.5) as database:
+            assert await Mailbox(database).waiting("alice") == 1
+
+
+async def test_more_old_messages_than_a_statement_takes_parameters_do_not_refuse_a_new_one(
+    database_url: str,
+) -> None:
+    old = """INSERT INTO trioserver_letters (id, box, user_id, type, size, at)
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 70000)
+        SELECT CAST(i AS VARCHAR), 'default', 'alice', 'note', 1, 0.0 FROM n"""
+    async with Database(database_url, timeout=PATIENCE) as database:
+        mailbox = Mailbox(database)
+        assert await mailbox.waiting("alice") == 0  # makes the tables
+        await database.run(lambda connection: connection.execute(sa.text(old)).close())
+        posted = await mailbox.send("alice", "note", 1)
+        assert (posted.dropped, await mailbox.waiting("alice")) == (70_000, 1)
 
 
 async def test_of_messages_with_the_same_key_the_last_one_is_kept(database_url: str) -> None:

@@ -21,7 +21,7 @@ from trioserver.audit.entry import (
     of_refused_origin,
 )
 from trioserver.audit.query import AuditPage, AuditQuery
-from trioserver.audit.quotas import Quotas
+from trioserver.audit.quotas import Quotas, matters
 from trioserver.audit.retention import expire_forever
 from trioserver.audit.store import AuditStore
 from trioserver.config import AuditConfig
@@ -34,6 +34,9 @@ log: Final = structlog.get_logger("trioserver")
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 10.0
 """Seconds between attempts to write, doubled each time: a database that is back is soon used."""
+
+_KEPT_FOR_ACTS: Final = 4
+"""One part in so many of the queue is for rows that nobody but an administrator causes."""
 
 _SUMMARY_INTERVAL: Final = 60.0
 """Seconds between rows that say how many rows were suppressed."""
@@ -135,7 +138,10 @@ class Auditor(Observer):
         if not self._quotas.allow(entry, trio.current_time(), is_full=is_full):
             self._suppressed += 1
             return
-        if len(self._queue) >= self._config.queue:
+        room = self._config.queue
+        if not matters(entry):
+            room -= room // _KEPT_FOR_ACTS
+        if len(self._queue) >= room:
             self._lose()
             return
         self._queue.append((f"{self._run_id}-{next(self._numbers)}", entry))
@@ -177,7 +183,8 @@ class Auditor(Observer):
     async def _summarize_forever(self) -> None:
         while True:
             await trio.sleep(_SUMMARY_INTERVAL)
-            self._summarize()
+            if not self._failures:  # or they would fill the queue; the counts go on meanwhile
+                self._summarize()
 
     def _summarize(self) -> None:
         """Record how many rows were suppressed since the last time."""

@@ -8,10 +8,9 @@ stored.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 import trio
@@ -19,9 +18,7 @@ import trio
 from trioserver.blocks.block import Block
 from trioserver.storage import Database, DatabaseUnavailable
 from trioserver.storage.errors import Cause
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+from trioserver.storage.turn import Turn
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -118,7 +115,7 @@ class Storing:
 
     async def remove(self, blocks: Sequence[Block]) -> None:
         """Delete blocks, all or none. Raises `DatabaseUnavailable`, within its time limit."""
-        async with self._turn():
+        async with Turn(self._lock, self._database.timeout):
             # What may be half-way there must not come after: storing it waits for that.
             first = [block for block in blocks if block.id in self._doubtful]
             ids = [block.id for block in blocks]
@@ -131,19 +128,6 @@ class Storing:
             self._waiting.pop(id, None)
             self._doubtful.discard(id)
             self._refused.discard(id)
-
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """The lock: with a deadline, for who holds it may wait for a database that hangs."""
-        with trio.move_on_after(self._database.timeout) as scope:
-            await self._lock.acquire()
-        if scope.cancelled_caught:
-            text = "The database did not answer those who asked before."
-            raise DatabaseUnavailable("timeout", text, cause="timeout")
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     async def run(self) -> None:
         """Store what is put, until cancelled; then what is left, for a moment."""

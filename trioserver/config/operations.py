@@ -161,7 +161,8 @@ class AuditConfig:
         1,
         1_000_000,
         "rows",
-        "Rows that are kept while the database is away; those beyond it are counted as lost.",
+        "Rows that are kept while the database is away; those beyond it are counted as lost. "
+        "A quarter is for administrative acts, and half is not for attempts that fail.",
     )
     batch: int = count(500, 1, 10_000, "rows", "Rows that are written in one transaction.")
     flush_interval: float = seconds(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from trioserver.storage import Database
-from trioserver.storage.migrations import Step, migrate
+from trioserver.storage.migrations import Step
 
 TIMEOUT: Final = 600.0
 """Seconds for an upgrade: a table with millions of rows may have to be rebuilt. In a call that is
@@ -19,4 +19,4 @@ async def upgrade(database_url: str, component: str, steps: Sequence[Step]) -> N
     Raises `DatabaseUnavailable`, and `SchemaTooNew` if a newer version has made the tables.
     """
     async with Database(database_url, timeout=TIMEOUT) as database:
-        await database.run(lambda connection: migrate(connection, component, steps))
+        await database.migrate(component, steps)

@@ -22,8 +22,9 @@ from trioserver.mailbox.courier import RETRY, Courier, Desk
 from trioserver.mailbox.letter import is_key, is_user, new_letter
 from trioserver.mailbox.room import Room, Totals
 from trioserver.mailbox.sweeping import say_unavailable, sweep_forever
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database
 from trioserver.storage.retention import RetentionClock
+from trioserver.storage.turn import Turn
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection
@@ -110,6 +111,7 @@ class Mailbox(Component):
         self._room = Room(
             self._store,
             Totals(letters=max_total_messages, bytes=max_total_bytes, users=max_users),
+            timeout=self._database.timeout,
         )
         self._clock = RetentionClock(wall_clock)
         self._desks: dict[str, Desk] = {}
@@ -149,7 +151,7 @@ class Mailbox(Component):
             raise TooBigToSend(len(letter.text), self.max_message_bytes)
         await self._room.take(name, letter.size)
         with self._at_desk(name) as desk:
-            async with self._turn(desk):
+            async with Turn(desk.posting, self._database.timeout):
                 here = desk.reserve(letter)
                 try:
                     dropped = await self._store.add(letter, now=self._clock.now())
@@ -251,9 +253,6 @@ class Mailbox(Component):
             if desk.is_idle:
                 del self._desks[user]
 
-    def _turn(self, desk: Desk) -> _Turn:
-        return _Turn(desk.posting, self._database.timeout)
-
     def _note(self, id: str) -> None:
         self._delivered[id] = None
         self._has_delivered.set()
@@ -281,20 +280,3 @@ class Mailbox(Component):
                 await self._note_some()
         except Exception as error:
             say_unavailable(error, notes=len(self._delivered))
-
-
-class _Turn:
-    """A lock, with a deadline for getting it. Raises `DatabaseUnavailable`."""
-
-    def __init__(self, lock: trio.Lock, timeout: float) -> None:
-        self._lock = lock
-        self._timeout = timeout
-
-    async def __aenter__(self) -> None:
-        with trio.move_on_after(self._timeout) as scope:
-            await self._lock.acquire()
-        if scope.cancelled_caught:
-            raise DatabaseUnavailable("timeout", "Too many messages wait for this user.")
-
-    async def __aexit__(self, *_: object) -> None:
-        self._lock.release()

@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from protocol import Refusal
+from trioserver.storage.turn import Turn
 from trioserver.telemetry.seldom import Seldom
 
 if TYPE_CHECKING:
@@ -46,12 +47,15 @@ class Room:
 
     What is added is counted here, in memory; what is taken away is not. When the counts reach a
     bound, the letters are counted in the database, so that this costs nothing while there is room.
+    ``timeout``, in seconds, bounds the wait while somebody else counts.
     """
 
-    def __init__(self, store: Store, bounds: Totals) -> None:
+    def __init__(self, store: Store, bounds: Totals, *, timeout: float) -> None:
         self._store = store
         self._bounds = bounds
+        self._timeout = timeout
         self._letters = self._bytes = self._users = 0  # never less than there are, once counted
+        self._since_counted: set[str] = set()  # users; perhaps new ones, perhaps counted already
         self._counted: float | None = None
         self._counting = trio.Lock()
         self._told = Seldom(60.0)
@@ -68,10 +72,14 @@ class Room:
             raise MailboxFull
         self._letters += 1
         self._bytes += size
-        self._users += 1  # perhaps: the next count knows
+        self._since_counted.add(user)
 
     def _is_full(self, size: int) -> bool:
-        return self._has_no_place(size) or self._users >= self._bounds.users
+        return self._has_no_place(size) or self._users_at_most >= self._bounds.users
+
+    @property
+    def _users_at_most(self) -> int:
+        return self._users + len(self._since_counted)
 
     def _has_no_place(self, size: int) -> bool:
         too_large = self._bytes + size > self._bounds.bytes
@@ -82,18 +90,23 @@ class Room:
         return not self._has_no_place(size) and await self._store.count(user) > 0
 
     async def _count_again(self, size: int) -> None:
-        async with self._counting:
+        async with Turn(self._counting, self._timeout):
             now = trio.current_time()
             if self._counted is not None and (
                 not self._is_full(size) or now < self._counted + COUNT_INTERVAL
             ):
                 return  # somebody else has counted
-            before = (self._letters, self._bytes, self._users)
-            totals = await self._store.totals()
+            before = (self._letters, self._bytes, self._since_counted)
+            self._since_counted = set()
+            try:
+                totals = await self._store.totals()
+            except BaseException:
+                self._since_counted |= before[2]
+                raise
             # Letters that were let in during the count may not be in it.
             self._letters += totals.letters - before[0]
             self._bytes += totals.bytes - before[1]
-            self._users += totals.users - before[2]
+            self._users = totals.users
             self._counted = now
 
     def _tell(self) -> None:
@@ -103,6 +116,6 @@ class Room:
                 "mailbox_full",
                 letters=self._letters,
                 bytes=self._bytes,
-                users_at_most=self._users,
+                users_at_most=self._users_at_most,
                 suppressed=suppressed,
             )

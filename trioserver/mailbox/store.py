@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -13,12 +12,15 @@ import sqlalchemy as sa
 from trioserver.mailbox.letter import MAX_KEY, MAX_USER, Letter, resource_of, resource_text
 from trioserver.mailbox.room import Totals
 from trioserver.storage import Database
-from trioserver.storage.migrations import Step, migrate
+from trioserver.storage.migrations import Step
 
 _T = TypeVar("_T")
 
 READ: Final = 100
 """Letters in one read."""
+
+_DELETED_AT_ONCE: Final = 1_000
+"""Letters in one DELETE: PostgreSQL takes 65,535 parameters, SQLite often fewer."""
 
 _COMPONENT: Final = "mailbox"
 
@@ -115,7 +117,7 @@ class Store:
     async def create(self) -> None:
         """Make the tables, or bring them up to date. Raises `SchemaTooNew` too."""
         if not self._there:
-            await self._database.run(partial(migrate, component=_COMPONENT, steps=_STEPS))
+            await self._database.migrate(_COMPONENT, _STEPS)
             self._there = True
 
     async def add(self, letter: Letter, *, now: float) -> int:
@@ -141,7 +143,9 @@ class Store:
             connection.execute(letters.insert().values(row))
             over = self._over(connection, letter.user, now)
             if over:
-                connection.execute(letters.delete().where(letters.c.number.in_(over)))
+                for start in range(0, len(over), _DELETED_AT_ONCE):
+                    some = over[start : start + _DELETED_AT_ONCE]
+                    connection.execute(letters.delete().where(letters.c.number.in_(some)))
                 self._count_dropped(connection, {letter.user: len(over)}, now)
             return len(over)
 

@@ -73,13 +73,15 @@ class SQLiteFile:
         """A connection was opened; ``info`` is where it keeps what belongs to it."""
         with self._lock:
             self._known = info[_KEY] = _identity(self._path)
+            self._look_beside()
 
     def is_current(self, info: dict[str, Any]) -> bool:
         """Whether the file at the path is the one that this connection has open. Raises
         `DatabaseUnavailable` if there is none: it may come back, and then all goes on."""
         if self._found() != info.get(_KEY):
             return False
-        self._known_beside = [_identity(path) for path in self._beside]
+        if None in self._known_beside:  # SQLite makes them when it first needs them
+            self._look_beside()
         return True
 
     def checkpoint(self, connection: sqlite3.Connection) -> None:
@@ -111,6 +113,10 @@ class SQLiteFile:
                 "location", explain("file_missing", self._where), cause="file_missing"
             )
         return found
+
+    def _look_beside(self) -> None:
+        """These files stay the same for as long as any connection is open."""
+        self._known_beside = [_identity(path) for path in self._beside]
 
     def _put_away(self) -> None:
         """Delete the WAL of the file that is gone: SQLite would apply it to the new one. A WAL that

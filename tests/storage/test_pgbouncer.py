@@ -23,6 +23,7 @@ from trioserver.blocks import Block, Blocks
 from trioserver.mailbox import Mailbox
 from trioserver.observer import Act
 from trioserver.storage import Database
+from trioserver.storage.lookup import QueryLookup
 
 _numbers: Final = itertools.count()
 
@@ -94,6 +95,21 @@ async def test_nobody_is_admitted_by_the_answer_to_another_owners_query(
                         crowd.start_soon(ask, "members" if owner is members else "rooms", owner)
         nursery.cancel_scope.cancel()
     assert answers == {("members", True): 240, ("rooms", False): 240}
+
+
+async def test_an_id_that_cannot_be_compared_costs_nobody_else_the_answer(
+    pgbouncer: PgBouncer,
+) -> None:
+    rooms = "(VALUES (1, 'alice')) AS rooms (id, owner)"
+    query = f"SELECT 1 FROM {rooms} WHERE id = :id AND owner = :user_id"
+    keys = [("mallory", "one"), ("alice", "1"), ("mallory", "two"), ("mallory", "1")]
+    lookup = QueryLookup(query)
+    async with Database(pgbouncer.url) as database:
+        found = await database.read(lambda connection: lookup(connection, keys))
+        assert [key for key in keys if found[key]] == [("alice", "1")]
+        limit = text("SHOW statement_timeout")
+        bound = await database.read(lambda c: (lookup(c, keys[:1]), c.execute(limit).scalar())[1])
+        assert bound == "5s", "also of what is asked afterwards"
 
 
 async def test_the_time_limit_counts_in_each_call_and_is_left_to_nobody(

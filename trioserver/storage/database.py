@@ -121,7 +121,8 @@ class Database:
         return await self._call(fn, transaction=True, timeout=timeout)
 
     async def read(self, fn: Callable[[Connection], T], *, timeout: float | None = None) -> T:
-        """As `run`, but without a transaction, in fewer round trips; ``fn`` must only read.
+        """As `run`, but in fewer round trips: without a transaction, unless there is a pooler in
+        between. ``fn`` must only read.
 
         ``fn`` is called a second time when its connection turns out to be dead, as those in the
         pool are after the database was restarted.

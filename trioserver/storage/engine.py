@@ -220,6 +220,14 @@ def check_location(url: URL) -> None:
         ) from None
 
 
+def read_on(connection: Connection) -> None:
+    """After an error in a read: behind a pooler it was in a transaction, which is of no use now."""
+    begin = connection.info[BEGIN_READ]
+    if begin is not None:
+        connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql(begin)
+
+
 def touch(connection: Connection) -> None:
     """Write something that changes nothing, to learn whether the database takes writes."""
     if connection.dialect.name == "sqlite":

@@ -30,6 +30,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import DataError
 from sqlalchemy.types import TypeEngine
 
+from trioserver.storage.engine import read_on
+
 Key: TypeAlias = tuple[str, ...]
 """The user's id, then those of the resource."""
 
@@ -144,6 +146,7 @@ class _Plan:
             return {(id_, owner) for id_, owner in connection.execute(self.query, {"ids": values})}
         except DataError:
             # One has letters the database's encoding lacks: find it, and serve the others.
+            read_on(connection)
             if len(ids) == 1:
                 return set()
             half = len(ids) // 2
@@ -190,6 +193,7 @@ class QueryLookup:
         try:
             row = connection.execute(self._query, values).first()
         except DataError:  # "abc" for a number: PostgreSQL does not compare, it raises
+            read_on(connection)
             return False
         return row is not None and bool(row[0])
 

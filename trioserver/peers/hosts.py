@@ -19,8 +19,9 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253})(?::[
 _LABEL: Final = "[A-Za-z0-9_-]{1,63}"
 _ENTRY: Final = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:.]+\]")
 
-_FORWARDED: Final = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
-"""Headers that proxies add."""
+_FORWARDED: Final = ("forwarded", "via", "x-real-ip")
+_FORWARDED_PREFIX: Final = "x-forwarded-"
+"""Headers that proxies add: X-Forwarded-For, or -Proto alone."""
 
 
 def is_loopback_name(host: str) -> bool:
@@ -44,7 +45,7 @@ def requested_host(lines: Sequence[str]) -> str | None:
 
 def is_forwarded(headers: Mapping[str, object]) -> bool:
     """Whether a request says that a proxy has passed it on."""
-    return any(name in headers for name in _FORWARDED)
+    return any(name in _FORWARDED or name.startswith(_FORWARDED_PREFIX) for name in headers)
 
 
 class HostPolicy:

@@ -277,9 +277,10 @@ class Connection:
         return True
 
     async def _put(self, frame: bytes) -> None:
-        """Queue a frame of an open session when there is room. Raises as `_transmit`."""
+        """Queue a frame when there is room, unless the session has ended. Raises as `_transmit`."""
         await self._websocket.outbox.wait_room(len(frame))
-        self._transmit_frame(frame)
+        if self._session.close is None:
+            self._transmit_frame(frame)
 
     def _check_open(self) -> None:
         if self._session.close is not None:

@@ -175,7 +175,7 @@ class Lifecycle:
             return  # refused
         with trio.CancelScope(deadline=deadline) as scope:
             await settled.wait()
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and not settled.is_set():  # in this very tick it may have been
             self.connection._fail(Refusal("auth_timeout"))
 
     async def _close(self) -> None:

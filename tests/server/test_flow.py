@@ -305,6 +305,45 @@ async def test_a_publisher_does_not_wait_for_a_slow_subscriber(autojump_clock: M
         assert closed == Closed(4002, "slow_consumer")
 
 
+async def ended_while_an_answer_waits(server: Place, kind: str) -> list[dict[str, Any]]:
+    """What a slow consumer gets. There is room for the answer as soon as what was queued is
+    discarded; whether who waits for it or who ends it all is woken first is Trio's choice."""
+    client = await server.reader(1e9)
+    server.nursery.start_soon(ask, client, [{"type": "subscribe", "id": 0, "topics": ["a"]}])
+    await answers(client, 1)
+    client.stream.rate = 1.0  # type: ignore[attr-defined]
+    sizes = (5_000, 55_000, 170_000)
+    asked = [{"type": kind, "id": n, "data": {"sizes": [n]}} for n in sizes]
+    asked.append({"type": "publish", "topic": "b", "data": None, "id": "b"})
+    server.nursery.start_soon(ask, client, asked)
+    await trio.testing.wait_all_tasks_blocked()
+    for _ in range(10):
+        server.server.application.publish("a", "x" * 50_000)
+    client.stream.rate = 1e9  # type: ignore[attr-defined]
+    messages, closed = await client.receive_end()
+    assert closed == Closed(4002, "slow_consumer")
+    return messages
+
+
+@pytest.mark.parametrize("kind", ["inline", "stream"])
+async def test_no_answer_that_waited_for_room_follows_the_error_that_ends_it(
+    kind: str, autojump_clock: MockClock
+) -> None:
+    async with place() as server:
+        for _ in range(8):
+            messages = await ended_while_an_answer_waits(server, kind)
+            assert messages[-1]["type"] == "error"
+
+
+async def test_nothing_is_begun_that_waited_for_room_when_it_has_ended(
+    autojump_clock: MockClock,
+) -> None:
+    async with place() as server:
+        for _ in range(8):
+            await ended_while_an_answer_waits(server, "inline")
+        assert server.server.application.publish("b", None) == 1
+
+
 # ------------------------------------------------------------------------------ real sockets
 
 

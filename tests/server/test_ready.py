@@ -14,6 +14,7 @@ from tests.server.test_cancellation import MOST_STEPS, CancelAtStep
 from tests.support.app import Harness, World, serving
 from tests.support.client import Client, Ended
 from trioserver import (
+    Application,
     AuthConfig,
     Config,
     Connection,
@@ -208,3 +209,27 @@ async def test_a_peer_that_does_not_read_its_ready_supersedes_nobody(
         alice = await harness.ready()
         await open_unread(harness)
         assert (await alice.request("note"))["type"] == "ack"
+
+
+async def test_who_is_ready_at_the_last_moment_is_not_told_that_it_was_too_late(
+    autojump_clock: MockClock,
+) -> None:
+    """The deadline and the authenticator wake in the same tick; which of them first is Trio's
+    choice, so there are several."""
+    app = Application(auth=World(verify_delay=SHORT.auth.timeout).authenticate)
+    app.route("/ws")
+    async with serving(SHORT, app=app) as harness:
+        for _ in range(16):
+            ours, theirs = map(trio.SocketStream, trio.socket.socketpair())
+            harness.nursery.start_soon(harness.server.serve_stream, theirs)
+            client = Client(ours)
+            await client.open("/ws")
+            await client.receive_until("hello")
+            await client.send(type="auth", token="alice")
+            first = await client.receive()
+            if first["type"] == "ready":
+                await client.send(type="ping", id=1)
+                assert (await client.receive())["type"] == "pong"
+            else:
+                assert first["code"] == "auth_timeout"
+            await ours.aclose()

@@ -242,11 +242,9 @@ class Dispatcher:
         """Call the hook, then work off the queue, one after the other, in order of arrival."""
         bind_connection(self._connection.id, self._connection.user.id)
         await self._call_ready_hook()
-        if self._session.close is not None:
-            return  # what waits behind the hook is for nobody
         self._waiting = False
         try:
-            while True:
+            while self._session.close is None:  # what waits behind the end is for nobody
                 with trio.CancelScope() as self._scope:
                     await self._work_off(idle)
                 job, self._job = self._job, None
@@ -256,6 +254,8 @@ class Dispatcher:
         finally:
             self._waiting = True  # what is left in the queue is not worth waiting for any more
             self._queue.clear()
+            self._hold(-self._queued_bytes)
+            self._queued_bytes = 0
 
     async def _work_off(self, idle: Parking) -> None:
         """Answers leave together as long as no job has to wait for anything.
@@ -273,6 +273,8 @@ class Dispatcher:
                 await idle.park()
             if self._late is not None or outbox.queued_bytes > outbox.room_bytes:
                 await self._wait_for_room()
+                if self._session.close is not None:
+                    return
                 continue
             job, size = queue.pop(0)
             self._job = job
@@ -299,7 +301,7 @@ class Dispatcher:
         try:
             if late is None:
                 await self._connection._wait_for_room()
-            elif self._session.close is None:
+            else:
                 await self._connection._put(late)
         finally:
             self._waiting = False

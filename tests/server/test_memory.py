@@ -60,6 +60,20 @@ async def test_a_queue_full_of_bytes_is_worked_off_and_filled_again(
         assert harness.server.statistics().memory_bytes == 0
 
 
+async def test_what_waits_in_the_queue_is_given_back_before_the_peer_has_closed(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(Config(port=0, handlers=SLOW)) as harness:
+        client = await greedy(harness)
+        harness.nursery.start_soon(send_all, client, 64)
+        await trio.testing.wait_all_tasks_blocked()
+        (connection,) = harness.server.connections
+        connection.disconnect()
+        await trio.testing.wait_all_tasks_blocked()
+        assert harness.server.statistics().open == 1
+        assert harness.server.statistics().memory_bytes == 0
+
+
 @pytest.mark.parametrize("heartbeat", ["frame", "message"])
 async def test_being_paused_exempts_nobody_from_the_heartbeat(
     heartbeat: str, autojump_clock: MockClock

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -10,6 +11,7 @@ import trio
 import trio.testing
 
 from trioserver.websocket.memory import GRAIN, Debt, Memory, SharedFrame, shared
+from trioserver.websocket.outbox import Outbox
 
 LIMIT = 100 * GRAIN
 MARK = 75 * GRAIN
@@ -128,6 +130,108 @@ def test_a_frame_for_many_is_counted_once_and_for_as_long_as_anybody_holds_it() 
     holders.clear()
     assert SharedFrame.total == before
     assert type(shared(b"small")) is bytes
+
+
+@pytest.fixture(autouse=True)
+def no_frames() -> Iterator[None]:
+    """Frames of one test count in no other."""
+    yield
+    gc.collect()
+    assert SharedFrame.total == 0
+
+
+class Reader(Owner):
+    """Somebody with an outbox, whose transport takes nothing until it is told to."""
+
+    def __init__(self, memory: Memory, stuck: bytes = b"stuck") -> None:
+        super().__init__(memory)
+        self.takes = False
+        self.outbox = Outbox(
+            trio.testing.memory_stream_one_way_pair()[0],
+            max_bytes=1000 * GRAIN,
+            max_age=60.0,
+            on_overdue=lambda: None,
+            write_now=lambda data: len(data) if self.takes else 0,
+            debt=self.debt,
+        )
+        if stuck:
+            self.outbox.put_nowait(stuck)
+
+    def evict(self, *, slow: bool) -> None:
+        super().evict(slow=slow)
+        if slow:
+            self.outbox.discard()
+
+    def read(self) -> None:
+        self.takes = True
+        self.outbox.put_nowait(b"and so all leaves")
+
+
+async def test_events_that_are_not_read_are_bounded_though_nobody_holds_anything_alone(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    memory = Memory(LIMIT)
+    async with running(memory):
+        readers, (modest,) = [Reader(memory) for _ in range(12)], owners(memory, 1)
+        modest.debt.set_queued(GRAIN)
+        for reader in readers:
+            for _ in range(5):
+                reader.outbox.put_nowait(shared(b"x" * (2 * GRAIN)))  # of topics of their own
+        await trio.testing.wait_all_tasks_blocked()
+        assert memory.held <= MARK
+        assert 4 <= sum(reader.evicted is True for reader in readers) <= 6
+        assert modest.evicted is None
+
+
+async def test_an_event_for_many_is_hardly_anybodys_fault(autojump_clock: trio.abc.Clock) -> None:
+    memory = Memory(LIMIT)
+    async with running(memory):
+        frame, readers = shared(b"x" * (40 * GRAIN)), [Reader(memory) for _ in range(100)]
+        for reader in readers:
+            reader.outbox.put_nowait(frame)
+        del frame
+        (greedy,) = owners(memory, 1)
+        greedy.debt.set_queued(61 * GRAIN)
+        await trio.testing.wait_all_tasks_blocked()
+        assert greedy.evicted is False
+        assert not any(reader.evicted for reader in readers)
+
+
+async def test_events_that_are_being_sent_in_one_piece_are_held_by_their_connection() -> None:
+    memory = Memory(LIMIT)
+    (owner,) = owners(memory, 1)
+    sender, _ = trio.testing.lockstep_stream_one_way_pair()
+    outbox = Outbox(sender, max_bytes=LIMIT, max_age=60.0, on_overdue=lambda: None, debt=owner.debt)
+    async with trio.open_nursery() as nursery:
+        outbox.start(nursery)
+        for _ in range(8):
+            outbox.put_nowait(shared(b"x" * (2 * GRAIN)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert memory.held == 16 * GRAIN
+        outbox.close()
+        nursery.cancel_scope.cancel()
+    assert memory.held == 0
+
+
+async def test_an_event_that_is_being_sent_to_many_is_counted_once() -> None:
+    memory = Memory(LIMIT)
+    readers = [Reader(memory, stuck=b"") for _ in range(100)]
+    frame = shared(b"x" * (40 * GRAIN))
+    for reader in readers:
+        reader.outbox.put_nowait(frame)
+    assert memory.held == 40 * GRAIN
+    assert {reader.debt.shared for reader in readers} == {40 * GRAIN}
+
+
+async def test_who_waits_goes_on_when_events_have_left() -> None:
+    memory = Memory(LIMIT)
+    (sender,), reader = owners(memory, 1), Reader(memory)
+    reader.outbox.put_nowait(shared(b"x" * (40 * GRAIN)))
+    sender.debt.set_partial(40 * GRAIN)  # the rest of it does not come while it waits
+    assert sender.waits
+    reader.read()
+    assert reader.outbox.queued_bytes == 0
+    assert not sender.waits
 
 
 @pytest.mark.parametrize("count", [1000, 8000])

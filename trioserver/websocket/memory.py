@@ -98,15 +98,28 @@ class Memory:
     def change(self, debt: Debt, by: int) -> None:
         """An account has changed; for `Debt`."""
         self._held += by
-        if debt.counted:
-            self._debts[debt] = None
-        else:
-            self._debts.pop(debt, None)
+        self._keep(debt)
         if by < 0:
             if self._waiting:
                 self._let_go_on()
         elif self.held > self._mark:
             self._restrain(debt)
+
+    def share(self, debt: Debt, by: int) -> None:
+        """A connection has more or fewer frames for many, which nobody waits for: to read less of
+        it makes them no fewer. For `Debt`."""
+        self._keep(debt)
+        if by < 0:
+            if self._waiting:
+                self._let_go_on()
+        elif self.held > self.limit:
+            self._exceeded.set()
+
+    def _keep(self, debt: Debt) -> None:
+        if debt.counted or debt.shared:
+            self._debts[debt] = None
+        else:
+            self._debts.pop(debt, None)
 
     def forget(self, debt: Debt) -> None:
         """A connection has ended, and holds nothing any more; for `Debt`."""
@@ -134,8 +147,12 @@ class Memory:
             debt.debtor.go_on_with_memory()
 
     def _evict(self) -> None:
-        """Close those that hold most, until nobody would have to wait."""
-        for debt in sorted(self._debts, key=lambda debt: debt.counted, reverse=True):
+        """Close those that hold most, until nobody would have to wait. A frame for many is counted
+        as if all of these had equally many holders."""
+        shared = sum(debt.shared for debt in self._debts)
+        part = SharedFrame.total / shared if shared else 0.0
+        weights = {debt: debt.counted + part * debt.shared for debt in self._debts}
+        for debt in sorted(weights, key=weights.__getitem__, reverse=True):
             if self.held <= self._mark:
                 break
             self.evicted += 1
@@ -149,12 +166,14 @@ class Memory:
 
 class Debt:
     """The account of one connection: what it holds in its queue, in its outbox, and of a message
-    that has not arrived completely. ``counted`` is what `Memory` knows of."""
+    that has not arrived completely. ``counted`` is what `Memory` knows of; ``shared`` is what the
+    connection has of frames for many, which are counted by themselves."""
 
-    __slots__ = ("_debtor", "_memory", "_partial", "_queued", "_unsent", "counted")
+    __slots__ = ("_debtor", "_memory", "_partial", "_queued", "_unsent", "counted", "shared")
 
     def __init__(self, memory: Memory | None, debtor: Debtor) -> None:
         self.counted = 0
+        self.shared = 0
         self._memory = memory
         self._debtor: Debtor | None = debtor
         self._queued = 0
@@ -172,10 +191,13 @@ class Debt:
         self._queued = size
         self._settle()
 
-    def set_unsent(self, size: int) -> None:
-        """So many bytes are in the outbox, or wait for room in it."""
+    def set_unsent(self, size: int, shared: int = 0) -> None:
+        """So many bytes are in the outbox, or wait for room in it; and so many of `SharedFrame`."""
         self._unsent = size
         self._settle()
+        change, self.shared = shared - self.shared, shared
+        if change and self._memory is not None:
+            self._memory.share(self, change)
 
     def set_partial(self, size: int) -> None:
         """So many bytes are there of a message that is not complete."""
@@ -193,7 +215,7 @@ class Debt:
 
     def evict(self) -> None:
         """End the connection; what it holds is written off, for it is about to be freed."""
-        debtor, slow = self.debtor, self._unsent > self._queued + self._partial
+        debtor, slow = self.debtor, self._unsent + self.shared > self._queued + self._partial
         self.close()
         debtor.evict(slow=slow)
 

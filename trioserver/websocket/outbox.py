@@ -413,8 +413,22 @@ class Outbox:
 
     def _try_chunk(self) -> bool:
         """Hand the chunk over; whether the transport took all of it."""
+        taken = self._write_pieces_now(self._chunk)
+        if taken == len(self._chunk):
+            self._sent(taken)
+            return True
+        if taken:  # else it may go on being shared
+            self._chunk = self._chunk[taken:]
+        self.queued_bytes -= taken
+        self.bytes_sent += taken
+        self._leave_to_run()
+        return False
+
+    def _write_pieces_now(self, chunk: bytes) -> int:
+        """How many bytes the transport takes without waiting. Nothing here outlives the call, so
+        that a frame for many is gone when the last one counts what it has left."""
         assert self._write_now is not None
-        chunk, taken = self._chunk, 0
+        taken = 0
         try:
             for piece in _pieces(chunk):  # the same that `run` goes on with, as TLS demands it
                 took = self._write_now(piece)
@@ -423,21 +437,17 @@ class Outbox:
                     break
         except OSError:
             pass  # `run` is going to meet it, and ends
-        if taken == len(chunk):
-            self._sent(taken)
-            return True
-        self._chunk = chunk[taken:]
-        self.queued_bytes -= taken
-        self.bytes_sent += taken
-        self._leave_to_run()
-        return False
+        return taken
 
     def _count(self) -> None:
         """Tell the debt what is held. Where the transport takes all at once, it never needs to."""
         if self._debt is not None:
-            size = self.queued_bytes - self._shared_bytes + self._waiting_bytes
-            self._owes = size > 0
-            self._debt.set_unsent(size)
+            shared = self._shared_bytes
+            if type(self._chunk) is SharedFrame:
+                shared += len(self._chunk)
+            size = self.queued_bytes - shared + self._waiting_bytes
+            self._owes = size > 0 or shared > 0
+            self._debt.set_unsent(size, shared)
 
     def _leave_to_run(self) -> None:
         if self._nursery is not None:
@@ -475,6 +485,7 @@ class Outbox:
         self._take_chunk()
         if not self._chunk:
             return
+        self._count()  # what was many frames is one piece, and this outbox's own
         self._writing = True
         in_time = await self._write_pieces(self._chunk)
         self._writing = False
@@ -511,7 +522,7 @@ class Outbox:
             taken += 1
             self._chunk_is_large = len(frame) > _CHUNK_BYTES  # then it is the last one
             if type(frame) is SharedFrame:
-                self._shared_bytes -= len(frame)  # the chunk is this outbox's own
+                self._shared_bytes -= len(frame)  # what is joined is this outbox's own
         del data[:taken]
         if self._close is not None and not data:
             frames.append(self._close)

@@ -54,7 +54,10 @@ def command() -> None:
 @key_options
 @click.option("--kid", metavar="TEXT", help="The key's id, for the token's header.")
 @click.option(
-    "--algorithm", type=click.Choice(_ALGORITHMS), help="Default: the first the key can do."
+    "--algorithm",
+    type=click.Choice(_ALGORITHMS),
+    metavar="NAME",
+    help=f"One of {', '.join(_ALGORITHMS)}.  [default: the first that the key can do]",
 )
 def make(
     subject: str,
@@ -162,7 +165,8 @@ def inspect(
     Examples:
       trioserver token make alice | trioserver token inspect -
       trioserver token inspect --file token.txt --key-file public.pem
-      trioserver token inspect --file token.txt --key-file jwks.json --user-id-claim oid
+      trioserver token inspect --file token.txt --key-file jwks.json \\
+        --user-id-claim oid
       trioserver token inspect "$TOKEN" --secret-file secret.txt --json
     """
     text = _read_token(token, file)

@@ -6,6 +6,9 @@ messages for clients that cannot see those.
 A client that reading is paused for cannot be heard: its answer may stand behind messages that the
 server has not read. When its time is over, one piece of what it has sent is read all the same, and
 it has the same time once more in which something has to come. So being paused exempts nobody.
+
+A ping that waits behind a large message cannot be answered. While it waits, and the client takes
+what is before it, the time begins anew.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ class Heartbeat:
     """
 
     __slots__ = (
-        "_config", "_connection", "_listened", "_next_ping", "_number", "_waiting_since",
+        "_config", "_connection", "_listened", "_next_ping", "_number", "_taken", "_waiting_since",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, config: HeartbeatConfig) -> None:
@@ -39,6 +42,7 @@ class Heartbeat:
         self._next_ping = trio.current_time() + config.interval
         self._waiting_since = math.inf  # since which ping nothing has been heard
         self._listened = False  # since then, while reading was paused
+        self._taken = 0  # how many bytes the client had taken when that time began
 
     @property
     def due(self) -> float:
@@ -52,18 +56,23 @@ class Heartbeat:
     def beat(self) -> None:
         """Ping, or end the connection with ``heartbeat_timeout``, or do nothing if it is early."""
         now, websocket = trio.current_time(), self._connection._websocket
+        outbox = websocket.outbox
         if websocket.last_received >= self._waiting_since:
             self._waiting_since = math.inf
             self._listened = False
         elif now >= self._gone_at and websocket.paused and not self._listened:
             self._listened = True
             websocket.listen()
+        elif now >= self._gone_at and outbox.control_waits and outbox.bytes_sent > self._taken:
+            self._waiting_since, self._taken = now, outbox.bytes_sent
+            self._listened = False
         elif now >= self._gone_at:
             self._connection._fail(Refusal("heartbeat_timeout"))
             return
         if now >= self._next_ping:
             self._ping()
-            self._waiting_since = min(self._waiting_since, now)
+            if self._waiting_since == math.inf:
+                self._waiting_since, self._taken = now, outbox.bytes_sent
             self._next_ping = now + self._config.interval
 
     def _ping(self) -> None:

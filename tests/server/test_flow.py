@@ -129,14 +129,16 @@ class Place:
     server: Server
     nursery: trio.Nursery
 
-    async def reader(self, rate: float, token: str = "alice") -> Client:
+    async def reader(
+        self, rate: float, token: str = "alice", heartbeat: str | None = None
+    ) -> Client:
         """A client that is ready, and then reads at this rate; nothing is buffered on the way."""
         ours, theirs = trio.testing.lockstep_stream_pair()
         self.nursery.start_soon(self.server.serve_stream, theirs)
         client = Client(Steady(ours, 1e9))
         client.answer_ping = False
         await client.open("/ws")
-        await client.authenticate(token)
+        await client.authenticate(token, heartbeat=heartbeat)
         client.stream.rate = rate  # type: ignore[attr-defined]
         return client
 
@@ -215,6 +217,34 @@ async def test_the_largest_answers_wait_for_room_whatever_gives_them(
         while kind == "task" and came["pushed"] < 30:
             came[(await client.receive())["type"]] += 1
         assert came["error"] == 0
+
+
+@pytest.mark.parametrize("heartbeat", ["frame", "message"])
+async def test_a_ping_behind_a_large_answer_has_its_time_once_it_could_be_seen(
+    heartbeat: str, autojump_clock: MockClock
+) -> None:
+    config = attrs.evolve(CONFIG, heartbeat=HeartbeatConfig(interval=2.0, timeout=6.0))
+    async with place(config) as server:
+        client = await server.reader(SLOWEST, heartbeat=heartbeat)
+        asked = [{"type": "inline", "id": 1, "data": {"sizes": [LARGEST]}}]
+        server.nursery.start_soon(ask, client, asked)
+        begin = trio.current_time()
+        assert (await answers(client, 1))["ack"] == 1
+        assert trio.current_time() - begin > 8.0, "the interval and the timeout"
+        assert server.server.connections
+
+
+async def test_a_ping_that_waits_exempts_nobody_who_does_not_read(
+    autojump_clock: MockClock,
+) -> None:
+    outbox = attrs.evolve(OUTBOX, max_age=1000.0)
+    heartbeat = HeartbeatConfig(interval=2.0, timeout=6.0)
+    async with place(attrs.evolve(CONFIG, outbox=outbox, heartbeat=heartbeat)) as server:
+        client = await server.reader(1.0)
+        asked = [{"type": "inline", "id": 1, "data": {"sizes": [LARGEST]}}]
+        server.nursery.start_soon(ask, client, asked)
+        await trio.sleep(30.0)
+        assert not server.server.connections
 
 
 async def test_a_hook_may_send_more_than_an_outbox_holds(autojump_clock: MockClock) -> None:

@@ -230,6 +230,11 @@ class Outbox:
         return self._others.put - self._ending
 
     @property
+    def control_waits(self) -> bool:
+        """Whether a control frame was put that has not been handed to the transport yet."""
+        return self._controls.left < self._controls.put
+
+    @property
     def position(self) -> int:
         """How many frames other than control frames were ever put; for `has_left`."""
         return self._others.put
@@ -414,13 +419,13 @@ class Outbox:
     def _try_chunk(self) -> bool:
         """Hand the chunk over; whether the transport took all of it."""
         taken = self._write_pieces_now(self._chunk)
+        self.bytes_sent += taken
         if taken == len(self._chunk):
             self._sent(taken)
             return True
         if taken:  # else it may go on being shared
             self._chunk = self._chunk[taken:]
         self.queued_bytes -= taken
-        self.bytes_sent += taken
         self._leave_to_run()
         return False
 
@@ -500,6 +505,7 @@ class Outbox:
         with trio.move_on_after(self.max_age) as scope:
             for piece in _pieces(chunk):
                 await self._stream.send_all(piece)
+                self.bytes_sent += len(piece)
                 scope.deadline = trio.current_time() + self.max_age
             if self._chunk_is_large:
                 self._ages_from = trio.current_time()
@@ -534,7 +540,6 @@ class Outbox:
         """The rest of the chunk has left."""
         self._chunk = b""
         self.queued_bytes -= size
-        self.bytes_sent += size
         self._controls.left += self._chunk_controls
         self._others.left += self._chunk_others
         if self._owes:

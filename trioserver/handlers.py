@@ -17,6 +17,7 @@ import structlog
 from protocol import codec
 from protocol.codec import decode_payload
 from protocol.messages import RESERVED_TYPES, Message
+from trioserver.telemetry.lines import may_log
 from trioserver.telemetry.log_context import UNBOUND, set_request_id
 
 if TYPE_CHECKING:
@@ -214,12 +215,13 @@ def call_inline(handler: Handler, connection: Connection, message: Message) -> A
             result = handler.function(connection, payload)
     if type(result) is CoroutineType:
         result.close()
-        log.error(
-            "handler_not_awaited",
-            handler=name_of(handler.function),
-            hint="it is a plain function that returned a coroutine: make it an async def, or use "
-            "functools.wraps in its decorator",
-        )
+        if may_log("handler_not_awaited", user=connection.user.id):
+            log.error(
+                "handler_not_awaited",
+                handler=name_of(handler.function),
+                hint="it is a plain function that returned a coroutine: make it an async def, or "
+                "use functools.wraps in its decorator",
+            )
         raise TypeError("a plain function returned a coroutine")
     return result
 

@@ -247,12 +247,13 @@ class Presence(Component):
             try:
                 hook(guest.user, resource)
             except ConnectionEnded as error:
-                _log.warning(
-                    "presence_hook_stopped",
-                    hook=change,
-                    reason="it sent to a connection that had ended",
-                    connection_id=error.connection_id,
-                )
+                if may_log("presence_hook_stopped", user=guest.user.id):
+                    _log.warning(
+                        "presence_hook_stopped",
+                        hook=change,
+                        reason="it sent to a connection that had ended",
+                        connection_id=error.connection_id,
+                    )
             except Exception as error:
                 if may_log("presence_hook_failed", user=guest.user.id):
                     _log.error("presence_hook_failed", hook=change, traceback=traceback_of(error))
@@ -261,7 +262,8 @@ class Presence(Component):
         try:
             self._route.application.publish(self.topic(resource), data)
         except TooBigToSend as error:
-            _log.error("presence_event_too_big", size=error.size, limit=error.limit)
+            if may_log("presence_event_too_big", user=guest.user.id):
+                _log.error("presence_event_too_big", size=error.size, limit=error.limit)
 
 
 def _place(resource: Mapping[str, str]) -> _Place:

@@ -67,7 +67,7 @@ class Registry:
             del mine[oldest]
             oldest.disconnect("superseded", "Too many connections of this user.")
         if connection.route.supersede:
-            for other in self.ready:
+            for other in tuple(mine):
                 if other is not connection and other._is_same_place(connection):
                     other.disconnect("superseded")
 

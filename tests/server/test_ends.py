@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from tests.support.app import World, serving
 from tests.support.client import Closed
-from trioserver import Config, LimitsConfig, OutboxConfig, ShutdownConfig
+from trioserver import Config, Connection, LimitsConfig, OutboxConfig, ShutdownConfig
 
 
 async def test_events_reach_all_subscribers_the_publisher_included(
@@ -149,6 +149,24 @@ async def test_disconnect_meets_a_user_whose_ownership_is_being_verified(
         assert (await client.receive_end())[1] == Closed(1008, "token_revoked")
         assert harness.world.seen == []
         assert harness.world.cancelled == 1
+
+
+async def test_who_comes_is_compared_with_connections_of_the_same_user_only(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    compared: list[str] = []
+    is_same = Connection._is_same_place
+
+    def noted(self: Connection, other: Connection) -> bool:
+        compared.append(self.user.id)
+        return is_same(self, other)
+
+    monkeypatch.setattr(Connection, "_is_same_place", noted)
+    async with serving(supersede=True) as harness:
+        for _ in range(2):
+            await harness.ready("/ws/2", "bob")
+            await harness.ready()
+    assert compared == ["bob", "alice"]
 
 
 async def test_a_newer_connection_supersedes_where_the_route_says_so(

@@ -12,7 +12,20 @@ from trio.testing import MockClock
 
 from tests.support.app import Harness, serving
 from tests.support.client import Rejected
-from trioserver import Config, LimitsConfig, LogConfig
+from trioserver import (
+    Application,
+    Config,
+    Connection,
+    ConnectionEnded,
+    Credentials,
+    LimitsConfig,
+    LogConfig,
+    Presence,
+    Request,
+    User,
+    anyone,
+)
+from trioserver.telemetry.log_context import MAX_USER
 from trioserver.telemetry.throttle import SOURCES, Suppressed, Throttle
 
 BOUND: dict[str, Any] = {"lines_per_source": 1, "lines_per_second": 5}  # 20 and 100 at once
@@ -129,6 +142,42 @@ async def test_failing_handlers_of_one_client_are_some_lines_and_a_summary(
     assert [(line["user"], line["count"]) for line in told if line["of"] == "handler_failed"] == [
         ("alice", 40)
     ]
+
+
+async def test_all_that_a_client_makes_handlers_do_wrong_is_some_lines_and_a_summary(
+    autojump_clock: MockClock,
+) -> None:
+    user = "a" * 5000
+    presence = Presence()
+
+    async def authenticate(credentials: Credentials, request: Request) -> User:
+        return User(id=user)
+
+    app = Application(auth=authenticate)
+    route = app.route("/ws", presence=presence)
+
+    @route.on("wrong")
+    def wrong(connection: Connection) -> object:
+        return anyone(None, {})
+
+    @presence.on_leave
+    def left(user: User, resource: Any) -> None:
+        raise ConnectionEnded("somebody")
+
+    with capture_logs() as lines:
+        async with serving(config(), app=app) as harness:
+            for _ in range(30):
+                client = await harness.ready("/ws")
+                assert (await client.request("wrong"))["code"] == "internal_error"
+                await client.close()
+            await harness.assert_nothing_left()
+    told = [line for line in lines if line["event"] == "lines_suppressed"]
+    assert {line["of"] for line in told} >= {
+        "handler_not_awaited",
+        "handler_failed",
+        "presence_hook_stopped",
+    }
+    assert all(line["user"] == user[:MAX_USER] for line in told)
 
 
 async def test_bounds_can_be_changed_while_it_runs(autojump_clock: MockClock) -> None:

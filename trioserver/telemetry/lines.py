@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from trioserver.peers.addresses import key_of
+from trioserver.telemetry.log_context import MAX_USER
 from trioserver.telemetry.throttle import Throttle
 
 BURST: Final = 20.0
@@ -53,7 +54,7 @@ class LineThrottle:
         """As of `may_log`."""
         now = trio.current_time()
         if user is not None:
-            return self._users.allow(user, _Kind(event, by_user=True), now)
+            return self._users.allow(user[:MAX_USER], _Kind(event, by_user=True), now)
         return self._strangers.allow(key_of(remote), _Kind(event, by_user=False), now)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -81,10 +82,11 @@ async def test_claims_of_any_shape_are_looked_at_without_harm() -> None:
         {"token_id": "a\nb"},
         {"resource": {}},
         {"reason": "x"},
+        {"user": "alice", "until": math.nan},  # it has no place in any order
     ],
 )
 def test_a_block_that_names_nothing_good_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"say whom|must"):
+    with pytest.raises(ValueError, match=r"say whom|must|not a number"):
         Block(**wrong)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 from typing import Any, Final
@@ -43,7 +44,8 @@ class Block:
     - ``until``: in seconds since the Unix epoch; None is until it is lifted.
     - ``reason``: for operators; clients are not told. ``actor``: who has blocked.
 
-    Raises `ValueError` where it names nothing, or a text that is empty, long or not printable.
+    Raises `ValueError` where it names nothing, or a text that is empty, long or not printable, and
+    for an ``until`` that is not a number.
     """
 
     user: str | None = attrs.field(default=None, converter=id_if_given, validator=_short)
@@ -61,6 +63,8 @@ class Block:
     def __attrs_post_init__(self) -> None:
         if not self.target:
             raise ValueError("say whom to block: user, token_id, session or resource")
+        if self.until is not None and math.isnan(self.until):
+            raise ValueError("until is not a number")
 
     @property
     def target(self) -> dict[str, Any]:

@@ -179,6 +179,24 @@ async def test_what_tells_of_others_is_for_this_machine_only(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PRIVATE)
+@pytest.mark.parametrize(
+    "head",
+    [
+        "HTTP/1.0\r\nHost: 127.0.0.1:8765\r\nConnection: close",
+        "HTTP/1.1\r\nHost: 127.0.0.1:8765\r\nConnection: upgrade",
+    ],
+)
+async def test_nginx_with_little_configuration_is_no_program_of_this_machine(
+    path: str, head: str
+) -> None:
+    async with running() as place:
+        stream = place.connect(HERE)
+        await stream.send_all(f"GET {path} {head}\r\n\r\n".encode())
+        assert b" 404 " in await stream.receive_some(64)
+        await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("path", PRIVATE)
 async def test_a_trusted_proxy_on_this_machine_does_not_open_it_to_the_world(path: str) -> None:
     async with running(proxy=ProxyConfig(trusted=("127.0.0.1", "unix"))) as place:
         assert await place.get(path, HERE, X_Forwarded_For="203.0.113.9") == 404

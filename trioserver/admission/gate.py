@@ -168,13 +168,13 @@ class Gate(Observer):
         """Whether a program on this machine asks, for this machine, and not for somebody else.
 
         ``peer`` is the socket's, ``remote`` as of `identify`. A proxy on this machine speaks for
-        others: one that is trusted is believed that they are on it too, any other gives itself
-        away by its headers or by the `Host` that it passes on.
+        others: one that is trusted is believed that they are on it too, any other most often
+        gives itself away, by its headers or by the `Host` that it passes on.
         """
         if peer in self._trusted:
             if remote == peer:
                 return False
-        elif is_forwarded(head.headers):
+        elif _is_proxied(head):
             return False
         lines = head.headers.get("host", ())
         host = requested_host(lines)
@@ -309,6 +309,14 @@ class Gate(Observer):
 def _too_many(code: str, reason: str, seconds: float) -> NotLetIn:
     after = str(math.ceil(seconds))
     return NotLetIn(code, 429, f"{reason} Try again in {after} s.", [("Retry-After", after)])
+
+
+def _is_proxied(head: Head) -> bool:
+    """Whether a proxy gives itself away: by headers of its own, by HTTP/1.0, which nginx speaks
+    if it is not told otherwise, or by an upgrade that it always asks for."""
+    upgrade = "upgrade" in map(str.lower, head.tokens("connection"))
+    has_none = upgrade and "upgrade" not in head.headers
+    return is_forwarded(head.headers) or head.http_version == "1.0" or has_none
 
 
 def _is_nearby(peer: str) -> bool:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from trioserver.auth import inspect_token, make_secret, make_token
 from trioserver.cli.credentials import parse_url, read_token, token_options
-from trioserver.cli.keys import KeyMaterial, key_options, read_key
+from trioserver.cli.keys import KeyMaterial, key_options, read_key, user_id_option
 from trioserver.cli.scenarios import Result, Scenario, run
 from trioserver.cli.terminal import Exit, Failure, one_line, print_json, stdout_console
 from trioserver.client import Address
@@ -45,13 +45,7 @@ _VERDICTS: Final = {True: ("pass", "green"), False: ("FAIL", "bold red"), None: 
 @token_options
 @click.option("--expired", metavar="TEXT", help="An expired token of the same user.")
 @key_options
-@click.option(
-    "--user-id-claim",
-    default="sub",
-    show_default=True,
-    metavar="NAME",
-    help="The claim with the user's id, as the server is configured.",
-)
+@user_id_option
 @click.option("--other-url", metavar="URL", help="A resource that is not the token's user's.")
 @click.option(
     "--only",

@@ -34,6 +34,15 @@ class KeyMaterial:
     origin: str
 
 
+user_id_option: Final = click.option(
+    "--user-id-claim",
+    default="sub",
+    show_default=True,
+    metavar="NAME",
+    help="The claim with the user's id, as the server is configured.",
+)
+
+
 def key_options(function: _Function) -> _Function:
     """``--secret-file``, ``--secret`` and ``--key-file``, for `read_key`."""
     for option in (

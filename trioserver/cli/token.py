@@ -12,7 +12,7 @@ from trioserver.auth.files import public_keys
 from trioserver.auth.keys import ALGORITHMS
 from trioserver.cli.durations import DURATION
 from trioserver.cli.inspection import inspection_as_json, print_inspection
-from trioserver.cli.keys import KeyMaterial, key_options, read_key, read_text
+from trioserver.cli.keys import KeyMaterial, key_options, read_key, read_text, user_id_option
 from trioserver.cli.terminal import Exit, Failure, one_line, print_json
 
 _ALGORITHMS: Final = [name for name in ALGORITHMS if name != "Ed25519"]
@@ -132,13 +132,7 @@ def _parse(option: str, text: str) -> Any:
 @key_options
 @click.option("--issuer", multiple=True, metavar="TEXT", help="The iss to ask for.")
 @click.option("--audience", multiple=True, metavar="TEXT", help="The aud to ask for.")
-@click.option(
-    "--user-id-claim",
-    default="sub",
-    show_default=True,
-    metavar="NAME",
-    help="The claim with the user's id, as the server is configured.",
-)
+@user_id_option
 @click.option(
     "--leeway", type=DURATION, default="30s", show_default=True, help="How far clocks may differ."
 )

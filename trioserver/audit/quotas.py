@@ -1,6 +1,6 @@
 """How many rows strangers, and each client, may cause: a flood must fill neither disk nor queue.
 
-Administrative acts are always recorded. What a user whose token was good does is bounded for each
+Administrative acts have no bound here. What a user whose token was good does is bounded for each
 user, so that nobody else can use it up. All else is bounded for each address, and for all together.
 """
 

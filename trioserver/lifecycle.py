@@ -131,11 +131,8 @@ class Lifecycle:
                 connection._nursery = work
                 self._begin(io, refusal)
                 await self._until_settled()
-                connection._settled = None
-                self._account.settled()
-                if not connection._was_ready:
-                    self._place.refused()
-                else:
+                self._has_settled()
+                if connection._was_ready:
                     self._dispatcher.start()  # also if it has ended already: `on_close` is called
                     if connection.route._mailbox is not None:
                         work.start_soon(connection.route._mailbox.serve, connection)
@@ -147,6 +144,8 @@ class Lifecycle:
             if remains is not None:
                 self._crashed(remains)
                 connection._fail(Refusal("internal_error"))
+            if connection._settled is not None and self._account.timings.accepted is not None:
+                self._has_settled()
         finally:
             connection._nursery = None
 
@@ -177,6 +176,13 @@ class Lifecycle:
             await settled.wait()
         if scope.cancelled_caught and not settled.is_set():  # in this very tick it may have been
             self.connection._fail(Refusal("auth_timeout"))
+
+    def _has_settled(self) -> None:
+        """The first authentication is over, however it has ended."""
+        self.connection._settled = None
+        self._account.settled()
+        if not self.connection._was_ready:
+            self._place.refused()
 
     async def _close(self) -> None:
         """The reason is queued already; now the Close frame, and what the peer says to it."""

@@ -10,13 +10,17 @@ from tests.support.app import serving
 from tests.support.client import Rejected
 from trioserver import (
     AddressBlock,
+    Application,
     Attempt,
     Config,
     Connection,
+    Credentials,
     Eviction,
     LimitsConfig,
     Observer,
     RefusedRequest,
+    Request,
+    User,
 )
 from trioserver.observer import Observers
 from trioserver.timings import Timings
@@ -79,6 +83,25 @@ async def test_a_refusal_is_told_with_its_code(
         await client.receive_end()
         await harness.assert_nothing_left()
     assert notes.events == [("attempted", code, False), ("closed", 1008, code)]
+
+
+async def test_a_user_that_cannot_be_told_is_a_refusal_too(autojump_clock: MockClock) -> None:
+    async def authenticate(credentials: Credentials, request: Request) -> User:
+        return User(id="alice", public={"since": object()})
+
+    notes, app = Notes(), Application(auth=authenticate)
+    app.route("/ws")
+    async with serving(app=app, observers=[notes]) as harness:
+        client = await harness.connect("/ws")
+        await client.send(type="auth", token="any")
+        await client.receive_until("error")
+        await trio.testing.wait_all_tasks_blocked()
+        statistics = harness.server.statistics()
+        assert (statistics.open, statistics.unauthenticated) == (1, 0), "it is only being closed"
+        await client.receive_end()
+        await harness.assert_nothing_left()
+    code = "internal_error"
+    assert notes.events == [("attempted", code, False), ("closed", 1011, code)]
 
 
 async def test_who_leaves_before_a_token_has_left(autojump_clock: MockClock) -> None:

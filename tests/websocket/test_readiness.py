@@ -195,6 +195,25 @@ async def test_a_source_that_raises_costs_nobody_else(
     assert "broken source" in capsys.readouterr().out
 
 
+async def test_a_task_that_cannot_be_started_costs_nobody_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("its nursery is closed")
+
+    async with running() as readiness:
+        for start in (fail, partial(started.append, "small")):
+            readiness.start_in_turn(start)
+        for start in (fail, partial(started.append, "large")):
+            readiness.start_large_in_turn(start)
+        with trio.fail_after(PATIENCE):
+            while len(started) < 2:
+                await trio.lowlevel.checkpoint()
+    assert capsys.readouterr().out.count("its nursery is closed") >= 2
+
+
 async def test_what_was_read_is_handled_also_when_another_has_ended_it() -> None:
     pairs = [socket.socketpair() for _ in range(2)]
     steps: list[tuple[str, Any]] = []

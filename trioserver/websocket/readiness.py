@@ -173,13 +173,19 @@ class Readiness:
         self._may_start = _STARTS
         while self._starts and self._may_start > 0:
             self._may_start -= 1
-            self._starts.popleft()()
+            self._start(self._starts.popleft())
         # The task that was started in the last round may have its turn only after this one.
         if self._large_started:
             self._large_started = False
         elif self._large and trio.current_time() >= self._large_due:
             self._large_started = True
-            self._large.popleft()()
+            self._start(self._large.popleft())
+
+    def _start(self, start: Callable[[], None]) -> None:
+        try:
+            start()
+        except Exception as error:
+            _log.error("readiness_source_failed", traceback=traceback_of(error))
 
     def _serve_ready(self) -> bool:
         """Serve what is ready; False where nothing is."""

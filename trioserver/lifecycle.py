@@ -158,8 +158,9 @@ class Lifecycle:
             self._websocket.accept(io, head)
         self._account.timings.accepted = trio.current_time()
         if refusal is None:
-            token = head.query.get("token") if connection.route.allow_query_token else None
-            self._session.start(token=token, heartbeat=head.query.get("heartbeat"))
+            query = head.query if connection.route.allow_query_token else {}
+            token = query.get("token")
+            self._session.start(token=token, heartbeat=query.get("heartbeat"))
             if token is not None and self._session.close is None:
                 self._verify_first(Credentials(source="query", token=token))
         connection._flush()

@@ -238,6 +238,8 @@ async def test_a_folded_header_is_one_line() -> None:
         ("http://here", "/", {}),
         ("http://here?x=1", "/", {"x": "1"}),
         ("/ws?at=http://here/", "/ws", {"at": "http://here/"}),
+        ("/ws?x=1" + "&a" * 127, "/ws", {"x": "1", "a": ""}),
+        ("/ws?x=1" + "&a" * 128, "/ws", {}),  # refused, and not even read for the log
     ],
 )
 async def test_a_target_has_a_path_and_a_query(

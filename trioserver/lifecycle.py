@@ -161,7 +161,7 @@ class Lifecycle:
             query = head.query if connection.route.allow_query_token else {}
             token = query.get("token")
             self._session.start(token=token, heartbeat=query.get("heartbeat"))
-            if token is not None and self._session.close is None:
+            if token is not None:
                 self._verify_first(Credentials(source="query", token=token))
         connection._flush()
         self._websocket.start(io, self)

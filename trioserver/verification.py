@@ -35,46 +35,28 @@ async def verify(
     behind.
     """
     with blocks.withdrawals.verification() as verification:
-        user = await _verify(
-            connection,
-            credentials,
-            blocks=blocks,
-            ownership_timeout=ownership_timeout,
-            timings=timings,
-        )
+        known = connection._user
+        bind_connection(connection.id, None if known is None else known.id)
+        with step(connection, "authentication"):
+            user = await _authenticate(connection, credentials)
+        if known is None:
+            timings.authenticated = trio.current_time()
+            connection._identify(user)  # from here on a disconnect by user or token meets it
+            bind_connection(connection.id, user.id)
+        elif known.id != user.id:
+            raise Refusal("access_denied", "The new token is for another user.")
+        session = connection.session
+        if session is None:  # where there is one, whose it is comes first
+            blocks.check(user)
+        with step(connection, "ownership"):
+            await _check_owner(connection, user, ownership_timeout)
+        blocks.check(user, connection.resource, session=session)
+        if known is None:
+            timings.owned = trio.current_time()
+        if user.expires_at is not None and user.expires_at <= connection._wall_clock():
+            raise Refusal("token_expired")  # perhaps only while the owner was looked up
         blocks.withdrawals.check(verification, user, connection.resource)
         return user
-
-
-async def _verify(
-    connection: Connection,
-    credentials: Credentials,
-    *,
-    blocks: Blocks,
-    ownership_timeout: float,
-    timings: Timings,
-) -> User:
-    known = connection._user
-    bind_connection(connection.id, None if known is None else known.id)
-    with step(connection, "authentication"):
-        user = await _authenticate(connection, credentials)
-    if known is None:
-        timings.authenticated = trio.current_time()
-        connection._identify(user)  # from here on a disconnect by user or token meets it
-        bind_connection(connection.id, user.id)
-    elif known.id != user.id:
-        raise Refusal("access_denied", "The new token is for another user.")
-    session = connection.session
-    if session is None:  # where there is one, whose it is comes first
-        blocks.check(user)
-    with step(connection, "ownership"):
-        await _check_owner(connection, user, ownership_timeout)
-    blocks.check(user, connection.resource, session=session)
-    if known is None:
-        timings.owned = trio.current_time()
-    if user.expires_at is not None and user.expires_at <= connection._wall_clock():
-        raise Refusal("token_expired")  # perhaps only while the owner was looked up
-    return user
 
 
 async def _authenticate(connection: Connection, credentials: Credentials) -> User:

@@ -20,7 +20,7 @@ from trioserver.auth.files import read_keys
 from trioserver.auth.jwks import JWKS
 from trioserver.auth.keys import Key, KeySet
 from trioserver.auth.user import Credentials, User
-from trioserver.auth.verify import Rules, UnknownKey, verify
+from trioserver.auth.verify import Rules, UnknownKey, media_type, verify
 from trioserver.tracebacks import traceback_of
 from trioserver.websocket.request import Request
 
@@ -266,7 +266,7 @@ class JWTAuth(Component):
 
 def _media_types(typ: str | Collection[str] | None) -> tuple[str, ...] | None:
     names = _names("typ", typ)
-    return names and tuple(name.lower().removeprefix("application/") for name in names)
+    return names and tuple(map(media_type, names))
 
 
 def _names(option: str, value: str | Collection[str] | None) -> tuple[str, ...] | None:

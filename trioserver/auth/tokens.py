@@ -92,9 +92,8 @@ def _of_jwk(text: bytes) -> tuple[PrivateKey, Key]:
         document = json.loads(text)
         for jwk in document.get("keys", [document]):
             if isinstance(jwk, dict) and "d" in jwk:
-                named = {name: jwk[name] for name in ("kid", "alg") if name in jwk}
                 private = jwt.PyJWK({name: jwk[name] for name in jwk if name != "alg"}).key
                 return private, Key(
-                    material=private.public_key(), kid=named.get("kid"), algorithm=named.get("alg")
+                    material=private.public_key(), kid=jwk.get("kid"), algorithm=jwk.get("alg")
                 )
     raise ValueError("There is no private key in this JWK set: tokens are signed with one.")

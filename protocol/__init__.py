@@ -1,7 +1,7 @@
 """The wire protocol ``trioserver.v1``, with no I/O and no clock: usable by any Python program."""
 
 from protocol.bucket import TokenBucket
-from protocol.client import ClientSession, LocalProtocolError, RemoteProtocolError
+from protocol.client import ClientProtocol, LocalProtocolError, RemoteProtocolError
 from protocol.errors import (
     ERRORS,
     Disconnect,
@@ -10,12 +10,12 @@ from protocol.errors import (
     Refusal,
     RequestError,
     Retry,
-    TooBigToSend,
+    TooBigToSendError,
     close_code_of,
 )
 from protocol.messages import SUBPROTOCOL, Id, instant, milliseconds, raw
-from protocol.options import SessionOptions
-from protocol.server import Close, ServerSession
+from protocol.options import ProtocolOptions
+from protocol.server import Close, ServerProtocol
 from protocol.states import CLIENT_TABLE, SERVER_TABLE, ClientState, ServerState
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "ERRORS",
     "SERVER_TABLE",
     "SUBPROTOCOL",
-    "ClientSession",
+    "ClientProtocol",
     "ClientState",
     "Close",
     "Disconnect",
@@ -31,15 +31,15 @@ __all__ = [
     "Fatal",
     "Id",
     "LocalProtocolError",
+    "ProtocolOptions",
     "Refusal",
     "RemoteProtocolError",
     "RequestError",
     "Retry",
-    "ServerSession",
+    "ServerProtocol",
     "ServerState",
-    "SessionOptions",
     "TokenBucket",
-    "TooBigToSend",
+    "TooBigToSendError",
     "close_code_of",
     "instant",
     "milliseconds",

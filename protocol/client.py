@@ -37,7 +37,7 @@ from protocol.messages import (
     Unsubscribe,
     raw,
 )
-from protocol.states import CLIENT_TABLE, ClientMove, ClientState
+from protocol.states import CLIENT_TABLE, ClientState, ClientTrigger
 
 MAX_PENDING: Final = 4096
 """Requests without an answer that a session keeps track of."""
@@ -59,16 +59,16 @@ class RemoteProtocolError(Exception):
         self.code = "protocol_error"
 
 
-_MOVES: Final[dict[type, ClientMove]] = {
-    Hello: ClientMove.HELLO,
-    Ready: ClientMove.READY,
-    Ping: ClientMove.HEARTBEAT,
-    Pong: ClientMove.HEARTBEAT,
-    Message: ClientMove.UNKNOWN,
+_TRIGGERS: Final[dict[type, ClientTrigger]] = {
+    Hello: ClientTrigger.HELLO,
+    Ready: ClientTrigger.READY,
+    Ping: ClientTrigger.HEARTBEAT,
+    Pong: ClientTrigger.HEARTBEAT,
+    Message: ClientTrigger.UNKNOWN,
 }
 
 
-class ClientSession:
+class ClientProtocol:
     """One session. Feed it with `receive`, send what ``outgoing`` collects.
 
     ``last_received`` is the time of the last message, for noticing that the server has gone: with
@@ -102,7 +102,7 @@ class ClientSession:
         or what else it wants to know.
         """
         refreshing = self.state is ClientState.READY
-        self._move(ClientMove.AUTHENTICATE)
+        self._transition(ClientTrigger.AUTHENTICATE)
         if in_query:
             return None
         id = self._new_id() if refreshing else None
@@ -119,7 +119,7 @@ class ClientSession:
 
     def send(self, type: str, data: Any = UNSET) -> None:
         """Send an application's message that wants no answer."""
-        self._move(ClientMove.SEND)
+        self._transition(ClientTrigger.SEND)
         self._send(Message(type=type, data=_optional(data)))
 
     def subscribe(self, *topics: str) -> Id:
@@ -141,7 +141,7 @@ class ClientSession:
     def cancel(self, id: Id) -> None:
         """End a stream early; its `end` still comes. An id that awaits no answer is left be."""
         if id in self._pending:
-            self._move(ClientMove.SEND)
+            self._transition(ClientTrigger.SEND)
             self._send(Cancel(id=id))
 
     def forget(self, id: Id) -> None:
@@ -149,7 +149,7 @@ class ClientSession:
         self._pending.pop(id, None)
 
     def _request(self, message: Any) -> Id:
-        self._move(ClientMove.SEND)
+        self._transition(ClientTrigger.SEND)
         id: Id = message.id
         self._pending[id] = 0
         self._send(message)
@@ -181,7 +181,7 @@ class ClientSession:
             message = codec.decode_server(data)
         except Refusal as refusal:
             raise RemoteProtocolError(refusal.message) from None
-        self._move(self._move_of(message))
+        self._transition(self._trigger_of(message))
         match message:
             case Message() if self.state is not ClientState.READY:
                 return None
@@ -198,10 +198,10 @@ class ClientSession:
                     self._pending.pop(message.id, None)
         return message
 
-    def _move_of(self, message: ServerMessage | Message) -> ClientMove:
+    def _trigger_of(self, message: ServerMessage | Message) -> ClientTrigger:
         if isinstance(message, Error):
-            return ClientMove.FATAL if message.fatal else ClientMove.ERROR
-        return _MOVES.get(type(message), ClientMove.MESSAGE)
+            return ClientTrigger.FATAL if message.fatal else ClientTrigger.ERROR
+        return _TRIGGERS.get(type(message), ClientTrigger.MESSAGE)
 
     def _receive_error(self, message: Error) -> Error:
         if message.fatal:
@@ -225,14 +225,14 @@ class ClientSession:
         self.state = ClientState.CLOSED
         self._pending.clear()
 
-    def _move(self, move: ClientMove) -> None:
-        outcome = CLIENT_TABLE[self.state, move]
+    def _transition(self, trigger: ClientTrigger) -> None:
+        outcome = CLIENT_TABLE[self.state, trigger]
         if isinstance(outcome, ClientState):
             self.state = outcome
-        elif move in (ClientMove.AUTHENTICATE, ClientMove.SEND):
-            raise LocalProtocolError(outcome, f"Cannot {move.value} when {self.state.value}.")
+        elif trigger in (ClientTrigger.AUTHENTICATE, ClientTrigger.SEND):
+            raise LocalProtocolError(outcome, f"Cannot {trigger.value} when {self.state.value}.")
         else:
-            raise RemoteProtocolError(f"Out of place when {self.state.value}: {move.value}.")
+            raise RemoteProtocolError(f"Out of place when {self.state.value}: {trigger.value}.")
 
 
 def _optional(data: Any) -> Any:

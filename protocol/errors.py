@@ -217,7 +217,7 @@ class RequestError(Refusal):
         super().__init__(code, message, retry=retry, retry_after=retry_after)
 
 
-class TooBigToSend(RequestError, ValueError):
+class TooBigToSendError(RequestError, ValueError):
     """A message of ``size`` bytes is larger than any that the server sends, which is ``limit``."""
 
     def __init__(self, size: int, limit: int) -> None:

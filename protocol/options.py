@@ -8,7 +8,7 @@ from protocol.messages import HeartbeatMode, Limits
 
 
 @attrs.frozen(kw_only=True)
-class SessionOptions:
+class ProtocolOptions:
     """What the server offers and allows; durations in seconds.
 
     ``auth_aliases`` are types that count as `auth` before READY. ``heartbeat`` is for clients that

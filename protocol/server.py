@@ -1,6 +1,6 @@
 """The server's side of a session: text in, messages out, text to send, time as an argument.
 
-`ServerSession` decides what a message means at the moment it arrives, and nothing else: it does
+`ServerProtocol` decides what a message means at the moment it arrives, and nothing else: it does
 not wait, verify, or run anything. The rules are the table in `protocol.states`.
 """
 
@@ -47,8 +47,8 @@ from protocol.messages import (
     instant,
     milliseconds,
 )
-from protocol.options import SessionOptions
-from protocol.states import SERVER_TABLE, Hold, ServerMove, ServerState
+from protocol.options import ProtocolOptions
+from protocol.states import SERVER_TABLE, Hold, ServerState, ServerTrigger
 from protocol.structure import SHORT, weight
 
 _READY: Final = frozenset({ServerState.READY, ServerState.REFRESHING})
@@ -78,7 +78,7 @@ class Close:
     reason: str
 
 
-class ServerSession:
+class ServerProtocol:
     """One session. Feed it with `receive`, ask `deadline`, send what `outgoing` collects.
 
     After the end, ``close`` says with which code and reason to close the WebSocket; what stands in
@@ -94,7 +94,7 @@ class ServerSession:
         "max_message_bytes", "options", "outgoing", "state",
     )  # fmt: skip
 
-    def __init__(self, options: SessionOptions, now: float) -> None:
+    def __init__(self, options: ProtocolOptions, now: float) -> None:
         self.options = options
         self.state = ServerState.OPENING
         self.is_ready = False
@@ -131,12 +131,12 @@ class ServerSession:
         )
         self.outgoing.append(codec.encode(hello))
         if token is None:
-            self._move(ServerMove.START)
+            self._transition(ServerTrigger.START)
         else:
-            self._move(ServerMove.START_VERIFYING)
+            self._transition(ServerTrigger.START_VERIFYING)
             self.auth = Auth(token=token, heartbeat=heartbeat)
 
-    def admit(
+    def accept_auth(
         self,
         *,
         now: float,
@@ -148,7 +148,7 @@ class ServerSession:
     ) -> None:
         """Token and ownership are good: say `ready`. Then ask `receive_held`."""
         assert self.auth is not None, "admitted without credentials"
-        self._move(ServerMove.ADMIT)
+        self._transition(ServerTrigger.ACCEPT)
         options = self.options
         asked = self.auth.heartbeat
         self.heartbeat = next((m for m in HEARTBEAT_MODES if m == asked), options.heartbeat)
@@ -177,10 +177,10 @@ class ServerSession:
         received = (self.receive(data, now) for data in held)
         return [message for message in received if message is not None]
 
-    def refresh(self, *, now: float, wall: float, expires_at: float | None) -> None:
+    def accept_refresh(self, *, now: float, wall: float, expires_at: float | None) -> None:
         """The new token is good."""
         assert self.auth is not None, "refreshed without credentials"
-        self._move(ServerMove.ADMIT)
+        self._transition(ServerTrigger.ACCEPT)
         self._expire_at(expires_at, now, wall)
         left = None if expires_at is None else milliseconds(expires_at - wall)
         until = None if expires_at is None else instant(expires_at)
@@ -188,16 +188,16 @@ class ServerSession:
         self.outgoing.append(codec.encode(refreshed))
         self._forget_credentials()
 
-    def keep(self, refusal: Refusal, now: float) -> None:
+    def reject_refresh(self, refusal: Refusal, now: float) -> None:
         """The new token could not be verified now; the old one counts until it expires."""
         assert self.auth is not None, "kept without credentials"
-        self._move(ServerMove.KEEP)
+        self._transition(ServerTrigger.REJECT_REFRESH)
         self.refuse(refusal, now, id=self.auth.id)
         self._forget_credentials()
 
     # -------------------------------------------------------------------------- running
 
-    def prepay(self, count: int, size: int, now: float) -> bool:
+    def charge(self, count: int, size: int, now: float) -> bool:
         """Charge ``count`` messages of ``size`` bytes in all to the rates, if neither is exceeded.
 
         Returns whether they were charged, which `receive` is to be told; else it charges each.
@@ -210,12 +210,13 @@ class ServerSession:
         return False
 
     def receive(
-        self, data: bytes, now: float, *, prepaid: bool = False
+        self, data: bytes, now: float, *, charged: bool = False
     ) -> ClientMessage | Message | None:
         """A text message has arrived: what to do about it, or None when that has been done.
 
-        `Auth` asks for a verification (`admit` or `fail`; when READY, `refresh`, `keep` or
-        `fail`). Errors have gone to ``outgoing``, and may have ended the session.
+        `Auth` asks for a verification: answer it with `accept_auth` or `fail`, and when READY with
+        `accept_refresh`, `reject_refresh` or `fail`. Errors have gone to ``outgoing``, and may have
+        ended the connection.
         """
         ready = self.is_ready
         if not ready:
@@ -231,7 +232,7 @@ class ServerSession:
         # The rates come first: what is beyond them, or no good, costs its sender all the same.
         if ready:
             counts_as = size if size <= SHORT else min(weight(data), self._bytes.burst)
-            if prepaid:
+            if charged:
                 within = counts_as == size or self._bytes.take(now, counts_as - size)
             else:
                 within = self._messages.take(now) and self._bytes.take(now, counts_as)
@@ -246,16 +247,18 @@ class ServerSession:
         if ready and envelope.type not in RESERVED_TYPES and envelope.id not in self.in_flight:
             return envelope  # nearly always: it moves nothing in the table
         try:
-            return self._judge(data, envelope, now)
+            return self._receive_special(data, envelope, now)
         except Refusal as refusal:
             self.refuse(refusal, now, id=envelope.id)
             return None
 
-    def _judge(self, data: bytes, envelope: Message, now: float) -> ClientMessage | Message | None:
+    def _receive_special(
+        self, data: bytes, envelope: Message, now: float
+    ) -> ClientMessage | Message | None:
         waiting = self.state is ServerState.WAITING
         if envelope.type == "auth" or (waiting and envelope.type in self.options.auth_aliases):
             return self._receive_auth(data, envelope, now)
-        outcome = self._move(ServerMove.MESSAGE)
+        outcome = self._transition(ServerTrigger.MESSAGE)
         if isinstance(outcome, str):
             self.fail(Refusal(outcome), id=envelope.id)
             return None
@@ -279,13 +282,13 @@ class ServerSession:
             assert isinstance(message, Auth)
         else:
             message = codec.decode_auth_alias(data)
-        outcome = self._move(ServerMove.AUTH)
+        outcome = self._transition(ServerTrigger.AUTH)
         if isinstance(outcome, str):
             raise Refusal(outcome, "Another 'auth' is being verified.")
         self.auth = message
         self.auth_fields = codec.decode_fields(data)
         if not first and message.id is not None and message.id in self.in_flight:
-            self.keep(Refusal("duplicate_id"), now)
+            self.reject_refresh(Refusal("duplicate_id"), now)
             return None
         return message
 
@@ -341,7 +344,7 @@ class ServerSession:
             self._end(Close(NORMAL_CLOSURE, ""))
 
     def _end(self, close: Close) -> None:
-        self._move(ServerMove.FAIL)
+        self._transition(ServerTrigger.FAIL)
         self.close = close
         self.deadline = None
         self._held.clear()
@@ -361,7 +364,7 @@ class ServerSession:
             )
             self.outgoing.append(codec.encode(expiring))
             return
-        outcome = self._move(ServerMove.DEADLINE)
+        outcome = self._transition(ServerTrigger.DEADLINE)
         if isinstance(outcome, str):
             self.fail(Refusal(outcome))
 
@@ -376,8 +379,8 @@ class ServerSession:
 
     # -------------------------------------------------------------------------- details
 
-    def _move(self, move: ServerMove) -> ServerState | Hold | str:
-        outcome = SERVER_TABLE[self.state, move]
+    def _transition(self, trigger: ServerTrigger) -> ServerState | Hold | str:
+        outcome = SERVER_TABLE[self.state, trigger]
         if isinstance(outcome, ServerState):
             self.state = outcome
             self.is_ready = outcome in _READY

@@ -1,15 +1,15 @@
-"""The life of a session as two tables, one for each side.
+"""The state machine of a connection as two tables, one for each side.
 
-A move is looked up under (state, move). The answer is the next state, or the code of the error
-(`protocol.errors`) that the move is in this state; what stands in neither table cannot happen.
-The docs draw their diagrams from here.
+Each table maps (state, trigger) to the next state, or to the code of the error (`protocol.errors`)
+that the trigger causes in this state. A pair that is in neither table cannot happen. The diagrams
+in the docs are generated from these tables.
 
 Server: nothing of the application runs before READY, and there is one road to it:
 
-    OPENING -start-> WAITING -auth-> VERIFYING -admit-> READY
-                                                        READY -auth-> REFRESHING -admit-> READY
+    OPENING -start-> WAITING -auth-> VERIFYING -accept-> READY
+                                                        READY -auth-> REFRESHING -accept-> READY
 
-A token in the query string takes the place of the first message: OPENING goes to VERIFYING.
+A token in the query string replaces the first message: OPENING goes to VERIFYING.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 
 
 class ServerState(Enum):
-    """Where a session stands, as the server sees it."""
+    """State of a connection, on the server."""
 
     OPENING = "opening"
     WAITING = "waiting"
@@ -29,63 +29,63 @@ class ServerState(Enum):
     CLOSED = "closed"
 
 
-class ServerMove(Enum):
-    """What can happen to a session on the server."""
+class ServerTrigger(Enum):
+    """What can change the state on the server."""
 
     START = "start"
     START_VERIFYING = "start with a token in the query string"
     AUTH = "an auth message arrives"
     MESSAGE = "any other message arrives"
-    ADMIT = "token and ownership are verified"
-    KEEP = "a refresh could not be verified now; the old token still counts"
+    ACCEPT = "token and ownership are verified"
+    REJECT_REFRESH = "a refresh could not be verified now; the old token still counts"
     DEADLINE = "the deadline passes"
     FAIL = "an error or an end"
 
 
 class Hold(Enum):
-    """The message waits until the verification has ended; within a bound."""
+    """The message waits, within a bound, until the verification has ended."""
 
     HOLD = "held until ready"
 
 
 ServerOutcome: TypeAlias = ServerState | Hold | str
 
-_S, _M = ServerState, ServerMove
+_S, _T = ServerState, ServerTrigger
 
-SERVER_TABLE: Final[dict[tuple[ServerState, ServerMove], ServerOutcome]] = {
-    (_S.OPENING, _M.START): _S.WAITING,
-    (_S.OPENING, _M.START_VERIFYING): _S.VERIFYING,
-    (_S.OPENING, _M.DEADLINE): "auth_timeout",
-    (_S.OPENING, _M.FAIL): _S.CLOSED,
-    (_S.WAITING, _M.AUTH): _S.VERIFYING,
-    (_S.WAITING, _M.MESSAGE): "auth_required",
-    (_S.WAITING, _M.DEADLINE): "auth_timeout",
-    (_S.WAITING, _M.FAIL): _S.CLOSED,
-    (_S.VERIFYING, _M.AUTH): Hold.HOLD,
-    (_S.VERIFYING, _M.MESSAGE): Hold.HOLD,
-    (_S.VERIFYING, _M.ADMIT): _S.READY,
-    (_S.VERIFYING, _M.DEADLINE): "auth_timeout",
-    (_S.VERIFYING, _M.FAIL): _S.CLOSED,
-    (_S.READY, _M.AUTH): _S.REFRESHING,
-    (_S.READY, _M.MESSAGE): _S.READY,
-    (_S.READY, _M.DEADLINE): "token_expired",
-    (_S.READY, _M.FAIL): _S.CLOSED,
-    (_S.REFRESHING, _M.AUTH): "too_many_in_flight",
-    (_S.REFRESHING, _M.MESSAGE): _S.REFRESHING,
-    (_S.REFRESHING, _M.ADMIT): _S.READY,
-    (_S.REFRESHING, _M.KEEP): _S.READY,
-    (_S.REFRESHING, _M.DEADLINE): "token_expired",
-    (_S.REFRESHING, _M.FAIL): _S.CLOSED,
-    # What arrives after the end is read and dropped, as RFC 6455, section 1.4, has it.
-    (_S.CLOSED, _M.AUTH): _S.CLOSED,
-    (_S.CLOSED, _M.MESSAGE): _S.CLOSED,
-    (_S.CLOSED, _M.DEADLINE): _S.CLOSED,
-    (_S.CLOSED, _M.FAIL): _S.CLOSED,
+SERVER_TABLE: Final[dict[tuple[ServerState, ServerTrigger], ServerOutcome]] = {
+    (_S.OPENING, _T.START): _S.WAITING,
+    (_S.OPENING, _T.START_VERIFYING): _S.VERIFYING,
+    (_S.OPENING, _T.DEADLINE): "auth_timeout",
+    (_S.OPENING, _T.FAIL): _S.CLOSED,
+    (_S.WAITING, _T.AUTH): _S.VERIFYING,
+    (_S.WAITING, _T.MESSAGE): "auth_required",
+    (_S.WAITING, _T.DEADLINE): "auth_timeout",
+    (_S.WAITING, _T.FAIL): _S.CLOSED,
+    (_S.VERIFYING, _T.AUTH): Hold.HOLD,
+    (_S.VERIFYING, _T.MESSAGE): Hold.HOLD,
+    (_S.VERIFYING, _T.ACCEPT): _S.READY,
+    (_S.VERIFYING, _T.DEADLINE): "auth_timeout",
+    (_S.VERIFYING, _T.FAIL): _S.CLOSED,
+    (_S.READY, _T.AUTH): _S.REFRESHING,
+    (_S.READY, _T.MESSAGE): _S.READY,
+    (_S.READY, _T.DEADLINE): "token_expired",
+    (_S.READY, _T.FAIL): _S.CLOSED,
+    (_S.REFRESHING, _T.AUTH): "too_many_in_flight",
+    (_S.REFRESHING, _T.MESSAGE): _S.REFRESHING,
+    (_S.REFRESHING, _T.ACCEPT): _S.READY,
+    (_S.REFRESHING, _T.REJECT_REFRESH): _S.READY,
+    (_S.REFRESHING, _T.DEADLINE): "token_expired",
+    (_S.REFRESHING, _T.FAIL): _S.CLOSED,
+    # Messages that arrive after the end are read and dropped (RFC 6455, section 1.4).
+    (_S.CLOSED, _T.AUTH): _S.CLOSED,
+    (_S.CLOSED, _T.MESSAGE): _S.CLOSED,
+    (_S.CLOSED, _T.DEADLINE): _S.CLOSED,
+    (_S.CLOSED, _T.FAIL): _S.CLOSED,
 }
 
 
 class ClientState(Enum):
-    """Where a session stands, as the client sees it."""
+    """State of a connection, on the client."""
 
     CONNECTED = "connected"
     AUTHENTICATING = "authenticating"
@@ -93,8 +93,8 @@ class ClientState(Enum):
     CLOSED = "closed"
 
 
-class ClientMove(Enum):
-    """What can happen to a session on the client."""
+class ClientTrigger(Enum):
+    """What can change the state on the client."""
 
     AUTHENTICATE = "send auth"
     SEND = "send anything else"
@@ -107,9 +107,9 @@ class ClientMove(Enum):
     UNKNOWN = "an application's or an unknown message arrives"
 
 
-_C, _N = ClientState, ClientMove
+_C, _N = ClientState, ClientTrigger
 
-CLIENT_TABLE: Final[dict[tuple[ClientState, ClientMove], ClientState | str]] = {
+CLIENT_TABLE: Final[dict[tuple[ClientState, ClientTrigger], ClientState | str]] = {
     (_C.CONNECTED, _N.AUTHENTICATE): _C.AUTHENTICATING,
     (_C.CONNECTED, _N.SEND): "auth_required",
     (_C.CONNECTED, _N.HELLO): _C.CONNECTED,

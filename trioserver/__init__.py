@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from protocol import Disconnect, Id, Refusal, RequestError, TooBigToSend
+    from protocol import Disconnect, Id, Refusal, RequestError, TooBigToSendError
     from trioserver.application import Application, Route, anyone
     from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.auth import ClientCertificateAuth, Component, Credentials, JWTAuth, User
@@ -107,7 +107,7 @@ __all__ = [
     "ShutdownConfig",
     "TLSConfig",
     "TaskReport",
-    "TooBigToSend",
+    "TooBigToSendError",
     "TooManyBlocks",
     "TracingConfig",
     "User",
@@ -171,7 +171,7 @@ _HOMES: Final = {
     "ServerStatistics": "trioserver.metrics.statistics",
     "ShutdownConfig": "trioserver.config",
     "TLSConfig": "trioserver.config",
-    "TooBigToSend": "protocol",
+    "TooBigToSendError": "protocol",
     "TaskReport": "trioserver.inspection",
     "TooManyBlocks": "trioserver.blocks",
     "TracingConfig": "trioserver.config",

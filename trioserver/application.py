@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import attrs
 
-from protocol import TooBigToSend, codec, raw
+from protocol import TooBigToSendError, codec, raw
 from protocol.messages import MAX_SAFE_INTEGER, Event, HeartbeatMode
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
@@ -24,7 +24,7 @@ from trioserver.websocket.headers import encode_text
 from trioserver.websocket.memory import shared
 
 if TYPE_CHECKING:
-    from protocol.options import SessionOptions
+    from protocol.options import ProtocolOptions
     from trioserver.config import Config
     from trioserver.connection import Connection
 
@@ -95,7 +95,7 @@ class Route:
         self._presence = presence
         self._mailbox = mailbox
         self._pattern = _compile(path)
-        self._options: tuple[Config, SessionOptions] | None = None  # the latest, for `opening`
+        self._options: tuple[Config, ProtocolOptions] | None = None  # the latest, for `opening`
         if session is not None and session not in self.parameters:
             raise ValueError(f"session: {path} has no parameter {session!r}")
         if heartbeat not in ("frame", "message"):
@@ -361,8 +361,9 @@ class Application:
     def publish(self, topic: str, data: Any) -> int:
         """Send ``data`` to all subscribers of ``topic``; never waits for any. The event's offset.
 
-        Raises `TypeError` or `ValueError` for what JSON cannot express, and `protocol.TooBigToSend`
-        for an event that is larger than any message that is sent: then nobody gets it.
+        Raises `TypeError` or `ValueError` for what JSON cannot express, and
+        `protocol.TooBigToSendError` for an event that is larger than any message that is sent: then
+        nobody gets it.
         """
         event = raw(data)
         if len(event) + 6 * len(topic) + _EVENT_BYTES > self._max_message_bytes:
@@ -370,10 +371,10 @@ class Application:
         return self.engine.publish(topic, event)
 
     def _check_size(self, event: Event) -> None:
-        """Raises `TooBigToSend`."""
+        """Raises `TooBigToSendError`."""
         size = len(codec.encode(event))
         if size > self._max_message_bytes:
-            raise TooBigToSend(size, self._max_message_bytes)
+            raise TooBigToSendError(size, self._max_message_bytes)
 
     def bound_messages(self, server: object, max_bytes: int) -> None:
         """A server that serves this application sends no message that is larger."""

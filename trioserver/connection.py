@@ -14,9 +14,9 @@ from msgspec import UNSET
 from protocol import (
     Id,
     Refusal,
-    ServerSession,
+    ServerProtocol,
     ServerState,
-    TooBigToSend,
+    TooBigToSendError,
     codec,
     milliseconds,
     raw,
@@ -71,7 +71,7 @@ class Connection:
         route: Route,
         resource: Mapping[str, str],
         request: Request,
-        session: ServerSession,
+        session: ServerProtocol,
         websocket: WebSocket,
         wall_clock: Callable[[], float],
     ) -> None:
@@ -146,8 +146,8 @@ class Connection:
 
         Raises `ConnectionEnded`, a `trio.ClosedResourceError`, when the connection has ended,
         `TypeError` or `ValueError` for what JSON cannot express, and for fields that are the
-        message's own: type, id, data; `protocol.TooBigToSend` for a message that is larger than
-        any that is sent. Cancelling this sends nothing.
+        message's own: type, id, data; `protocol.TooBigToSendError` for a message that is larger
+        than any that is sent. Cancelling this sends nothing.
         """
         await trio.lowlevel.checkpoint()
         self._check_open()
@@ -230,7 +230,9 @@ class Connection:
         if self._session.close is None:
             try:
                 self._transmit_frame(event)
-            except TooBigToSend as refusal:  # the options have changed since this client connected
+            except (
+                TooBigToSendError
+            ) as refusal:  # the options have changed since this client connected
                 self._fail(refusal)
 
     # ------------------------------------------------------------- for the rest of the server
@@ -252,7 +254,7 @@ class Connection:
     def _transmit(self, message: bytes) -> None:
         """Queue a message of an open session; one too many ends it.
 
-        Raises `TooBigToSend`.
+        Raises `TooBigToSendError`.
         """
         self._transmit_frame(encode_text(message))
 
@@ -273,7 +275,7 @@ class Connection:
             pass  # the reader is about to notice
         except FrameTooBig:
             limit = self._session.options.max_server_message_bytes
-            raise TooBigToSend(len(frame), limit) from None
+            raise TooBigToSendError(len(frame), limit) from None
         return True
 
     async def _put(self, frame: bytes) -> None:

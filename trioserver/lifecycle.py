@@ -213,10 +213,10 @@ class Lifecycle:
     def _take(self, messages: list[bytes]) -> None:
         session, dispatcher = self._session, self._dispatcher
         now, count = self._websocket.last_received, len(messages)
-        prepaid = count > 1 and session.prepay(count, sum(map(len, messages)), now)
+        charged = count > 1 and session.charge(count, sum(map(len, messages)), now)
         try:
             for data in messages:
-                message = session.receive(data, now, prepaid=prepaid)
+                message = session.receive(data, now, charged=charged)
                 if session.outgoing:
                     self.connection._flush()
                 if type(message) is Message:
@@ -272,7 +272,7 @@ class Lifecycle:
             )
             return
         now = trio.current_time()
-        session.admit(
+        session.accept_auth(
             now=now,
             wall=connection._wall_clock(),
             connection_id=connection.id,
@@ -322,7 +322,7 @@ class Lifecycle:
             if session.state is ServerState.REFRESHING:
                 self.connection._user = user
                 now, wall = trio.current_time(), self.connection._wall_clock()
-                session.refresh(now=now, wall=wall, expires_at=user.expires_at)
+                session.accept_refresh(now=now, wall=wall, expires_at=user.expires_at)
                 self._nap.cancel()  # what is due next has changed
                 self._account.refreshed("refreshed", begun)
         self.connection._flush()
@@ -331,7 +331,7 @@ class Lifecycle:
         """What is not the client's fault leaves it with the token it has."""
         passing = refusal.code in ("unavailable", "internal_error")
         if passing and not isinstance(refusal, Disconnect):
-            self._session.keep(refusal, trio.current_time())
+            self._session.reject_refresh(refusal, trio.current_time())
         else:
             auth = self._session.auth
             self._session.fail(refusal, None if auth is None else auth.id)

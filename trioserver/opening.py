@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import trio
 
-from protocol import ServerSession, SessionOptions
+from protocol import ProtocolOptions, ServerProtocol
 from trioserver.application import Application, Match, Route
 from trioserver.config import Config
 from trioserver.connection import Connection
@@ -42,7 +42,7 @@ def new_connection(
     memory: Memory,
 ) -> Connection:
     """A connection whose session starts now; the handshake has not been answered yet."""
-    session = ServerSession(_options_of(config, match.route), trio.current_time())
+    session = ServerProtocol(_options_of(config, match.route), trio.current_time())
     request = Request(
         path=head.path,
         query=head.query,
@@ -73,17 +73,17 @@ def new_connection(
     )
 
 
-def _options_of(config: Config, route: Route) -> SessionOptions:
+def _options_of(config: Config, route: Route) -> ProtocolOptions:
     """One for all connections to the route, until the configuration is another."""
     if route._options is None or route._options[0] is not config:
         route._options = (config, _session_options(config, route))
     return route._options[1]
 
 
-def _session_options(config: Config, route: Route) -> SessionOptions:
+def _session_options(config: Config, route: Route) -> ProtocolOptions:
     """The configuration as the protocol's session wants it."""
     limits = config.limits
-    return SessionOptions(
+    return ProtocolOptions(
         auth_timeout=config.auth.timeout,
         greeting=route.greeting,
         auth_aliases=route.auth_aliases,

@@ -16,7 +16,7 @@ import attrs
 import structlog
 import trio
 
-from protocol import TooBigToSend
+from protocol import TooBigToSendError
 from trioserver.auth import Component, id_if_given, id_of
 from trioserver.handlers import refuse_async
 from trioserver.telemetry.lines import may_log
@@ -261,7 +261,7 @@ class Presence(Component):
         data: dict[str, Any] = {"event": change, "user": guest.user.id}
         try:
             self._route.application.publish(self.topic(resource), data)
-        except TooBigToSend as error:
+        except TooBigToSendError as error:
             if may_log("presence_event_too_big", user=guest.user.id):
                 _log.error("presence_event_too_big", size=error.size, limit=error.limit)
 

@@ -23,8 +23,8 @@ from protocol.generate.schema import (
 from protocol.states import (
     CLIENT_TABLE,
     SERVER_TABLE,
-    ClientMove,
     ClientState,
+    ClientTrigger,
     Hold,
     ServerState,
 )
@@ -103,23 +103,25 @@ def message_reference() -> str:
 
 def server_diagram() -> str:
     """The server's table. An error that is always fatal leads to the end."""
-    moves = (
-        (state, _target(state, outcome), move.value, outcome)
-        for (state, move), outcome in SERVER_TABLE.items()
+    transitions = (
+        (state, _target(state, outcome), trigger.value, outcome)
+        for (state, trigger), outcome in SERVER_TABLE.items()
         if state is not ServerState.CLOSED
     )
-    return _diagram(ServerState.OPENING, ServerState.CLOSED, moves)
+    return _diagram(ServerState.OPENING, ServerState.CLOSED, transitions)
 
 
 def client_diagram() -> str:
     """The client's table, without what the caller must not do: that changes nothing."""
-    moves = (
-        (state, _target(state, outcome), move.value, outcome)
-        for (state, move), outcome in CLIENT_TABLE.items()
+    transitions = (
+        (state, _target(state, outcome), trigger.value, outcome)
+        for (state, trigger), outcome in CLIENT_TABLE.items()
         if state is not ClientState.CLOSED
-        and not (isinstance(outcome, str) and move in (ClientMove.AUTHENTICATE, ClientMove.SEND))
+        and not (
+            isinstance(outcome, str) and trigger in (ClientTrigger.AUTHENTICATE, ClientTrigger.SEND)
+        )
     )
-    return _diagram(ClientState.CONNECTED, ClientState.CLOSED, moves)
+    return _diagram(ClientState.CONNECTED, ClientState.CLOSED, transitions)
 
 
 def _target(state: Enum, outcome: object) -> Enum:
@@ -128,10 +130,10 @@ def _target(state: Enum, outcome: object) -> Enum:
     return type(state)["CLOSED"] if ERRORS[outcome].fatal is Fatal.ALWAYS else state
 
 
-def _diagram(first: Enum, last: Enum, moves: Iterable[tuple[Enum, Enum, str, object]]) -> str:
+def _diagram(first: Enum, last: Enum, transitions: Iterable[tuple[Enum, Enum, str, object]]) -> str:
     labels: dict[tuple[Enum, Enum], list[str]] = {}
-    for state, target, move, outcome in moves:
-        told = move.replace(";", ",")
+    for state, target, trigger, outcome in transitions:
+        told = trigger.replace(";", ",")
         if isinstance(outcome, str):
             told += f" ({outcome})"
         elif outcome is Hold.HOLD:

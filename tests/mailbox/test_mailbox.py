@@ -35,7 +35,7 @@ from trioserver import (
     Refusal,
     Request,
     Server,
-    TooBigToSend,
+    TooBigToSendError,
     User,
     anyone,
     serve,
@@ -362,7 +362,7 @@ async def test_bytes_are_bounded_and_one_that_never_fits_is_refused(database_url
     async with posting(database_url, max_bytes=2048) as post:
         for letter in "abc":
             await post.mailbox.send("alice", "note", letter * 700)
-        with pytest.raises(TooBigToSend, match="2,048"):
+        with pytest.raises(TooBigToSendError, match="2,048"):
             await post.mailbox.send("alice", "note", "d" * 2048)
         client = await post.connect()
         assert await post.deliver(client, 3) == [{"count": 1}, "b" * 700, "c" * 700]
@@ -672,7 +672,7 @@ async def test_tables_of_a_newer_version_stop_the_start(database_url: str) -> No
 async def test_a_message_larger_than_any_that_is_sent_is_refused(sqlite_url: str) -> None:
     config = Config(port=0, outbox=OutboxConfig(max_bytes=4096))
     async with posting(sqlite_url, config) as post:
-        with pytest.raises(TooBigToSend):
+        with pytest.raises(TooBigToSendError):
             await post.mailbox.send("alice", "note", "x" * 3500)
         assert await post.mailbox.waiting("alice") == 0
 

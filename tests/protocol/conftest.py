@@ -1,7 +1,7 @@
 """The server that the transcripts are written for, with no socket and no clock.
 
 `Application` is the test application of ``docs/protocol.md``; `Wire` is what a server adds to a
-`ServerSession`: the verification, the heartbeat, the drain.
+`ServerProtocol`: the verification, the heartbeat, the drain.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol import Refusal, ServerSession, SessionOptions, codec, transcript
+from protocol import ProtocolOptions, Refusal, ServerProtocol, codec, transcript
 from protocol.messages import (
     Ack,
     Auth,
@@ -69,10 +69,10 @@ class Wire:
             key.removesuffix("_ms"): value / 1000 if key.endswith("_ms") else value
             for key, value in given.items()
         }
-        self.options = SessionOptions(auth_aliases=frozenset({"initial"}), **options)
+        self.options = ProtocolOptions(auth_aliases=frozenset({"initial"}), **options)
         self.now = 0.0
         self.said: list[tuple[float, str, Any]] = []
-        self.session = ServerSession(self.options, 0.0)
+        self.session = ServerProtocol(self.options, 0.0)
         self.ownership = "answers"
         self.heard = 0.0
         self.gone = False
@@ -187,7 +187,7 @@ class Wire:
     def _unavailable(self, auth: Auth) -> None:
         self._verify = None
         if self.session.is_ready:
-            self.session.keep(Refusal("unavailable"), self.now)
+            self.session.reject_refresh(Refusal("unavailable"), self.now)
         else:
             self.session.fail(Refusal("unavailable"), id=auth.id)
 
@@ -198,10 +198,10 @@ class Wire:
         if OWNERS.get(self.resource["thing_id"]) != user:
             self.session.fail(Refusal("access_denied"), id=auth.id)
         elif self.session.is_ready:
-            self.session.refresh(now=self.now, wall=wall, expires_at=until)
+            self.session.accept_refresh(now=self.now, wall=wall, expires_at=until)
         else:
             self._user = user
-            self.session.admit(
+            self.session.accept_auth(
                 now=self.now,
                 wall=wall,
                 connection_id="c1",

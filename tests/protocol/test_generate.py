@@ -13,7 +13,7 @@ import jsonschema  # type: ignore[import-untyped]
 import msgspec
 import pytest
 
-from protocol import ERRORS, ServerSession
+from protocol import ERRORS, ServerProtocol
 from protocol.generate.__main__ import main, outputs
 from protocol.generate.asyncapi import asyncapi_document
 from protocol.generate.descriptions import EXAMPLES, FIELDS
@@ -181,5 +181,5 @@ assert protocol.transcript.load("session").name == "session"
 def test_the_package_exports_what_it_says() -> None:
     import protocol
 
-    assert protocol.ServerSession is ServerSession
+    assert protocol.ServerProtocol is ServerProtocol
     assert all(hasattr(protocol, name) for name in protocol.__all__)

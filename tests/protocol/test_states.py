@@ -10,29 +10,32 @@ from protocol.errors import ERRORS, Fatal
 from protocol.states import (
     CLIENT_TABLE,
     SERVER_TABLE,
-    ClientMove,
     ClientState,
-    ServerMove,
+    ClientTrigger,
     ServerState,
+    ServerTrigger,
 )
 
-S, M = ServerState, ServerMove
+S, T = ServerState, ServerTrigger
 
-# Only the program that runs a session makes these moves, and only where they make sense.
+# Only the program that runs a connection causes these triggers, and only where they make sense.
 CANNOT_HAPPEN = {
-    *((state, move) for state in set(S) - {S.OPENING} for move in (M.START, M.START_VERIFYING)),
-    *((S.OPENING, move) for move in (M.AUTH, M.MESSAGE)),  # nothing is read before the greeting
-    *((state, M.ADMIT) for state in (S.OPENING, S.WAITING, S.READY, S.CLOSED)),
-    *((state, M.KEEP) for state in S if state is not S.REFRESHING),
+    *((state, T.START) for state in set(S) - {S.OPENING}),
+    *((state, T.START_VERIFYING) for state in set(S) - {S.OPENING}),
+    *((S.OPENING, trigger) for trigger in (T.AUTH, T.MESSAGE)),  # nothing is read before `hello`
+    *((state, T.ACCEPT) for state in (S.OPENING, S.WAITING, S.READY, S.CLOSED)),
+    *((state, T.REJECT_REFRESH) for state in S if state is not S.REFRESHING),
 }  # fmt: skip
 
 
 def test_the_servers_table_holds_whatever_can_happen_and_nothing_else() -> None:
-    assert set(SERVER_TABLE) == {(state, move) for state in S for move in M} - CANNOT_HAPPEN
+    assert set(SERVER_TABLE) == {(state, trigger) for state in S for trigger in T} - CANNOT_HAPPEN
 
 
 def test_the_clients_table_holds_everything() -> None:
-    assert set(CLIENT_TABLE) == {(state, move) for state in ClientState for move in ClientMove}
+    assert set(CLIENT_TABLE) == {
+        (state, trigger) for state in ClientState for trigger in ClientTrigger
+    }
 
 
 def test_every_error_in_the_tables_is_a_row_of_the_table_of_errors() -> None:
@@ -43,13 +46,13 @@ def test_every_error_in_the_tables_is_a_row_of_the_table_of_errors() -> None:
 def test_every_illegal_move_of_a_peer_is_answered_with_a_documented_error() -> None:
     illegal = {key: value for key, value in SERVER_TABLE.items() if isinstance(value, str)}
     assert illegal == {
-        (S.OPENING, M.DEADLINE): "auth_timeout",
-        (S.WAITING, M.MESSAGE): "auth_required",
-        (S.WAITING, M.DEADLINE): "auth_timeout",
-        (S.VERIFYING, M.DEADLINE): "auth_timeout",
-        (S.READY, M.DEADLINE): "token_expired",
-        (S.REFRESHING, M.DEADLINE): "token_expired",
-        (S.REFRESHING, M.AUTH): "too_many_in_flight",
+        (S.OPENING, T.DEADLINE): "auth_timeout",
+        (S.WAITING, T.MESSAGE): "auth_required",
+        (S.WAITING, T.DEADLINE): "auth_timeout",
+        (S.VERIFYING, T.DEADLINE): "auth_timeout",
+        (S.READY, T.DEADLINE): "token_expired",
+        (S.REFRESHING, T.DEADLINE): "token_expired",
+        (S.REFRESHING, T.AUTH): "too_many_in_flight",
     }
 
 
@@ -57,8 +60,8 @@ def test_there_is_one_road_to_ready() -> None:
     into = {
         key for key, value in SERVER_TABLE.items() if value is S.READY and key[0] is not S.READY
     }
-    refreshed = {(S.REFRESHING, M.ADMIT), (S.REFRESHING, M.KEEP)}
-    assert into - refreshed == {(S.VERIFYING, M.ADMIT)}
+    refreshed = {(S.REFRESHING, T.ACCEPT), (S.REFRESHING, T.REJECT_REFRESH)}
+    assert into - refreshed == {(S.VERIFYING, T.ACCEPT)}
 
 
 @pytest.mark.parametrize("table", [SERVER_TABLE, CLIENT_TABLE], ids=["server", "client"])

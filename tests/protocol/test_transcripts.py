@@ -12,9 +12,9 @@ import jsonschema  # type: ignore[import-untyped]
 import msgspec
 import pytest
 
-from protocol import ClientSession, SessionOptions, transcript
+from protocol import ClientProtocol, ProtocolOptions, transcript
 from protocol.errors import ERRORS
-from protocol.states import CLIENT_TABLE, ClientMove, ClientState
+from protocol.states import CLIENT_TABLE, ClientState, ClientTrigger
 from protocol.transcript import Step, load, mismatch, names, names_for
 
 SCHEMAS = Path(transcript.__file__).parent / "schemas"
@@ -62,7 +62,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 }
 NESTED = {
     "heartbeat": {"mode": "frame", "interval_ms": 30000, "timeout_ms": 10000},
-    "limits": msgspec.to_builtins(SessionOptions().limits),
+    "limits": msgspec.to_builtins(ProtocolOptions().limits),
 }
 
 
@@ -180,14 +180,14 @@ def test_a_server_session_behaves_as_written(name: str, server: Any) -> None:
 
 @every_transcript
 def test_a_client_session_understands_every_word(name: str) -> None:
-    session = ClientSession(0.0)
+    session = ClientProtocol(0.0)
     script = load(name)
     for step in script.steps:
         message = step.message
         if message is None:
             continue
         if step.sender == "client":
-            may = CLIENT_TABLE[session.state, ClientMove.AUTHENTICATE]
+            may = CLIENT_TABLE[session.state, ClientTrigger.AUTHENTICATE]
             if message["type"] in ("auth", "initial") and isinstance(may, ClientState):
                 session.authenticate("token")
         else:

@@ -23,7 +23,7 @@ from trioserver import (
     Presence,
     Refusal,
     Server,
-    TooBigToSend,
+    TooBigToSendError,
     User,
     serve,
 )
@@ -71,7 +71,7 @@ def make_application(raised: list[Exception] | None = None) -> Application:
         async def run() -> None:
             try:
                 await connection.send("sent", "x" * size)
-            except TooBigToSend as error:
+            except TooBigToSendError as error:
                 assert raised is not None
                 raised.append(error)
 
@@ -197,7 +197,7 @@ async def test_an_event_that_is_too_large_is_the_publishers_fault_and_no_subscri
             await publisher.send(type="publish", topic=topic, data="x" * LARGEST, id=id)
             refused = await publisher.receive()
             assert (refused["code"], refused["id"]) == ("too_big_to_send", id)
-        with pytest.raises(TooBigToSend):
+        with pytest.raises(TooBigToSendError):
             server.server.application.publish("news", "x" * LARGEST)
         await publisher.send(type="publish", topic="news", data="small", id=3)
         assert (await subscriber.receive())["data"] == "small"

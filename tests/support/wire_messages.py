@@ -15,7 +15,7 @@ import attrs
 import jsonschema_rs
 import pytest
 
-from protocol import ServerSession
+from protocol import ServerProtocol
 from protocol.codec import is_type_name
 from protocol.generate.schema import messages_schema
 from protocol.messages import Message
@@ -73,20 +73,20 @@ def wire_messages(
     """The messages of this test, judged at its end."""
     seen = WireMessages()
     if not set(_OTHER_CONTENT) & set(request.path.parts):
-        put, receive = Outbox.put_nowait, ServerSession.receive
+        put, receive = Outbox.put_nowait, ServerProtocol.receive
 
         def put_nowait(outbox: Outbox, frame: bytes, **options: Any) -> None:
             if frame[0] == _TEXT:
                 seen.add("ServerMessage", _payload(frame))
             put(outbox, frame, **options)
 
-        def receive_(session: ServerSession, data: bytes, now: float, **options: Any) -> Any:
+        def receive_(session: ServerProtocol, data: bytes, now: float, **options: Any) -> Any:
             message = receive(session, data, now, **options)
             if message is not None and not _is_unknown(message):
                 seen.add("ClientMessage", bytes(data))
             return message
 
         monkeypatch.setattr(Outbox, "put_nowait", put_nowait)
-        monkeypatch.setattr(ServerSession, "receive", receive_)
+        monkeypatch.setattr(ServerProtocol, "receive", receive_)
     yield seen
     assert not seen.complaints, "\n".join(seen.complaints)

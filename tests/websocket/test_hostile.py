@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from protocol import ERRORS, ServerSession, ServerState, SessionOptions
+from protocol import ERRORS, ProtocolOptions, ServerProtocol, ServerState
 from tests.websocket.peer import frame
 from trioserver.websocket.frames import Binary, Control, FrameDecoder, Violation
 from trioserver.websocket.headers import Opcode
@@ -95,7 +95,7 @@ def judge(number: int) -> set[str]:
     hostile = Hostile(number)
     masked = number % 2 == 0
     decoder = FrameDecoder(masked=masked, max_message_bytes=LIMIT, binary=number % 3 == 0)
-    session = ServerSession(SessionOptions(max_message_bytes=LIMIT), 0.0)
+    session = ServerProtocol(ProtocolOptions(max_message_bytes=LIMIT), 0.0)
     if number % 5:
         _make_ready(session)
     else:
@@ -122,10 +122,10 @@ def judge(number: int) -> set[str]:
     return codes
 
 
-def _make_ready(session: ServerSession) -> None:
+def _make_ready(session: ServerProtocol) -> None:
     session.start()
     session.receive(b'{"type":"auth","token":"x"}', 0.0)
-    session.admit(
+    session.accept_auth(
         now=0.0,
         wall=1_900_000_000.0,
         connection_id="c",

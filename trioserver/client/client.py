@@ -11,7 +11,7 @@ import attrs
 import structlog
 import trio
 
-from protocol import ClientSession, Id
+from protocol import ClientProtocol, Id
 from protocol.messages import Event, Message, Ready
 from trioserver.client.address import Address
 from trioserver.client.backoff import Retrying
@@ -172,7 +172,7 @@ class Client:
     async def _call(
         self,
         what: str,
-        send: Callable[[ClientSession], Id],
+        send: Callable[[ClientProtocol], Id],
         timeout: float | None = None,
         *,
         before: Callable[[], object] = lambda: None,

@@ -7,7 +7,7 @@ from typing import Final
 
 import trio
 
-from protocol import ClientSession, Id, LocalProtocolError
+from protocol import ClientProtocol, Id, LocalProtocolError
 from protocol.errors import ERRORS
 from protocol.messages import Chunk, Error, HeartbeatMode
 from trioserver.client.calls import Answer, Call, StreamCall
@@ -28,7 +28,7 @@ class Exchange:
     """A session, what it sends, and who awaits what. ``paused``: see `take`."""
 
     def __init__(self) -> None:
-        self.session = ClientSession(trio.current_time())
+        self.session = ClientProtocol(trio.current_time())
         self.outgoing = Outgoing()
         self.paused = False
         self._calls: dict[Id, Call] = {}
@@ -60,7 +60,7 @@ class Exchange:
 
     # -------------------------------------------------------------------------- asking
 
-    def begin(self, send: Callable[[ClientSession], Id], call: Call) -> Id:
+    def begin(self, send: Callable[[ClientProtocol], Id], call: Call) -> Id:
         """Send a request; ``call`` is settled with its answer. `forget` it in the end.
 
         Raises `RequestRefused` for what would cost the connection, `ConnectionLost`, and
@@ -119,7 +119,7 @@ class Exchange:
     async def refresh(self, token: str | None, heartbeat: HeartbeatMode | None) -> None:
         """Send a new token and wait until it is accepted. Raises as `begin` and `Call.wait`."""
 
-        def send(session: ClientSession) -> Id:
+        def send(session: ClientProtocol) -> Id:
             id = session.authenticate(token, heartbeat=heartbeat)
             assert id is not None, "a refresh has an id"
             return id

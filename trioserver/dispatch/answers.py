@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import trio
 
-from protocol import Id, Refusal, TooBigToSend
+from protocol import Id, Refusal, TooBigToSendError
 from protocol.codec import encode
 from protocol.messages import Ack, Chunk
 from trioserver.connection import Connection
@@ -47,7 +47,7 @@ def acknowledge(connection: Connection, id: Id | None, result: Any) -> bytes | N
     """Answer a request that has one coming.
 
     Returns the frame of an answer for which there is no room yet: it is the caller's to send then.
-    Raises `UnencodableResult`, `TooBigToSend`.
+    Raises `UnencodableResult`, `TooBigToSendError`.
     """
     if id is not None and connection._session.close is None:
         ack = Ack(id=id) if result is None else Ack(id=id, data=result)
@@ -73,7 +73,7 @@ def judge(
         return Outcome.CANCELLED, Refusal("disconnected")  # nobody is left to be told
     error = unwrap(remains)
     if isinstance(error, Refusal):
-        if isinstance(error, TooBigToSend):
+        if isinstance(error, TooBigToSendError):
             _log_too_big(connection, name, error)
         return Outcome.REFUSED, error
     log = connection.log if id is None else connection.log.bind(request_id=id)
@@ -96,7 +96,7 @@ def judge(
     return Outcome.FAILED, Refusal("internal_error")
 
 
-def _log_too_big(connection: Connection, name: str, error: TooBigToSend) -> None:
+def _log_too_big(connection: Connection, name: str, error: TooBigToSendError) -> None:
     """A client may ask for it any number of times."""
     suppressed = _too_big.ask(trio.current_time())
     if suppressed is not None:

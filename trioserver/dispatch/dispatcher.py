@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 import trio
 
-from protocol import Id, Refusal, TooBigToSend
+from protocol import Id, Refusal, TooBigToSendError
 from protocol.messages import Cancel, Message, Ping, Pong
 from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
@@ -145,7 +145,7 @@ class Dispatcher:
         frame = encode_text(self._session.pong(ping, self._connection._wall_clock()))
         try:
             return None if self._connection._transmit_if_room(frame) else frame
-        except TooBigToSend as refusal:
+        except TooBigToSendError as refusal:
             self._connection._refuse(refusal, ping.id)
             return None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from protocol import Refusal, TooBigToSend, codec, raw
+from protocol import Refusal, TooBigToSendError, codec, raw
 from protocol.messages import Message
 from trioserver.mailbox.letter import Letter
 from trioserver.storage import DatabaseUnavailable
@@ -231,7 +231,7 @@ class Courier:
             return None
         try:
             self._connection._transmit(message)
-        except TooBigToSend:
+        except TooBigToSendError:
             self._connection.log.error("kept_message_too_large", bytes=len(message))
             return None
         return None if self._is_over() else self._outbox.position

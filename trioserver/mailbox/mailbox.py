@@ -15,7 +15,7 @@ import structlog
 import trio
 from msgspec import UNSET
 
-from protocol import TooBigToSend
+from protocol import TooBigToSendError
 from trioserver.auth.component import Component
 from trioserver.auth.user import User, id_of
 from trioserver.mailbox.courier import RETRY, Courier, Desk
@@ -140,15 +140,15 @@ class Mailbox(Component):
         user. Use it for notices of which only the last one counts: they cannot push out others.
 
         Raises `DatabaseUnavailable` and `MailboxFull`, and `ValueError` or `TypeError` for what
-        cannot be sent, of which `protocol.TooBigToSend` is one; then nothing was. Cancelling this
-        leaves it unknown whether it was sent.
+        cannot be sent, of which `protocol.TooBigToSendError` is one; then nothing was. Cancelling
+        this leaves it unknown whether it was sent.
         """
         name = id_of(user)
         letter = new_letter(name, type, data, resource, self._clock.stamp(), key)
         if letter.size > self.max_bytes:
-            raise TooBigToSend(letter.size, self.max_bytes)
+            raise TooBigToSendError(letter.size, self.max_bytes)
         if len(letter.text) > self.max_message_bytes:
-            raise TooBigToSend(len(letter.text), self.max_message_bytes)
+            raise TooBigToSendError(len(letter.text), self.max_message_bytes)
         await self._room.take(name, letter.size)
         with self._at_desk(name) as desk:
             async with Turn(desk.posting, self._database.timeout):

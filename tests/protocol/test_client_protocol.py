@@ -9,32 +9,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import ERRORS, ClientSession, ClientState, LocalProtocolError, RemoteProtocolError
+from protocol import ERRORS, ClientProtocol, ClientState, LocalProtocolError, RemoteProtocolError
 from protocol.client import MAX_PENDING
 from protocol.generate.descriptions import EXAMPLES
 from protocol.messages import Chunk, ClientInfo, End, Error, Ping
 
 
-def feed(session: ClientSession, **message: Any) -> Any:
+def feed(session: ClientProtocol, **message: Any) -> Any:
     return session.receive(json.dumps(message).encode(), 1.0)
 
 
-def ready() -> ClientSession:
-    session = ClientSession(0.0)
+def ready() -> ClientProtocol:
+    session = ClientProtocol(0.0)
     session.authenticate("t")
     feed(session, **EXAMPLES["Ready"])
     session.outgoing.clear()
     return session
 
 
-def sent(session: ClientSession) -> list[dict[str, Any]]:
+def sent(session: ClientProtocol) -> list[dict[str, Any]]:
     messages = [json.loads(data) for data in session.outgoing]
     session.outgoing.clear()
     return messages
 
 
 def test_it_authenticates_without_waiting_for_the_hello() -> None:
-    session = ClientSession(0.0)
+    session = ClientProtocol(0.0)
     assert session.authenticate("t", heartbeat="message", client=ClientInfo(name="me")) is None
     assert sent(session) == [
         {"type": "auth", "token": "t", "heartbeat": "message", "client": {"name": "me"}}
@@ -48,7 +48,7 @@ def test_it_authenticates_without_waiting_for_the_hello() -> None:
 
 
 def test_with_the_token_in_the_query_string_nothing_is_sent() -> None:
-    session = ClientSession(0.0)
+    session = ClientProtocol(0.0)
     session.authenticate("t", in_query=True)
     assert not session.outgoing
     assert session.state is ClientState.AUTHENTICATING
@@ -81,7 +81,7 @@ def test_what_wants_no_answer_has_no_id() -> None:
     "act", [lambda s: s.request("x"), lambda s: s.send("x"), lambda s: s.ping()]
 )
 def test_nothing_but_auth_may_be_sent_before_ready(act: Any) -> None:
-    session = ClientSession(0.0)
+    session = ClientProtocol(0.0)
     for _ in range(2):
         with pytest.raises(LocalProtocolError) as caught:
             act(session)
@@ -120,7 +120,7 @@ def test_a_ping_of_the_server_is_answered_with_what_it_brought() -> None:
 
 
 def test_before_ready_a_ping_is_left_be_since_an_answer_would_be_an_error() -> None:
-    session = ClientSession(0.0)
+    session = ClientProtocol(0.0)
     assert isinstance(feed(session, type="ping"), Ping)
     assert not session.outgoing
 
@@ -175,7 +175,7 @@ def test_a_second_beginning_is_the_servers_fault(name: str) -> None:
 
 
 def test_a_message_of_an_unknown_type_before_ready_is_nobodys() -> None:
-    session = ClientSession(0.0)
+    session = ClientProtocol(0.0)
     assert feed(session, type="news", data=1) is None
     session.authenticate("t")
     assert feed(session, type="auth_progress") is None
@@ -185,7 +185,7 @@ def test_a_message_of_an_unknown_type_before_ready_is_nobodys() -> None:
 @pytest.mark.parametrize("message", [{"type": "ack", "id": 1}, {"type": "end", "id": 1}])
 def test_an_answer_before_ready_is_the_servers_fault(message: dict[str, Any]) -> None:
     with pytest.raises(RemoteProtocolError, match="Out of place when connected"):
-        feed(ClientSession(0.0), **message)
+        feed(ClientProtocol(0.0), **message)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ known = st.sampled_from([json.dumps(message).encode() for message in EXAMPLES.va
 def test_any_input_is_understood_or_the_servers_fault(
     texts: list[bytes], authenticated: bool
 ) -> None:
-    session = ready() if authenticated else ClientSession(0.0)
+    session = ready() if authenticated else ClientProtocol(0.0)
     for text in texts:
         try:
             session.receive(text, 0.0)

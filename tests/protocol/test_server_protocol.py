@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import ERRORS, Close, Fatal, Refusal, ServerSession, ServerState, SessionOptions
+from protocol import ERRORS, Close, Fatal, ProtocolOptions, Refusal, ServerProtocol, ServerState
 from protocol.messages import Auth, Cancel, Message, Ping
 from protocol.server import ERROR_BURST, MAX_HELD
 
@@ -17,15 +17,15 @@ AUTH = b'{"type":"auth","token":"secret"}'
 WALL = 1_900_000_000.0
 
 
-def opened(**options: Any) -> ServerSession:
-    session = ServerSession(SessionOptions(**options), 0.0)
+def opened(**options: Any) -> ServerProtocol:
+    session = ServerProtocol(ProtocolOptions(**options), 0.0)
     session.start()
     session.outgoing.clear()
     return session
 
 
-def admit(session: ServerSession, *, expires_in: float | None = None) -> ServerSession:
-    session.admit(
+def admit(session: ServerProtocol, *, expires_in: float | None = None) -> ServerProtocol:
+    session.accept_auth(
         now=0.0,
         wall=WALL,
         connection_id="c1",
@@ -36,20 +36,20 @@ def admit(session: ServerSession, *, expires_in: float | None = None) -> ServerS
     return session
 
 
-def ready(*, expires_in: float | None = None, **options: Any) -> ServerSession:
+def ready(*, expires_in: float | None = None, **options: Any) -> ServerProtocol:
     session = opened(**options)
     session.receive(AUTH, 0.0)
     admit(session, expires_in=expires_in).outgoing.clear()
     return session
 
 
-def said(session: ServerSession) -> list[dict[str, Any]]:
+def said(session: ServerProtocol) -> list[dict[str, Any]]:
     messages = [json.loads(data) for data in session.outgoing]
     session.outgoing.clear()
     return messages
 
 
-def codes(session: ServerSession) -> list[str]:
+def codes(session: ServerProtocol) -> list[str]:
     return [message["code"] for message in said(session)]
 
 
@@ -57,7 +57,7 @@ def codes(session: ServerSession) -> list[str]:
 
 
 def test_a_token_in_the_query_string_takes_the_place_of_the_first_message() -> None:
-    session = ServerSession(SessionOptions(greeting="Welcome."), 0.0)
+    session = ServerProtocol(ProtocolOptions(greeting="Welcome."), 0.0)
     session.start(token="t")
     assert said(session)[0]["message"] == "Welcome."
     assert session.state is ServerState.VERIFYING
@@ -67,13 +67,13 @@ def test_a_token_in_the_query_string_takes_the_place_of_the_first_message() -> N
 
 @pytest.mark.parametrize("mode", ["frame", "message"])
 def test_the_query_string_can_choose_the_heartbeat_as_the_first_message_can(mode: str) -> None:
-    session = ServerSession(SessionOptions(heartbeat="frame"), 0.0)
+    session = ServerProtocol(ProtocolOptions(heartbeat="frame"), 0.0)
     session.start(token="t", heartbeat=mode)
     assert admit(session).heartbeat == mode
 
 
 def test_another_heartbeat_in_the_query_string_counts_as_absent() -> None:
-    session = ServerSession(SessionOptions(heartbeat="message"), 0.0)
+    session = ServerProtocol(ProtocolOptions(heartbeat="message"), 0.0)
     session.start(token="t", heartbeat="often")
     admit(session)
     assert said(session)[-1]["heartbeat"]["mode"] == "message"
@@ -129,7 +129,7 @@ def test_before_ready_any_error_ends_the_session_and_keeps_its_advice() -> None:
 
 
 def test_the_deadline_covers_the_opening_as_well() -> None:
-    session = ServerSession(SessionOptions(auth_timeout=1.0), 0.0)
+    session = ServerProtocol(ProtocolOptions(auth_timeout=1.0), 0.0)
     session.tick(1.0, WALL)
     assert session.close == Close(1008, "auth_timeout")
 
@@ -241,7 +241,7 @@ def test_a_token_that_ended_meanwhile_ends_the_session_without_a_warning() -> No
 def test_a_refresh_moves_the_deadline() -> None:
     session = ready(expires_in=100.0, expiry_warning=60.0)
     assert session.receive(b'{"type":"auth","token":"t","id":1}', 10.0) == Auth(token="t", id=1)
-    session.refresh(now=10.0, wall=WALL + 10.0, expires_at=WALL + 210.0)
+    session.accept_refresh(now=10.0, wall=WALL + 10.0, expires_at=WALL + 210.0)
     assert session.deadline == 150.0
     assert said(session)[0]["expires_in_ms"] == 200_000
 
@@ -249,7 +249,7 @@ def test_a_refresh_moves_the_deadline() -> None:
 def test_a_refresh_by_a_token_without_an_end_says_null() -> None:
     session = ready(expires_in=100.0)
     session.receive(AUTH, 0.0)
-    session.refresh(now=0.0, wall=WALL, expires_at=None)
+    session.accept_refresh(now=0.0, wall=WALL, expires_at=None)
     assert session.deadline is None
     assert said(session) == [{"type": "auth_refreshed", "expires_at": None, "expires_in_ms": None}]
 
@@ -263,7 +263,7 @@ valid = st.sampled_from(
 inputs = st.lists(st.binary(max_size=40) | valid, max_size=30)
 
 
-def check_last_words(session: ServerSession) -> None:
+def check_last_words(session: ServerProtocol) -> None:
     messages = said(session)
     errors = [message for message in messages if message["type"] == "error"]
     assert all(message["code"] in ERRORS for message in errors)
@@ -334,10 +334,10 @@ def test_arrays_and_objects_count_for_more_than_their_bytes() -> None:
 def test_in_a_batch_they_count_as_well() -> None:
     session = ready(bytes_per_second=16 * 1024, max_message_bytes=32 * 1024)
     towers = b'{"type":"x","data":[' + b"[]," * 900 + b"1]}"
-    assert session.prepay(3, 3 * len(towers), 0.0)
-    assert session.receive(towers, 0.0, prepaid=True) is not None
-    assert session.receive(towers, 0.0, prepaid=True) is not None
-    assert session.receive(towers, 0.0, prepaid=True) is None
+    assert session.charge(3, 3 * len(towers), 0.0)
+    assert session.receive(towers, 0.0, charged=True) is not None
+    assert session.receive(towers, 0.0, charged=True) is not None
+    assert session.receive(towers, 0.0, charged=True) is None
     assert codes(session) == ["rate_limited"]
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
-from trioserver.auth.claims import texts_at
 from trioserver.config.fields import (
     DAY,
     MIB,
@@ -206,7 +204,3 @@ class AdminConfig:
     role: str = text("admin", "The role that lets in.")
     body_bytes: int = in_bytes(64 * 1024, 1024, 16 * MIB, "The body of one request.")
     body_timeout: float = seconds(10.0, 0.1, 300.0, "For the body of a request to arrive.")
-
-    def is_admin(self, claims: Mapping[str, Any]) -> bool:
-        """Whether a token with these claims is an administrator's: `User.claims`."""
-        return self.role in texts_at(claims, self.role_claim)

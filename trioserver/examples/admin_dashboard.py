@@ -100,7 +100,8 @@ def make(
             nursery.cancel_scope.cancel()
 
     async def is_administrator(user: User, resource: Mapping[str, str]) -> bool:
-        if not _dashboard(application).server.config.admin.is_admin(user.claims):
+        admin = _dashboard(application).server.config.admin
+        if not user.has_role(admin.role, admin.role_claim):
             raise Refusal("forbidden", "The token is good, but not an administrator's.")
         return True
 

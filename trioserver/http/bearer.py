@@ -123,7 +123,8 @@ def check(server: Server, user: User, *, admin: bool) -> None:
     """Whether a user whose token is good may do it: not blocked, and an administrator with
     ``admin``. Raises `Refusal`."""
     server._blocks.check(user)
-    if admin and not server.config.admin.is_admin(user.claims):
+    config = server.config.admin
+    if admin and not user.has_role(config.role, config.role_claim):
         raise Refusal("forbidden", "The token is good, but not an administrator's.")
 
 

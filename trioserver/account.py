@@ -6,12 +6,12 @@ import attrs
 import trio
 
 from trioserver.connection import Connection
+from trioserver.logs.lines import may_log
+from trioserver.logs.paths import masked_path
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.observer import Attempt, Observer
-from trioserver.paths import masked_path
 from trioserver.telemetry.counts import PEER_LEFT
-from trioserver.telemetry.lines import may_log
 from trioserver.timings import Timings
-from trioserver.tracebacks import traceback_of
 
 
 class Account:

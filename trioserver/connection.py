@@ -23,7 +23,7 @@ from protocol import (
 )
 from protocol.messages import Goaway, Message
 from trioserver.auth import User
-from trioserver.telemetry.log_context import MAX_USER
+from trioserver.logs.context import MAX_USER
 from trioserver.websocket.errors import ConnectionEnded
 from trioserver.websocket.headers import encode_text
 from trioserver.websocket.outbox import FrameTooBig, OutboxClosed, OutboxFull

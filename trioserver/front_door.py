@@ -22,14 +22,14 @@ from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.http.strictness import check_head
 from trioserver.lifecycle import Lifecycle
+from trioserver.logs.lines import LineThrottle, may_log
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.observer import Observer, Observers
 from trioserver.opening import judge, new_connection
 from trioserver.peers.addresses import plain
 from trioserver.registry import Registry
 from trioserver.telemetry.counts import Counts
-from trioserver.telemetry.lines import LineThrottle, may_log
 from trioserver.telemetry.tracing import Tracing
-from trioserver.tracebacks import traceback_of
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.outbox import largest_payload

@@ -17,8 +17,8 @@ import structlog
 from protocol import codec
 from protocol.codec import decode_payload
 from protocol.messages import RESERVED_TYPES, Message
-from trioserver.telemetry.lines import may_log
-from trioserver.telemetry.log_context import UNBOUND, set_request_id
+from trioserver.logs.context import UNBOUND, set_request_id
+from trioserver.logs.lines import may_log
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection

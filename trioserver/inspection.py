@@ -10,7 +10,7 @@ import trio
 
 from trioserver.auth import id_if_given
 from trioserver.connection import Connection, ConnectionStatistics
-from trioserver.paths import masked_parameters
+from trioserver.logs.paths import masked_parameters
 from trioserver.peers.addresses import host_of
 
 _MAX_TASKS: Final = 200

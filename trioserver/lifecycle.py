@@ -23,10 +23,10 @@ from trioserver.connection import Connection
 from trioserver.dispatch.dispatcher import Dispatcher
 from trioserver.handlers import call
 from trioserver.heartbeat import Heartbeat
+from trioserver.logs.context import BoundConnection
+from trioserver.logs.lines import may_log
 from trioserver.observer import Observer
 from trioserver.telemetry.counts import Counts
-from trioserver.telemetry.lines import may_log
-from trioserver.telemetry.log_context import BoundConnection
 from trioserver.telemetry.tracing import Tracing, step
 from trioserver.verification import verify
 from trioserver.websocket.errors import without_departure

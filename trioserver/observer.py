@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from trioserver.paths import masked_path
+from trioserver.logs.paths import masked_path
 
 if TYPE_CHECKING:
     from trioserver.connection import Connection
@@ -19,7 +19,7 @@ class RefusedRequest:
     """A request that was refused before any WebSocket existed.
 
     ``status`` is that of the HTTP answer, 0 where the connection was closed without one, and
-    ``path`` is cut and without tokens (`trioserver.paths`), and empty where it was not asked for.
+    ``path`` is cut and without tokens (`trioserver.logs.paths`), and empty if it was not requested.
     ``code`` is one of a few words: "bad_request", "origin", "host", "handshake_rate",
     "request_rate", "address_blocked", "server_busy", "proxy_protocol". ``origin`` is the page's
     that was refused, cut off at 256 characters; None for all other codes.

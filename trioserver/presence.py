@@ -19,8 +19,8 @@ import trio
 from protocol import TooBigToSendError
 from trioserver.auth import Component, id_if_given, id_of
 from trioserver.handlers import refuse_async
-from trioserver.telemetry.lines import may_log
-from trioserver.tracebacks import traceback_of
+from trioserver.logs.lines import may_log
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.websocket.errors import ConnectionEnded
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from trioserver.extras import MissingExtra, needs
 from trioserver.front_door import FrontDoor
 from trioserver.handlers import unwrap
 from trioserver.inspection import ConnectionFilter, ConnectionReport, report
+from trioserver.logs.lines import LineThrottle, may_log
 from trioserver.metrics.census import Census
 from trioserver.metrics.measurements import Measurements
 from trioserver.metrics.statistics import ServerStatistics
@@ -37,7 +38,6 @@ from trioserver.operations.serving import Serving
 from trioserver.registry import Registry
 from trioserver.storage import Database
 from trioserver.telemetry.counts import Counts
-from trioserver.telemetry.lines import LineThrottle, may_log
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness

@@ -13,7 +13,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from trioserver.tracebacks import name_of, traceback_of
+from trioserver.logs.tracebacks import name_of, traceback_of
 
 log: Final = structlog.get_logger("trioserver")
 

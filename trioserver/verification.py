@@ -13,11 +13,11 @@ from trioserver.auth import Credentials, User
 from trioserver.blocks import Blocks
 from trioserver.connection import Connection
 from trioserver.handlers import unwrap
-from trioserver.telemetry.lines import may_log
-from trioserver.telemetry.log_context import bind_connection
+from trioserver.logs.context import bind_connection
+from trioserver.logs.lines import may_log
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.telemetry.tracing import step
 from trioserver.timings import Timings
-from trioserver.tracebacks import traceback_of
 
 
 async def verify(

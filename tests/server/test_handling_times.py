@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from trioserver.logs.seldom import Seldom
 from trioserver.telemetry.handling_times import HandlerTimes, HandlingTimes, Outcome
 from trioserver.telemetry.histogram import Histogram
-from trioserver.telemetry.seldom import Seldom
 
 
 @pytest.mark.parametrize(

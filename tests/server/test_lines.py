@@ -25,8 +25,8 @@ from trioserver import (
     User,
     anyone,
 )
-from trioserver.telemetry.log_context import MAX_USER
-from trioserver.telemetry.throttle import SOURCES, Suppressed, Throttle
+from trioserver.logs.context import MAX_USER
+from trioserver.logs.throttle import SOURCES, Suppressed, Throttle
 
 BOUND: dict[str, Any] = {"lines_per_source": 1, "lines_per_second": 5}  # 20 and 100 at once
 

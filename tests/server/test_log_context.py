@@ -28,7 +28,7 @@ from trioserver import (
     User,
 )
 from trioserver.auth.fingerprint import fingerprint
-from trioserver.logs import set_up_logging
+from trioserver.logs.setup import set_up_logging
 from trioserver.server import serve
 
 TOKEN = "alice-and-nobody-may-see-it"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import structlog
 
-from trioserver.logs import set_up_logging
+from trioserver.logs.setup import set_up_logging
 
 LOCAL = "eyJ-a-token-in-a-local-variable"
 

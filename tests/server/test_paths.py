@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserver.auth import make_secret, make_token
-from trioserver.paths import MAX_CHARACTERS, masked_parameters, masked_path
+from trioserver.logs.paths import MAX_CHARACTERS, masked_parameters, masked_path
 
 TOKEN = make_token(make_secret(), subject="alice")
 

@@ -49,7 +49,7 @@ from trioserver.client.address import Address
 from trioserver.http.admin.views import connection_view
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
 from trioserver.inspection import report
-from trioserver.logs import set_up_logging
+from trioserver.logs.setup import set_up_logging
 from trioserver.metrics import render
 from trioserver.server import serve
 from trioserver.storage import Database

@@ -12,9 +12,9 @@ import pytest
 import structlog
 
 from protocol import Refusal
-from trioserver.logs import set_up_logging
+from trioserver.logs.setup import set_up_logging
+from trioserver.logs.tracebacks import name_of, show_exception_messages, traceback_of
 from trioserver.storage import DatabaseUnavailable
-from trioserver.tracebacks import name_of, show_exception_messages, traceback_of
 
 SECRET = "eyJ-a-token-that-a-library-quotes"
 

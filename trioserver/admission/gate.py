@@ -19,6 +19,9 @@ from trioserver.application import Route
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
 from trioserver.connection import Connection
+from trioserver.logs.lines import may_log
+from trioserver.logs.paths import masked_path
+from trioserver.logs.seldom import Seldom
 from trioserver.observer import (
     AddressBlock,
     Attempt,
@@ -27,13 +30,10 @@ from trioserver.observer import (
     Observer,
     RefusedRequest,
 )
-from trioserver.paths import masked_path
 from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.peers.forwarded import client_of
 from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host
 from trioserver.peers.origins import SAME_HOST, OriginPolicy
-from trioserver.telemetry.lines import may_log
-from trioserver.telemetry.seldom import Seldom
 from trioserver.websocket.handshake import BadHead, Head
 
 log: Final = structlog.get_logger("trioserver")

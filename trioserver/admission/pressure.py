@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from trioserver.config import Config
-from trioserver.telemetry.seldom import Seldom
+from trioserver.logs.seldom import Seldom
 from trioserver.websocket.memory import Memory
 from trioserver.websocket.outbox import largest_payload
 

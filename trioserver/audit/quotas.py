@@ -12,7 +12,7 @@ import attrs
 
 from trioserver.audit.entry import Entry, Kind, Outcome
 from trioserver.config import AuditConfig
-from trioserver.telemetry.throttle import OTHERS, Throttle
+from trioserver.logs.throttle import OTHERS, Throttle
 
 BURST: Final = 60.0
 """Seconds' worth of rows that may come at once."""

@@ -19,7 +19,7 @@ from protocol import TokenBucket
 from trioserver.auth.discovery import Discovery
 from trioserver.auth.fetching import FetchError, HTTPFetch, check_url
 from trioserver.auth.keys import Key, KeySet
-from trioserver.tracebacks import name_of
+from trioserver.logs.tracebacks import name_of
 
 _TIMEOUT: Final = 5.0
 

@@ -21,7 +21,7 @@ from trioserver.auth.jwks import JWKS
 from trioserver.auth.keys import Key, KeySet
 from trioserver.auth.user import Credentials, User
 from trioserver.auth.verify import Rules, UnknownKey, media_type, verify
-from trioserver.tracebacks import traceback_of
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.websocket.request import Request
 
 Revoked: TypeAlias = Callable[[str], bool | Awaitable[bool]]

@@ -18,8 +18,8 @@ import trio
 from protocol import Refusal
 from trioserver.auth.component import Component
 from trioserver.auth.user import User
+from trioserver.logs.tracebacks import name_of
 from trioserver.storage import Batcher, BatchFailed, BatchOverflow, Database
-from trioserver.tracebacks import name_of
 
 if TYPE_CHECKING:
     from trioserver.storage.lookup import Key, Lookup

@@ -18,7 +18,7 @@ from trioserver.cli.entries import filter_options, print_entries
 from trioserver.cli.keys import read_text
 from trioserver.cli.tables import print_fields, print_table
 from trioserver.cli.terminal import Exit, print_error, print_json, stdout_console
-from trioserver.printable import printable
+from trioserver.logs.printable import printable
 
 _VARIABLE: Final = "TRIOSERVER_ADMIN_TOKEN"
 _json: Final = click.option("--json", "as_json", is_flag=True, help="The server's answer as JSON.")

@@ -17,7 +17,7 @@ import attrs
 
 from trioserver.auth.loopback import is_loopback
 from trioserver.cli.terminal import Exit, Failure
-from trioserver.printable import printable
+from trioserver.logs.printable import printable
 
 PREFIX: Final = "/api/v1/admin"
 

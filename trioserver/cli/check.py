@@ -17,7 +17,7 @@ from trioserver.cli.keys import KeyMaterial, key_options, read_key, user_id_opti
 from trioserver.cli.scenarios import Result, Scenario, run
 from trioserver.cli.terminal import Exit, Failure, one_line, print_json, stdout_console
 from trioserver.client import Address
-from trioserver.printable import printable
+from trioserver.logs.printable import printable
 
 UNREACHABLE: Final = 5
 

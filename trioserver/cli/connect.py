@@ -22,7 +22,7 @@ from trioserver.cli.talk import Screen, Talk
 from trioserver.cli.terminal import print_json, stderr_console, stdout_console
 from trioserver.client import Address, CloseReason
 from trioserver.client.raw import RawConnection, open_raw
-from trioserver.printable import printable
+from trioserver.logs.printable import printable
 
 
 class Ended(IntEnum):

@@ -35,7 +35,7 @@ from trioserver.examples import (
     study_coach,
     website,
 )
-from trioserver.logs import set_up_logging
+from trioserver.logs.setup import set_up_logging
 from trioserver.peers.hosts import LOOPBACK
 from trioserver.private_files import make_directory
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from trioserver.load.measures import Counts
 from trioserver.load.outcome import Outcome
 from trioserver.load.words import COLUMNS, advice, counts_in_words, plan_in_words
-from trioserver.printable import printable
+from trioserver.logs.printable import printable
 
 _PLAIN_EVERY: Final = 1.0
 _LIVE_EVERY: Final = 0.25

@@ -17,7 +17,7 @@ from trioserver.cli.running import run_server
 from trioserver.cli.settings import SettingsError, load_settings
 from trioserver.cli.terminal import print_error
 from trioserver.config import Config
-from trioserver.logs import set_up_logging
+from trioserver.logs.setup import set_up_logging
 from trioserver.server import Server
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trioserver.cli.terminal import stdout_console
-from trioserver.printable import printable
+from trioserver.logs.printable import printable
 
 
 def print_table(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:

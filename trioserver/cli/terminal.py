@@ -10,7 +10,7 @@ from typing import IO, Any
 import click
 from rich.console import Console
 
-from trioserver.printable import printable
+from trioserver.logs.printable import printable
 
 
 class Exit(IntEnum):

@@ -11,7 +11,7 @@ import trio
 
 from trioserver.client.last_words import LastWordsStream
 from trioserver.client.reason import CloseReason, lost
-from trioserver.paths import masked_path
+from trioserver.logs.paths import masked_path
 
 _ABOUT_CERTIFICATES: Final = {
     "ACCESS_DENIED",

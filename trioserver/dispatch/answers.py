@@ -11,11 +11,11 @@ from protocol.codec import encode
 from protocol.messages import Ack, Chunk
 from trioserver.connection import Connection
 from trioserver.handlers import unwrap
+from trioserver.logs.lines import may_log
+from trioserver.logs.seldom import Seldom
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.storage import DatabaseUnavailable
 from trioserver.telemetry.handling_times import Outcome
-from trioserver.telemetry.lines import may_log
-from trioserver.telemetry.seldom import Seldom
-from trioserver.tracebacks import traceback_of
 from trioserver.websocket.errors import without_departure
 from trioserver.websocket.headers import encode_text
 

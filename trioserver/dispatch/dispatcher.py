@@ -25,8 +25,8 @@ from trioserver.dispatch.streams import Streams
 from trioserver.dispatch.topics import TopicRequest, run_topics
 from trioserver.dispatch.waiting import Parking, go_on
 from trioserver.handlers import Handler, Kind, call, call_inline
+from trioserver.logs.context import bind_connection, bind_request, context_for
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
-from trioserver.telemetry.log_context import bind_connection, bind_request, context_for
 from trioserver.websocket.headers import encode_text
 
 _RECENT: Final = 16

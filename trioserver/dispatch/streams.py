@@ -16,8 +16,8 @@ from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.connection import Connection
 from trioserver.dispatch.answers import encode_result, refuse_for
 from trioserver.handlers import Handler
+from trioserver.logs.context import bind_connection, bind_request
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
-from trioserver.telemetry.log_context import bind_connection, bind_request
 from trioserver.websocket.headers import encode_text
 
 if TYPE_CHECKING:

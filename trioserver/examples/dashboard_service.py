@@ -26,8 +26,8 @@ from trioserver import (
     User,
 )
 from trioserver.audit import as_json
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.storage import Database, DatabaseUnavailable
-from trioserver.tracebacks import traceback_of
 
 INTERVAL: Final = 1.0
 """Seconds between two looks."""

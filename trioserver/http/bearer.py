@@ -16,9 +16,9 @@ from trioserver.auth import Authenticator, Credentials, User
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.handlers import unwrap
 from trioserver.http.errors import ApiError, unavailable
+from trioserver.logs.lines import may_log
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.observer import AuthAttempt
-from trioserver.telemetry.lines import may_log
-from trioserver.tracebacks import traceback_of
 from trioserver.websocket.request import Request
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import structlog
 import trio
 from starlette.requests import ClientDisconnect
 
-from trioserver.paths import masked_path
-from trioserver.telemetry.lines import may_log
-from trioserver.tracebacks import traceback_of
+from trioserver.logs.lines import may_log
+from trioserver.logs.paths import masked_path
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.websocket.handshake import BadHead
 
 Event: TypeAlias = Any

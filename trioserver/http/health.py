@@ -14,7 +14,7 @@ from starlette.routing import Route
 from trioserver.application import Application, HealthCheck
 from trioserver.auth.component import overrides
 from trioserver.http.pages import as_json
-from trioserver.tracebacks import name_of
+from trioserver.logs.tracebacks import name_of
 
 if TYPE_CHECKING:
     from trioserver.server import Server

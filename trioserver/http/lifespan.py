@@ -10,7 +10,7 @@ import structlog
 import trio
 from starlette.types import ASGIApp, Message
 
-from trioserver.tracebacks import traceback_of
+from trioserver.logs.tracebacks import traceback_of
 
 log: Final = structlog.get_logger("trioserver")
 

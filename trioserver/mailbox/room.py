@@ -9,8 +9,8 @@ import structlog
 import trio
 
 from protocol import Refusal
+from trioserver.logs.seldom import Seldom
 from trioserver.storage.turn import Turn
-from trioserver.telemetry.seldom import Seldom
 
 if TYPE_CHECKING:
     from trioserver.mailbox.store import Store

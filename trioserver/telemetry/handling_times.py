@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from trioserver.logs.seldom import Seldom
 from trioserver.telemetry.histogram import HANDLING, Histogram
-from trioserver.telemetry.seldom import Seldom
 
 if TYPE_CHECKING:
     from trioserver.application import Route

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 import structlog
 import trio
 
-from trioserver.tracebacks import traceback_of
+from trioserver.logs.tracebacks import traceback_of
 
 _STEP: Final = 64
 """Sockets that are read before the first of them is handled: as many as make the steps worth it,

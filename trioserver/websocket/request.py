@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from trioserver.paths import masked_parameters, masked_path
+from trioserver.logs.paths import masked_parameters, masked_path
 
 
 @attrs.frozen(kw_only=True)

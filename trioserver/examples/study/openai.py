@@ -18,7 +18,7 @@ import trio
 from trioserver import Refusal
 from trioserver.examples.study.library import Passage
 from trioserver.examples.study.responders import NOTHING_FOUND
-from trioserver.tracebacks import traceback_of
+from trioserver.logs.tracebacks import traceback_of
 
 if TYPE_CHECKING:
     import httpx

@@ -33,11 +33,11 @@ from trioserver.http.errors import (
     unavailable,
 )
 from trioserver.inspection import ConnectionFilter
+from trioserver.logs.lines import may_log
+from trioserver.logs.paths import masked_path
+from trioserver.logs.tracebacks import traceback_of
 from trioserver.observer import Act
-from trioserver.paths import masked_path
 from trioserver.storage import DatabaseUnavailable
-from trioserver.telemetry.lines import may_log
-from trioserver.tracebacks import traceback_of
 
 if TYPE_CHECKING:
     from trioserver.server import Server

@@ -1,8 +1,8 @@
 """Logging for programs: to stderr, as coloured text or as JSON lines, without any secret in it.
 
 Rich's tracebacks, structlog's default, print the local variables of each frame: tokens, passwords,
-messages. Here a traceback is plain text, in both formats, as `trioserver.tracebacks` makes it: also
-those that the application and other libraries log.
+messages. Here a traceback is plain text, in both formats, as `trioserver.logs.tracebacks` makes it:
+also those that the application and other libraries log.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Final, TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from trioserver.printable import printable
-from trioserver.tracebacks import show_exception_messages, traceback_of
+from trioserver.logs.printable import printable
+from trioserver.logs.tracebacks import show_exception_messages, traceback_of
 
 _PAYLOADS: Final = ("trio-websocket", "wsproto")
 """Loggers that write what peers send at debug level; never below WARNING, whoever asks."""

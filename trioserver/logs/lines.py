@@ -13,9 +13,9 @@ import attrs
 import structlog
 import trio
 
+from trioserver.logs.context import MAX_USER
+from trioserver.logs.throttle import Throttle
 from trioserver.peers.addresses import key_of
-from trioserver.telemetry.log_context import MAX_USER
-from trioserver.telemetry.throttle import Throttle
 
 BURST: Final = 20.0
 """Seconds' worth of lines that may come at once."""

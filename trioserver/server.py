@@ -21,8 +21,8 @@ from trioserver.auth import Component, User, id_if_given
 from trioserver.auth.component import overrides
 from trioserver.blocks import Block, Blocks
 from trioserver.config import Config
+from trioserver.config.extras import MissingExtra, needs
 from trioserver.connection import Connection
-from trioserver.extras import MissingExtra, needs
 from trioserver.front_door import FrontDoor
 from trioserver.handlers import unwrap
 from trioserver.inspection import ConnectionFilter, ConnectionReport, report

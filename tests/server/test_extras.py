@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trioserver.extras import MissingExtra, needs
+from trioserver.config.extras import MissingExtra, needs
 
 
 def import_it(name: str) -> None:

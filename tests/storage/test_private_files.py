@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from trioserver.private_files import make_directory
+from trioserver.config.private_files import make_directory
 from trioserver.storage import Database
 
 

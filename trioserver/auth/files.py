@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trioserver.auth.keys import Key, WeakSecret
-from trioserver.private_files import tell_if_open
+from trioserver.config.private_files import tell_if_open
 
 
 def read_keys(secret_file: Path | None, key_files: Iterable[Path]) -> tuple[Key, ...]:

@@ -25,6 +25,7 @@ from trioserver.cli.durations import in_words
 from trioserver.cli.running import run_server
 from trioserver.cli.settings import load_settings
 from trioserver.cli.terminal import Exit, Failure, print_json, stdout_console
+from trioserver.config.private_files import make_directory
 from trioserver.examples import (
     accounts,
     admin_dashboard,
@@ -37,7 +38,6 @@ from trioserver.examples import (
 )
 from trioserver.logs.setup import set_up_logging
 from trioserver.peers.hosts import LOOPBACK
-from trioserver.private_files import make_directory
 
 SEED: Final = {"alice": ["alice-1", "alice-2"], "bob": ["bob-1"]}
 """The users, and the conversations that are theirs."""

@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
 
 from trioserver import __version__
 from trioserver.cli.terminal import Exit, Failure, one_line
-from trioserver.extras import MissingExtra
+from trioserver.config.extras import MissingExtra
 
 _COMMANDS: Final = {
     "demo": "Run the examples, with users and tokens to try them.",

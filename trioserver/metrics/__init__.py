@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from trioserver.extras import needs
+from trioserver.config.extras import needs
 from trioserver.metrics.measurements import Measured, Measurements
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

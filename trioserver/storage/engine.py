@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from trioserver.extras import needs
-from trioserver.private_files import create_file, tell_if_open
+from trioserver.config.extras import needs
+from trioserver.config.private_files import create_file, tell_if_open
 from trioserver.storage.errors import DatabaseUnavailable
 from trioserver.storage.job import opened
 from trioserver.storage.sqlite_file import WAL_BYTES, SQLiteFile, read_only_uri

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from protocol import Refusal
 from protocol.traceparent import traceparent_of
-from trioserver.extras import needs
+from trioserver.config.extras import needs
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, Tracer

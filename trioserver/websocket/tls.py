@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from trioserver.private_files import tell_if_open
+from trioserver.config.private_files import tell_if_open
 from trioserver.websocket.errors import CannotListen, reason_of
 from trioserver.websocket.request import ClientCertificate
 from trioserver.websocket.tls_stream import is_secure

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from trioserver.application import Application, Route, anyone
     from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.auth import ClientCertificateAuth, Component, Credentials, JWTAuth, User
-    from trioserver.blocks import Block, TooManyBlocks
+    from trioserver.auth.blocks import Block, TooManyBlocks
     from trioserver.config import (
         AdminConfig,
         AuditConfig,
@@ -129,7 +129,7 @@ _HOMES: Final = {
     "AuditStatistics": "trioserver.audit",
     "AuthAttempt": "trioserver.observer",
     "AuthConfig": "trioserver.config",
-    "Block": "trioserver.blocks",
+    "Block": "trioserver.auth.blocks",
     "Blocked": "trioserver.server",
     "CannotListen": "trioserver.websocket.errors",
     "ClientCertificate": "trioserver.websocket.request",
@@ -173,7 +173,7 @@ _HOMES: Final = {
     "TLSConfig": "trioserver.config",
     "TooBigToSendError": "protocol",
     "TaskReport": "trioserver.inspection",
-    "TooManyBlocks": "trioserver.blocks",
+    "TooManyBlocks": "trioserver.auth.blocks",
     "TracingConfig": "trioserver.config",
     "User": "trioserver.auth",
     "anyone": "trioserver.application",

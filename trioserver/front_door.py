@@ -17,7 +17,7 @@ from trioserver.admission.gate import Gate
 from trioserver.admission.limiter import Slot
 from trioserver.admission.pressure import check_outbox, new_memory
 from trioserver.application import Application, Match
-from trioserver.blocks import Blocks
+from trioserver.auth.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.http.strictness import check_head

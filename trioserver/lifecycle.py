@@ -16,8 +16,8 @@ from protocol import Disconnect, Refusal, ServerState
 from protocol.messages import Auth, Message
 from trioserver.account import Account
 from trioserver.auth import Credentials, User
+from trioserver.auth.blocks import Blocks
 from trioserver.auth.fingerprint import fingerprint
-from trioserver.blocks import Blocks
 from trioserver.config import Config
 from trioserver.connection import Connection
 from trioserver.dispatch.dispatcher import Dispatcher

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import trio
 
-from trioserver.blocks import Block
+from trioserver.auth.blocks import Block
 from trioserver.connection import Connection
 
 _Person: TypeAlias = tuple[int, str]

@@ -18,8 +18,8 @@ from protocol import Disconnect
 from trioserver.application import Application, HealthCheck
 from trioserver.audit import Auditor
 from trioserver.auth import Component, User, id_if_given
+from trioserver.auth.blocks import Block, Blocks
 from trioserver.auth.component import overrides
-from trioserver.blocks import Block, Blocks
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra, needs
 from trioserver.connection import Connection

@@ -10,7 +10,7 @@ import trio
 
 from protocol import Refusal
 from trioserver.auth import Credentials, User
-from trioserver.blocks import Blocks
+from trioserver.auth.blocks import Blocks
 from trioserver.connection import Connection
 from trioserver.handlers import unwrap
 from trioserver.logs.context import bind_connection

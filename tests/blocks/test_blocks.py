@@ -14,9 +14,9 @@ from tests.support.app import EPOCH, World, serving, wall_clock
 from tests.support.databases import eventually
 from tests.support.postgresql import PostgreSQL
 from trioserver import Block, Refusal, TooManyBlocks, User
-from trioserver.blocks import Blocks
-from trioserver.blocks import blocks as blocks_module
-from trioserver.blocks.table import BLOCKS
+from trioserver.auth.blocks import Blocks
+from trioserver.auth.blocks import blocks as blocks_module
+from trioserver.auth.blocks.table import BLOCKS
 from trioserver.storage import Database, DatabaseUnavailable
 
 ALICE = User(id="alice", token_id="t1", claims={"sid": "s1"})

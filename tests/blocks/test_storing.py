@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from tests.support.databases import eventually
 from tests.support.postgresql import PostgreSQL
 from trioserver import Block, Refusal, User
-from trioserver.blocks import Blocks
-from trioserver.blocks.blocks import LOADED_AT_ONCE
-from trioserver.blocks.storing import ANSWER_WITHIN
+from trioserver.auth.blocks import Blocks
+from trioserver.auth.blocks.blocks import LOADED_AT_ONCE
+from trioserver.auth.blocks.storing import ANSWER_WITHIN
 from trioserver.storage import Database, DatabaseUnavailable
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from protocol import Disconnect, Refusal
 from tests.support.app import Harness, World, serving
 from tests.support.client import Client
 from trioserver import User
-from trioserver.blocks import withdrawals
-from trioserver.blocks.withdrawals import Withdrawals
+from trioserver.auth.blocks import withdrawals
+from trioserver.auth.blocks.withdrawals import Withdrawals
 
 Withdraw = Callable[[Harness], Awaitable[None]]
 

@@ -18,8 +18,8 @@ from tests.support.postgresql import PostgreSQL
 from trioserver import AuditConfig
 from trioserver.audit import Auditor
 from trioserver.auth import User
+from trioserver.auth.blocks import Block, Blocks
 from trioserver.auth.ownership import SQLOwner
-from trioserver.blocks import Block, Blocks
 from trioserver.mailbox import Mailbox
 from trioserver.observer import Act
 from trioserver.storage import Database

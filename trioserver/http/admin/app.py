@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from protocol import Refusal
 from trioserver.audit import AuditQuery, as_json
 from trioserver.auth import Authenticator, Inspection, JWTAuth, User, inspect_token
-from trioserver.blocks import TooManyBlocks
+from trioserver.auth.blocks import TooManyBlocks
 from trioserver.http.admin import payloads
 from trioserver.http.admin.access import Gate
 from trioserver.http.admin.payloads import given, pair, parameters, seconds

@@ -8,7 +8,7 @@ import attrs
 
 from protocol import instant
 from trioserver.auth import Inspection
-from trioserver.blocks import Block
+from trioserver.auth.blocks import Block
 from trioserver.inspection import ConnectionReport, TaskReport
 
 

@@ -12,10 +12,10 @@ import trio
 
 from protocol import Refusal
 from trioserver.auth import User
-from trioserver.blocks.block import Block
-from trioserver.blocks.index import BlockIndex
-from trioserver.blocks.storing import Storing, Trouble
-from trioserver.blocks.withdrawals import Withdrawals
+from trioserver.auth.blocks.block import Block
+from trioserver.auth.blocks.index import BlockIndex
+from trioserver.auth.blocks.storing import Storing, Trouble
+from trioserver.auth.blocks.withdrawals import Withdrawals
 from trioserver.storage import Database, DatabaseUnavailable
 from trioserver.storage.retention import RetentionClock
 
@@ -301,6 +301,6 @@ class _Turns:
 
 def table() -> Any:
     """The module of the table; without a database, no SQLAlchemy."""
-    from trioserver.blocks import table
+    from trioserver.auth.blocks import table
 
     return table

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-from trioserver.blocks.block import Block
+from trioserver.auth.blocks.block import Block
 from trioserver.storage.migrations import Step
 
 COMPONENT: Final = "blocks"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from trioserver.auth import User
-from trioserver.blocks.block import Block
+from trioserver.auth.blocks.block import Block
 
 _Key: TypeAlias = tuple[str, str, str]
 

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 import trio
 
-from trioserver.blocks.block import Block
+from trioserver.auth.blocks.block import Block
 from trioserver.storage import Database, DatabaseUnavailable
 from trioserver.storage.errors import Cause
 from trioserver.storage.turn import Turn
@@ -76,7 +76,7 @@ class Storing:
     """Stores blocks that are `put`. `run` does the work."""
 
     def __init__(self, database: Database, trouble: Trouble) -> None:
-        from trioserver.blocks import table  # here: without a database, no SQLAlchemy
+        from trioserver.auth.blocks import table  # here: without a database, no SQLAlchemy
 
         self._database = database
         self._table = table

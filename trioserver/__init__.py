@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from protocol import Disconnect, Id, Refusal, RequestError, TooBigToSendError
-    from trioserver.application import Application, Route, anyone
+    from trioserver.app.application import Application, Route, anyone
+    from trioserver.app.connection import Connection, ConnectionStatistics
+    from trioserver.app.mailbox import Mailbox, MailboxFull, Posted
+    from trioserver.app.presence import Presence, Present
     from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.auth import ClientCertificateAuth, Component, Credentials, JWTAuth, User
     from trioserver.auth.blocks import Block, TooManyBlocks
@@ -29,9 +32,7 @@ if TYPE_CHECKING:
         TLSConfig,
         TracingConfig,
     )
-    from trioserver.connection import Connection, ConnectionStatistics
     from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
-    from trioserver.mailbox import Mailbox, MailboxFull, Posted
     from trioserver.metrics.statistics import ServerStatistics
     from trioserver.observer import (
         Act,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
         RefusedRequest,
     )
     from trioserver.operations.reloading import Reconfigured
-    from trioserver.presence import Presence, Present
     from trioserver.server import Blocked, Server, run, serve
     from trioserver.websocket.errors import CannotListen, ConnectionEnded
     from trioserver.websocket.listeners import Address
@@ -121,7 +121,7 @@ _HOMES: Final = {
     "Address": "trioserver.websocket.listeners",
     "AddressBlock": "trioserver.observer",
     "AdminConfig": "trioserver.config",
-    "Application": "trioserver.application",
+    "Application": "trioserver.app.application",
     "Attempt": "trioserver.observer",
     "AuditConfig": "trioserver.config",
     "AuditPage": "trioserver.audit",
@@ -136,11 +136,11 @@ _HOMES: Final = {
     "ClientCertificateAuth": "trioserver.auth",
     "Component": "trioserver.auth",
     "Config": "trioserver.config",
-    "Connection": "trioserver.connection",
+    "Connection": "trioserver.app.connection",
     "ConnectionEnded": "trioserver.websocket.errors",
     "ConnectionFilter": "trioserver.inspection",
     "ConnectionReport": "trioserver.inspection",
-    "ConnectionStatistics": "trioserver.connection",
+    "ConnectionStatistics": "trioserver.app.connection",
     "Credentials": "trioserver.auth",
     "Disconnect": "protocol",
     "Eviction": "trioserver.observer",
@@ -152,21 +152,21 @@ _HOMES: Final = {
     "LimitsConfig": "trioserver.config",
     "ListenConfig": "trioserver.config",
     "LogConfig": "trioserver.config",
-    "Mailbox": "trioserver.mailbox",
-    "MailboxFull": "trioserver.mailbox",
+    "Mailbox": "trioserver.app.mailbox",
+    "MailboxFull": "trioserver.app.mailbox",
     "Observer": "trioserver.observer",
     "OriginConfig": "trioserver.config",
     "OutboxConfig": "trioserver.config",
-    "Posted": "trioserver.mailbox",
-    "Presence": "trioserver.presence",
-    "Present": "trioserver.presence",
+    "Posted": "trioserver.app.mailbox",
+    "Presence": "trioserver.app.presence",
+    "Present": "trioserver.app.presence",
     "ProxyConfig": "trioserver.config",
     "Reconfigured": "trioserver.operations.reloading",
     "Refusal": "protocol",
     "RefusedRequest": "trioserver.observer",
     "Request": "trioserver.websocket.request",
     "RequestError": "protocol",
-    "Route": "trioserver.application",
+    "Route": "trioserver.app.application",
     "Server": "trioserver.server",
     "ServerStatistics": "trioserver.metrics.statistics",
     "ShutdownConfig": "trioserver.config",
@@ -176,7 +176,7 @@ _HOMES: Final = {
     "TooManyBlocks": "trioserver.auth.blocks",
     "TracingConfig": "trioserver.config",
     "User": "trioserver.auth",
-    "anyone": "trioserver.application",
+    "anyone": "trioserver.app.application",
     "run": "trioserver.server",
     "serve": "trioserver.server",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import trio
 
-from trioserver.connection import Connection
+from trioserver.app.connection import Connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of

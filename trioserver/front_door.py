@@ -16,10 +16,10 @@ from protocol import Refusal
 from trioserver.admission.gate import Gate
 from trioserver.admission.limiter import Slot
 from trioserver.admission.pressure import check_outbox, new_memory
-from trioserver.application import Application, Match
+from trioserver.app.application import Application, Match
+from trioserver.app.connection import Connection
 from trioserver.auth.blocks import Blocks
 from trioserver.config import Config
-from trioserver.connection import Connection
 from trioserver.http.strictness import check_head
 from trioserver.lifecycle import Lifecycle
 from trioserver.logs.lines import LineThrottle, may_log

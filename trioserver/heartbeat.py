@@ -20,8 +20,8 @@ import trio
 
 from protocol import Refusal, codec
 from protocol.messages import Ping
+from trioserver.app.connection import Connection
 from trioserver.config import HeartbeatConfig
-from trioserver.connection import Connection
 from trioserver.websocket.outbox import OutboxClosed
 
 

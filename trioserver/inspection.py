@@ -8,8 +8,8 @@ from typing import Final
 import attrs
 import trio
 
+from trioserver.app.connection import Connection, ConnectionStatistics
 from trioserver.auth import id_if_given
-from trioserver.connection import Connection, ConnectionStatistics
 from trioserver.logs.paths import masked_parameters
 from trioserver.peers.addresses import host_of
 

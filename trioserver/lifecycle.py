@@ -15,13 +15,13 @@ import trio
 from protocol import Disconnect, Refusal, ServerState
 from protocol.messages import Auth, Message
 from trioserver.account import Account
+from trioserver.app.connection import Connection
+from trioserver.app.handlers import call
 from trioserver.auth import Credentials, User
 from trioserver.auth.blocks import Blocks
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
-from trioserver.connection import Connection
 from trioserver.dispatch.dispatcher import Dispatcher
-from trioserver.handlers import call
 from trioserver.heartbeat import Heartbeat
 from trioserver.logs.context import BoundConnection
 from trioserver.logs.lines import may_log

@@ -10,7 +10,7 @@ import attrs
 from trioserver.logs.paths import masked_path
 
 if TYPE_CHECKING:
-    from trioserver.connection import Connection
+    from trioserver.app.connection import Connection
     from trioserver.timings import Timings
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import trio
 
 from protocol import ProtocolOptions, ServerProtocol
-from trioserver.application import Application, Match, Route
+from trioserver.app.application import Application, Match, Route
+from trioserver.app.connection import Connection
 from trioserver.config import Config
-from trioserver.connection import Connection
 from trioserver.websocket.handshake import BadHead, Head, check_upgrade, subprotocols
 from trioserver.websocket.memory import Memory
 from trioserver.websocket.outbox import largest_payload

@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import trio
 
+from trioserver.app.connection import Connection
 from trioserver.auth.blocks import Block
-from trioserver.connection import Connection
 
 _Person: TypeAlias = tuple[int, str]
 """A user of an authenticator; the users of another may have the same ids."""

@@ -15,16 +15,16 @@ import structlog
 import trio
 
 from protocol import Disconnect
-from trioserver.application import Application, HealthCheck
+from trioserver.app.application import Application, HealthCheck
+from trioserver.app.connection import Connection
+from trioserver.app.handlers import unwrap
 from trioserver.audit import Auditor
 from trioserver.auth import Component, User, id_if_given
 from trioserver.auth.blocks import Block, Blocks
 from trioserver.auth.component import overrides
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra, needs
-from trioserver.connection import Connection
 from trioserver.front_door import FrontDoor
-from trioserver.handlers import unwrap
 from trioserver.inspection import ConnectionFilter, ConnectionReport, report
 from trioserver.logs.lines import LineThrottle, may_log
 from trioserver.metrics.census import Census

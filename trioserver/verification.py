@@ -9,10 +9,10 @@ from __future__ import annotations
 import trio
 
 from protocol import Refusal
+from trioserver.app.connection import Connection
+from trioserver.app.handlers import unwrap
 from trioserver.auth import Credentials, User
 from trioserver.auth.blocks import Blocks
-from trioserver.connection import Connection
-from trioserver.handlers import unwrap
 from trioserver.logs.context import bind_connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of

@@ -14,11 +14,11 @@ import pytest
 from tests.support.running import running as running_here
 from tests.support.systems import COMMAND, Demo, demo, refused_start
 from trioserver import JWTAuth, Mailbox, Refusal
+from trioserver.app.mailbox.room import Totals
 from trioserver.auth import make_token
 from trioserver.client import Client, RequestRefused, connect
 from trioserver.examples import conversations
 from trioserver.examples.conversation_store import MAX_MEMBERS, Store
-from trioserver.mailbox.room import Totals
 from trioserver.storage import Database
 
 DENIED = "Conversation not found or access denied"

@@ -40,10 +40,10 @@ from trioserver import (
     anyone,
     serve,
 )
+from trioserver.app.mailbox.room import Room, Totals
+from trioserver.app.mailbox.store import Bounds, Store, Swept
+from trioserver.app.mailbox.sweeping import PAUSE, ROWS, sweep, sweep_forever
 from trioserver.config import OutboxConfig
-from trioserver.mailbox.room import Room, Totals
-from trioserver.mailbox.store import Bounds, Store, Swept
-from trioserver.mailbox.sweeping import PAUSE, ROWS, sweep, sweep_forever
 from trioserver.storage import Database, DatabaseUnavailable
 from trioserver.storage.migrations import SchemaTooNew
 
@@ -395,7 +395,7 @@ async def test_what_nobody_was_told_of_in_time_is_forgotten(database_url: str) -
 async def test_all_mailboxes_together_are_bounded_and_nobody_pushes_out_others(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trioserver.mailbox.room.COUNT_INTERVAL", 0.0)
+    monkeypatch.setattr("trioserver.app.mailbox.room.COUNT_INTERVAL", 0.0)
     async with posting(database_url, max_messages=3, max_total_messages=4) as post:
         for user in ("alice", "alice", "bob", "carol"):
             await post.mailbox.send(user, "note", user)
@@ -425,7 +425,7 @@ async def test_a_full_box_is_not_counted_for_each_letter(
         await post.leave(client)
         with pytest.raises(MailboxFull):
             await post.mailbox.send("bob", "note", 1)
-        monkeypatch.setattr("trioserver.mailbox.room.COUNT_INTERVAL", 0.0)
+        monkeypatch.setattr("trioserver.app.mailbox.room.COUNT_INTERVAL", 0.0)
         await post.mailbox.send("bob", "note", 1)
 
 
@@ -562,8 +562,8 @@ async def test_what_is_too_old_is_taken_away_some_at_a_time(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1_000_000.0
-    monkeypatch.setattr("trioserver.mailbox.sweeping.PAUSE", 0.0)
-    monkeypatch.setattr("trioserver.mailbox.sweeping.ROWS", 10)
+    monkeypatch.setattr("trioserver.app.mailbox.sweeping.PAUSE", 0.0)
+    monkeypatch.setattr("trioserver.app.mailbox.sweeping.ROWS", 10)
     async with posting(database_url, max_age=60.0, wall_clock=lambda: now) as post:
         for n in range(25):
             await post.mailbox.send(f"user-{n % 3}", "note", n)
@@ -787,8 +787,8 @@ async def test_what_a_slow_client_was_not_sent_is_kept(sqlite_url: str) -> None:
 async def test_a_database_that_is_down_is_said_and_survived(
     postgresql: PostgreSQL, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trioserver.mailbox.courier.RETRY", 0.05)
-    monkeypatch.setattr("trioserver.mailbox.mailbox.RETRY", 0.05)
+    monkeypatch.setattr("trioserver.app.mailbox.courier.RETRY", 0.05)
+    monkeypatch.setattr("trioserver.app.mailbox.mailbox.RETRY", 0.05)
     async with posting(postgresql_url) as post:
         await post.mailbox.send("alice", "note", 1)
         with postgresql.down():

@@ -17,7 +17,7 @@ from protocol.messages import Message
 from tests.support.app import World
 from tests.support.client import Client
 from trioserver import Application, Component, Config, Connection, Id, anyone
-from trioserver.handlers import Kind, make_handler, unwrap
+from trioserver.app.handlers import Kind, make_handler, unwrap
 from trioserver.server import Server, serve
 
 

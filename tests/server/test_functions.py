@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from protocol import ERRORS, Fatal
 from tests.support.app import World, serving
 from trioserver import Application, Connection, Disconnect, Presence, Refusal, RequestError, User
-from trioserver.handlers import Kind, make_handler
+from trioserver.app.handlers import Kind, make_handler
 
 
 def logged(function: Callable[..., Any]) -> Callable[..., Any]:

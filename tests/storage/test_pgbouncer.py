@@ -16,11 +16,11 @@ from tests.support.databases import eventually
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgresql import PostgreSQL
 from trioserver import AuditConfig
+from trioserver.app.mailbox import Mailbox
 from trioserver.audit import Auditor
 from trioserver.auth import User
 from trioserver.auth.blocks import Block, Blocks
 from trioserver.auth.ownership import SQLOwner
-from trioserver.mailbox import Mailbox
 from trioserver.observer import Act
 from trioserver.storage import Database
 from trioserver.storage.lookup import QueryLookup

@@ -15,10 +15,10 @@ import trio
 
 from trioserver.admission.conduct import Conduct
 from trioserver.admission.limiter import Cap, ConnectionLimiter, Slot
-from trioserver.application import Route
+from trioserver.app.application import Route
+from trioserver.app.connection import Connection
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
-from trioserver.connection import Connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.seldom import Seldom

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from protocol import instant
-from trioserver.connection import Connection
+from trioserver.app.connection import Connection
 from trioserver.observer import Act, Attempt, AuthAttempt, RefusedRequest
 from trioserver.peers.addresses import host_of
 

@@ -13,6 +13,7 @@ import attrs
 import structlog
 import trio
 
+from trioserver.app.connection import Connection
 from trioserver.audit.entry import (
     Entry,
     of_act,
@@ -25,7 +26,6 @@ from trioserver.audit.quotas import Quotas, matters
 from trioserver.audit.retention import expire_forever
 from trioserver.audit.store import AuditStore
 from trioserver.config import AuditConfig
-from trioserver.connection import Connection
 from trioserver.observer import Act, Attempt, AuthAttempt, Observer, RefusedRequest
 from trioserver.storage import Database, DatabaseUnavailable
 

@@ -14,7 +14,7 @@ from typing import Any
 import click
 import structlog
 
-from trioserver.application import Application
+from trioserver.app.application import Application
 from trioserver.auth import WeakSecret
 from trioserver.cli.terminal import Exit, Failure, one_line
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trioserver.application import Application
+from trioserver.app.application import Application
 from trioserver.cli.terminal import Exit, Failure
 from trioserver.config import Config
 from trioserver.server import Server, run

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from trioserver.application import Application
+from trioserver.app.application import Application
 from trioserver.cli.addresses import is_public, lines_of, what_is_private
 from trioserver.cli.arguments import config_option, listen_options, logging_options
 from trioserver.cli.loading import load_application

@@ -6,8 +6,8 @@ from typing import Any, TypeAlias
 
 from protocol import Refusal
 from protocol.messages import Publish, Subscribe, Unsubscribe
-from trioserver.connection import Connection
-from trioserver.handlers import call
+from trioserver.app.connection import Connection
+from trioserver.app.handlers import call
 
 TopicRequest: TypeAlias = Subscribe | Unsubscribe | Publish
 

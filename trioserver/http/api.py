@@ -29,7 +29,7 @@ from trioserver.http.errors import ApiError, unavailable
 from trioserver.storage import DatabaseUnavailable
 
 if TYPE_CHECKING:
-    from trioserver.application import Application
+    from trioserver.app.application import Application
     from trioserver.server import Server
 
 __all__ = [

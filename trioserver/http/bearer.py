@@ -12,9 +12,9 @@ import trio
 from starlette.requests import Request as HttpRequest
 
 from protocol import Refusal
+from trioserver.app.handlers import unwrap
 from trioserver.auth import Authenticator, Credentials, User
 from trioserver.auth.fingerprint import fingerprint
-from trioserver.handlers import unwrap
 from trioserver.http.errors import ApiError, unavailable
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of

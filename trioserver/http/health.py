@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trioserver.application import Application, HealthCheck
+from trioserver.app.application import Application, HealthCheck
 from trioserver.auth.component import overrides
 from trioserver.http.pages import as_json
 from trioserver.logs.tracebacks import name_of

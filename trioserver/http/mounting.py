@@ -16,7 +16,7 @@ import attrs
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from trioserver.application import Application
+from trioserver.app.application import Application
 from trioserver.http.pages import plain
 
 _WEBSOCKET: Final = (

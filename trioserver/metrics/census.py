@@ -7,7 +7,7 @@ from typing import Final
 import trio
 
 from protocol import ServerState
-from trioserver.connection import Connection
+from trioserver.app.connection import Connection
 from trioserver.telemetry.counts import Counts
 
 _PHASE_OF: Final = {

@@ -6,7 +6,7 @@ import random
 
 import trio
 
-from trioserver.connection import Connection
+from trioserver.app.connection import Connection
 
 
 async def send_away(connections: list[Connection], *, reason: str, period: float) -> None:

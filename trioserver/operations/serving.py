@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from protocol import Refusal
-from trioserver.application import Application
+from trioserver.app.application import Application
 from trioserver.auth import Component
 from trioserver.auth.loopback import is_loopback
 from trioserver.front_door import FrontDoor

@@ -18,7 +18,7 @@ from trioserver.telemetry.handling_times import HandlingTimes
 from trioserver.telemetry.histogram import LIVES, PHASES, Histogram
 
 if TYPE_CHECKING:
-    from trioserver.connection import Connection
+    from trioserver.app.connection import Connection
     from trioserver.timings import Timings
 
 PEER_LEFT: Final = "peer_left"

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, Tracer
 
     from protocol.messages import Message
-    from trioserver.connection import Connection
-    from trioserver.handlers import Handler
+    from trioserver.app.connection import Connection
+    from trioserver.app.handlers import Handler
 
 _FAULTS: Final = frozenset({"internal_error", "unavailable"})
 """Refusals that are the server's own fault, and make a span an error."""

@@ -31,7 +31,7 @@ from trioserver.websocket.request import Request
 from trioserver.websocket.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from trioserver.application import Application, Route
+    from trioserver.app.application import Application, Route
     from trioserver.telemetry.tracing import ConnectionTracing
 
 

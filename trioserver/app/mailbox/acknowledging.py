@@ -11,7 +11,7 @@ from protocol import Refusal
 from trioserver.storage import DatabaseUnavailable
 
 if TYPE_CHECKING:
-    from trioserver.connection import Connection
+    from trioserver.app.connection import Connection
 
 ACKNOWLEDGE: Final = "mailbox.ack"
 

@@ -16,14 +16,14 @@ import trio
 
 from protocol import Refusal, TooBigToSendError, codec, raw
 from protocol.messages import Message
-from trioserver.mailbox.letter import Letter
+from trioserver.app.mailbox.letter import Letter
 from trioserver.storage import DatabaseUnavailable
 from trioserver.websocket.headers import MAX_HEADER
 from trioserver.websocket.outbox import OutboxClosed
 
 if TYPE_CHECKING:
-    from trioserver.connection import Connection
-    from trioserver.mailbox.store import Store
+    from trioserver.app.connection import Connection
+    from trioserver.app.mailbox.store import Store
 
 RETRY: Final = 5.0
 """Seconds until a database that failed is asked again."""

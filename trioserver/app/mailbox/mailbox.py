@@ -16,18 +16,18 @@ import trio
 from msgspec import UNSET
 
 from protocol import TooBigToSendError
+from trioserver.app.mailbox.courier import RETRY, Courier, Desk
+from trioserver.app.mailbox.letter import is_key, is_user, new_letter
+from trioserver.app.mailbox.room import Room, Totals
+from trioserver.app.mailbox.sweeping import say_unavailable, sweep_forever
 from trioserver.auth.component import Component
 from trioserver.auth.user import User, id_of
-from trioserver.mailbox.courier import RETRY, Courier, Desk
-from trioserver.mailbox.letter import is_key, is_user, new_letter
-from trioserver.mailbox.room import Room, Totals
-from trioserver.mailbox.sweeping import say_unavailable, sweep_forever
 from trioserver.storage import Database
 from trioserver.storage.retention import RetentionClock
 from trioserver.storage.turn import Turn
 
 if TYPE_CHECKING:
-    from trioserver.connection import Connection
+    from trioserver.app.connection import Connection
 
 LAST_WORDS: Final = 2.0
 """Seconds, at the end, for noting what has been delivered."""
@@ -104,7 +104,7 @@ class Mailbox(Component):
         self._opens = not isinstance(database, Database)
         self._database = database if isinstance(database, Database) else Database(database)
         # Here, because they need SQLAlchemy; and now, so that it is missed at once.
-        from trioserver.mailbox.store import Bounds, Store
+        from trioserver.app.mailbox.store import Bounds, Store
 
         bounds = Bounds(messages=max_messages, bytes=max_bytes, age=max_age)
         self._store = Store(self._database, box, bounds)

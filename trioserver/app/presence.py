@@ -17,16 +17,16 @@ import structlog
 import trio
 
 from protocol import TooBigToSendError
+from trioserver.app.handlers import refuse_async
 from trioserver.auth import Component, id_if_given, id_of
-from trioserver.handlers import refuse_async
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.websocket.errors import ConnectionEnded
 
 if TYPE_CHECKING:
-    from trioserver.application import Route
+    from trioserver.app.application import Route
+    from trioserver.app.connection import Connection
     from trioserver.auth import User
-    from trioserver.connection import Connection
 
 MAX_GRACE: Final = 3600.0
 """Seconds."""

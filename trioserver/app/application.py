@@ -13,20 +13,20 @@ import attrs
 
 from protocol import TooBigToSendError, codec, raw
 from protocol.messages import MAX_SAFE_INTEGER, Event, HeartbeatMode
+from trioserver.app.handlers import Handler, make_handler, name_of
+from trioserver.app.mailbox import Mailbox
+from trioserver.app.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
+from trioserver.app.presence import Presence
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
-from trioserver.handlers import Handler, make_handler, name_of
-from trioserver.mailbox import Mailbox
-from trioserver.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
 from trioserver.peers.origins import OriginPolicy
-from trioserver.presence import Presence
 from trioserver.websocket.headers import encode_text
 from trioserver.websocket.memory import shared
 
 if TYPE_CHECKING:
     from protocol.options import ProtocolOptions
+    from trioserver.app.connection import Connection
     from trioserver.config import Config
-    from trioserver.connection import Connection
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -21,7 +21,7 @@ from trioserver.logs.context import UNBOUND, set_request_id
 from trioserver.logs.lines import may_log
 
 if TYPE_CHECKING:
-    from trioserver.connection import Connection
+    from trioserver.app.connection import Connection
 
 log: Final = structlog.get_logger("trioserver")
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from trioserver.app.connection import Connection, ConnectionStatistics
     from trioserver.app.mailbox import Mailbox, MailboxFull, Posted
     from trioserver.app.presence import Presence, Present
-    from trioserver.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.auth import ClientCertificateAuth, Component, Credentials, JWTAuth, User
     from trioserver.auth.blocks import Block, TooManyBlocks
     from trioserver.config import (
@@ -33,8 +32,11 @@ if TYPE_CHECKING:
         TracingConfig,
     )
     from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
-    from trioserver.metrics.statistics import ServerStatistics
-    from trioserver.observer import (
+    from trioserver.operations.reloading import Reconfigured
+    from trioserver.server import Blocked, Server, run, serve
+    from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStatistics
+    from trioserver.telemetry.metrics.statistics import ServerStatistics
+    from trioserver.telemetry.observer import (
         Act,
         AddressBlock,
         Attempt,
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
         Observer,
         RefusedRequest,
     )
-    from trioserver.operations.reloading import Reconfigured
-    from trioserver.server import Blocked, Server, run, serve
     from trioserver.websocket.errors import CannotListen, ConnectionEnded
     from trioserver.websocket.listeners import Address
     from trioserver.websocket.request import ClientCertificate, Request
@@ -117,17 +117,17 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "Act": "trioserver.observer",
+    "Act": "trioserver.telemetry.observer",
     "Address": "trioserver.websocket.listeners",
-    "AddressBlock": "trioserver.observer",
+    "AddressBlock": "trioserver.telemetry.observer",
     "AdminConfig": "trioserver.config",
     "Application": "trioserver.app.application",
-    "Attempt": "trioserver.observer",
+    "Attempt": "trioserver.telemetry.observer",
     "AuditConfig": "trioserver.config",
-    "AuditPage": "trioserver.audit",
-    "AuditQuery": "trioserver.audit",
-    "AuditStatistics": "trioserver.audit",
-    "AuthAttempt": "trioserver.observer",
+    "AuditPage": "trioserver.telemetry.audit",
+    "AuditQuery": "trioserver.telemetry.audit",
+    "AuditStatistics": "trioserver.telemetry.audit",
+    "AuthAttempt": "trioserver.telemetry.observer",
     "AuthConfig": "trioserver.config",
     "Block": "trioserver.auth.blocks",
     "Blocked": "trioserver.server",
@@ -143,7 +143,7 @@ _HOMES: Final = {
     "ConnectionStatistics": "trioserver.app.connection",
     "Credentials": "trioserver.auth",
     "Disconnect": "protocol",
-    "Eviction": "trioserver.observer",
+    "Eviction": "trioserver.telemetry.observer",
     "HandlerConfig": "trioserver.config",
     "HeartbeatConfig": "trioserver.config",
     "HttpConfig": "trioserver.config",
@@ -154,7 +154,7 @@ _HOMES: Final = {
     "LogConfig": "trioserver.config",
     "Mailbox": "trioserver.app.mailbox",
     "MailboxFull": "trioserver.app.mailbox",
-    "Observer": "trioserver.observer",
+    "Observer": "trioserver.telemetry.observer",
     "OriginConfig": "trioserver.config",
     "OutboxConfig": "trioserver.config",
     "Posted": "trioserver.app.mailbox",
@@ -163,12 +163,12 @@ _HOMES: Final = {
     "ProxyConfig": "trioserver.config",
     "Reconfigured": "trioserver.operations.reloading",
     "Refusal": "protocol",
-    "RefusedRequest": "trioserver.observer",
+    "RefusedRequest": "trioserver.telemetry.observer",
     "Request": "trioserver.websocket.request",
     "RequestError": "protocol",
     "Route": "trioserver.app.application",
     "Server": "trioserver.server",
-    "ServerStatistics": "trioserver.metrics.statistics",
+    "ServerStatistics": "trioserver.telemetry.metrics.statistics",
     "ShutdownConfig": "trioserver.config",
     "TLSConfig": "trioserver.config",
     "TooBigToSendError": "protocol",

@@ -9,9 +9,9 @@ from trioserver.app.connection import Connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.observer import Attempt, Observer
 from trioserver.telemetry.counts import PEER_LEFT
-from trioserver.timings import Timings
+from trioserver.telemetry.observer import Attempt, Observer
+from trioserver.telemetry.timings import Timings
 
 
 class Account:

@@ -24,11 +24,11 @@ from trioserver.http.strictness import check_head
 from trioserver.lifecycle import Lifecycle
 from trioserver.logs.lines import LineThrottle, may_log
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.observer import Observer, Observers
 from trioserver.opening import judge, new_connection
 from trioserver.peers.addresses import plain
 from trioserver.registry import Registry
 from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.observer import Observer, Observers
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
 from trioserver.websocket.listeners import remote_of

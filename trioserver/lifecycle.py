@@ -25,8 +25,8 @@ from trioserver.dispatch.dispatcher import Dispatcher
 from trioserver.heartbeat import Heartbeat
 from trioserver.logs.context import BoundConnection
 from trioserver.logs.lines import may_log
-from trioserver.observer import Observer
 from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.observer import Observer
 from trioserver.telemetry.tracing import Tracing, step
 from trioserver.verification import verify
 from trioserver.websocket.errors import without_departure

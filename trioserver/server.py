@@ -18,7 +18,6 @@ from protocol import Disconnect
 from trioserver.app.application import Application, HealthCheck
 from trioserver.app.connection import Connection
 from trioserver.app.handlers import unwrap
-from trioserver.audit import Auditor
 from trioserver.auth import Component, User, id_if_given
 from trioserver.auth.blocks import Block, Blocks
 from trioserver.auth.component import overrides
@@ -27,17 +26,18 @@ from trioserver.config.extras import MissingExtra, needs
 from trioserver.front_door import FrontDoor
 from trioserver.inspection import ConnectionFilter, ConnectionReport, report
 from trioserver.logs.lines import LineThrottle, may_log
-from trioserver.metrics.census import Census
-from trioserver.metrics.measurements import Measurements
-from trioserver.metrics.statistics import ServerStatistics
-from trioserver.observer import Act, AuthAttempt, Observer, Observers
 from trioserver.operations.garbage import collect_seldom
 from trioserver.operations.listening import Listening
 from trioserver.operations.reloading import Reconfigured, Reloader
 from trioserver.operations.serving import Serving
 from trioserver.registry import Registry
 from trioserver.storage import Database
+from trioserver.telemetry.audit import Auditor
 from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.metrics.census import Census
+from trioserver.telemetry.metrics.measurements import Measurements
+from trioserver.telemetry.metrics.statistics import ServerStatistics
+from trioserver.telemetry.observer import Act, AuthAttempt, Observer, Observers
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness
@@ -179,7 +179,7 @@ class Server:
             with needs(_HTTP_NEEDS, "hypercorn", "starlette"):
                 from trioserver.http.admin import admin_app
                 from trioserver.http.service import HttpService
-                from trioserver.metrics.endpoint import metrics_endpoint
+                from trioserver.telemetry.metrics.endpoint import metrics_endpoint
         except MissingExtra:
             if wanted:
                 raise

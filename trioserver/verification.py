@@ -16,8 +16,8 @@ from trioserver.auth.blocks import Blocks
 from trioserver.logs.context import bind_connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
+from trioserver.telemetry.timings import Timings
 from trioserver.telemetry.tracing import step
-from trioserver.timings import Timings
 
 
 async def verify(

@@ -16,11 +16,11 @@ from starlette.routing import Route
 from tests.support.databases import eventually, sqlite
 from tests.support.http import Site, site
 from trioserver import Application, AuditConfig, AuditQuery, Config, JWTAuth, OriginConfig, anyone
-from trioserver.audit import AuditStore, Entry
 from trioserver.auth import make_secret, make_token
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate, record_attempt
 from trioserver.storage import Database
+from trioserver.telemetry.audit import AuditStore, Entry
 
 SECRET = make_secret()
 HANDSHAKE = {

@@ -17,10 +17,10 @@ from tests.support.databases import eventually
 from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
 from trioserver import Act, AuditConfig, AuditQuery
-from trioserver.audit import Auditor
-from trioserver.audit.retention import expire_forever
 from trioserver.storage import Database
 from trioserver.storage.retention import DRIFT
+from trioserver.telemetry.audit import Auditor
+from trioserver.telemetry.audit.retention import expire_forever
 
 
 @asynccontextmanager

@@ -11,9 +11,9 @@ from trio.testing import MockClock
 
 from tests.support.databases import eventually
 from trioserver import Act, AuditConfig, AuditQuery, AuthAttempt
-from trioserver.audit import Auditor, Entry
-from trioserver.audit.quotas import Quotas
 from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.telemetry.audit import Auditor, Entry
+from trioserver.telemetry.audit.quotas import Quotas
 
 CONFIG = AuditConfig(database="x", rows_per_source=1, rows_per_second=10)
 

@@ -14,8 +14,8 @@ from tests.support.app import World, make_application, wall_clock
 from tests.support.client import Client
 from tests.support.databases import eventually, sqlite
 from trioserver import Act, AuditConfig, AuditQuery, Config, Server, serve
-from trioserver.audit import Entry
 from trioserver.auth.fingerprint import fingerprint
+from trioserver.telemetry.audit import Entry
 
 LONG_TOKEN = "x" * 40 + ".forged"
 

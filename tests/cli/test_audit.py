@@ -15,8 +15,8 @@ import trio
 
 from tests.cli.conftest import Invoke
 from trioserver import Act, AuditConfig
-from trioserver.audit import Auditor
 from trioserver.storage import Database
+from trioserver.telemetry.audit import Auditor
 
 NOW = 1_700_000_000.0
 

@@ -11,10 +11,10 @@ import pytest
 from tests.support.databases import eventually
 from tests.support.http import Answer, Site, site
 from trioserver import Application, AuditConfig, AuditQuery, Config
-from trioserver.audit import Entry
 from trioserver.auth import make_secret
 from trioserver.examples import accounts, behavior_log
 from trioserver.examples.accounts import Account
+from trioserver.telemetry.audit import Entry
 
 PHONE = {"phone": "9876543210", "mpin": "123456", "device_id": "device001"}
 

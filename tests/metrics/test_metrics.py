@@ -17,9 +17,9 @@ from tests.support.app import Harness, World, make_application, serving, wall_cl
 from tests.support.client import Client, Rejected
 from trioserver import Application, AuditConfig, Config, Connection, LimitsConfig
 from trioserver.config import HandlerConfig
-from trioserver.metrics import CONTENT_TYPE, render, render_in_steps
-from trioserver.metrics.endpoint import MetricsEndpoint, metrics_endpoint
 from trioserver.server import Server
+from trioserver.telemetry.metrics import CONTENT_TYPE, render, render_in_steps
+from trioserver.telemetry.metrics.endpoint import MetricsEndpoint, metrics_endpoint
 
 DOCS = Path("docs/operating.md")
 
@@ -350,7 +350,7 @@ def test_the_table_in_the_docs_lists_all_that_there_is(tmp_path: Path) -> None:
         app = Application()
         audit = AuditConfig(database=str(tmp_path / "audit.db"))
         server = Server(app, Config(port=0, audit=audit))
-        from trioserver.metrics.families import Families
+        from trioserver.telemetry.metrics.families import Families
 
         return {
             (

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from tests.support.app import Harness, serving
 from tests.support.client import Client, masked
 from trioserver import Config, HandlerConfig, LimitsConfig, OutboxConfig
-from trioserver.metrics.families import Families
+from trioserver.telemetry.metrics.families import Families
 
 MIB = 1024 * 1024
 SLOW = HandlerConfig(timeout=3600.0)

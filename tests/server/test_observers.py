@@ -22,8 +22,8 @@ from trioserver import (
     Request,
     User,
 )
-from trioserver.observer import Observers
-from trioserver.timings import Timings
+from trioserver.telemetry.observer import Observers
+from trioserver.telemetry.timings import Timings
 
 
 class Notes(Observer):

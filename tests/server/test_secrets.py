@@ -42,7 +42,6 @@ from trioserver import (
     User,
     anyone,
 )
-from trioserver.audit import AuditQuery, Entry
 from trioserver.auth import JWKS, JWTAuth, Key, make_secret, make_token
 from trioserver.auth.ownership import SQLOwner
 from trioserver.client.address import Address
@@ -50,9 +49,10 @@ from trioserver.http.admin.views import connection_view
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
 from trioserver.inspection import report
 from trioserver.logs.setup import set_up_logging
-from trioserver.metrics import render
 from trioserver.server import serve
 from trioserver.storage import Database
+from trioserver.telemetry.audit import AuditQuery, Entry
+from trioserver.telemetry.metrics import render
 
 SIGNING: Final = make_secret()
 PAYLOAD: Final = "payload-nobody-else-may-read"

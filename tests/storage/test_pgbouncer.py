@@ -17,13 +17,13 @@ from tests.support.pgbouncer import PgBouncer
 from tests.support.postgresql import PostgreSQL
 from trioserver import AuditConfig
 from trioserver.app.mailbox import Mailbox
-from trioserver.audit import Auditor
 from trioserver.auth import User
 from trioserver.auth.blocks import Block, Blocks
 from trioserver.auth.ownership import SQLOwner
-from trioserver.observer import Act
 from trioserver.storage import Database
 from trioserver.storage.lookup import QueryLookup
+from trioserver.telemetry.audit import Auditor
+from trioserver.telemetry.observer import Act
 
 _numbers: Final = itertools.count()
 

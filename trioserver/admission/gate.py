@@ -22,7 +22,11 @@ from trioserver.config import Config
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.seldom import Seldom
-from trioserver.observer import (
+from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
+from trioserver.peers.forwarded import client_of
+from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host
+from trioserver.peers.origins import SAME_HOST, OriginPolicy
+from trioserver.telemetry.observer import (
     AddressBlock,
     Attempt,
     AuthAttempt,
@@ -30,10 +34,6 @@ from trioserver.observer import (
     Observer,
     RefusedRequest,
 )
-from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
-from trioserver.peers.forwarded import client_of
-from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host
-from trioserver.peers.origins import SAME_HOST, OriginPolicy
 from trioserver.websocket.handshake import BadHead, Head
 
 log: Final = structlog.get_logger("trioserver")

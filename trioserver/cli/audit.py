@@ -8,12 +8,12 @@ from typing import Any
 import click
 import trio
 
-from trioserver.audit import AuditPage, AuditQuery, AuditStore, as_json
 from trioserver.cli.arguments import config_option
 from trioserver.cli.entries import filter_options, print_entries
 from trioserver.cli.settings import load_settings
 from trioserver.cli.terminal import Exit, Failure, print_error, print_json
 from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStore, as_json
 
 
 @click.command("audit")

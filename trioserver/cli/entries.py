@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from trioserver.audit import KINDS, MAX_ID, MAX_LIMIT, OUTCOMES
 from trioserver.cli.durations import Parsed, parse_duration
 from trioserver.cli.tables import print_table
+from trioserver.telemetry.audit import KINDS, MAX_ID, MAX_LIMIT, OUTCOMES
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -64,7 +64,7 @@ def filter_options(function: _Function) -> _Function:
 
 
 def print_entries(entries: Iterable[Mapping[str, Any]]) -> None:
-    """A table, newest first. ``entries`` are as `trioserver.audit.as_json` makes them."""
+    """A table, newest first. ``entries`` are as `trioserver.telemetry.audit.as_json` makes them."""
     names = ("Id", "Time", "What", "Outcome", "User", "Address", "Route", "Token", "ms")
     print_table(names, map(_row, entries))
 

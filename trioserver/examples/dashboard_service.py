@@ -25,9 +25,9 @@ from trioserver import (
     Server,
     User,
 )
-from trioserver.audit import as_json
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.telemetry.audit import as_json
 
 INTERVAL: Final = 1.0
 """Seconds between two looks."""

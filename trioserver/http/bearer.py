@@ -18,7 +18,7 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.http.errors import ApiError, unavailable
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.observer import AuthAttempt
+from trioserver.telemetry.observer import AuthAttempt
 from trioserver.websocket.request import Request
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from protocol.errors import ERRORS
-from trioserver.observer import Attempt, Observer, RefusedRequest
 from trioserver.telemetry.handling_times import HandlingTimes
 from trioserver.telemetry.histogram import LIVES, PHASES, Histogram
+from trioserver.telemetry.observer import Attempt, Observer, RefusedRequest
 
 if TYPE_CHECKING:
     from trioserver.app.connection import Connection
-    from trioserver.timings import Timings
+    from trioserver.telemetry.timings import Timings
 
 PEER_LEFT: Final = "peer_left"
 OTHER: Final = "other"

@@ -16,7 +16,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol import Refusal
-from trioserver.audit import AuditQuery, as_json
 from trioserver.auth import Authenticator, Inspection, JWTAuth, User, inspect_token
 from trioserver.auth.blocks import TooManyBlocks
 from trioserver.http.admin import payloads
@@ -36,8 +35,9 @@ from trioserver.inspection import ConnectionFilter
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.observer import Act
 from trioserver.storage import DatabaseUnavailable
+from trioserver.telemetry.audit import AuditQuery, as_json
+from trioserver.telemetry.observer import Act
 
 if TYPE_CHECKING:
     from trioserver.server import Server

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from trioserver.audit import AuditStatistics
+from trioserver.telemetry.audit import AuditStatistics
 
 
 @attrs.frozen(kw_only=True)

@@ -14,20 +14,20 @@ import structlog
 import trio
 
 from trioserver.app.connection import Connection
-from trioserver.audit.entry import (
+from trioserver.config import AuditConfig
+from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.telemetry.audit.entry import (
     Entry,
     of_act,
     of_attempt,
     of_auth_attempt,
     of_refused_origin,
 )
-from trioserver.audit.query import AuditPage, AuditQuery
-from trioserver.audit.quotas import Quotas, matters
-from trioserver.audit.retention import expire_forever
-from trioserver.audit.store import AuditStore
-from trioserver.config import AuditConfig
-from trioserver.observer import Act, Attempt, AuthAttempt, Observer, RefusedRequest
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.telemetry.audit.query import AuditPage, AuditQuery
+from trioserver.telemetry.audit.quotas import Quotas, matters
+from trioserver.telemetry.audit.retention import expire_forever
+from trioserver.telemetry.audit.store import AuditStore
+from trioserver.telemetry.observer import Act, Attempt, AuthAttempt, Observer, RefusedRequest
 
 log: Final = structlog.get_logger("trioserver")
 

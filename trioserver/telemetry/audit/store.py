@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from trioserver.audit.entry import Entry, plainer
-from trioserver.audit.query import AuditPage, AuditQuery
 from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.telemetry.audit.entry import Entry, plainer
+from trioserver.telemetry.audit.query import AuditPage, AuditQuery
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -24,7 +24,9 @@ class AuditStore:
     """
 
     def __init__(self, database: Database) -> None:
-        from trioserver.audit import table  # here, so that the rest works without SQLAlchemy
+        from trioserver.telemetry.audit import (
+            table,  # here, so that the rest works without SQLAlchemy
+        )
 
         self._database = database
         self._table = table

@@ -17,9 +17,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from trioserver.metrics.measurements import Measurements
 from trioserver.telemetry.handling_times import Outcome
 from trioserver.telemetry.histogram import Histogram
+from trioserver.telemetry.metrics.measurements import Measurements
 
 
 class Families(Collector):

@@ -10,9 +10,9 @@ from typing import Final
 
 import attrs
 
-from trioserver.audit.entry import Entry, Kind, Outcome
 from trioserver.config import AuditConfig
 from trioserver.logs.throttle import OTHERS, Throttle
+from trioserver.telemetry.audit.entry import Entry, Kind, Outcome
 
 BURST: Final = 60.0
 """Seconds' worth of rows that may come at once."""

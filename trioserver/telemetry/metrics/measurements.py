@@ -6,9 +6,9 @@ from typing import Protocol
 
 import attrs
 
-from trioserver.metrics.census import Census
-from trioserver.metrics.statistics import ServerStatistics
 from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.metrics.census import Census
+from trioserver.telemetry.metrics.statistics import ServerStatistics
 
 
 @attrs.frozen(kw_only=True)

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from trioserver.metrics import render_in_steps
-from trioserver.metrics.measurements import Measured
+from trioserver.telemetry.metrics import render_in_steps
+from trioserver.telemetry.metrics.measurements import Measured
 
 
 class MetricsEndpoint:

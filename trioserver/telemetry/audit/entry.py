@@ -10,8 +10,8 @@ import attrs
 
 from protocol import instant
 from trioserver.app.connection import Connection
-from trioserver.observer import Act, Attempt, AuthAttempt, RefusedRequest
 from trioserver.peers.addresses import host_of
+from trioserver.telemetry.observer import Act, Attempt, AuthAttempt, RefusedRequest
 
 Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss", "suppressed"]
 Outcome: TypeAlias = Literal["accepted", "refreshed", "refused", "left", "done", "lost"]

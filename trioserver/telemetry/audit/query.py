@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import attrs
 
-from trioserver.audit.entry import KINDS, OUTCOMES, Entry, storable
 from trioserver.auth import User, id_if_given
+from trioserver.telemetry.audit.entry import KINDS, OUTCOMES, Entry, storable
 
 MAX_LIMIT: Final = 1000
 """Entries of one page."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from trioserver.config.extras import needs
-from trioserver.metrics.measurements import Measured, Measurements
+from trioserver.telemetry.metrics.measurements import Measured, Measurements
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""
@@ -37,5 +37,5 @@ def _text(measurements: Measurements) -> bytes:
     with needs("metrics need prometheus-client: install trioserver[metrics]", "prometheus_client"):
         from prometheus_client import generate_latest
 
-        from trioserver.metrics.families import Families
+        from trioserver.telemetry.metrics.families import Families
     return generate_latest(Families(measurements))

@@ -8,9 +8,9 @@ from typing import Final
 import structlog
 import trio
 
-from trioserver.audit.store import EXPIRE_ROWS, AuditStore
 from trioserver.storage import DatabaseUnavailable
 from trioserver.storage.retention import RetentionClock
+from trioserver.telemetry.audit.store import EXPIRE_ROWS, AuditStore
 
 log: Final = structlog.get_logger("trioserver")
 

@@ -27,9 +27,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-from trioserver.audit.entry import Entry
-from trioserver.audit.query import AuditQuery
 from trioserver.storage.migrations import Step
+from trioserver.telemetry.audit.entry import Entry
+from trioserver.telemetry.audit.query import AuditQuery
 
 COMPONENT: Final = "audit"
 

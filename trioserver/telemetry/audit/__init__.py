@@ -1,0 +1,20 @@
+"""Each authentication and each administrative act, recorded in a database."""
+
+from trioserver.telemetry.audit.entry import KINDS, OUTCOMES, Entry, as_json
+from trioserver.telemetry.audit.query import MAX_ID, MAX_LIMIT, AuditPage, AuditQuery
+from trioserver.telemetry.audit.recorder import Auditor, AuditStatistics
+from trioserver.telemetry.audit.store import AuditStore
+
+__all__ = [
+    "KINDS",
+    "MAX_ID",
+    "MAX_LIMIT",
+    "OUTCOMES",
+    "AuditPage",
+    "AuditQuery",
+    "AuditStatistics",
+    "AuditStore",
+    "Auditor",
+    "Entry",
+    "as_json",
+]

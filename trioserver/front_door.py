@@ -21,10 +21,10 @@ from trioserver.app.connection import Connection
 from trioserver.auth.blocks import Blocks
 from trioserver.config import Config
 from trioserver.http.strictness import check_head
-from trioserver.lifecycle import Lifecycle
+from trioserver.lifecycle.lifecycle import Lifecycle
+from trioserver.lifecycle.opening import judge, new_connection
 from trioserver.logs.lines import LineThrottle, may_log
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.opening import judge, new_connection
 from trioserver.peers.addresses import plain
 from trioserver.registry import Registry
 from trioserver.telemetry.counts import Counts

@@ -271,7 +271,7 @@ def test_keys_outside_the_table_are_pointed_out(file: Path) -> None:
 def test_a_value_in_place_of_a_table_is_pointed_out(file: Path) -> None:
     file.write_text("[trioserver]\nheartbeat = 30\n")
     assert error_of(file) == (
-        f"{file}: trioserver.heartbeat is 30; it must be a table: [trioserver.heartbeat]"
+        f"{file}: trioserver.lifecycle.heartbeat is 30; it must be a table: [trioserver.heartbeat]"
     )
 
 

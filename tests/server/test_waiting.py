@@ -11,7 +11,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.support.app import serving
-from trioserver.dispatch.waiting import Parking, go_on
+from trioserver.lifecycle.dispatch.waiting import Parking, go_on
 
 
 async def run_noticing(coroutine: Coroutine[Any, Any, Any], on_wait: Callable[[], None]) -> Any:

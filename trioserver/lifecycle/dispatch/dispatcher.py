@@ -21,10 +21,10 @@ from protocol.messages import Cancel, Message, Ping, Pong
 from trioserver.app.connection import Connection
 from trioserver.app.handlers import Handler, Kind, call, call_inline
 from trioserver.config import HandlerConfig, LimitsConfig
-from trioserver.dispatch.answers import acknowledge, judge, refuse_for
-from trioserver.dispatch.streams import Streams
-from trioserver.dispatch.topics import TopicRequest, run_topics
-from trioserver.dispatch.waiting import Parking, go_on
+from trioserver.lifecycle.dispatch.answers import acknowledge, judge, refuse_for
+from trioserver.lifecycle.dispatch.streams import Streams
+from trioserver.lifecycle.dispatch.topics import TopicRequest, run_topics
+from trioserver.lifecycle.dispatch.waiting import Parking, go_on
 from trioserver.logs.context import bind_connection, bind_request, context_for
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
 from trioserver.websocket.headers import encode_text

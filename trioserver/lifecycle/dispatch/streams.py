@@ -15,7 +15,7 @@ from protocol.messages import Chunk, End, Message
 from trioserver.app.connection import Connection
 from trioserver.app.handlers import Handler
 from trioserver.config import HandlerConfig, LimitsConfig
-from trioserver.dispatch.answers import encode_result, refuse_for
+from trioserver.lifecycle.dispatch.answers import encode_result, refuse_for
 from trioserver.logs.context import bind_connection, bind_request
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
 from trioserver.websocket.headers import encode_text

@@ -14,21 +14,21 @@ import trio
 
 from protocol import Disconnect, Refusal, ServerState
 from protocol.messages import Auth, Message
-from trioserver.account import Account
 from trioserver.app.connection import Connection
 from trioserver.app.handlers import call
 from trioserver.auth import Credentials, User
 from trioserver.auth.blocks import Blocks
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
-from trioserver.dispatch.dispatcher import Dispatcher
-from trioserver.heartbeat import Heartbeat
+from trioserver.lifecycle.account import Account
+from trioserver.lifecycle.dispatch.dispatcher import Dispatcher
+from trioserver.lifecycle.heartbeat import Heartbeat
+from trioserver.lifecycle.verification import verify
 from trioserver.logs.context import BoundConnection
 from trioserver.logs.lines import may_log
 from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.observer import Observer
 from trioserver.telemetry.tracing import Tracing, step
-from trioserver.verification import verify
 from trioserver.websocket.errors import without_departure
 from trioserver.websocket.handshake import Head
 

@@ -1,0 +1,1 @@
+"""One connection, from its judged handshake to its last line."""

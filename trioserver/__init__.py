@@ -31,9 +31,9 @@ if TYPE_CHECKING:
         TLSConfig,
         TracingConfig,
     )
-    from trioserver.inspection import ConnectionFilter, ConnectionReport, TaskReport
-    from trioserver.operations.reloading import Reconfigured
-    from trioserver.server import Blocked, Server, run, serve
+    from trioserver.server.inspection import ConnectionFilter, ConnectionReport, TaskReport
+    from trioserver.server.operations.reloading import Reconfigured
+    from trioserver.server.server import Blocked, Server, run, serve
     from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.telemetry.metrics.statistics import ServerStatistics
     from trioserver.telemetry.observer import (
@@ -130,7 +130,7 @@ _HOMES: Final = {
     "AuthAttempt": "trioserver.telemetry.observer",
     "AuthConfig": "trioserver.config",
     "Block": "trioserver.auth.blocks",
-    "Blocked": "trioserver.server",
+    "Blocked": "trioserver.server.server",
     "CannotListen": "trioserver.websocket.errors",
     "ClientCertificate": "trioserver.websocket.request",
     "ClientCertificateAuth": "trioserver.auth",
@@ -138,8 +138,8 @@ _HOMES: Final = {
     "Config": "trioserver.config",
     "Connection": "trioserver.app.connection",
     "ConnectionEnded": "trioserver.websocket.errors",
-    "ConnectionFilter": "trioserver.inspection",
-    "ConnectionReport": "trioserver.inspection",
+    "ConnectionFilter": "trioserver.server.inspection",
+    "ConnectionReport": "trioserver.server.inspection",
     "ConnectionStatistics": "trioserver.app.connection",
     "Credentials": "trioserver.auth",
     "Disconnect": "protocol",
@@ -161,24 +161,24 @@ _HOMES: Final = {
     "Presence": "trioserver.app.presence",
     "Present": "trioserver.app.presence",
     "ProxyConfig": "trioserver.config",
-    "Reconfigured": "trioserver.operations.reloading",
+    "Reconfigured": "trioserver.server.operations.reloading",
     "Refusal": "protocol",
     "RefusedRequest": "trioserver.telemetry.observer",
     "Request": "trioserver.websocket.request",
     "RequestError": "protocol",
     "Route": "trioserver.app.application",
-    "Server": "trioserver.server",
+    "Server": "trioserver.server.server",
     "ServerStatistics": "trioserver.telemetry.metrics.statistics",
     "ShutdownConfig": "trioserver.config",
     "TLSConfig": "trioserver.config",
     "TooBigToSendError": "protocol",
-    "TaskReport": "trioserver.inspection",
+    "TaskReport": "trioserver.server.inspection",
     "TooManyBlocks": "trioserver.auth.blocks",
     "TracingConfig": "trioserver.config",
     "User": "trioserver.auth",
     "anyone": "trioserver.app.application",
-    "run": "trioserver.server",
-    "serve": "trioserver.server",
+    "run": "trioserver.server.server",
+    "serve": "trioserver.server.server",
 }
 
 

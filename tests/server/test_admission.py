@@ -8,8 +8,8 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserver.admission.limiter import SPARE, ConnectionLimiter, Slot, SlotState
 from trioserver.config import LimitsConfig
+from trioserver.server.admission.limiter import SPARE, ConnectionLimiter, Slot, SlotState
 
 
 class Hall:

@@ -18,7 +18,7 @@ from tests.support.app import World
 from tests.support.client import Client
 from trioserver import Application, Component, Config, Connection, Id, anyone
 from trioserver.app.handlers import Kind, make_handler, unwrap
-from trioserver.server import Server, serve
+from trioserver.server.server import Server, serve
 
 
 @attrs.frozen

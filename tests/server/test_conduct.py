@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trioserver.admission.conduct import BURST, Conduct
 from trioserver.config import LimitsConfig
+from trioserver.server.admission.conduct import BURST, Conduct
 
 HERE = "192.0.2.1"
 

@@ -29,7 +29,7 @@ from trioserver import (
 )
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.logs.setup import set_up_logging
-from trioserver.server import serve
+from trioserver.server.server import serve
 
 TOKEN = "alice-and-nobody-may-see-it"
 

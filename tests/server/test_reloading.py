@@ -26,8 +26,8 @@ from trioserver import (
     Server,
     User,
 )
-from trioserver.operations import reloading as module
-from trioserver.operations.reloading import compare
+from trioserver.server.operations import reloading as module
+from trioserver.server.operations.reloading import compare
 
 # ------------------------------------------------------------------------------ comparing
 

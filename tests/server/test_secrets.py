@@ -47,9 +47,9 @@ from trioserver.auth.ownership import SQLOwner
 from trioserver.client.address import Address
 from trioserver.http.admin.views import connection_view
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
-from trioserver.inspection import report
 from trioserver.logs.setup import set_up_logging
-from trioserver.server import serve
+from trioserver.server.inspection import report
+from trioserver.server.server import serve
 from trioserver.storage import Database
 from trioserver.telemetry.audit import AuditQuery, Entry
 from trioserver.telemetry.metrics import render

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from tests.support.app import World, make_application
 from tests.support.client import Client
 from trioserver import Application, Component, Config, User, serve
-from trioserver.supervision import supervise
+from trioserver.server.operations.supervision import supervise
 
 
 class Work:

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from tests.support.app import World, make_application, wall_clock
 from tests.support.client import Client
 from trioserver import Application, Config, Connection, TracingConfig
-from trioserver.server import Server
+from trioserver.server.server import Server
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -29,7 +29,7 @@ from trioserver import (
     Server,
     User,
 )
-from trioserver.server import serve
+from trioserver.server.server import serve
 
 EPOCH: Final = 1_700_000_000.0
 """The wall clock at the moment at which Trio's is zero."""

@@ -18,7 +18,7 @@ from trioserver.cli.settings import SettingsError, load_settings
 from trioserver.cli.terminal import print_error
 from trioserver.config import Config
 from trioserver.logs.setup import set_up_logging
-from trioserver.server import Server
+from trioserver.server.server import Server
 
 
 @click.command("serve")

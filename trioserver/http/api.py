@@ -30,7 +30,7 @@ from trioserver.storage import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from trioserver.app.application import Application
-    from trioserver.server import Server
+    from trioserver.server.server import Server
 
 __all__ = [
     "EXCEPTION_HANDLERS",

@@ -22,7 +22,7 @@ from trioserver.telemetry.observer import AuthAttempt
 from trioserver.websocket.request import Request
 
 if TYPE_CHECKING:
-    from trioserver.server import Server
+    from trioserver.server.server import Server
 
 log: Final = structlog.get_logger("trioserver")
 

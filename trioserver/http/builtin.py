@@ -11,7 +11,7 @@ from trioserver.http.health import health_routes
 from trioserver.http.protocol_page import protocol_routes
 
 if TYPE_CHECKING:
-    from trioserver.server import Server
+    from trioserver.server.server import Server
 
 
 def builtin_routes(

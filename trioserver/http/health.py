@@ -17,7 +17,7 @@ from trioserver.http.pages import as_json
 from trioserver.logs.tracebacks import name_of
 
 if TYPE_CHECKING:
-    from trioserver.server import Server
+    from trioserver.server.server import Server
 
 log: Final = structlog.get_logger("trioserver")
 

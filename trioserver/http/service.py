@@ -16,22 +16,22 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from trioserver.admission.limiter import Slot
 from trioserver.http.builtin import builtin_routes
 from trioserver.http.connection import Address, Check, HttpConnection, Refuse, Surroundings
 from trioserver.http.lifespan import lifespan
 from trioserver.http.mounting import Mounted, Mounts
 from trioserver.http.pages import plain
 from trioserver.peers.addresses import UNIX, host_of
+from trioserver.server.admission.limiter import Slot
 from trioserver.websocket.handshake import Head
 from trioserver.websocket.tls_stream import socket_below
 
 if TYPE_CHECKING:
-    from trioserver.server import Server
+    from trioserver.server.server import Server
 
 
 class HttpService:
-    """Answers what is not for a WebSocket. Made by `trioserver.server`."""
+    """Answers what is not for a WebSocket. Made by `trioserver.server.server`."""
 
     def __init__(
         self, server: Server, *, metrics: ASGIApp | None = None, admin: ASGIApp | None = None

@@ -11,7 +11,7 @@ from trioserver.auth import Authenticator
 from trioserver.http.bearer import Caller, api_error, authenticate
 
 if TYPE_CHECKING:
-    from trioserver.server import Server
+    from trioserver.server.server import Server
 
 _REALM: Final = "administration"
 

@@ -31,16 +31,16 @@ from trioserver.http.errors import (
     ok,
     unavailable,
 )
-from trioserver.inspection import ConnectionFilter
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
+from trioserver.server.inspection import ConnectionFilter
 from trioserver.storage import DatabaseUnavailable
 from trioserver.telemetry.audit import AuditQuery, as_json
 from trioserver.telemetry.observer import Act
 
 if TYPE_CHECKING:
-    from trioserver.server import Server
+    from trioserver.server.server import Server
 
 log: Final = structlog.get_logger("trioserver")
 

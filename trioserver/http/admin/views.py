@@ -9,7 +9,7 @@ import attrs
 from protocol import instant
 from trioserver.auth import Inspection
 from trioserver.auth.blocks import Block
-from trioserver.inspection import ConnectionReport, TaskReport
+from trioserver.server.inspection import ConnectionReport, TaskReport
 
 
 def connection_view(report: ConnectionReport, *, tasks: bool) -> dict[str, Any]:

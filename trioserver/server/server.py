@@ -23,14 +23,14 @@ from trioserver.auth.blocks import Block, Blocks
 from trioserver.auth.component import overrides
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra, needs
-from trioserver.front_door import FrontDoor
-from trioserver.inspection import ConnectionFilter, ConnectionReport, report
 from trioserver.logs.lines import LineThrottle, may_log
-from trioserver.operations.garbage import collect_seldom
-from trioserver.operations.listening import Listening
-from trioserver.operations.reloading import Reconfigured, Reloader
-from trioserver.operations.serving import Serving
-from trioserver.registry import Registry
+from trioserver.server.front_door import FrontDoor
+from trioserver.server.inspection import ConnectionFilter, ConnectionReport, report
+from trioserver.server.operations.garbage import collect_seldom
+from trioserver.server.operations.listening import Listening
+from trioserver.server.operations.reloading import Reconfigured, Reloader
+from trioserver.server.operations.serving import Serving
+from trioserver.server.registry import Registry
 from trioserver.storage import Database
 from trioserver.telemetry.audit import Auditor
 from trioserver.telemetry.counts import Counts

@@ -11,7 +11,7 @@ import attrs
 import structlog
 
 from trioserver.config import Config, ListenConfig
-from trioserver.operations.systemd import PassedSocket, take_sockets
+from trioserver.server.operations.systemd import PassedSocket, take_sockets
 from trioserver.websocket.accepting import Listener
 from trioserver.websocket.errors import CannotListen
 from trioserver.websocket.listeners import (

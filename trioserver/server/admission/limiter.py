@@ -12,8 +12,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
-from trioserver.admission.holders import Holders
 from trioserver.config import LimitsConfig
+from trioserver.server.admission.holders import Holders
 
 SPARE: Final = 64
 """Connections above ``limits.connections``: those that are being closed, and, up to the half of

@@ -13,9 +13,6 @@ import structlog
 import trio
 
 from protocol import Refusal
-from trioserver.admission.gate import Gate
-from trioserver.admission.limiter import Slot
-from trioserver.admission.pressure import check_outbox, new_memory
 from trioserver.app.application import Application, Match
 from trioserver.app.connection import Connection
 from trioserver.auth.blocks import Blocks
@@ -26,7 +23,10 @@ from trioserver.lifecycle.opening import judge, new_connection
 from trioserver.logs.lines import LineThrottle, may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.peers.addresses import plain
-from trioserver.registry import Registry
+from trioserver.server.admission.gate import Gate
+from trioserver.server.admission.limiter import Slot
+from trioserver.server.admission.pressure import check_outbox, new_memory
+from trioserver.server.registry import Registry
 from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.observer import Observer, Observers
 from trioserver.telemetry.tracing import Tracing

@@ -1,0 +1,1 @@
+"""The server around its connections: listening, admission, shutdown, administration."""

@@ -50,7 +50,7 @@ screenshots: $(STAMP)
 
 # Restarts a server under load, and writes what its clients saw into docs/operating.md.
 rolling-restart: $(STAMP)
-	$(BIN)/python -m tests.operations.rolling_restart
+	$(BIN)/python -m tests.server.operations.rolling_restart
 
 # Autobahn's fuzzing client against the data plane, which wants a Python 2.7; PYTHON27 may say where.
 autobahn: $(STAMP)

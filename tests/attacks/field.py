@@ -23,7 +23,7 @@ from tests.attacks.figures import Figures
 from tests.attacks.good import CORE, Happened, Plan
 from tests.attacks.peers import Peer, Target, get, token
 from tests.attacks.server import raise_files, set_clock
-from tests.operations.processes import Process, launched
+from tests.server.operations.processes import Process, launched
 
 _ROOT: Final = Path(__file__).parents[2]
 _MIB: Final = 1024 * 1024

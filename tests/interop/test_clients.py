@@ -23,7 +23,7 @@ import pytest
 from tests.browser.world import chromium, find_chromium
 from tests.interop.conversation import QUESTION
 from tests.interop.python_clients import CLIENTS
-from tests.operations.processes import Process, launched
+from tests.server.operations.processes import Process, launched
 from tests.support.markdown import ROOT
 from trioserver.auth import make_secret, make_token
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.operations.rolling_restart import How, describe, histogram, roll
+from tests.server.operations.rolling_restart import How, describe, histogram, roll
 
 CLIENTS = 20
 PERIOD = 0.8

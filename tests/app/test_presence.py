@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.server.test_cancellation import MOST_STEPS, CancelAtStep, _converse, _serve_cancelled
+from tests.lifecycle.test_cancellation import MOST_STEPS, CancelAtStep, _converse, _serve_cancelled
 from tests.support.app import EPOCH, Harness, World, serving
 from tests.support.client import Client, Ended
 from trioserver import Application, Presence, Present, User

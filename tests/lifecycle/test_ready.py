@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.server.test_cancellation import MOST_STEPS, CancelAtStep
+from tests.lifecycle.test_cancellation import MOST_STEPS, CancelAtStep
 from tests.support.app import Harness, World, serving
 from tests.support.client import Client, Ended
 from trioserver import (

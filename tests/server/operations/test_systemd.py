@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.operations.processes import Process, as_systemd, started, token, write_application
+from tests.server.operations.processes import Process, as_systemd, started, token, write_application
 from trioserver import CannotListen, Config
 from trioserver.client import connect
 from trioserver.server.operations.listening import Listening

@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 import trio
 
-from tests.operations.processes import Process, started, token, write_application
+from tests.server.operations.processes import Process, started, token, write_application
 from tests.support.patience import PATIENCE
 from trioserver.client import Client, connect
 

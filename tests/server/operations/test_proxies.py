@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.operations.processes import started, token, write_application
+from tests.server.operations.processes import started, token, write_application
 from tests.support.patience import PATIENCE
 from tests.support.tls import Files, files_in
 from trioserver.client import connect
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin") or shutil.which("nginx")
-DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
+DEPLOY = Path(__file__).parents[3] / "docs" / "deploy"
 
 _MAIN = """
 daemon off;

@@ -1,6 +1,7 @@
 """A rolling restart under load: a new process listens, the old one sends its clients over.
 
-`python -m tests.operations.rolling_restart` measures one, and writes it into docs/operating.md.
+`python -m tests.server.operations.rolling_restart` measures one, and writes it into
+docs/operating.md.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Final, Literal, TypeAlias
 import attrs
 import trio
 
-from tests.operations.processes import Process, started, token, write_application
+from tests.server.operations.processes import Process, started, token, write_application
 from tests.support.patience import PATIENCE
 from trioserver.client import Client, ConnectionLost, State, connect
 
 How: TypeAlias = Literal["socket", "reuse_port"]
 
 _PAUSE: Final = 0.02  # seconds between a client's requests
-_DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "operating.md"
+_DOCUMENT: Final = Path(__file__).parents[3] / "docs" / "operating.md"
 _BEGIN: Final = "<!-- rolling restart: made by `make rolling-restart` -->\n"
 _END: Final = "<!-- end -->\n"
 _BAR: Final = 40  # characters of the longest bar

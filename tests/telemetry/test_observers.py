@@ -23,7 +23,7 @@ from trioserver import (
     User,
 )
 from trioserver.telemetry.observer import Observers
-from trioserver.telemetry.timings import Timings
+from trioserver.telemetry.phases import Timings
 
 
 class Notes(Observer):

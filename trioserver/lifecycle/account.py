@@ -11,7 +11,7 @@ from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.telemetry.counts import PEER_LEFT
 from trioserver.telemetry.observer import Attempt, Observer
-from trioserver.telemetry.timings import Timings
+from trioserver.telemetry.phases import Timings
 
 
 class Account:

@@ -16,7 +16,7 @@ from trioserver.auth.blocks import Blocks
 from trioserver.logs.context import bind_connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.telemetry.timings import Timings
+from trioserver.telemetry.phases import Timings
 from trioserver.telemetry.tracing import step
 
 

@@ -19,7 +19,7 @@ from trioserver.telemetry.observer import Attempt, Observer, RefusedRequest
 
 if TYPE_CHECKING:
     from trioserver.app.connection import Connection
-    from trioserver.telemetry.timings import Timings
+    from trioserver.telemetry.phases import Timings
 
 PEER_LEFT: Final = "peer_left"
 OTHER: Final = "other"

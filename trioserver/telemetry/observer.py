@@ -11,7 +11,7 @@ from trioserver.logs.paths import masked_path
 
 if TYPE_CHECKING:
     from trioserver.app.connection import Connection
-    from trioserver.telemetry.timings import Timings
+    from trioserver.telemetry.phases import Timings
 
 
 @attrs.frozen(kw_only=True)

@@ -54,9 +54,9 @@ class Watch(Observer):
         if attempt.outcome == "ready":
             self._note("attempts", "came")
 
-    def closed(self, connection: Connection, code: int, reason: str, timings: Any) -> None:
-        if timings.ready is not None:
-            self._note("timings", "came")
+    def closed(self, connection: Connection, code: int, reason: str, phases: Any) -> None:
+        if phases.ready is not None:
+            self._note("phases", "came")
 
     def _note(self, who: str, what: str) -> None:
         self.told.setdefault(who, []).append(what)
@@ -92,7 +92,7 @@ async def test_a_peer_that_never_reads_its_ready_was_never_there(
         assert server.statistics().ready == 0
         assert server.measurements().census.phases["ready"] == 0
         assert server.inspect_all(ConnectionFilter(phase="ready")) == []
-        assert [each.phase for each in server.inspect_all()] == ["verifying"]
+        assert [each.phase for each in server.inspect_all()] == ["authorizing"]
         await harness.assert_nothing_left()
         assert watch.told == {}
         assert watch.of_hooks() == []
@@ -116,7 +116,7 @@ async def test_whoever_has_its_ready_is_there_for_everybody(autojump_clock: Mock
             "observer": ["came"],
             "presence": ["came", "went"],
             "attempts": ["came"],
-            "timings": ["came"],
+            "phases": ["came"],
         }
         assert watch.of_hooks() == ["ready", "closed"]
         assert server.statistics().refused == {}
@@ -138,7 +138,7 @@ async def test_a_connection_that_ends_in_the_moment_it_is_ready_was_there_for_ev
         await client.receive_end()
         await harness.assert_nothing_left()
         assert watch.told["presence"] == ["came", "went"]
-        assert watch.told["observer"] == watch.told["attempts"] == watch.told["timings"] == ["came"]
+        assert watch.told["observer"] == watch.told["attempts"] == watch.told["phases"] == ["came"]
         assert watch.of_hooks() == ["ready", "closed"]
 
 
@@ -160,7 +160,7 @@ async def test_a_connection_cancelled_at_any_await_is_the_same_for_all_that_are_
                 trio.lowlevel.remove_instrument(instrument)
             came = "observer" in watch.told
             assert watch.told.get("presence", []) == (["came", "went"] if came else [])
-            assert watch.told.get("timings", []) == (["came"] if came else [])
+            assert watch.told.get("phases", []) == (["came"] if came else [])
             assert watch.told.get("attempts", []) in ([], ["came"] if came else [])
         if instrument.left > 0:
             break

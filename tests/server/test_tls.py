@@ -355,7 +355,7 @@ async def test_noise_on_an_open_connection_ends_that_one_alone(files: Files) -> 
             await client.authenticate("token")
         with structlog.testing.capture_logs() as logs:
             await streams[0].transport_stream.send_all(b"this is no record")
-            await until_logged(logs, "connection_closed", reason="peer left")
+            await until_logged(logs, "connection_closed", reason="client_disconnected")
         assert [each["event"] for each in logs] == ["connection_closed"]
         await quiet.send(type="ping")
         assert (await quiet.receive())["type"] == "pong"

@@ -23,7 +23,7 @@ from trioserver import (
     User,
 )
 from trioserver.telemetry.observer import Observers
-from trioserver.telemetry.phases import Timings
+from trioserver.telemetry.phases import PhaseTimes
 
 
 class Notes(Observer):
@@ -47,7 +47,7 @@ class Notes(Observer):
     def became_ready(self, connection: Connection) -> None:
         self.events.append(("ready", connection.user.id))
 
-    def closed(self, connection: Connection, code: int, reason: str, timings: Timings) -> None:
+    def closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
         self.events.append(("closed", code, reason))
 
 
@@ -65,7 +65,7 @@ async def test_a_good_life_is_told_from_its_first_token_to_its_end(
         ("ready", "alice"),
         ("attempted", "ready", False),
         ("attempted", "refreshed", True),
-        ("closed", 1006, "peer left"),
+        ("closed", 1006, "client_disconnected"),
     ]
 
 
@@ -110,7 +110,10 @@ async def test_who_leaves_before_a_token_has_left(autojump_clock: MockClock) -> 
         client = await harness.connect()
         client.vanish()
         await harness.assert_nothing_left()
-    assert notes.events == [("attempted", "peer_left", False), ("closed", 1006, "peer left")]
+    assert notes.events == [
+        ("attempted", "client_disconnected", False),
+        ("closed", 1006, "client_disconnected"),
+    ]
 
 
 async def test_a_request_for_nothing_is_told_with_its_path(autojump_clock: MockClock) -> None:

@@ -121,7 +121,7 @@ async def test_who_leaves_while_verified_ends_the_spans(
         await trio.sleep(1)
         client.vanish()
     assert attributes(traced.span("ownership"))["outcome"] == "cancelled"
-    assert attributes(traced.span("connect"))["outcome"] == "peer_left"
+    assert attributes(traced.span("connect"))["outcome"] == "client_disconnected"
 
 
 @pytest.mark.parametrize("type", ["note", "slow", "count"])

@@ -15,7 +15,6 @@ from protocol import (
     Id,
     Refusal,
     ServerProtocol,
-    ServerState,
     TooBigToSendError,
     codec,
     milliseconds,
@@ -57,8 +56,8 @@ class Connection:
     """
 
     __slots__ = (
-        "__weakref__", "_acknowledges", "_begun", "_ended", "_log", "_nursery", "_recent",
-        "_session", "_settled", "_topics", "_tracing", "_user", "_wall_clock", "_was_ready",
+        "__weakref__", "_acknowledges", "_ended", "_log", "_nursery", "_phases", "_recent",
+        "_session", "_settled", "_topics", "_tracing", "_user", "_wall_clock",
         "_websocket",
         "application", "id", "request", "resource", "route", "state",
     )  # fmt: skip
@@ -89,13 +88,10 @@ class Connection:
         self._tracing: ConnectionTracing | None = None
         self._topics: dict[str, None] = {}  # an empty set is three times as large
         self._recent: deque[str] | None = None  # types of messages; made with the first
-        self._begun = trio.current_time()
+        self._phases: Any = None
         self._nursery: trio.Nursery | None = None
         self._acknowledges = False  # what the mailbox delivers
         self._settled: trio.Event | None = trio.Event()  # ready, or ended; None from then on
-        # The one mark of READY: `ready` has left for the client. Registry, presence, observers,
-        # audit and the hooks see connections with this mark, and no others.
-        self._was_ready = False
         self._ended = trio.Event()
 
     def __repr__(self) -> str:
@@ -243,10 +239,9 @@ class Connection:
         return self._session.close is not None
 
     @property
-    def _state(self) -> ServerState:
-        """The state of the session, except that it is READY only once `ready` has left."""
-        session = self._session
-        return ServerState.VERIFYING if session.is_ready and not self._was_ready else session.state
+    def _was_ready(self) -> bool:
+        """Whether `ready` has left."""
+        return self._phases.ready is not None
 
     async def _wait_for_room(self) -> None:
         await self._websocket.outbox.wait_room()
@@ -316,6 +311,7 @@ class Connection:
                 break
         session.outgoing.clear()
         if session.close is not None:
+            self._phases.enter("closing", trio.current_time())
             self._ended.set()
             self._settle()
 

@@ -19,6 +19,7 @@ from trioserver.cli.keys import read_text
 from trioserver.cli.tables import print_fields, print_table
 from trioserver.cli.terminal import Exit, print_error, print_json, stdout_console
 from trioserver.logs.printable import printable
+from trioserver.telemetry.phases import Phase
 
 _VARIABLE: Final = "TRIOSERVER_ADMIN_TOKEN"
 _json: Final = click.option("--json", "as_json", is_flag=True, help="The server's answer as JSON.")
@@ -92,7 +93,9 @@ def command(
 @click.option("--resource", metavar="NAME:VALUE", help="To this resource.")
 @click.option("--route", metavar="PATH", help="Of this route, as it was registered.")
 @click.option("--address", metavar="ADDRESS", help="From this address, without a port.")
-@click.option("--phase", metavar="PHASE", help="waiting, verifying, ready, refreshing, ...")
+@click.option(
+    "--phase", metavar="PHASE", help=f"Only connections in this phase: {', '.join(Phase)}."
+)
 @click.option("--after", metavar="ID", help="Behind this connection: the next page.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 @_json

@@ -33,9 +33,10 @@ def command(config_file: Path | None, database: str | None, as_lines: bool, **fi
     they run and while they do not. Rows appear audit.flush_interval after what they tell of. An
     archived SQLite file may be read-only.
 
-    An attempt is "accepted", "refused" with the code that the client was told, or "left" where the
-    client went away before. A "refresh" is a new token on a connection that was ready. "lost"
-    stands where rows could not be kept. Token is a fingerprint, the start of the token's SHA-256.
+    An attempt is "accepted", "refused" with the code that the client was told, or
+    "client_disconnected" where the client left before that. A "refresh" is a new token on a
+    connection that was ready. "lost" stands where rows could not be kept. Token is a fingerprint,
+    the start of the token's SHA-256.
 
     \b
     Examples:

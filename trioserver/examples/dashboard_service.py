@@ -82,7 +82,7 @@ class Watcher(Observer):
         user, route = connection.user.id, connection.route.path
         self._opened.append({"id": connection.id, "user": user, "route": route})
 
-    def closed(self, connection: Connection, code: int, reason: str, timings: Any) -> None:
+    def closed(self, connection: Connection, code: int, reason: str, phases: Any) -> None:
         if connection.id in self._ready:
             self._ready.discard(connection.id)
             self._count += 1

@@ -9,29 +9,27 @@ from trioserver.app.connection import Connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.telemetry.counts import PEER_LEFT
-from trioserver.telemetry.observer import Attempt, Observer
-from trioserver.telemetry.phases import Timings
+from trioserver.telemetry.observer import CLIENT_DISCONNECTED, Attempt, Observer
 
 
 class Account:
-    """Keeps when what happened (``timings``), and the fingerprint of the latest ``token``."""
+    """Keeps the fingerprint of the latest ``token``."""
 
-    __slots__ = ("_connection", "_observer", "timings", "token")
+    __slots__ = ("_connection", "_observer", "token")
 
-    def __init__(self, connection: Connection, observer: Observer, *, begun: float) -> None:
+    def __init__(self, connection: Connection, observer: Observer) -> None:
         self._connection = connection
         self._observer = observer
-        self.timings = Timings(begun=begun)
         self.token: str | None = None
 
     def settled(self) -> None:
         """The first authentication has ended: with `ready`, or a refusal, or the peer has left."""
-        begun, close = self.timings.accepted, self._connection._session.close
+        phases, close = self._connection._phases, self._connection._session.close
+        begun = phases.awaiting_auth
         assert begun is not None, "settled before the handshake was accepted"
         outcome = "ready"
-        if self.timings.ready is None:
-            outcome = close.reason if close and close.reason else PEER_LEFT
+        if phases.ready is None:
+            outcome = close.reason if close and close.reason else CLIENT_DISCONNECTED
         if self._connection._tracing is not None:
             self._connection._tracing.settled(outcome)
         self._attempted(outcome, begun)
@@ -44,7 +42,7 @@ class Account:
         duration = trio.current_time() - begun
         attempt = Attempt(outcome=outcome, duration=duration, refresh=refresh, token=self.token)
         self._observer.attempted(self._connection, attempt)
-        if outcome not in ("ready", "refreshed", PEER_LEFT):
+        if outcome not in ("ready", "refreshed", CLIENT_DISCONNECTED):
             self._log_refusal("refresh_refused" if refresh else "connection_refused", outcome)
 
     def _log_refusal(self, event: str, reason: str) -> None:
@@ -65,9 +63,10 @@ class Account:
         """It is over: one line with the whole story."""
         connection, now = self._connection, trio.current_time()
         close, peer = connection._session.close, connection._websocket.peer_close
+        phases = connection._phases
         code = close.code if close and close.reason else peer.code if peer else 1006
-        reason = close.reason if close and close.reason else "peer left"
-        self._observer.closed(connection, code, reason, self.timings)
+        reason = close.reason if close and close.reason else CLIENT_DISCONNECTED
+        self._observer.closed(connection, code, reason, phases)
         if self._may_log("connection_closed"):
             connection.log.info(
                 "connection_closed",
@@ -75,12 +74,12 @@ class Account:
                 remote=connection.request.remote,
                 code=code,
                 reason=reason,
-                duration_ms=round((now - self.timings.begun) * 1000),
-                **self.timings.phases_ms(now),
+                duration_ms=round((now - phases.handshake) * 1000),
+                **phases.lengths_ms(now),
                 **attrs.asdict(connection.statistics(), recurse=False),
             )
         if connection._tracing is not None:
-            connection._tracing.settled(PEER_LEFT)
+            connection._tracing.settled(CLIENT_DISCONNECTED)
 
     def failed(self, event: str, error: Exception) -> None:
         """Something was raised that nobody expected."""

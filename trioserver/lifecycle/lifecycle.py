@@ -28,6 +28,7 @@ from trioserver.logs.context import BoundConnection
 from trioserver.logs.lines import may_log
 from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.observer import Observer
+from trioserver.telemetry.phases import Phase, PhaseTimes
 from trioserver.telemetry.tracing import Tracing, step
 from trioserver.websocket.errors import without_departure
 from trioserver.websocket.handshake import Head
@@ -80,7 +81,8 @@ class Lifecycle:
         self._place = place
         self._config = config
         self._blocks = blocks
-        self._account = Account(connection, observer, begun=begun)
+        self._account = Account(connection, observer)
+        connection._phases = PhaseTimes(begun)
         self._session = connection._session
         self._websocket = connection._websocket
         self._websocket.on_round_trip = counts.round_trips.add
@@ -144,7 +146,7 @@ class Lifecycle:
             if remains is not None:
                 self._crashed(remains)
                 connection._fail(Refusal("internal_error"))
-            if connection._settled is not None and self._account.timings.accepted is not None:
+            if connection._settled is not None and connection._phases.awaiting_auth is not None:
                 self._has_settled()
         finally:
             connection._nursery = None
@@ -156,7 +158,7 @@ class Lifecycle:
         assert head is not None, "it runs once"
         with step(connection, "handshake"):
             self._websocket.accept(io, head)
-        self._account.timings.accepted = trio.current_time()
+        connection._phases.enter(Phase.AWAITING_AUTH, trio.current_time())
         if refusal is None:
             query = head.query if connection.route.allow_query_token else {}
             token = query.get("token")
@@ -189,7 +191,6 @@ class Lifecycle:
         """The reason is queued already; now the Close frame, and what the peer says to it."""
         close = self._session.close
         assert close is not None, "ended without saying how"
-        self._account.timings.ended = trio.current_time()
         shutdown = self._config.shutdown
         ready = self.connection._was_ready
         timeout = shutdown.close_timeout if ready else shutdown.close_timeout_before_ready
@@ -252,7 +253,7 @@ class Lifecycle:
     # -------------------------------------------------------------------------- verifying
 
     def _verify_first(self, credentials: Credentials) -> None:
-        self._account.timings.auth_received = trio.current_time()
+        self.connection._phases.enter(Phase.AUTHENTICATING, trio.current_time())
         self._place.verifying()
         self._account.token = fingerprint(credentials.token)
         self.connection.start_soon(self._admit, credentials)
@@ -296,8 +297,7 @@ class Lifecycle:
         connection = self.connection
         if connection._session.close is not None:
             return
-        connection._was_ready = True
-        self._account.timings.ready = trio.current_time()
+        connection._phases.enter(Phase.READY, trio.current_time())
         try:
             self._place.ready(connection)
         except Exception as error:  # of an observer; whoever was sending must not pay for it
@@ -342,7 +342,6 @@ class Lifecycle:
             credentials,
             blocks=self._blocks,
             ownership_timeout=self._config.auth.ownership_timeout,
-            timings=self._account.timings,
         )
 
     # -------------------------------------------------------------------------- time

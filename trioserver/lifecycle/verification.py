@@ -16,7 +16,7 @@ from trioserver.auth.blocks import Blocks
 from trioserver.logs.context import bind_connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.telemetry.phases import Timings
+from trioserver.telemetry.phases import Phase
 from trioserver.telemetry.tracing import step
 
 
@@ -26,7 +26,6 @@ async def verify(
     *,
     blocks: Blocks,
     ownership_timeout: float,
-    timings: Timings,
 ) -> User:
     """The user, authenticated, found to own the resource, and not blocked. Raises `Refusal`.
 
@@ -40,7 +39,7 @@ async def verify(
         with step(connection, "authentication"):
             user = await _authenticate(connection, credentials)
         if known is None:
-            timings.authenticated = trio.current_time()
+            connection._phases.enter(Phase.AUTHORIZING, trio.current_time())
             connection._identify(user)  # from here on a disconnect by user or token meets it
             bind_connection(connection.id, user.id)
         elif known.id != user.id:
@@ -51,8 +50,6 @@ async def verify(
         with step(connection, "ownership"):
             await _check_owner(connection, user, ownership_timeout)
         blocks.check(user, connection.resource, session=session)
-        if known is None:
-            timings.owned = trio.current_time()
         if user.expires_at is not None and user.expires_at <= connection._wall_clock():
             raise Refusal("token_expired")  # perhaps only while the owner was looked up
         blocks.withdrawals.check(verification, user, connection.resource)

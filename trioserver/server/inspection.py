@@ -12,6 +12,7 @@ from trioserver.app.connection import Connection, ConnectionStatistics
 from trioserver.auth import id_if_given
 from trioserver.logs.paths import masked_parameters
 from trioserver.peers.addresses import host_of
+from trioserver.telemetry.phases import Phase
 
 _MAX_TASKS: Final = 200
 _MAX_DEPTH: Final = 8
@@ -29,8 +30,8 @@ class TaskReport:
 class ConnectionReport:
     """A snapshot of a connection.
 
-    - ``phase``: "opening", "waiting" (for the token), "verifying" (until `ready` has left),
-      "ready", "refreshing" or "closed" (its last words are on their way).
+    - ``phase``: "handshake", "awaiting_auth", "authenticating", "authorizing" (until `ready` has
+      been sent), "ready" or "closing" (the error and the Close frame are being sent). See `Phase`.
     - ``user``, ``token_id``, ``expires_at`` (seconds since the Unix epoch): None until known.
     - ``age``: in seconds.
     - ``tasks``: what runs in its nursery, cut off beyond 200 tasks.
@@ -38,7 +39,7 @@ class ConnectionReport:
     """
 
     id: str
-    phase: str
+    phase: Phase
     user: str | None
     token_id: str | None
     expires_at: float | None
@@ -71,7 +72,7 @@ class ConnectionFilter:
         """Whether it does; cheap, it is asked of thousands."""
         return (
             (self.after is None or connection.id > self.after)
-            and (self.phase is None or self.phase == connection._state.value)
+            and (self.phase is None or self.phase == connection._phases.current)
             and (self.route is None or self.route == connection.route.path)
             and (self.address is None or self.address == host_of(connection.request.remote))
             and connection._matches(self.user, self.token_id, self.resource, None)
@@ -83,14 +84,14 @@ def report(connection: Connection) -> ConnectionReport:
     user, nursery = connection._user, connection._nursery
     return ConnectionReport(
         id=connection.id,
-        phase=connection._state.value,
+        phase=connection._phases.current,
         user=None if user is None else user.id,
         token_id=None if user is None else user.token_id,
         expires_at=None if user is None else user.expires_at,
         route=connection.route.path,
         resource=masked_parameters(connection.resource),
         address=connection.request.remote,
-        age=trio.current_time() - connection._begun,
+        age=trio.current_time() - connection._phases.handshake,
         statistics=connection.statistics(),
         recent=tuple(connection._recent or ()),
         tasks=() if nursery is None else _tasks(nursery, [_MAX_TASKS], _MAX_DEPTH),

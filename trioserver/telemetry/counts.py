@@ -15,27 +15,21 @@ import trio
 from protocol.errors import ERRORS
 from trioserver.telemetry.handling_times import HandlingTimes
 from trioserver.telemetry.histogram import LIVES, PHASES, Histogram
-from trioserver.telemetry.observer import Attempt, Observer, RefusedRequest
+from trioserver.telemetry.observer import (
+    CLIENT_DISCONNECTED,
+    Attempt,
+    Observer,
+    RefusedRequest,
+)
+from trioserver.telemetry.phases import Phase, PhaseTimes
 
 if TYPE_CHECKING:
     from trioserver.app.connection import Connection
-    from trioserver.telemetry.phases import Timings
 
-PEER_LEFT: Final = "peer_left"
 OTHER: Final = "other"
 """Codes of an application's own, which might have been made of anything."""
 
-_CAME_IN: Final = frozenset({"ready", "refreshed", PEER_LEFT})
-
-_PHASES: Final = (
-    "handshake",
-    "waiting",
-    "authentication",
-    "ownership",
-    "answer",
-    "running",
-    "closing",
-)
+_CAME_IN: Final = frozenset({"ready", "refreshed", CLIENT_DISCONNECTED})
 
 
 class Counts(Observer):
@@ -57,7 +51,9 @@ class Counts(Observer):
         self.messages_sent = 0
         self.bytes_received = 0
         self.bytes_sent = 0
-        self.phases = {name: Histogram(LIVES if name == "running" else PHASES) for name in _PHASES}
+        self.phases = {
+            phase: Histogram(LIVES if phase is Phase.READY else PHASES) for phase in Phase
+        }
         self.round_trips = Histogram(PHASES)
         self.handling = HandlingTimes()
 
@@ -76,12 +72,10 @@ class Counts(Observer):
     def became_ready(self, connection: Connection) -> None:
         self.became_ready_total += 1
 
-    def closed(self, connection: Connection, code: int, reason: str, timings: Timings) -> None:
-        session = connection._session
-        own = session.close.reason if session.close is not None else ""
-        self.ends[_known(own) if own else PEER_LEFT] += 1
-        for name, length in timings.phases(trio.current_time()).items():
-            self.phases[name].add(length)
+    def closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
+        self.ends[_known(reason)] += 1
+        for phase, length in phases.lengths(trio.current_time()).items():
+            self.phases[phase].add(length)
 
     def gone(self, connection: Connection) -> None:
         """It is in the registry no more: its numbers are kept here from now on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -11,7 +11,10 @@ from trioserver.logs.paths import masked_path
 
 if TYPE_CHECKING:
     from trioserver.app.connection import Connection
-    from trioserver.telemetry.phases import Timings
+    from trioserver.telemetry.phases import PhaseTimes
+
+CLIENT_DISCONNECTED: Final = "client_disconnected"
+"""Why a connection ended, or an authentication: the client closed or left, with any close code."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,8 +63,8 @@ class Attempt:
     """One authentication of a connection, as it ended.
 
     ``outcome`` is "ready" or, of a ``refresh``, "refreshed"; else the error code of the refusal, or
-    "peer_left". ``duration`` is in seconds, from the accepted handshake, or the new `auth`, on.
-    ``token`` is the fingerprint of the token that was shown, None where none was.
+    `CLIENT_DISCONNECTED`. ``duration`` is in seconds, from the accepted handshake, or the new
+    `auth`, on. ``token`` is the fingerprint of the token that was shown, None where none was.
     """
 
     outcome: str
@@ -132,8 +135,12 @@ class Observer:
     def became_ready(self, connection: Connection) -> None:
         """A connection is READY: its `ready` has left. It is the same moment for presence."""
 
-    def closed(self, connection: Connection, code: int, reason: str, timings: Timings) -> None:
-        """A connection has ended, with this close code and reason."""
+    def closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
+        """A connection has ended, with this close code and reason.
+
+        ``reason`` is an error code, or `CLIENT_DISCONNECTED`. ``phases`` says when the connection
+        entered each phase.
+        """
 
     def administered(self, act: Act) -> None:
         """An administrator did something, or was refused."""
@@ -175,9 +182,9 @@ class Observers(Observer):
         for observer in self._observers:
             observer.became_ready(connection)
 
-    def closed(self, connection: Connection, code: int, reason: str, timings: Timings) -> None:
+    def closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
         for observer in self._observers:
-            observer.closed(connection, code, reason, timings)
+            observer.closed(connection, code, reason, phases)
 
     def administered(self, act: Act) -> None:
         for observer in self._observers:

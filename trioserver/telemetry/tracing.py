@@ -62,7 +62,10 @@ class ConnectionTracing:
         self._links = [trace.Link(self._connect.get_span_context())]
 
     def settled(self, outcome: str) -> None:
-        """The opening has ended: "ready", an error code, or "peer_left". Only the first counts."""
+        """End the span ``connect`` with "ready", an error code, or "client_disconnected".
+
+        Only the first call counts.
+        """
         span, self._connect = self._connect, None
         if span is not None:
             span.set_attributes({**self._attributes(), "trioserver.outcome": outcome})

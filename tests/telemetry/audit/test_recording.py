@@ -106,7 +106,7 @@ async def test_who_leaves_without_a_token_is_recorded_as_such(sqlite_url: str) -
         await eventually(lambda: server.statistics().open == 0)
         (entry,) = await entries(server)
         nursery.cancel_scope.cancel()
-    assert (entry.outcome, entry.code, entry.token) == ("left", None, None)
+    assert (entry.outcome, entry.code, entry.token) == ("client_disconnected", None, None)
 
 
 async def test_an_act_is_a_row_with_its_actor_and_its_target(database_url: str) -> None:

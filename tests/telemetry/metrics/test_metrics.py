@@ -54,19 +54,19 @@ async def test_connections_are_counted_by_phase(autojump_clock: MockClock) -> No
         verifying = await harness.connect()
         await verifying.send(type="auth", token="alice")
         await trio.sleep(0.1)
-        for phase in ("head", "waiting", "verifying"):
+        for phase in ("handshake", "awaiting_auth", "authenticating"):
             assert value(server, "connections", phase=phase) == 1, phase
         await trio.sleep(1.0)
-        assert value(server, "connections", phase="verifying") == 0
+        assert value(server, "connections", phase="authenticating") == 0
         assert value(server, "connections", phase="ready") == 1
         assert value(server, "connections_ready_total") == 1
         assert value(server, "connections_accepted_total") == 3
         for client in (silent, waiting, verifying):
             client.vanish()
         await harness.assert_nothing_left()
-        for phase in ("head", "waiting", "verifying", "ready", "closing"):
+        for phase in ("handshake", "awaiting_auth", "authenticating", "ready", "closing"):
             assert value(server, "connections", phase=phase) == 0, phase
-        assert value(server, "connections_closed_total", reason="peer_left") == 2
+        assert value(server, "connections_closed_total", reason="client_disconnected") == 2
 
 
 async def test_refusals_are_counted_by_reason(autojump_clock: MockClock) -> None:
@@ -91,11 +91,11 @@ async def test_phases_are_measured(autojump_clock: MockClock) -> None:
         client.vanish()
         await harness.assert_nothing_left()
         server = harness.server
-        for phase, seconds in (("authentication", 0.2), ("ownership", 2.0), ("running", 20.0)):
+        for phase, seconds in (("authenticating", 0.2), ("authorizing", 2.0), ("ready", 20.0)):
             assert value(server, "phase_seconds_sum", phase=phase) == pytest.approx(seconds)
             assert value(server, "phase_seconds_count", phase=phase) == 1
         below = {
-            bound: value(server, "phase_seconds_bucket", phase="authentication", le=bound)
+            bound: value(server, "phase_seconds_bucket", phase="authenticating", le=bound)
             for bound in ("0.1", "0.25", "10.0", "+Inf")
         }
         assert below == {"0.1": 0, "0.25": 1, "10.0": 1, "+Inf": 1}

@@ -11,13 +11,21 @@ import attrs
 from protocol import instant
 from trioserver.app.connection import Connection
 from trioserver.peers.addresses import host_of
-from trioserver.telemetry.observer import Act, Attempt, AuthAttempt, RefusedRequest
+from trioserver.telemetry.observer import (
+    CLIENT_DISCONNECTED,
+    Act,
+    Attempt,
+    AuthAttempt,
+    RefusedRequest,
+)
 
 Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss", "suppressed"]
-Outcome: TypeAlias = Literal["accepted", "refreshed", "refused", "left", "done", "lost"]
+Outcome: TypeAlias = Literal[
+    "accepted", "refreshed", "refused", "client_disconnected", "done", "lost"
+]
 
 KINDS: Final = ("attempt", "refresh", "act", "loss", "suppressed")
-OUTCOMES: Final = ("accepted", "refreshed", "refused", "left", "done", "lost")
+OUTCOMES: Final = ("accepted", "refreshed", "refused", CLIENT_DISCONNECTED, "done", "lost")
 
 _MAX_TEXT: Final = 256
 """Characters of a column. What peers choose must not fill the disk any faster than that."""
@@ -41,8 +49,8 @@ class Entry:
       one user or all together may cause. ``address`` or ``user`` says from whom; neither: several.
     - ``method``: how an attempt was made: ``websocket``, ``password``, ``mpin``, ``bearer``,
       ``origin`` (a page that may not connect; ``target`` is its origin), or the application's word.
-    - ``outcome``: ``accepted``, ``refreshed``, ``refused``, ``left`` (the peer went away before it
-      was settled), ``done`` (an act), ``lost``; ``code`` is the error's, of a refusal.
+    - ``outcome``: ``accepted``, ``refreshed``, ``refused``, ``client_disconnected`` (before the
+      attempt was decided), ``done`` (an act), ``lost``; ``code`` is the error's, of a refusal.
     - ``address``: without the port. ``route``: as it was registered; over HTTP, the path.
     - ``user``: the user's id, of an act the administrator's; None where nobody is known.
     - ``token_id``: the token's ``jti``. ``token``: its `fingerprint`.
@@ -162,8 +170,8 @@ def plainer(entry: Entry) -> Entry:
 
 
 def _outcome(outcome: str) -> tuple[Outcome, str | None]:
-    if outcome == "peer_left":
-        return "left", None
+    if outcome == CLIENT_DISCONNECTED:
+        return CLIENT_DISCONNECTED, None
     if outcome in _GOOD:
         return _GOOD[outcome], None
     return "refused", _text(outcome)

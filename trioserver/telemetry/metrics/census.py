@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import trio
 
-from protocol import ServerState
 from trioserver.app.connection import Connection
 from trioserver.telemetry.counts import Counts
-
-_PHASE_OF: Final = {
-    ServerState.OPENING: "handshake",
-    ServerState.WAITING: "waiting",
-    ServerState.VERIFYING: "verifying",
-    ServerState.READY: "ready",
-    ServerState.REFRESHING: "ready",
-    ServerState.CLOSED: "closing",
-}
+from trioserver.telemetry.phases import Phase
 
 
 class Census:
@@ -27,7 +16,7 @@ class Census:
     """
 
     def __init__(self, counts: Counts) -> None:
-        self.phases = dict.fromkeys(_PHASE_OF.values(), 0)
+        self.phases: dict[str, int] = dict.fromkeys(Phase, 0)
         self.messages_received = counts.messages_received
         self.messages_sent = counts.messages_sent
         self.bytes_received = counts.bytes_received
@@ -44,7 +33,7 @@ class Census:
         """Add one, whether it still is connected or has ended since this began."""
         websocket, session = connection._websocket, connection._session
         outbox = websocket.outbox
-        self.phases[_PHASE_OF[connection._state]] += 1
+        self.phases[connection._phases.current] += 1
         self.messages_received += websocket.messages_received
         self.messages_sent += websocket.messages_sent
         self.bytes_received += websocket.bytes_received

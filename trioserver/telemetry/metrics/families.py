@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from trioserver.telemetry.handling_times import Outcome
 from trioserver.telemetry.histogram import Histogram
 from trioserver.telemetry.metrics.measurements import Measurements
+from trioserver.telemetry.phases import Phase
 
 
 class Families(Collector):
@@ -42,12 +43,9 @@ class Families(Collector):
     def _connections(self) -> Iterator[Metric]:
         counts, census = self._measurements.counts, self._measurements.census
         statistics = self._measurements.statistics
-        later = sum(census.phases.values()) + statistics.http
-        phases = {
-            "head": max(0, statistics.open - later),
-            "http": statistics.http,
-            **census.phases,
-        }
+        later = sum(census.phases.values()) + statistics.http  # the others sent no request yet
+        phases = {**census.phases, "http": statistics.http}
+        phases[Phase.HANDSHAKE] += max(0, statistics.open - later)
         yield _gauges("connections", "Open connections, by the phase they are in.", "phase", phases)
         yield _counter("connections_accepted", "Streams that were accepted.", statistics.accepted)
         yield _counter(
@@ -55,7 +53,7 @@ class Families(Collector):
         )
         yield _counters(
             "connections_closed",
-            "Connections that have ended, by error code, or peer_left.",
+            "Connections that have ended, by error code, or client_disconnected.",
             "reason",
             counts.ends,
         )

@@ -16,7 +16,7 @@ class ServerStatistics:
     ``refused`` counts those who were not let in, since the start: requests and connections, by
     error code, ``http_STATUS``, or `RefusedRequest.code`; the metric ``refusals_total`` has the
     same numbers. ``ended`` counts all WebSocket connections that have ended, by error code, or
-    "peer_left".
+    "client_disconnected".
 
     ``open`` are all connections, ``http`` those of them on which HTTP is spoken. ``evicted`` counts
     those who were not authenticated and had to give way, ``address_blocks`` how often an address

@@ -13,7 +13,7 @@ import trio
 
 from tests.attacks.app import SECRET
 from trioserver.auth import make_token
-from trioserver.client.address import Address
+from trioserver.client.url import Address
 from trioserver.load.wire import NotUpgraded, Reader, Upgrade, close_code, encode_masked
 from trioserver.websocket.frames import Control
 from trioserver.websocket.headers import Opcode

@@ -24,8 +24,8 @@ from trioserver.cli.connect import _ENDED, in_words
 from trioserver.cli.lines import read_lines
 from trioserver.cli.talk import Line, Talk, parse_line
 from trioserver.client import Address, CloseReason
+from trioserver.client.close_reason import CLOSED, lost, of_close
 from trioserver.client.raw import RawConnection, open_raw
-from trioserver.client.reason import CLOSED, lost, of_close
 
 ADDRESS = Address.parse("ws://server/ws/1")
 AUTH = {"type": "auth", "token": "alice"}

@@ -33,7 +33,7 @@ from trioserver.client import (
     connect,
 )
 from trioserver.client.backoff import Retrying
-from trioserver.client.reason import lost, of_close
+from trioserver.client.close_reason import lost, of_close
 
 # ------------------------------------------------------------------------------ how long
 

@@ -44,7 +44,7 @@ from trioserver import (
 )
 from trioserver.auth import JWKS, JWTAuth, Key, make_secret, make_token
 from trioserver.auth.ownership import SQLOwner
-from trioserver.client.address import Address
+from trioserver.client.url import Address
 from trioserver.http.admin.views import connection_view
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
 from trioserver.logs.setup import set_up_logging

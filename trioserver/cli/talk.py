@@ -15,8 +15,8 @@ import trio
 
 from protocol.messages import CLIENT_TYPES, Error
 from trioserver.client import CloseReason
+from trioserver.client.close_reason import CLOSED, lost, of_error
 from trioserver.client.raw import RawConnection
-from trioserver.client.reason import CLOSED, lost, of_error
 
 SEND_TIMEOUT: Final = 30.0
 

@@ -1,8 +1,8 @@
 """A client of `trioserver.v1`: ``async with connect(url, token=...) as client``."""
 
-from trioserver.client.address import Address
 from trioserver.client.backoff import Backoff
 from trioserver.client.client import Client, Pushed, State
+from trioserver.client.close_reason import CloseReason
 from trioserver.client.connecting import connect
 from trioserver.client.errors import (
     ClientError,
@@ -13,9 +13,9 @@ from trioserver.client.errors import (
     RequestRefused,
     RequestTimeout,
 )
-from trioserver.client.reason import CloseReason
 from trioserver.client.streams import Stream
 from trioserver.client.subscriptions import Event, Subscription
+from trioserver.client.url import Address
 
 __all__ = [
     "Address",

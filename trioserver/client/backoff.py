@@ -10,7 +10,7 @@ import random
 
 import attrs
 
-from trioserver.client.reason import CloseReason
+from trioserver.client.close_reason import CloseReason
 
 
 @attrs.frozen(kw_only=True)

@@ -13,16 +13,16 @@ import trio
 
 from protocol import ClientProtocol, Id
 from protocol.messages import Event, Message, Ready
-from trioserver.client.address import Address
 from trioserver.client.backoff import Retrying
-from trioserver.client.calls import Answer, Call, decode, optional
+from trioserver.client.close_reason import CLOSED, CloseReason
+from trioserver.client.connection import Link
 from trioserver.client.errors import ConnectionLost, RequestTimeout, error_of
-from trioserver.client.inbox import Inbox
-from trioserver.client.link import Link
 from trioserver.client.options import Options
-from trioserver.client.reason import CLOSED, CloseReason
+from trioserver.client.pending import Answer, Call, decode, optional
+from trioserver.client.receive_buffer import Inbox
 from trioserver.client.streams import Stream
 from trioserver.client.subscriptions import Subscription, Subscriptions
+from trioserver.client.url import Address
 
 PUSHED_BYTES: Final = 1024 * 1024
 """Pushed messages that wait for `Client.messages`. Beyond it they are gone and counted: a program

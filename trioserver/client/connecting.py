@@ -11,13 +11,13 @@ from typing import Any, NoReturn
 import trio
 
 from protocol.messages import HeartbeatMode
-from trioserver.client.address import Address
-from trioserver.client.address import open_stream as open_tcp_stream
 from trioserver.client.backoff import Backoff
 from trioserver.client.client import Client, State
 from trioserver.client.errors import ConnectionLost, ConnectTimeout, Refused
 from trioserver.client.handshake import MAX_MESSAGE_BYTES
 from trioserver.client.options import OpenStream, Options, Token
+from trioserver.client.url import Address
+from trioserver.client.url import open_stream as open_tcp_stream
 
 
 @asynccontextmanager

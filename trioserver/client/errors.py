@@ -8,7 +8,7 @@ import trio
 
 from protocol.errors import Retry
 from protocol.messages import Error
-from trioserver.client.reason import CloseReason
+from trioserver.client.close_reason import CloseReason
 
 
 class ClientError(Exception):

@@ -17,9 +17,9 @@ import trio
 import trio_websocket
 
 from protocol import SUBPROTOCOL
-from trioserver.client.address import Address, reason_of_error
-from trioserver.client.last_words import LastWordsStream
-from trioserver.client.reason import CloseReason, lost, of_close, of_http, protocol_error
+from trioserver.client.close_reason import CloseReason, lost, of_close, of_http, protocol_error
+from trioserver.client.send_tolerant import LastWordsStream
+from trioserver.client.url import Address, reason_of_error
 
 Headers = Sequence[tuple[str, str]]
 

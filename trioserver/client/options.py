@@ -10,9 +10,9 @@ import attrs
 import trio
 
 from protocol.messages import HeartbeatMode
-from trioserver.client.address import Address
 from trioserver.client.backoff import Backoff
 from trioserver.client.handshake import Headers
+from trioserver.client.url import Address
 
 Token: TypeAlias = str | Callable[[], "str | Awaitable[str | None] | None"] | None
 OpenStream: TypeAlias = Callable[[Address], Awaitable[trio.abc.Stream]]

@@ -9,8 +9,7 @@ from typing import Final
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from trioserver.client.address import Address, reason_of_error
-from trioserver.client.address import open_stream as open_tcp_stream
+from trioserver.client.close_reason import CloseReason, lost
 from trioserver.client.handshake import (
     MAX_MESSAGE_BYTES,
     WatchedStream,
@@ -18,7 +17,8 @@ from trioserver.client.handshake import (
     run_websocket,
 )
 from trioserver.client.options import OpenStream
-from trioserver.client.reason import CloseReason, lost
+from trioserver.client.url import Address, reason_of_error
+from trioserver.client.url import open_stream as open_tcp_stream
 
 _CLOSE_TIMEOUT: Final = 2.0
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from protocol import Id
-from trioserver.client.calls import StreamCall, decode, optional
 from trioserver.client.errors import ClientError, RequestTimeout
+from trioserver.client.pending import StreamCall, decode, optional
 
 if TYPE_CHECKING:
     from trioserver.client.client import Client
-    from trioserver.client.link import Link
+    from trioserver.client.connection import Link
 
 CANCEL_TIMEOUT: Final = 5.0
 """Seconds that leaving a stream early waits for the server to say that it has ended."""

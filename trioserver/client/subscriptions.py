@@ -12,14 +12,14 @@ import trio
 
 from protocol import messages
 from protocol.messages import Error
-from trioserver.client.calls import Call, WatchedCall, decode
+from trioserver.client.close_reason import CloseReason
 from trioserver.client.errors import ClientError, RequestRefused, error_of
-from trioserver.client.inbox import Inbox
-from trioserver.client.reason import CloseReason
+from trioserver.client.pending import Call, WatchedCall, decode
+from trioserver.client.receive_buffer import Inbox
 
 if TYPE_CHECKING:
     from trioserver.client.client import Client
-    from trioserver.client.link import Link
+    from trioserver.client.connection import Link
 
 EVENTS_BYTES: Final = 1024 * 1024
 """Events that wait for one subscription. One that is behind must not hold up all the others, so

@@ -18,8 +18,7 @@ from msgspec import Raw
 from protocol import codec
 from protocol.errors import NORMAL_CLOSURE
 from protocol.messages import Auth, Error, Pong, Subscribe
-from trioserver.client.address import alert_of
-from trioserver.client.reason import (
+from trioserver.client.close_reason import (
     CLOSED,
     CloseReason,
     lost,
@@ -28,6 +27,7 @@ from trioserver.client.reason import (
     of_http,
     protocol_error,
 )
+from trioserver.client.url import alert_of
 from trioserver.load.requests import Requests
 from trioserver.load.transport import Transport
 from trioserver.load.wire import NotUpgraded, Reader, Upgrade, close_code, encode_masked

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from trioserver.client.backoff import Backoff
-from trioserver.client.reason import CloseReason, lost
+from trioserver.client.close_reason import CloseReason, lost
 from trioserver.load.client import Client, State, reason_of
 from trioserver.load.measures import count
 from trioserver.load.pacing import clock

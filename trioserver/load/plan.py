@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trioserver.client.address import Address
+from trioserver.client.url import Address
 
 CLIENT: Final = "{client}"
 """Stands for the client's number, from 0, in the URL, the subject, the data, a token's command."""

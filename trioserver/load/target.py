@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import trio
 
-from trioserver.client.address import Address
+from trioserver.client.url import Address
 
 SockAddr: TypeAlias = tuple[Any, ...]
 Place: TypeAlias = tuple[int, SockAddr]

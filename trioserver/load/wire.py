@@ -14,7 +14,7 @@ import re
 from typing import Final
 
 from protocol import SUBPROTOCOL
-from trioserver.client.address import Address
+from trioserver.client.url import Address
 from trioserver.websocket.frames import Control, FrameDecoder, Item
 from trioserver.websocket.headers import (
     EIGHT_BYTE_LENGTH,

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from tests.support.patience import PATIENCE
 from trioserver.client import ConnectionLost, Refused, connect
-from trioserver.client.last_words import LastWordsStream
+from trioserver.client.send_tolerant import LastWordsStream
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
 

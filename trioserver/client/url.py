@@ -9,8 +9,8 @@ from urllib.parse import quote, urlsplit
 import attrs
 import trio
 
-from trioserver.client.last_words import LastWordsStream
-from trioserver.client.reason import CloseReason, lost
+from trioserver.client.close_reason import CloseReason, lost
+from trioserver.client.send_tolerant import LastWordsStream
 from trioserver.logs.paths import masked_path
 
 _ABOUT_CERTIFICATES: Final = {

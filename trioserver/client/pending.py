@@ -10,9 +10,9 @@ import trio
 from msgspec import UNSET, Raw
 
 from protocol.messages import Ack, AuthRefreshed, Chunk, End, Error, Pong
+from trioserver.client.close_reason import CloseReason
 from trioserver.client.errors import ConnectionLost, RequestRefused
-from trioserver.client.inbox import Inbox
-from trioserver.client.reason import CloseReason
+from trioserver.client.receive_buffer import Inbox
 
 Answer: TypeAlias = Ack | End | Pong | AuthRefreshed
 

@@ -28,11 +28,11 @@ from protocol.messages import (
     Ready,
     ServerMessage,
 )
-from trioserver.client.address import Address, reason_of_error
-from trioserver.client.exchange import Exchange
+from trioserver.client.close_reason import CLOSED, CloseReason, lost, of_error, protocol_error
 from trioserver.client.handshake import WatchedStream, reason_of_close, run_websocket
 from trioserver.client.options import Options
-from trioserver.client.reason import CLOSED, CloseReason, lost, of_error, protocol_error
+from trioserver.client.requests import Exchange
+from trioserver.client.url import Address, reason_of_error
 
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds for what is queued and the closing handshake, and for the Close after a fatal error."""

@@ -10,10 +10,10 @@ import trio
 from protocol import ClientProtocol, Id, LocalProtocolError
 from protocol.errors import ERRORS
 from protocol.messages import Chunk, Error, HeartbeatMode
-from trioserver.client.calls import Answer, Call, StreamCall
+from trioserver.client.close_reason import CloseReason
 from trioserver.client.errors import ConnectionLost, RequestRefused
-from trioserver.client.outgoing import Outgoing
-from trioserver.client.reason import CloseReason
+from trioserver.client.pending import Answer, Call, StreamCall
+from trioserver.client.send_queue import Outgoing
 
 STREAM_BYTES: Final = 1024 * 1024
 """What a stream's consumer may be behind before the client stops reading."""

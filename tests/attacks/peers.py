@@ -13,7 +13,7 @@ import trio
 
 from tests.attacks.app import SECRET
 from trioserver.auth import make_token
-from trioserver.client.url import Address
+from trioserver.client.url import WebSocketURL
 from trioserver.load.wire import NotUpgraded, Reader, Upgrade, close_code, encode_masked
 from trioserver.websocket.frames import Control
 from trioserver.websocket.headers import Opcode
@@ -99,7 +99,7 @@ class Peer:
     async def upgrade(self, path: str = "/ws") -> None:
         """Raises `NotUpgraded`: status None where the server just ended it."""
         host, port = self.sock.getpeername()
-        upgrade = Upgrade(Address(host=host, port=port, secure=False, path=path))
+        upgrade = Upgrade(WebSocketURL(host=host, port=port, secure=False, path=path))
         await self.send(upgrade.request)
         while True:
             data = await self.receive()

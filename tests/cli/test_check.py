@@ -21,18 +21,18 @@ from trioserver.auth import inspect_token, make_secret, make_token
 from trioserver.cli.check import plan, run_all
 from trioserver.cli.keys import KeyMaterial
 from trioserver.cli.scenarios import Result
-from trioserver.client import Address
+from trioserver.client import WebSocketURL
 
-ALICE = Address.parse("ws://server/ws/1")
-BOB = Address.parse("ws://server/ws/2")
+ALICE = WebSocketURL.parse("ws://server/ws/1")
+BOB = WebSocketURL.parse("ws://server/ws/2")
 
 
-async def check(*, address: Address = ALICE, **given: Any) -> dict[str, Result]:
+async def check(*, address: WebSocketURL = ALICE, **given: Any) -> dict[str, Result]:
     """Check the test application."""
     options: dict[str, Any] = {"token": None, "expired": None, "key": None, "other": None} | given
     async with serving() as harness:
 
-        async def open_stream(address: Address) -> trio.abc.Stream:
+        async def open_stream(address: WebSocketURL) -> trio.abc.Stream:
             return harness.connect_raw().stream
 
         results = await run_all(plan(address, **options), timeout=1, open_stream=open_stream)
@@ -211,7 +211,7 @@ async def test_it_checks_a_server_with_its_secret(tmp_path: Path) -> None:
         url = server.addresses[0].url
         key = KeyMaterial(text=secret, pem=False, origin="test")
         for path, verdict in (("ws/1", True), ("open", None), ("nowhere", False)):
-            address = Address.parse(f"{url}/{path}")
+            address = WebSocketURL.parse(f"{url}/{path}")
             scenarios = plan(address, token=token, expired=None, key=key, other=None)
             results = await run_all(scenarios, timeout=5)
             assert [it.passed for it in results] == [verdict is not False] * 6 + [verdict]

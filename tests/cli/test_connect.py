@@ -23,11 +23,11 @@ from trioserver import Config, serve
 from trioserver.cli.connect import _ENDED, in_words
 from trioserver.cli.lines import read_lines
 from trioserver.cli.talk import Line, Talk, parse_line
-from trioserver.client import Address, CloseReason
-from trioserver.client.close_reason import CLOSED, lost, of_close
+from trioserver.client import CloseReason, WebSocketURL
+from trioserver.client.close_reason import CLOSED
 from trioserver.client.raw import RawConnection, open_raw
 
-ADDRESS = Address.parse("ws://server/ws/1")
+ADDRESS = WebSocketURL.parse("ws://server/ws/1")
 AUTH = {"type": "auth", "token": "alice"}
 
 
@@ -54,7 +54,7 @@ async def conversation(
     screen = Screen()
     async with serving() as harness:
 
-        async def open_stream(address: Address) -> trio.abc.Stream:
+        async def open_stream(address: WebSocketURL) -> trio.abc.Stream:
             return harness.connect_raw().stream
 
         async with trio.open_nursery() as nursery:
@@ -168,10 +168,10 @@ async def test_a_refusal_ends_it_with_what_the_server_said(
 
 def test_the_end_is_told_in_words() -> None:
     assert in_words(CLOSED) == "Closed by this program."
-    words = in_words(of_close(1008, "token_expired"))
+    words = in_words(CloseReason.from_close(1008, "token_expired"))
     assert _ENDED["refresh_token"] == 4
     assert words.startswith("Closed with 1008, token_expired: The token has expired. Fetch a new")
-    assert in_words(lost("Gone.")) == "Closed, connection_lost: Gone. Try again later."
+    assert in_words(CloseReason.local("Gone.")) == "Closed, connection_lost: Gone. Try again later."
 
 
 # ------------------------------------------------------------------------------ the program

@@ -17,7 +17,7 @@ from protocol import codec
 from protocol.messages import HeartbeatInfo, Hello, Limits, Ready
 from tests.support.app import Harness, World, serving
 from trioserver import Config
-from trioserver.client import Address, Backoff, Client, connect
+from trioserver.client import Backoff, Client, WebSocketURL, connect
 from trioserver.client.options import OpenStream
 
 URL = "ws://server/ws/1"
@@ -59,7 +59,7 @@ class Place:
     def world(self) -> World:
         return self.harness.world
 
-    async def open_stream(self, address: Address) -> trio.abc.Stream:
+    async def open_stream(self, address: WebSocketURL) -> trio.abc.Stream:
         """An `OpenStream` that leads here."""
         self.attempts.append(trio.current_time())
         await trio.lowlevel.checkpoint()
@@ -104,7 +104,7 @@ def scripted(nursery: trio.Nursery, *scripts: Script) -> OpenStream:
     """An `OpenStream` to a server that does what is written; the last script goes on for ever."""
     left = list(scripts)
 
-    async def open_stream(address: Address) -> trio.abc.Stream:
+    async def open_stream(address: WebSocketURL) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
         ours, theirs = trio.testing.memory_stream_pair()
         nursery.start_soon(_perform, theirs, left.pop(0) if len(left) > 1 else left[0])

@@ -26,10 +26,10 @@ from trioserver.client import (
     Client,
     ClientError,
     CloseReason,
-    ConnectionLost,
+    ConnectionLostError,
+    ConnectRejectedError,
     Event,
-    Refused,
-    RequestRefused,
+    RequestRejectedError,
     connect,
 )
 
@@ -143,9 +143,9 @@ class Call:
     async def run(self, client: Client, others: list[Call]) -> None:
         try:
             await self._ask(client, others)
-        except RequestRefused as error:
+        except RequestRejectedError as error:
             self.heard.append((error.code, error.retry, error.retry_after))
-        except ConnectionLost as error:
+        except ConnectionLostError as error:
             self.heard.append(error.reason)
         self.over.set()
 
@@ -223,7 +223,7 @@ class Replay:
         first = next((words(step) for step in script.steps if step.sender == "client"), {})
         self._opening = first if first.get("type") in ("auth", "initial") else {"type": "auth"}
         self._client: Client | None = None
-        self._error: Refused | ConnectionLost | None = None
+        self._error: ConnectRejectedError | ConnectionLostError | None = None
         self._leaving, self._vanishing = trio.CancelScope(), trio.CancelScope()
         self._over = False
         self._ready = False
@@ -253,7 +253,7 @@ class Replay:
                 async with connect(url(self._script), **options) as self._client:
                     with self._leaving:
                         raise AssertionError(await anext(self._client.messages()))
-            except (Refused, ConnectionLost) as error:
+            except (ConnectRejectedError, ConnectionLostError) as error:
                 self._error = error
         self._over = True
 
@@ -386,7 +386,7 @@ class Replay:
         if fatal is None:
             assert error is None
             return
-        assert type(error) is (ConnectionLost if self._ready else Refused)
+        assert type(error) is (ConnectionLostError if self._ready else ConnectRejectedError)
         code, retry, after = Call.refusal(fatal)
         assert error.reason == CloseReason(code, fatal["message"], retry, after, close_code)
         assert self._client is None or self._client.close_reason == error.reason

@@ -14,9 +14,9 @@ from trioserver import AuthConfig, Config
 from trioserver.client import (
     Client,
     ClientError,
-    ConnectionLost,
-    ConnectTimeout,
-    Refused,
+    ConnectionLostError,
+    ConnectRejectedError,
+    ConnectTimeoutError,
     State,
     connect,
 )
@@ -85,7 +85,7 @@ async def test_a_server_that_says_nothing_is_given_up(autojump_clock: MockClock)
     for reconnect in (True, False):
         async with trio.open_nursery() as nursery:
             begun = trio.current_time()
-            with pytest.raises(ConnectTimeout):
+            with pytest.raises(ConnectTimeoutError):
                 async with connect(
                     URL, open_stream=scripted(nursery, silent), ready_timeout=3, reconnect=reconnect
                 ):
@@ -205,7 +205,7 @@ async def test_a_program_can_renew_the_token_itself(autojump_clock: MockClock) -
         await client.refresh("alice:1200")
         await trio.sleep(1000)
         assert client.state is State.READY
-        with pytest.raises(ConnectionLost, match="access_denied"):
+        with pytest.raises(ConnectionLostError, match="access_denied"):
             await client.refresh("bob")
         await client.wait_state(State.CLOSED)
 
@@ -231,7 +231,7 @@ async def test_leaving_says_goodbye(autojump_clock: MockClock) -> None:
         pass
     assert codes == [1000]
     assert client.state is State.CLOSED
-    with pytest.raises(ConnectionLost) as raised:
+    with pytest.raises(ConnectionLostError) as raised:
         await client.ping()
     assert raised.value.reason.code == "closed"
     assert [message async for message in client.messages()] == []
@@ -298,7 +298,7 @@ async def test_garbage_from_the_server_is_closed_with_1002(
         trio.open_nursery() as nursery,
         connect(URL, open_stream=scripted(nursery, babble)) as client,
     ):
-        with pytest.raises(ConnectionLost, match="protocol_error"):
+        with pytest.raises(ConnectionLostError, match="protocol_error"):
             await collect(client.messages(), [])
     assert codes == [1002]
 
@@ -313,7 +313,7 @@ async def test_frames_that_are_none_are_the_end(autojump_clock: MockClock) -> No
 
 async def test_a_message_over_the_clients_limit_ends_it(autojump_clock: MockClock) -> None:
     async with playing() as place, place.connect(max_message_bytes=5000) as client:
-        with pytest.raises(ConnectionLost, match="message_too_big"):
+        with pytest.raises(ConnectionLostError, match="message_too_big"):
             await client.request("echo", {"text": "x" * 6000})
 
 
@@ -400,11 +400,11 @@ async def test_cancelling_what_is_asked_leaves_the_client_as_it_was(
                 await _everything(client)
             trio.lowlevel.remove_instrument(instrument)
             await client.ping()
-            link = client._link
-            assert link is not None
-            assert not link.exchange._calls
-            assert not link.exchange.session._pending
-            assert not len(client._subscriptions)
+            connection = client._reconnector._connection
+            assert connection is not None
+            assert not connection.requests.count
+            assert not connection.requests.protocol._pending
+            assert not len(client._reconnector.subscribers)
             await client.request("slow", {"ms": 0})  # behind what was cancelled
             assert place.harness.server.statistics().topics == 0
             if not scope.cancelled_caught:
@@ -432,7 +432,7 @@ async def test_a_cancelled_client_is_closed(autojump_clock: MockClock) -> None:
             async with place.connect() as client:
                 await trio.sleep_forever()
         assert client.state is State.CLOSED
-        with pytest.raises(ConnectionLost) as raised:
+        with pytest.raises(ConnectionLostError) as raised:
             await client.ping()
         assert raised.value.reason.code == "closed"
         assert trio.current_time() == 1
@@ -448,7 +448,7 @@ async def test_a_token_is_in_no_repr_text_or_log(
     shown: list[object] = []
     async with playing(allow_query_token=True) as place:
         for in_query in (False, True):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(ConnectRejectedError) as refused:
                 async with place.connect(token=SECRET, token_in_query=in_query):
                     pytest.fail("entered")
             shown.append(refused.value)
@@ -459,6 +459,12 @@ async def test_a_token_is_in_no_repr_text_or_log(
         shown.append(lost.value)
         place.down = False
         async with place.connect(f"{URL}?key={SECRET}") as client:
-            shown += [client, client._options, client._address, client._link, client.close_reason]
+            shown += [
+                client,
+                client._options,
+                client._reconnector.url,
+                client._reconnector._connection,
+                client.close_reason,
+            ]
     output = capsys.readouterr()
     assert SECRET not in f"{shown!r} {[str(it) for it in shown]} {output} {caplog.text}"

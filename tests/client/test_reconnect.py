@@ -26,14 +26,14 @@ from tests.client.playground import (
 from trioserver import Config, ShutdownConfig
 from trioserver.client import (
     Backoff,
-    ConnectionLost,
-    ConnectTimeout,
-    Refused,
+    CloseReason,
+    ConnectionLostError,
+    ConnectRejectedError,
+    ConnectTimeoutError,
     State,
     connect,
 )
-from trioserver.client.backoff import Retrying
-from trioserver.client.close_reason import lost, of_close
+from trioserver.client.backoff import ReconnectPolicy
 
 # ------------------------------------------------------------------------------ how long
 
@@ -51,7 +51,7 @@ def test_pauses_double_up_to_the_cap_with_full_jitter() -> None:
 
 def test_a_connection_has_to_hold_before_the_pauses_begin_anew() -> None:
     def pause(ready_for: float | None) -> float:
-        seconds = retrying.pause(lost("gone"), ready_for=ready_for, come_back_in=None)
+        seconds = policy.pause(CloseReason.local("gone"), ready_for=ready_for, reconnect_in=None)
         assert seconds is not None
         return seconds
 
@@ -60,23 +60,23 @@ def test_a_connection_has_to_hold_before_the_pauses_begin_anew() -> None:
             return high
 
     backoff = Backoff(random=Longest())  # type: ignore[arg-type]
-    retrying = Retrying(backoff=backoff, reconnect=True, max_attempts=None, can_refresh=False)
+    policy = ReconnectPolicy(backoff=backoff, reconnect=True, max_attempts=None, can_refresh=False)
     assert [pause(None), pause(1.0), pause(1.0), pause(30.0), pause(None)] == [0.5, 1, 2, 0.5, 1]
 
 
 def test_an_expired_token_is_replaced_at_once_unless_the_last_one_had_hardly_lived() -> None:
     def pause(ready_for: float | None) -> float | None:
-        return retrying.pause(expired, ready_for=ready_for, come_back_in=None)
+        return policy.pause(expired, ready_for=ready_for, reconnect_in=None)
 
-    expired = of_close(1008, "token_expired")
-    retrying = Retrying(backoff=seeded(), reconnect=True, max_attempts=None, can_refresh=True)
+    expired = CloseReason.from_close(1008, "token_expired")
+    policy = ReconnectPolicy(backoff=seeded(), reconnect=True, max_attempts=None, can_refresh=True)
     assert [pause(30.0), pause(30.0), pause(None), pause(3600.0)] == [0.0, 0.0, ANY, 0.0]
     assert pause(29.0) != 0.0
 
 
 @pytest.mark.parametrize("code", [row.name for row in ERRORS.values() if row.close_code])
 def test_a_close_without_a_message_is_read_from_the_table(code: str) -> None:
-    reason = of_close(close_code_of(code), code)
+    reason = CloseReason.from_close(close_code_of(code), code)
     assert (reason.code, reason.retry) == (code, ERRORS[code].retry)
 
 
@@ -100,7 +100,7 @@ def test_a_close_without_a_message_is_read_from_the_table(code: str) -> None:
 def test_other_closes_are_judged_by_their_code(
     close_code: int, text: str | None, code: str, retry: str
 ) -> None:
-    reason = of_close(close_code, text)
+    reason = CloseReason.from_close(close_code, text)
     assert (reason.code, reason.retry) == (code, retry)
 
 
@@ -110,7 +110,7 @@ def test_other_closes_are_judged_by_their_code(
 @pytest.mark.parametrize("token", ["forged", "revoked", "blocked", None, "bob"])
 async def test_never_is_never_tried_again(autojump_clock: MockClock, token: str | None) -> None:
     async with playing() as place:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ConnectRejectedError) as refused:
             async with place.connect(token=token):
                 pytest.fail("entered")
         assert (refused.value.retry, refused.value.close_code) == ("never", 1008)
@@ -125,7 +125,7 @@ async def test_never_when_ready_ends_the_client(autojump_clock: MockClock) -> No
         assert client.close_reason is not None
         assert (client.close_reason.code, client.close_reason.close_code) == ("disconnected", 4001)
         for asking in (client.request("echo"), client.send("note"), anext(client.messages())):
-            with pytest.raises(ConnectionLost, match="disconnected"):
+            with pytest.raises(ConnectionLostError, match="disconnected"):
                 await asking
         assert len(place.attempts) == 1
 
@@ -144,7 +144,7 @@ async def test_tokens_that_go_on_being_expired_are_asked_for_with_pauses(
     autojump_clock: MockClock,
 ) -> None:
     async with playing() as place:
-        with pytest.raises(ConnectTimeout) as timeout:
+        with pytest.raises(ConnectTimeoutError) as timeout:
             async with place.connect(token=lambda: "expired"):
                 pytest.fail("entered")
         assert isinstance(timeout.value, trio.TooSlowError)
@@ -154,7 +154,7 @@ async def test_tokens_that_go_on_being_expired_are_asked_for_with_pauses(
 
 async def test_an_expired_token_that_nobody_can_renew_is_the_end(autojump_clock: MockClock) -> None:
     async with playing() as place:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ConnectRejectedError) as refused:
             async with place.connect(token="expired"):
                 pytest.fail("entered")
         assert (refused.value.code, refused.value.retry) == ("token_expired", "refresh_token")
@@ -208,7 +208,7 @@ async def test_attempts_can_be_limited(autojump_clock: MockClock) -> None:
         place.down = True
         for options in ({"max_attempts": 3}, {"reconnect": False}):
             place.attempts.clear()
-            with pytest.raises(ConnectionLost, match="Cannot connect"):
+            with pytest.raises(ConnectionLostError, match="Cannot connect"):
                 async with place.connect(**options):
                     pytest.fail("entered")
             assert len(place.attempts) == options.get("max_attempts", 1)
@@ -218,13 +218,13 @@ async def test_a_request_in_flight_is_lost_with_its_connection(autojump_clock: M
     async with playing() as place, place.connect() as client, trio.open_nursery() as nursery:
 
         async def ask() -> None:
-            with pytest.raises(ConnectionLost):
+            with pytest.raises(ConnectionLostError):
                 await client.request("slow", {"ms": 1000})
             assert trio.current_time() == 0.5
 
         async def follow() -> None:
             async with client.stream("forever") as chunks:
-                with pytest.raises(ConnectionLost):
+                with pytest.raises(ConnectionLostError):
                     await collect(chunks, [])
 
         nursery.start_soon(ask)
@@ -356,11 +356,11 @@ async def test_what_http_says_decides_as_well(
             await theirs.send_eof()
         return ours
 
-    with pytest.raises((Refused, ConnectionLost)) as error:
+    with pytest.raises((ConnectRejectedError, ConnectionLostError)) as error:
         async with connect(URL, open_stream=open_stream, max_attempts=2):
             pytest.fail("entered")
-    assert isinstance(error.value, Refused | ConnectionLost)
-    assert isinstance(error.value, Refused) == error.value.reason.refused
+    assert isinstance(error.value, ConnectRejectedError | ConnectionLostError)
+    assert isinstance(error.value, ConnectRejectedError) == error.value.reason.by_server
     assert error.value.reason.code == code
     assert len(times) == attempts
     if "Retry-After" in head:

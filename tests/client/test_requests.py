@@ -11,12 +11,12 @@ from trio_websocket import WebSocketConnection
 from tests.client.playground import collect, greet, playing, scripted
 from trioserver import Config, LimitsConfig
 from trioserver.client import (
-    ConnectionLost,
+    BufferOverflowError,
+    ConnectionLostError,
     Event,
-    Overflow,
-    Pushed,
-    RequestRefused,
-    RequestTimeout,
+    PushMessage,
+    RequestRejectedError,
+    RequestTimeoutError,
     State,
     connect,
 )
@@ -43,7 +43,7 @@ async def test_a_refused_request_says_why_and_leaves_the_connection(
     autojump_clock: MockClock,
 ) -> None:
     async with playing() as place, place.connect() as client:
-        with pytest.raises(RequestRefused) as refused:
+        with pytest.raises(RequestRejectedError) as refused:
             await client.request("refuse")
         assert (refused.value.code, refused.value.retry) == ("not_found", "never")
         assert await client.request("echo", {"text": "a"}) == {"text": "a"}
@@ -61,7 +61,7 @@ async def test_a_request_times_out_and_its_late_answer_is_nobodys(
 ) -> None:
     async with playing() as place, place.connect() as client:
         begun = trio.current_time()
-        with pytest.raises(RequestTimeout) as timeout:
+        with pytest.raises(RequestTimeoutError) as timeout:
             await client.request("slow", {"ms": 5000}, timeout=2.0)
         assert isinstance(timeout.value, trio.TooSlowError)
         assert trio.current_time() - begun == 2.0
@@ -74,9 +74,9 @@ async def test_a_request_too_large_for_the_server_is_refused_here(
     limits = LimitsConfig(message_bytes=1000)
     async with playing(Config(port=0, limits=limits)) as place, place.connect() as client:
         for _ in range(5000):  # more than a session keeps track of: none is kept
-            with pytest.raises(RequestRefused, match="message_too_big"):
+            with pytest.raises(RequestRejectedError, match="message_too_big"):
                 await client.request("echo", {"text": "x" * 1000})
-        with pytest.raises(RequestRefused, match="message_too_big"):
+        with pytest.raises(RequestRejectedError, match="message_too_big"):
             await client.send("echo", {"text": "x" * 1000})
         assert client.state is State.READY
 
@@ -109,7 +109,8 @@ async def test_many_large_messages_wait_for_room_instead_of_piling_up(
             for _ in range(20):
                 nursery.start_soon(client.request, "echo", {"text": "x" * 50_000})
             while len(place.world.seen) < 20:
-                assert client._link is None or client._link.exchange.outgoing._bytes < 200_000
+                connection = client._reconnector._connection
+                assert connection is None or connection.requests.send_queue.queued_bytes < 200_000
                 await trio.sleep(0.01)
 
 
@@ -120,7 +121,9 @@ async def test_pushed_messages_come_in_order(autojump_clock: MockClock) -> None:
     async with playing() as place, place.connect() as client:
         await client.request("push", {"to": 2})
         messages = client.messages()
-        assert [await anext(messages) for _ in range(2)] == [Pushed("pushed", "x" * 10_000)] * 2
+        assert [await anext(messages) for _ in range(2)] == [
+            PushMessage("pushed", "x" * 10_000)
+        ] * 2
 
 
 async def test_pushed_messages_that_nobody_takes_are_counted_not_kept(
@@ -129,14 +132,14 @@ async def test_pushed_messages_that_nobody_takes_are_counted_not_kept(
     async with playing() as place, place.connect() as client:
         for _ in range(4):
             await client.request("push", {"to": 50})
-        kept: list[Pushed] = []
+        kept: list[PushMessage] = []
         messages = client.messages()
-        with pytest.raises(Overflow) as overflow:
+        with pytest.raises(BufferOverflowError) as overflow:
             await collect(messages, kept)
         assert len(kept) + overflow.value.missed == 200
         assert 90 < len(kept) < 105  # a MiB
         await client.request("push", {"to": 1})
-        assert await anext(messages) == Pushed("pushed", "x" * 10_000)
+        assert await anext(messages) == PushMessage("pushed", "x" * 10_000)
 
 
 # ------------------------------------------------------------------------------ topics
@@ -162,10 +165,10 @@ async def test_a_topic_is_heard_until_the_last_subscription_ends(autojump_clock:
 
 async def test_a_subscription_that_is_refused_is_not_entered(autojump_clock: MockClock) -> None:
     async with playing() as place, place.connect() as client:
-        with pytest.raises(RequestRefused, match="forbidden"):
+        with pytest.raises(RequestRejectedError, match="forbidden"):
             async with client.subscribe("secret"):
                 pytest.fail("entered")
-        assert not len(client._subscriptions)
+        assert not len(client._reconnector.subscribers)
         with pytest.raises(ValueError, match="1 to 100"):
             client.subscribe()
 
@@ -183,7 +186,7 @@ async def test_events_that_are_not_taken_in_time_are_said_to_be_missed(
             await client.publish("news", [n, "x" * 30_000])
             assert (await anext(quick)).data[0] == n
         kept: list[Event] = []
-        with pytest.raises(Overflow) as overflow:
+        with pytest.raises(BufferOverflowError) as overflow:
             await collect(slow, kept)
         assert [event.offset for event in kept] == list(range(1, len(kept) + 1))
         assert overflow.value.missed == 60 - len(kept) > 0
@@ -199,12 +202,12 @@ async def test_what_it_asks_while_nobody_answers_has_a_deadline(autojump_clock: 
 
     async with trio.open_nursery() as nursery:
         async with connect("ws://x/", open_stream=scripted(nursery, silent)) as client:
-            with pytest.raises(RequestTimeout):
+            with pytest.raises(RequestTimeoutError):
                 await client.ping(timeout=1)
-            with pytest.raises(RequestTimeout):
+            with pytest.raises(RequestTimeoutError):
                 async with client.subscribe("a"):
                     pytest.fail("entered")
-            assert not len(client._subscriptions)
+            assert not len(client._reconnector.subscribers)
         nursery.cancel_scope.cancel()
-        with pytest.raises(ConnectionLost):
+        with pytest.raises(ConnectionLostError):
             await client.ping()

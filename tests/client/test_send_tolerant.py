@@ -12,13 +12,13 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.support.patience import PATIENCE
-from trioserver.client import ConnectionLost, Refused, connect
-from trioserver.client.send_tolerant import LastWordsStream
+from trioserver.client import ConnectionLostError, ConnectRejectedError, connect
+from trioserver.client.send_tolerant import SendTolerantStream
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
 
 
-def pair() -> tuple[LastWordsStream, trio.testing.MemoryReceiveStream]:
+def pair() -> tuple[SendTolerantStream, trio.testing.MemoryReceiveStream]:
     """A stream that cannot be sent to any more, and what its peer has said."""
     reading = trio.testing.MemoryReceiveStream()
     writing = trio.testing.MemorySendStream()
@@ -27,7 +27,7 @@ def pair() -> tuple[LastWordsStream, trio.testing.MemoryReceiveStream]:
         raise trio.BrokenResourceError
 
     writing.send_all_hook = fail
-    return LastWordsStream(trio.StapledStream(writing, reading)), reading
+    return SendTolerantStream(trio.StapledStream(writing, reading)), reading
 
 
 async def test_what_was_said_before_is_read_and_then_the_end() -> None:
@@ -99,7 +99,10 @@ async def open_late(address: object, port: int) -> trio.abc.Stream:
 async def test_a_refusal_that_comes_before_the_handshake_is_sent_is_read(answer: bytes) -> None:
     async with refusing(answer) as url:
         port = int(url.split(":")[2].split("/")[0])
-        with trio.fail_after(PATIENCE), pytest.raises((Refused, ConnectionLost)) as raised:
+        with (
+            trio.fail_after(PATIENCE),
+            pytest.raises((ConnectRejectedError, ConnectionLostError)) as raised,
+        ):
             async with connect(
                 url,
                 reconnect=False,
@@ -107,10 +110,10 @@ async def test_a_refusal_that_comes_before_the_handshake_is_sent_is_read(answer:
                 open_stream=lambda address: open_late(address, port),
             ):
                 pytest.fail("entered")
-    assert isinstance(raised.value, Refused | ConnectionLost)
+    assert isinstance(raised.value, ConnectRejectedError | ConnectionLostError)
     reason = raised.value.reason
     if answer:
         assert (reason.code, reason.retry_after) == ("http_503", 7.0)
     else:
-        assert type(raised.value) is ConnectionLost
+        assert type(raised.value) is ConnectionLostError
         assert reason.code == "connection_lost"

@@ -15,7 +15,7 @@ import trustme
 
 from tests.support.app import World, make_application, wall_clock
 from trioserver import Config, Server, serve
-from trioserver.client import Address, ConnectionLost, connect
+from trioserver.client import ConnectionLostError, WebSocketURL, connect
 
 
 @asynccontextmanager
@@ -59,20 +59,20 @@ async def test_it_talks_over_tls(tmp_path: Path) -> None:
 
 async def test_a_certificate_that_is_not_trusted_is_the_end(tmp_path: Path) -> None:
     async with listening_with_tls(tmp_path, "localhost") as (url, _):
-        with pytest.raises(ConnectionLost, match="certificate_invalid"):
+        with pytest.raises(ConnectionLostError, match="certificate_invalid"):
             async with connect(url, token="alice"):
                 pytest.fail("entered")
 
 
 async def test_a_certificate_for_another_name_is_the_end(tmp_path: Path) -> None:
     async with listening_with_tls(tmp_path, "example.org") as (url, trusting):
-        with pytest.raises(ConnectionLost, match="certificate_invalid"):
+        with pytest.raises(ConnectionLostError, match="certificate_invalid"):
             async with connect(url, token="alice", ssl_context=trusting):
                 pytest.fail("entered")
 
 
 async def test_a_port_where_nobody_listens_is_tried_again(unused_port: int) -> None:
-    with pytest.raises(ConnectionLost, match="Cannot connect"):
+    with pytest.raises(ConnectionLostError, match="Cannot connect"):
         async with connect(f"ws://127.0.0.1:{unused_port}/", max_attempts=1):
             pytest.fail("entered")
 
@@ -88,7 +88,7 @@ async def unused_port() -> int:
 async def test_a_unix_socket_is_another_way_to_open_a_stream(tmp_path: Path) -> None:
     path = tmp_path / "socket"
 
-    async def open_stream(address: Address) -> Any:
+    async def open_stream(address: WebSocketURL) -> Any:
         return await trio.open_unix_socket(path)
 
     async with (

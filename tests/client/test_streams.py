@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.client.playground import collect, playing
-from trioserver.client import ConnectionLost, RequestRefused, RequestTimeout
+from trioserver.client import ConnectionLostError, RequestRejectedError, RequestTimeoutError
 
 
 async def test_a_stream_gives_its_chunks_in_order_and_ends(autojump_clock: MockClock) -> None:
@@ -39,10 +39,10 @@ async def test_leaving_early_cancels_the_stream_and_waits_for_its_end(
         async with client.stream("forever") as chunks:
             await anext(chunks)
         assert "forever ended" in place.world.seen
-        link = client._link
-        assert link is not None
-        assert not link.exchange._calls
-        assert not link.exchange.session._pending
+        connection = client._reconnector._connection
+        assert connection is not None
+        assert not connection.requests.count
+        assert not connection.requests.protocol._pending
 
 
 async def test_a_cancelled_consumer_cancels_the_stream_without_waiting(
@@ -65,7 +65,7 @@ async def test_a_stream_that_fails_says_so_after_its_chunks(autojump_clock: Mock
         client.stream("broken_stream") as chunks,
     ):
         assert await anext(chunks) == 0
-        with pytest.raises(RequestRefused, match="internal_error"):
+        with pytest.raises(RequestRejectedError, match="internal_error"):
             await anext(chunks)
 
 
@@ -75,7 +75,7 @@ async def test_a_stream_that_is_refused_raises_when_iterated(autojump_clock: Moc
         place.connect() as client,
         client.stream("nothing") as chunks,
     ):
-        with pytest.raises(RequestRefused, match="unknown_type"):
+        with pytest.raises(RequestRejectedError, match="unknown_type"):
             await anext(chunks)
 
 
@@ -97,7 +97,7 @@ async def test_a_chunk_can_be_given_a_deadline(autojump_clock: MockClock) -> Non
         place.connect() as client,
         client.stream("stuck", timeout=3.0) as chunks,
     ):
-        with pytest.raises(RequestTimeout):
+        with pytest.raises(RequestTimeoutError):
             await anext(chunks)
 
 
@@ -146,7 +146,7 @@ async def test_a_consumer_that_stops_loses_the_connection_and_is_told(
         ):
             await trio.sleep(60)
             taken: list[str] = []
-            with pytest.raises(ConnectionLost, match="slow_consumer"):
+            with pytest.raises(ConnectionLostError, match="slow_consumer"):
                 await collect(chunks, taken)
             assert len(taken) >= 100  # what had come can still be had
 

@@ -16,7 +16,7 @@ from tests.support.systems import COMMAND, Demo, demo, refused_start
 from trioserver import JWTAuth, Mailbox, Refusal
 from trioserver.app.mailbox.room import Totals
 from trioserver.auth import make_token
-from trioserver.client import Client, RequestRefused, connect
+from trioserver.client import Client, RequestRejectedError, connect
 from trioserver.examples import conversations
 from trioserver.examples.conversation_store import MAX_MEMBERS, Store
 from trioserver.storage import Database
@@ -285,7 +285,7 @@ async def test_what_others_have_sent_cannot_be_pushed_out_by_notices(tmp_path: P
 
 async def test_users_who_do_not_exist_get_no_mailbox(tmp_path: Path) -> None:
     async with chatting(tmp_path) as chat, chat.connect("alice", "alice-1") as alice:
-        with pytest.raises(RequestRefused) as refused:
+        with pytest.raises(RequestRejectedError) as refused:
             await alice.request("share", {"user": "nobody"})
         assert refused.value.code == "not_found"
         await alice.request("message", {"text": "x"})

@@ -20,7 +20,7 @@ from tests.support.patience import PATIENCE
 from tests.support.running import running
 from trioserver import JWTAuth, Server
 from trioserver.auth import make_secret, make_token
-from trioserver.client import Client, RequestRefused, connect
+from trioserver.client import Client, RequestRejectedError, connect
 from trioserver.examples import study_coach
 from trioserver.examples.study.library import Passage
 from trioserver.examples.study.openai import MAX_ANSWER_BYTES, Endpoint, OpenAIResponder
@@ -199,14 +199,14 @@ async def test_an_endpoint_that_fails_is_unavailable_and_the_connection_goes_on(
 ) -> None:
     async with asking(answer, tmp_path, **options) as (upstream, client, _):
         with structlog.testing.capture_logs() as log:
-            with pytest.raises(RequestRefused) as raised:
+            with pytest.raises(RequestRejectedError) as raised:
                 await ask(client)
             assert raised.value.code == "unavailable"
             (line,) = [line for line in log if line["event"] == "study_coach_endpoint_failed"]
         assert line["reason"].startswith(reason)
         assert KEY not in str(log) + raised.value.message
         assert upstream.url not in str(log) + raised.value.message
-        with pytest.raises(RequestRefused):  # and once more: the coach is still there
+        with pytest.raises(RequestRejectedError):  # and once more: the coach is still there
             await ask(client)
 
 

@@ -12,7 +12,7 @@ import trio
 from trioserver import Application, Config, JWTAuth, serve
 from trioserver.auth import make_secret, make_token
 from trioserver.auth.ownership import SQLOwner
-from trioserver.client import ConnectionLost, Refused, connect
+from trioserver.client import ConnectionLostError, ConnectRejectedError, connect
 from trioserver.examples import conversations
 
 SECRET = make_secret()
@@ -47,7 +47,7 @@ async def test_who_is_being_looked_up_while_the_share_is_taken_back_is_not_let_i
             try:
                 async with connect(address, token=make_token(SECRET, subject="bob")) as bob:
                     await bob.request("history")
-            except (Refused, ConnectionLost) as error:
+            except (ConnectRejectedError, ConnectionLostError) as error:
                 refusals.append(error.reason.code)
 
         token = make_token(SECRET, subject="alice")

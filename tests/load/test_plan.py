@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.load.crowds import plan_for
-from trioserver.client import Address
+from trioserver.client import WebSocketURL
 from trioserver.load.files import TooFewFiles, raise_file_limit
 from trioserver.load.plan import Plan, Tokens
 from trioserver.load.requests import MOST_IN_FLIGHT, Requests
@@ -57,7 +57,7 @@ def test_a_plan_travels_to_a_process_and_shows_no_secret() -> None:
 
 
 def test_each_client_has_its_own_path() -> None:
-    assert plan_for(8765).address(7) == Address.parse("ws://127.0.0.1:8765/ws/rooms/7")
+    assert plan_for(8765).address(7) == WebSocketURL.parse("ws://127.0.0.1:8765/ws/rooms/7")
 
 
 def _sent(requests: Requests, number: int, sequence: int) -> Any:

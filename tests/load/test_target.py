@@ -7,7 +7,7 @@ import socket
 import pytest
 import trio
 
-from trioserver.client import Address
+from trioserver.client import WebSocketURL
 from trioserver.load.target import TargetRefused, choose_target, is_loopback
 
 
@@ -49,7 +49,7 @@ def test_loopback_is_this_machine_and_nothing_else_is(host: str, own: bool) -> N
 async def test_a_name_with_one_address_elsewhere_is_refused_in_a_sentence() -> None:
     trio.socket.set_custom_hostname_resolver(Names("127.0.0.1", "192.0.2.7"))
     with pytest.raises(TargetRefused) as refused:
-        await choose_target(Address.parse("ws://half.example:9/ws"), mine=False)
+        await choose_target(WebSocketURL.parse("ws://half.example:9/ws"), mine=False)
     assert "192.0.2.7" in str(refused.value)
     assert "--i-own-this-host" in str(refused.value)
 
@@ -58,7 +58,7 @@ async def test_of_the_addresses_of_a_host_the_first_that_accepts_is_taken() -> N
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         trio.socket.set_custom_hostname_resolver(Names("127.99.0.1", "127.0.0.1"))
-        place = await choose_target(Address.parse(f"ws://two.example:{port}/"), mine=False)
+        place = await choose_target(WebSocketURL.parse(f"ws://two.example:{port}/"), mine=False)
     assert place == (socket.AF_INET, ("127.0.0.1", port))
 
 
@@ -66,7 +66,7 @@ async def test_whoever_owns_a_host_may_load_it() -> None:
     trio.socket.set_custom_hostname_resolver(Names("127.0.0.1"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        address = Address.parse(f"ws://mine.example:{port}/")
+        address = WebSocketURL.parse(f"ws://mine.example:{port}/")
         assert await choose_target(address, mine=True) == (socket.AF_INET, ("127.0.0.1", port))
 
 
@@ -75,10 +75,10 @@ async def test_where_nobody_listens_that_is_said_before_anything_starts() -> Non
         bound.bind(("127.0.0.1", 0))  # and does not listen
         port = bound.getsockname()[1]
         with pytest.raises(TargetRefused, match="refused"):
-            await choose_target(Address.parse(f"ws://127.0.0.1:{port}/"), mine=False)
+            await choose_target(WebSocketURL.parse(f"ws://127.0.0.1:{port}/"), mine=False)
 
 
 async def test_a_name_that_is_nobodys_is_refused() -> None:
     trio.socket.set_custom_hostname_resolver(Names())
     with pytest.raises(TargetRefused, match=r"cannot look up nobody\.invalid"):
-        await choose_target(Address.parse("ws://nobody.invalid/"), mine=True)
+        await choose_target(WebSocketURL.parse("ws://nobody.invalid/"), mine=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserver.client import Address
+from trioserver.client import WebSocketURL
 from trioserver.load.wire import (
     MAX_HEAD_BYTES,
     MAX_MESSAGE_BYTES,
@@ -64,7 +64,7 @@ def _answer(upgrade: Upgrade, head: str = "HTTP/1.1 101 Switching Protocols\r\n"
 
 
 def test_what_follows_the_head_of_the_answer_is_not_lost() -> None:
-    upgrade = Upgrade(Address.parse("ws://127.0.0.1/ws?token=x"))
+    upgrade = Upgrade(WebSocketURL.parse("ws://127.0.0.1/ws?token=x"))
     assert upgrade.request.startswith(b"GET /ws?token=x HTTP/1.1\r\nHost: 127.0.0.1\r\n")
     answer = _answer(upgrade) + b"\r\n\r\n" + encode_frame(Opcode.TEXT, b"{}")
     assert upgrade.receive(answer[:40]) is None
@@ -86,7 +86,7 @@ def test_what_is_no_upgrade_is_told_apart(
     answer: bytes, status: int | None, retry_after: float | None
 ) -> None:
     with pytest.raises(NotUpgraded) as refused:
-        Upgrade(Address.parse("ws://127.0.0.1/")).receive(answer)
+        Upgrade(WebSocketURL.parse("ws://127.0.0.1/")).receive(answer)
     assert (refused.value.status, refused.value.retry_after) == (status, retry_after)
 
 

@@ -44,7 +44,7 @@ from trioserver import (
 )
 from trioserver.auth import JWKS, JWTAuth, Key, make_secret, make_token
 from trioserver.auth.ownership import SQLOwner
-from trioserver.client.url import Address
+from trioserver.client.url import WebSocketURL
 from trioserver.http.admin.views import connection_view
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
 from trioserver.logs.setup import set_up_logging
@@ -486,7 +486,7 @@ def test_no_secret_is_in_what_a_wrong_value_raises(make: Any) -> None:
         User(id="alice", claims={"card": "claim-secret-4111"}),
         Request(path="/", query={"token": GOOD}, headers={"cookie": COOKIE}),
         Request(path=f"/ws/{GOOD}", resource={"id": GOOD}, subprotocols=("bearer", GOOD)),
-        Address.parse(f"ws://server/ws/{GOOD}?token={GOOD}"),
+        WebSocketURL.parse(f"ws://server/ws/{GOOD}?token={GOOD}"),
         codec.decode_client(auth(GOOD).encode()),
         codec.decode_client(message("echo", text=PAYLOAD).encode()),
     ],

@@ -33,7 +33,7 @@ from trioserver import (
     serve,
 )
 from trioserver.auth import ClientCertificateAuth, Credentials
-from trioserver.client import ConnectionLost, Refused, connect
+from trioserver.client import ConnectionLostError, ConnectRejectedError, connect
 from trioserver.websocket.request import Request
 from trioserver.websocket.tls import TLSFiles, tls_context
 
@@ -284,7 +284,7 @@ async def test_required_means_that_no_handshake_ends_without_a_good_one(
     context.maximum_version = ssl.TLSVersion[version]
     async with asking(files, ClientCertificateAuth(), "required") as url:
         # It is told at once, and not when the time for getting ready is over.
-        with trio.fail_after(PATIENCE), pytest.raises(ConnectionLost) as raised:
+        with trio.fail_after(PATIENCE), pytest.raises(ConnectionLostError) as raised:
             async with connect(
                 url, ssl_context=context, reconnect=False, ready_timeout=10 * PATIENCE
             ):
@@ -365,7 +365,7 @@ async def test_noise_on_an_open_connection_ends_that_one_alone(files: Files) -> 
 
 async def test_optional_and_none_is_a_missing_token(files: Files) -> None:
     async with asking(files, ClientCertificateAuth(), "optional") as url:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ConnectRejectedError) as refused:
             async with connect(url, ssl_context=files.trusting()):
                 pass
     assert refused.value.code == "token_missing"
@@ -376,7 +376,7 @@ async def test_of_another_issuer_is_an_invalid_token(files: Files, tmp_path: Pat
     trustme.CA().cert_pem.write_to_path(str(other))
     auth = ClientCertificateAuth(ca=other)
     async with asking(files, auth, "required") as url:
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(ConnectRejectedError) as refused:
             async with connect(url, ssl_context=files.client("a@b.org", common_name="alice")):
                 pass
     assert refused.value.code == "token_invalid"

@@ -24,7 +24,7 @@ from wsproto.events import (
 from protocol import SUBPROTOCOL, Id
 from protocol.generate.descriptions import EXAMPLES
 from protocol.transcript import Step
-from trioserver.client import Address
+from trioserver.client import WebSocketURL
 
 WILDCARDS: Final[dict[str, Any]] = {
     "string": "text",
@@ -65,7 +65,7 @@ class ScriptedServer:
     attempts: list[float] = attrs.field(factory=list)
     peers: list[Peer] = attrs.field(factory=list)
 
-    async def open_stream(self, address: Address) -> trio.abc.Stream:
+    async def open_stream(self, address: WebSocketURL) -> trio.abc.Stream:
         """An `OpenStream` that leads here."""
         await trio.lowlevel.checkpoint()
         ours, theirs = trio.testing.memory_stream_pair()

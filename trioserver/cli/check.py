@@ -16,7 +16,7 @@ from trioserver.cli.credentials import parse_url, read_token, token_options
 from trioserver.cli.keys import KeyMaterial, key_options, read_key, user_id_option
 from trioserver.cli.scenarios import Result, Scenario, run
 from trioserver.cli.terminal import Exit, Failure, one_line, print_json, stdout_console
-from trioserver.client import Address
+from trioserver.client import WebSocketURL
 from trioserver.logs.printable import printable
 
 UNREACHABLE: Final = 5
@@ -118,13 +118,13 @@ def command(
 
 
 def plan(
-    address: Address,
+    address: WebSocketURL,
     *,
     token: str | None,
     expired: str | None,
     key: KeyMaterial | None,
     user_id_claim: str = "sub",
-    other: Address | None,
+    other: WebSocketURL | None,
 ) -> tuple[Scenario, ...]:
     """The scenarios there are, those that cannot be run with the reason why."""
 

@@ -20,7 +20,7 @@ from trioserver.cli.credentials import parse_url, read_token, token_options
 from trioserver.cli.lines import read_lines
 from trioserver.cli.talk import Screen, Talk
 from trioserver.cli.terminal import print_json, stderr_console, stdout_console
-from trioserver.client import Address, CloseReason
+from trioserver.client import CloseReason, WebSocketURL
 from trioserver.client.raw import RawConnection, open_raw
 from trioserver.logs.printable import printable
 
@@ -121,7 +121,12 @@ def _first_message(
 
 
 async def _talk(
-    address: Address, screen: Screen, *, first: dict[str, Any] | None, timeout: float, wait: float
+    address: WebSocketURL,
+    screen: Screen,
+    *,
+    first: dict[str, Any] | None,
+    timeout: float,
+    wait: float,
 ) -> CloseReason:
     async with trio.open_nursery() as nursery:
         connection = await open_raw(nursery, address, timeout=timeout)

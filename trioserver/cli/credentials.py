@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from trioserver.cli.keys import read_text
-from trioserver.client import Address
+from trioserver.client import WebSocketURL
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -36,9 +36,9 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
     return token if token is not None else os.environ.get(_VARIABLE)
 
 
-def parse_url(option: str, url: str) -> Address:
+def parse_url(option: str, url: str) -> WebSocketURL:
     """Raises `click.UsageError`."""
     try:
-        return Address.parse(url)
+        return WebSocketURL.parse(url)
     except ValueError as error:
         raise click.UsageError(f"{option}: {error}") from None

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from protocol import ERRORS, close_code_of
-from trioserver.client import Address, CloseReason
+from trioserver.client import CloseReason, WebSocketURL
 from trioserver.client.options import OpenStream
 from trioserver.client.raw import RawConnection, open_raw
 
@@ -35,7 +35,7 @@ class Scenario:
 
     name: str
     expected: str
-    address: Address
+    address: WebSocketURL
     first: dict[str, Any] | None = attrs.field(default=None, repr=False)
     skipped: str | None = None
     made_up: bool = False
@@ -63,7 +63,7 @@ async def run(
     begun = trio.current_time()
     async with _connected(scenario.address, timeout, open_stream) as connection:
         if isinstance(connection, CloseReason):
-            gone = None if connection.refused else connection
+            gone = None if connection.by_server else connection
             return Result(scenario=scenario, passed=False, seen=connection.code, unreachable=gone)
         result = await _judge(scenario, connection)
     return attrs.evolve(result, seconds=trio.current_time() - begun)
@@ -71,7 +71,7 @@ async def run(
 
 @asynccontextmanager
 async def _connected(
-    address: Address, timeout: float, open_stream: OpenStream | None
+    address: WebSocketURL, timeout: float, open_stream: OpenStream | None
 ) -> AsyncIterator[RawConnection | CloseReason]:
     async with trio.open_nursery() as nursery:
         connection = await open_raw(nursery, address, timeout=timeout, open_stream=open_stream)

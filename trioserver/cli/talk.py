@@ -15,7 +15,7 @@ import trio
 
 from protocol.messages import CLIENT_TYPES, Error
 from trioserver.client import CloseReason
-from trioserver.client.close_reason import CLOSED, lost, of_error
+from trioserver.client.close_reason import CLOSED
 from trioserver.client.raw import RawConnection
 
 SEND_TIMEOUT: Final = 30.0
@@ -134,7 +134,11 @@ class Talk:
             nursery.cancel_scope.cancel()
         if self._reason is not None:
             return self._reason
-        return lost(f"No answer to {len(self._asked)} of the messages.") if self._asked else CLOSED
+        return (
+            CloseReason.local(f"No answer to {len(self._asked)} of the messages.")
+            if self._asked
+            else CLOSED
+        )
 
     async def _say(self, text: str) -> None:
         line = parse_line(text, next(self._ids))
@@ -160,7 +164,9 @@ class Talk:
             text = await self._connection.receive()
             if isinstance(text, CloseReason):
                 said = self._failure
-                self._reason = text if said is None else of_error(said, text.close_code)
+                self._reason = (
+                    text if said is None else CloseReason.from_error(said, text.close_code)
+                )
                 everything.cancel()
                 return
             text = repr(text) if isinstance(text, bytes) else text

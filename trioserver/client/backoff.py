@@ -1,7 +1,7 @@
-"""When to come back: never, at the time the server named, or after a while of its own.
+"""When to connect again: never, at the time that the server named, or after a random pause.
 
 Exponential backoff with full jitter: Brooker, "Exponential Backoff And Jitter", 2015. Clients that
-lost the same server at the same moment must not come back at the same moment.
+lost the same server at the same moment must not all come back at the same moment.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from trioserver.client.close_reason import CloseReason
 
 @attrs.frozen(kw_only=True)
 class Backoff:
-    """A pause before each attempt: from 0 to ``first`` seconds, twice that, up to ``maximum``.
+    """Pauses between attempts: random, from 0 to ``first`` seconds, doubling up to ``maximum``.
 
-    ``random``: where the jitter comes from; give a seeded one to have the same pauses again.
+    ``random`` is the source of the jitter. A seeded one gives the same pauses each time.
     """
 
     first: float = attrs.field(default=0.5, validator=attrs.validators.ge(0.0))
@@ -31,8 +31,12 @@ class Backoff:
 
 
 @attrs.define(kw_only=True)
-class Retrying:
-    """Decides after each end of a connection. ``max_attempts``: in a row that did not get READY."""
+class ReconnectPolicy:
+    """Decides after each connection when to connect again.
+
+    ``max_attempts`` is the number of consecutive attempts that may fail before READY; None for no
+    limit. ``can_refresh`` says whether another token can be obtained.
+    """
 
     backoff: Backoff
     reconnect: bool
@@ -43,13 +47,14 @@ class Retrying:
     _refreshing: bool = attrs.field(default=False, init=False)
 
     def pause(
-        self, reason: CloseReason, *, ready_for: float | None, come_back_in: float | None
+        self, reason: CloseReason, *, ready_for: float | None, reconnect_in: float | None
     ) -> float | None:
-        """Seconds until the next attempt, None for no more.
+        """Seconds until the next attempt, or None to give up.
 
-        ``ready_for``: how long the connection was READY, None if it never was. A connection has to
-        hold for as long as the longest pause before the pauses begin anew, so that one which is
-        lost again and again does not cause a storm. ``come_back_in``: what `goaway` said.
+        ``ready_for`` is how long the connection was READY, None if it never was. Pauses start at
+        the shortest again only after a connection that lasted at least as long as the longest
+        pause, so that a connection that is lost repeatedly does not cause a reconnect storm.
+        ``reconnect_in`` is the time that `goaway` named, None without one.
         """
         if not self.reconnect or reason.retry == "never":
             return None
@@ -61,8 +66,8 @@ class Retrying:
         self._failed = self._failed + 1 if ready_for is None else 0
         if self.max_attempts is not None and self._failed >= self.max_attempts:
             return None
-        if come_back_in is not None:
-            return come_back_in
+        if reconnect_in is not None:
+            return reconnect_in
         if self._refreshing and not refreshing:
             return 0.0
         self._pauses += 1

@@ -1,4 +1,4 @@
-"""`connect`: a client for as long as a block of code runs."""
+"""`connect`: a client for the duration of a block."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import trio
 
 from protocol.messages import HeartbeatMode
 from trioserver.client.backoff import Backoff
-from trioserver.client.client import Client, State
-from trioserver.client.errors import ConnectionLost, ConnectTimeout, Refused
+from trioserver.client.client import Client
+from trioserver.client.errors import ConnectionLostError, ConnectRejectedError, ConnectTimeoutError
 from trioserver.client.handshake import MAX_MESSAGE_BYTES
+from trioserver.client.network import open_stream as open_tcp_stream
 from trioserver.client.options import OpenStream, Options, Token
-from trioserver.client.url import Address
-from trioserver.client.url import open_stream as open_tcp_stream
+from trioserver.client.reconnecting import Reconnector, State
+from trioserver.client.url import WebSocketURL
 
 
 @asynccontextmanager
@@ -39,35 +40,38 @@ async def connect(
     open_stream: OpenStream | None = None,
     on_state: Callable[[State], object] | None = None,
 ) -> AsyncIterator[Client]:
-    """A `Client` that is READY, and stays so or comes back, until the block ends.
+    """Connect and yield a `Client` that is READY; reconnect when needed until the block ends.
 
     - ``url``: ``ws://`` or ``wss://``.
-    - ``token``: text, None for none, or a callable, plain or async, that is asked at each
-      connection, and for another one when the token expires. Without a callable an expired
-      token is the end. Its `OSError` is a failed attempt; what else it raises comes out here.
-    - ``heartbeat``: as WebSocket frames, or as messages, for where something between eats frames.
-      None is as the route has it, which is frames unless it was made otherwise.
+    - ``token``: text, None for no token, or a sync or async callable that returns one. A callable
+      is called for each connection, and when the token expires. Without a callable, an expired
+      token ends the client. If the callable raises `OSError`, the attempt has failed; other
+      exceptions are raised from here.
+    - ``heartbeat``: "frame" for WebSocket pings, "message" for `ping` messages, which also pass
+      proxies that drop WebSocket pings. None uses the route's setting, "frame" by default.
     - ``ready_timeout``: seconds until READY, for this function and for each later attempt.
-    - ``request_timeout``: seconds for each request that does not say otherwise.
-    - ``reconnect``: False ends with the first connection.
-    - ``backoff``: the pauses between attempts; None is 0.5 s, doubling to 30 s, with full jitter.
-      What the server says (``retry``, ``retry_after_ms``, `goaway`) comes first.
-    - ``max_attempts``: give up after so many in a row that did not get READY; None never does.
-    - ``token_in_query``: in the URL, which proxies log, for routes that allow it; not in `auth`.
-    - ``initial``: fields of the first message that go over those of `auth`:
+    - ``request_timeout``: seconds for each request that has no ``timeout`` of its own.
+    - ``reconnect``: False ends the client with its first connection.
+    - ``backoff``: pauses between attempts. None means up to 0.5 s, doubling to 30 s, with full
+      jitter. The server's advice (``retry``, ``retry_after_ms``, `goaway`) takes precedence.
+    - ``max_attempts``: consecutive attempts that may fail before READY. None means no limit.
+    - ``token_in_query``: send the token in the URL instead of in `auth`, for routes that allow it.
+      Proxies log URLs.
+    - ``initial``: fields of the first message that replace or extend those of `auth`:
       ``{"type": "initial", "user_id": "alice"}``.
-    - ``extra_headers``: for the opening handshake.
-    - ``max_message_bytes``: what one message from the server may measure, by default 16 MiB.
-    - ``ssl_context``: for ``wss://``; None trusts what the system trusts.
-    - ``open_stream``: an async callable that gives an open stream to an `Address`, in place of TCP
-      and TLS: a Unix socket, a proxy, a test's memory. TLS is its business then.
-    - ``on_state``: called at each change of `Client.state`; must not block. What it raises comes
-      out here.
+    - ``extra_headers``: HTTP headers of the opening handshake.
+    - ``max_message_bytes``: maximum size of a message from the server, by default 16 MiB.
+    - ``ssl_context``: for ``wss://``. None uses the certificate authorities of the system.
+    - ``open_stream``: an async callable that opens a stream to a `WebSocketURL` instead of TCP and
+      TLS, such as a Unix socket, a proxy or an in-memory stream. It must do TLS itself.
+    - ``on_state``: called at each change of `Client.state`. It must not block. Its exceptions are
+      raised from here.
 
-    Raises, on the way in, `Refused` where the server refuses and trying again does not help,
-    `ConnectTimeout`, `ConnectionLost` where ``reconnect`` or ``max_attempts`` allow no more, and
-    `ValueError` for a URL or an option. Exceptions of the block come out as they are. Leaving the
-    block takes 5 s at most; cancelled, it leaves without a word to the server.
+    On entry it raises `ConnectRejectedError` if the server rejects the client and another attempt
+    would not help, `ConnectTimeoutError`, `ConnectionLostError` if ``reconnect`` or
+    ``max_attempts`` allow no further attempt, and `ValueError` for an invalid URL or option.
+    Exceptions of the block are raised unchanged. Leaving the block takes at most 5 s. When it is
+    cancelled, the connection is closed without a closing handshake.
     """
     options = Options(
         token=token,
@@ -83,46 +87,46 @@ async def connect(
         headers=tuple((extra_headers or {}).items()),
         max_message_bytes=max_message_bytes,
     )
-    client = Client(Address.parse(url), options, on_state)
+    reconnector = Reconnector(WebSocketURL.parse(url), options, on_state)
     own: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(client._run)
+            nursery.start_soon(reconnector.run)
             try:
-                await _until_ready(client, ready_timeout)
-                yield client
-                await client._leave()
+                await _until_ready(reconnector, ready_timeout)
+                yield Client(reconnector, options)
+                await reconnector.leave()
             except Exception as error:
-                own = error  # past the nursery, which would wrap it
+                own = error  # raised outside of the nursery, which would wrap it
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         _raise(_single(group))
     finally:
-        client._close()
+        reconnector.close()
     if own is not None:
         _raise(own)
 
 
-async def _until_ready(client: Client, seconds: float) -> None:
+async def _until_ready(client: Reconnector, seconds: float) -> None:
     with trio.move_on_after(seconds):
         await client.wait_state(State.READY, State.CLOSED)
     reason = client.close_reason
     if client.state is State.READY:
         return
     if client.state is State.CONNECTING or reason is None or reason.code == "connect_timeout":
-        raise ConnectTimeout(seconds, reason)
-    raise Refused(reason) if reason.refused else ConnectionLost(reason)
+        raise ConnectTimeoutError(seconds, reason)
+    raise ConnectRejectedError(reason) if reason.by_server else ConnectionLostError(reason)
 
 
 def _single(error: BaseException) -> BaseException:
-    """What the groups hold, where that is one; they come from nurseries that nobody sees."""
+    """The exception inside of nested groups of one; the nurseries are an implementation detail."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
 def _raise(error: BaseException) -> NoReturn:
-    """Raise it with the context that it has, not with the group it was taken from."""
+    """Raise it with its own context, not with the group that contained it."""
     context = error.__context__
     try:
         raise error

@@ -1,4 +1,4 @@
-"""What a client raises, named by what happened; each says what to do about it."""
+"""The exceptions that the client raises."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from trioserver.client.close_reason import CloseReason
 
 
 class ClientError(Exception):
-    """The base of all of them."""
+    """Base class of the client's exceptions."""
 
 
-class ConnectionLost(ClientError):
-    """The connection ended, or could not be had; ``reason`` says how.
+class ConnectionLostError(ClientError):
+    """The connection ended, or could not be opened; ``reason`` says why.
 
-    A request that raises this may or may not have been done: it is for the caller to decide
-    whether to ask again.
+    A request that raises this may or may not have been executed. The caller decides whether to
+    send it again.
     """
 
     def __init__(self, reason: CloseReason) -> None:
@@ -27,11 +27,11 @@ class ConnectionLost(ClientError):
         self.reason = reason
 
 
-class Refused(ClientError):
-    """`connect` was refused by the server, and trying again would not help.
+class ConnectRejectedError(ClientError):
+    """The server rejected `connect`, and another attempt would not help.
 
-    ``retry`` is "never" as a rule, "refresh_token" where there is no callable to ask for another
-    token, "backoff" where `connect` was not to try again. ``retry_after`` is in seconds.
+    ``retry`` is usually "never". It is "refresh_token" if ``token`` is no callable that could
+    return another token, and "backoff" if ``reconnect`` is False. ``retry_after`` is in seconds.
     """
 
     def __init__(self, reason: CloseReason) -> None:
@@ -44,18 +44,19 @@ class Refused(ClientError):
         self.close_code = reason.close_code
 
 
-class ConnectTimeout(ClientError, trio.TooSlowError):
-    """`connect` was not READY in time; ``reason`` is how the last attempt ended, if one did."""
+class ConnectTimeoutError(ClientError, trio.TooSlowError):
+    """`connect` was not READY in time; ``reason`` says how the last attempt ended, if one did."""
 
     def __init__(self, seconds: float, reason: CloseReason | None) -> None:
-        super().__init__(f"not ready within {seconds:g} s; last: {reason or 'still connecting'}")
+        last = "the first attempt is still under way" if reason is None else f"last error: {reason}"
+        super().__init__(f"not ready within {seconds:g} s; {last}")
         self.reason = reason
 
 
-class RequestRefused(ClientError):
-    """The server answered a request with an error; the connection lives on.
+class RequestRejectedError(ClientError):
+    """The server answered a request with an error. The connection stays open.
 
-    ``retry_after`` is in seconds, None where the server did not say.
+    ``retry_after`` is in seconds, None if the server did not say.
     """
 
     def __init__(
@@ -68,30 +69,33 @@ class RequestRefused(ClientError):
         self.retry_after = retry_after
 
     @classmethod
-    def of(cls, error: Error) -> RequestRefused:
-        """From the server's message."""
+    def from_error(cls, error: Error) -> RequestRejectedError:
+        """From the server's `error` message."""
         after = error.retry_after_ms
         return cls(error.code, error.message, error.advice, None if after is None else after / 1000)
 
 
-class RequestTimeout(ClientError, trio.TooSlowError):
-    """No answer in time. The request may or may not have been done."""
+class RequestTimeoutError(ClientError, trio.TooSlowError):
+    """No answer arrived in time. The request may or may not have been executed."""
 
-    def __init__(self, what: str, seconds: float) -> None:
-        super().__init__(f"{what}: no answer within {seconds:g} s")
+    def __init__(self, type: str, seconds: float) -> None:
+        super().__init__(f"{type}: no answer within {seconds:g} s")
 
 
-class Overflow(ClientError):
-    """Whoever iterates has been too slow: ``missed`` items are gone, here in the order.
+class BufferOverflowError(ClientError):
+    """The consumer was too slow: ``missed`` items were dropped at this point of the sequence.
 
-    Iterating can go on with what came after them.
+    Iteration can continue with the items that followed.
     """
 
     def __init__(self, missed: int) -> None:
-        super().__init__(f"{missed} were not taken in time and are gone")
+        super().__init__(f"{missed} items were dropped: the consumer was too slow")
         self.missed = missed
 
 
-def error_of(reason: CloseReason) -> Callable[[], ConnectionLost] | None:
-    """What an iterator raises, anew each time, when the client has ended so; None where nothing."""
-    return None if reason.is_normal else lambda: ConnectionLost(reason)
+def iteration_error(reason: CloseReason) -> Callable[[], ConnectionLostError] | None:
+    """Make the exception that an iterator raises after the client has ended; None for none.
+
+    A new one each time, because each is raised with a traceback of its own.
+    """
+    return None if reason.is_normal else lambda: ConnectionLostError(reason)

@@ -1,8 +1,9 @@
-"""A WebSocket of trio-websocket over a stream that is watched.
+"""Opens a WebSocket of trio-websocket over a stream that records what trio-websocket hides.
 
-trio-websocket answers pings without a word to its user, does not notice when the peer leaves in
-the middle of the opening handshake, and raises into its nursery. So the stream tells when it was
-last heard from, what HTTP answered, and that it is over; and what is raised stops here.
+trio-websocket answers pings without notice, does not detect that the peer closes the connection
+during the opening handshake, and raises exceptions into its nursery. Therefore `WatchedStream`
+records when bytes were last received, the HTTP response, and the end of the stream, and
+`run_websocket` stops the exceptions.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import trio
 import trio_websocket
 
 from protocol import SUBPROTOCOL
-from trioserver.client.close_reason import CloseReason, lost, of_close, of_http, protocol_error
-from trioserver.client.send_tolerant import LastWordsStream
-from trioserver.client.url import Address, reason_of_error
+from trioserver.client.close_reason import CloseReason
+from trioserver.client.network import reason_from_error
+from trioserver.client.send_tolerant import SendTolerantStream
+from trioserver.client.url import WebSocketURL
 
 Headers = Sequence[tuple[str, str]]
 
@@ -36,21 +38,23 @@ _log: Final = structlog.get_logger("trioserver.client")
 
 
 class WatchedStream(trio.abc.Stream):
-    """``last_received``: when bytes last came, by Trio's clock; ``lost``: none will come.
+    """A stream that records what it receives.
 
-    ``on_end`` is called when it is over, or when HTTP has refused: no body is waited for.
+    ``last_received`` is when bytes were last received, by Trio's clock. ``lost`` is True after the
+    end of the stream. ``on_end`` is called at the end of the stream, and when the HTTP response is
+    not 101, because its body is not needed.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.last_received = trio.current_time()
         self.lost = False
         self.on_end: Callable[[], object] = lambda: None
-        self._stream = LastWordsStream(stream)
+        self._stream = SendTolerantStream(stream)
         self._head = b""
         self._failure: trio.BrokenResourceError | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """As of `trio.abc.ReceiveStream`."""
+        """As `trio.abc.ReceiveStream`."""
         try:
             data = await self._stream.receive_some(max_bytes)
         except trio.BrokenResourceError as error:
@@ -72,47 +76,47 @@ class WatchedStream(trio.abc.Stream):
 
     @property
     def status(self) -> int | None:
-        """What HTTP answered; None where nothing, or not HTTP."""
+        """Status of the HTTP response; None if nothing, or something else, was received."""
         match = _STATUS.match(self._head)
         return None if match is None else int(match[1])
 
-    def refusal(self) -> CloseReason:
-        """Why there was no WebSocket to be had."""
+    def handshake_failure(self) -> CloseReason:
+        """Why the opening handshake failed."""
         if self.status is None and not self._head:
             if self._failure is not None and isinstance(self._failure.__cause__, ssl.SSLError):
-                return reason_of_error(self._failure)
-            return lost("The server left during the opening handshake.")
+                return reason_from_error(self._failure)
+            return CloseReason.local("The server closed during the opening handshake.")
         if self.status in (None, _SWITCHING_PROTOCOLS):
-            return protocol_error("This is not a WebSocket server.")
+            return CloseReason.protocol_error("This is not a WebSocket server.")
         after = _RETRY_AFTER.search(self._head)
-        return of_http(self.status or 0, None if after is None else float(after[1]))
+        return CloseReason.from_http(self.status or 0, None if after is None else float(after[1]))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """As of `trio.abc.SendStream`."""
+        """As `trio.abc.SendStream`."""
         await self._stream.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """As of `trio.abc.SendStream`."""
+        """As `trio.abc.SendStream`."""
         await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        """As of `trio.abc.AsyncResource`."""
+        """As `trio.abc.AsyncResource`."""
         self.on_end()
         await self._stream.aclose()
 
 
 async def run_websocket(
     stream: WatchedStream,
-    address: Address,
+    url: WebSocketURL,
     headers: Headers,
     max_message_bytes: int,
     *,
     task_status: trio.TaskStatus[trio_websocket.WebSocketConnection | None],
 ) -> None:
-    """Read from a WebSocket until it has ended; for ``nursery.start``, which gives it.
+    """Open a WebSocket and read from it until it ends; use it with ``nursery.start``.
 
-    It gives None where the handshake failed; `WatchedStream.refusal` says why. Raises nothing but
-    `trio.Cancelled`, and closes nothing. Has no deadline of its own.
+    That returns the WebSocket, or None if the handshake failed; `WatchedStream.handshake_failure`
+    says why. Raises only `trio.Cancelled`, and closes nothing. It has no deadline.
     """
     opened = False
     try:
@@ -121,9 +125,9 @@ async def run_websocket(
                 stream.on_end = opening.cancel
                 websocket = await trio_websocket.wrap_client_stream(
                     reading,
-                    stream,  # type: ignore[arg-type] # any stream does, the documentation says
-                    address.authority,
-                    address.target,
+                    stream,  # type: ignore[arg-type] # any stream works, according to its documentation
+                    url.authority,
+                    url.target,
                     subprotocols=[SUBPROTOCOL],
                     extra_headers=[(name.encode(), value.encode()) for name, value in headers],
                     max_message_size=max_message_bytes,
@@ -142,10 +146,10 @@ async def run_websocket(
 def reason_of_close(
     stream: WatchedStream, websocket: trio_websocket.WebSocketConnection
 ) -> CloseReason:
-    """How a WebSocket ended that has ended."""
+    """Why a WebSocket that has ended did so."""
     closed = websocket.closed
     if closed is not None:
-        return of_close(closed.code, closed.reason)
+        return CloseReason.from_close(closed.code, closed.reason)
     if stream.lost:
-        return lost("The connection ended without a word.")
-    return protocol_error("A frame broke RFC 6455.")
+        return CloseReason.local("The connection ended without a close code.")
+    return CloseReason.protocol_error("A frame violated RFC 6455.")

@@ -1,4 +1,4 @@
-"""What `connect` was called with. Durations are in seconds."""
+"""The validated arguments of `connect`. Durations are in seconds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import trio
 from protocol.messages import HeartbeatMode
 from trioserver.client.backoff import Backoff
 from trioserver.client.handshake import Headers
-from trioserver.client.url import Address
+from trioserver.client.url import WebSocketURL
 
 Token: TypeAlias = str | Callable[[], "str | Awaitable[str | None] | None"] | None
-OpenStream: TypeAlias = Callable[[Address], Awaitable[trio.abc.Stream]]
+OpenStream: TypeAlias = Callable[[WebSocketURL], Awaitable[trio.abc.Stream]]
 
 _positive: Final = attrs.validators.gt(0)
 
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """`connect` says what each of them means. Raises `ValueError` with what is allowed."""
+    """`connect` documents each of them. Raises `ValueError` for a value that is not allowed."""
 
     token: Token = attrs.field(repr=False)
     open_stream: OpenStream = attrs.field(repr=False)
@@ -43,10 +43,10 @@ class Options:
 
     @property
     def can_refresh(self) -> bool:
-        """Whether there is somebody to ask for another token."""
+        """Whether another token can be obtained."""
         return callable(self.token)
 
     async def ask_for_token(self) -> str | None:
-        """The token there is now. Raises what the program's callable raises."""
+        """The current token. Raises what the program's callable raises."""
         token = self.token() if callable(self.token) else self.token
         return await token if inspect.isawaitable(token) else token

@@ -1,4 +1,4 @@
-"""What was sent and awaits an answer."""
+"""Requests that were sent and wait for an answer."""
 
 from __future__ import annotations
 
@@ -11,88 +11,89 @@ from msgspec import UNSET, Raw
 
 from protocol.messages import Ack, AuthRefreshed, Chunk, End, Error, Pong
 from trioserver.client.close_reason import CloseReason
-from trioserver.client.errors import ConnectionLost, RequestRefused
-from trioserver.client.receive_buffer import Inbox
+from trioserver.client.errors import ConnectionLostError, RequestRejectedError
+from trioserver.client.receive_buffer import ReceiveBuffer
 
 Answer: TypeAlias = Ack | End | Pong | AuthRefreshed
 
 
-class Call:
-    """A request. It is settled once: with the answer, an error, or the end of the connection."""
+class PendingRequest:
+    """A request without an answer yet. It is resolved once: by the answer, by an error, or by the
+    end of the connection."""
 
     def __init__(self) -> None:
-        self._settled = trio.Event()
+        self._resolved = trio.Event()
         self._outcome: Answer | Error | CloseReason | None = None
 
     @property
-    def is_settled(self) -> bool:
-        """Whether `answer` has something to say."""
+    def is_resolved(self) -> bool:
+        """Whether `answer` may be called."""
         return self._outcome is not None
 
-    def settle(self, outcome: Answer | Error | CloseReason) -> None:
-        """This is how it ended; the first time counts."""
+    def resolve(self, outcome: Answer | Error | CloseReason) -> None:
+        """Set the outcome. Only the first call has an effect."""
         if self._outcome is None:
             self._outcome = outcome
-            self._settled.set()
+            self._resolved.set()
 
-    def take(self, chunk: Chunk, size: int) -> None:
-        """A chunk has come; a request that is no stream waits for the `end`."""
+    def receive_chunk(self, chunk: Chunk, size: int) -> None:
+        """Ignore a chunk: a request that is not a stream waits for the `end` only."""
 
     def answer(self) -> Answer:
-        """What it was settled with. Raises `RequestRefused`, `ConnectionLost`."""
+        """The answer. Raises `RequestRejectedError` or `ConnectionLostError`."""
         outcome = self._outcome
-        assert outcome is not None, "not settled"
+        assert outcome is not None, "not resolved"
         if isinstance(outcome, Error):
-            raise RequestRefused.of(outcome)
+            raise RequestRejectedError.from_error(outcome)
         if isinstance(outcome, CloseReason):
-            raise ConnectionLost(outcome)
+            raise ConnectionLostError(outcome)
         return outcome
 
     async def wait(self) -> Answer:
-        """Wait until it is settled, then as `answer`. The deadline is the caller's."""
-        await self._settled.wait()
+        """Wait until it is resolved, then return or raise as `answer` does. It has no deadline."""
+        await self._resolved.wait()
         return self.answer()
 
 
-class StreamCall(Call):
-    """A request whose answer comes in chunks. ``on_get`` is called when one has been taken."""
+class PendingStream(PendingRequest):
+    """A request whose answer consists of chunks. ``on_get`` is called when a chunk was consumed."""
 
     def __init__(self, *, max_bytes: int, on_get: Callable[[], object]) -> None:
         super().__init__()
-        self.inbox: Inbox[Chunk] = Inbox(max_bytes=max_bytes, on_get=on_get)
+        self.buffer: ReceiveBuffer[Chunk] = ReceiveBuffer(max_bytes=max_bytes, on_get=on_get)
 
-    def settle(self, outcome: Answer | Error | CloseReason) -> None:
-        """What has come before can still be taken."""
-        super().settle(outcome)
-        self.inbox.close()
+    def resolve(self, outcome: Answer | Error | CloseReason) -> None:
+        """Set the outcome. The chunks that arrived before it can still be read."""
+        super().resolve(outcome)
+        self.buffer.close()
 
-    def take(self, chunk: Chunk, size: int) -> None:
-        """Keep a chunk."""
-        self.inbox.force(chunk, size)
+    def receive_chunk(self, chunk: Chunk, size: int) -> None:
+        """Buffer a chunk."""
+        self.buffer.put_unbounded(chunk, size)
 
 
-class WatchedCall(Call):
-    """A request that nobody waits for; ``on_refused`` is called when it is refused."""
+class UnawaitedRequest(PendingRequest):
+    """A request that no task waits for. ``on_rejected`` is called if the server rejects it."""
 
-    def __init__(self, on_refused: Callable[[Error], object]) -> None:
+    def __init__(self, on_rejected: Callable[[Error], object]) -> None:
         super().__init__()
-        self._on_refused = on_refused
+        self._on_rejected = on_rejected
 
-    def settle(self, outcome: Answer | Error | CloseReason) -> None:
-        """Pass a refusal on."""
-        super().settle(outcome)
+    def resolve(self, outcome: Answer | Error | CloseReason) -> None:
+        """Set the outcome, and report a rejection."""
+        super().resolve(outcome)
         if isinstance(outcome, Error):
-            self._on_refused(outcome)
+            self._on_rejected(outcome)
 
 
 def decode(data: Any, as_type: Any) -> Any:
-    """JSON as it came, as a type that msgspec knows; nothing reads as null.
+    """Decode raw JSON as a type that msgspec supports. Absent data is decoded as null.
 
-    Raises `msgspec.ValidationError` where it does not fit.
+    Raises `msgspec.ValidationError` if it does not match the type.
     """
     return msgspec.json.decode(data if isinstance(data, Raw) else b"null", type=as_type)
 
 
 def optional(data: Any) -> Any:
-    """None is sent as nothing."""
+    """The value for a message's ``data``: None means that the field is left out."""
     return UNSET if data is None else data

@@ -1,4 +1,4 @@
-"""What has arrived and waits for whoever iterates: bounded, and what did not fit is said."""
+"""A bounded buffer between the connection that receives items and the code that iterates."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Final, Generic, TypeVar
 import attrs
 import trio
 
-from trioserver.client.errors import Overflow
+from trioserver.client.errors import BufferOverflowError
 
 _T = TypeVar("_T")
 
 ITEM_BYTES: Final = 256
-"""What an item costs beside its text, roughly, so that empty messages are bounded as well."""
+"""Estimated memory of an item beside its text, so that empty messages are bounded as well."""
 
 
 @attrs.define
@@ -22,8 +22,11 @@ class _Missed:
     count: int = 0
 
 
-class Inbox(Generic[_T]):
-    """Items and their sizes in bytes. Nothing that puts waits; `get` does."""
+class ReceiveBuffer(Generic[_T]):
+    """Items with their sizes in bytes. `get` waits; nothing else does.
+
+    ``on_get`` is called when an item has been taken out, or all have been cleared.
+    """
 
     def __init__(self, *, max_bytes: int, on_get: Callable[[], object] = lambda: None) -> None:
         self.max_bytes = max_bytes
@@ -35,18 +38,18 @@ class Inbox(Generic[_T]):
         self._error: Callable[[], Exception] | None = None
 
     def put(self, item: _T, size: int) -> bool:
-        """Put an item in; beyond ``max_bytes`` it is dropped, counted, and False returned.
+        """Append an item; drop and count it, and return False, if ``max_bytes`` would be exceeded.
 
-        An empty inbox takes any item: one that is larger than the bound could never be had.
+        An empty buffer accepts any item. Otherwise an item above the limit could never be received.
         """
         if self.bytes and self.bytes + size + ITEM_BYTES > self.max_bytes:
             self._miss()
             return False
-        self.force(item, size)
+        self.put_unbounded(item, size)
         return True
 
-    def force(self, item: _T, size: int) -> None:
-        """Put an item in, full or not; for those who stop what comes in when it is."""
+    def put_unbounded(self, item: _T, size: int) -> None:
+        """Append an item even if the buffer is full, for callers that then stop receiving."""
         if not self._closed:
             self.bytes += size + ITEM_BYTES
             self._items.append((item, size + ITEM_BYTES))
@@ -60,22 +63,23 @@ class Inbox(Generic[_T]):
         last.count += 1
 
     def clear(self) -> None:
-        """Throw away what waits."""
+        """Drop all items."""
         self._items.clear()
         self.bytes = 0
         self._on_get()
 
     def close(self, error: Callable[[], Exception] | None = None) -> None:
-        """Nothing more comes: after what waits, `get` raises ``error()``, or `EndOfChannel`."""
+        """Accept no more items. After the remaining ones, `get` raises ``error()``, or
+        `trio.EndOfChannel` if it is None."""
         if not self._closed:
             self._closed = True
             self._error = error
             self._waiting.unpark_all()
 
     async def get(self) -> _T:
-        """The next item. Raises `Overflow` in the place of those that did not fit.
+        """Wait for the next item. Raises `BufferOverflowError` in place of dropped items.
 
-        Cancelling this loses nothing. There is no deadline here: an inbox is closed with the
+        Cancelling this loses no item. It needs no deadline: the buffer is closed together with the
         connection that fills it, and that has one.
         """
         await trio.lowlevel.checkpoint()
@@ -87,5 +91,5 @@ class Inbox(Generic[_T]):
         self.bytes -= size
         self._on_get()
         if isinstance(item, _Missed):
-            raise Overflow(item.count)
+            raise BufferOverflowError(item.count)
         return item

@@ -11,71 +11,82 @@ from protocol import ClientProtocol, Id, LocalProtocolError
 from protocol.errors import ERRORS
 from protocol.messages import Chunk, Error, HeartbeatMode
 from trioserver.client.close_reason import CloseReason
-from trioserver.client.errors import ConnectionLost, RequestRefused
-from trioserver.client.pending import Answer, Call, StreamCall
-from trioserver.client.send_queue import Outgoing
+from trioserver.client.errors import ConnectionLostError, RequestRejectedError
+from trioserver.client.pending import Answer, PendingRequest, PendingStream
+from trioserver.client.send_queue import SendQueue
 
 STREAM_BYTES: Final = 1024 * 1024
-"""What a stream's consumer may be behind before the client stops reading."""
+"""Bytes of chunks that a stream's consumer may be behind before the client stops reading."""
 
-STREAM_BYTES_WHILE_ASKING: Final = 16 * STREAM_BYTES
-"""The same while the answer to a request is awaited, which may be what the consumer waits for: to
-stop reading then would be to wait for oneself. What is under way before that answer is the
-server's queue and the kernel's buffers, a few MiB."""
+STREAM_BYTES_WHILE_REQUESTING: Final = 16 * STREAM_BYTES
+"""The same limit while a request is pending, because the consumer may be the task that waits for
+its answer. If the client stopped reading then, it would wait for itself. Before that answer, at
+most the server's queue and the kernel's buffers arrive, a few MiB."""
 
 
-class Exchange:
-    """A session, what it sends, and who awaits what. ``paused``: see `take`."""
+class RequestTracker:
+    """The protocol state of one connection, what it sends, and its pending requests.
+
+    ``is_paused`` is True while `receive_chunk` waits for a slow consumer.
+    """
 
     def __init__(self) -> None:
-        self.session = ClientProtocol(trio.current_time())
-        self.outgoing = Outgoing()
-        self.paused = False
-        self._calls: dict[Id, Call] = {}
-        self._taken = trio.Event()
-        self._over: CloseReason | None = None
+        self.protocol = ClientProtocol(trio.current_time())
+        self.send_queue = SendQueue()
+        self.is_paused = False
+        self._pending: dict[Id, PendingRequest] = {}
+        self._consumed = trio.Event()
+        self._end_reason: CloseReason | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether anything can be asked."""
-        return self._over is None
+        """Whether requests can be sent."""
+        return self._end_reason is None
+
+    @property
+    def count(self) -> int:
+        """Number of pending requests."""
+        return len(self._pending)
 
     def end(self, reason: CloseReason) -> None:
-        """The connection has ended, or is about to; `settle_all` tells the calls."""
-        self._over = reason
-        self.session.lost()
+        """Send no more: the connection has ended, or is about to. See also `resolve_all`."""
+        self._end_reason = reason
+        self.protocol.lost()
 
-    def settle_all(self) -> None:
-        """No answer will come."""
-        assert self._over is not None, "not ended"
-        for call in self._calls.values():
-            call.settle(self._over)
-        self._calls.clear()
-        self.outgoing.close()
+    def resolve_all(self) -> None:
+        """Resolve all pending requests with the reason that `end` was called with."""
+        assert self._end_reason is not None, "not ended"
+        for request in self._pending.values():
+            request.resolve(self._end_reason)
+        self._pending.clear()
+        self.send_queue.close()
 
     def flush(self) -> None:
-        """Send what the session wants sent."""
-        self.outgoing.put(self.session.outgoing)
-        self.session.outgoing.clear()
+        """Queue the messages that the protocol wants to send."""
+        self.send_queue.put(self.protocol.outgoing)
+        self.protocol.outgoing.clear()
 
-    # -------------------------------------------------------------------------- asking
+    # -------------------------------------------------------------------------- sending
 
-    def begin(self, send: Callable[[ClientProtocol], Id], call: Call) -> Id:
-        """Send a request; ``call`` is settled with its answer. `forget` it in the end.
+    def begin(self, send: Callable[[ClientProtocol], Id], request: PendingRequest) -> Id:
+        """Send a request with ``send``; ``request`` is resolved with its answer.
 
-        Raises `RequestRefused` for what would cost the connection, `ConnectionLost`, and
-        `TypeError` or `ValueError` for what JSON cannot express; then nothing was sent.
+        The caller must call `forget` with the returned id at the end.
+
+        Raises `RequestRejectedError` if the server would close the connection because of this
+        message, `ConnectionLostError` after the end, and `TypeError` or `ValueError` for data that
+        JSON cannot express. Then nothing was sent.
         """
         self._check_open()
         try:
-            id = send(self.session)
+            id = send(self.protocol)
         except LocalProtocolError as error:
             row = ERRORS["too_many_in_flight"]
-            raise RequestRefused(error.code, row.message, row.retry) from None
-        self._calls[id] = call
+            raise RequestRejectedError(error.code, row.message, row.retry) from None
+        self._pending[id] = request
         try:
             self._check_size()
-        except RequestRefused:
+        except RequestRejectedError:
             self.forget(id)
             raise
         self.flush()
@@ -83,86 +94,89 @@ class Exchange:
         return id
 
     def send(self, type: str, data: object) -> None:
-        """Send a message that wants no answer. Raises as `begin`."""
+        """Send a message that needs no answer. Raises as `begin`."""
         self._check_open()
-        self.session.send(type, data)
+        self.protocol.send(type, data)
         self._check_size()
         self.flush()
 
     def _check_open(self) -> None:
-        if self._over is not None:
-            raise ConnectionLost(self._over)
+        if self._end_reason is not None:
+            raise ConnectionLostError(self._end_reason)
 
     def _check_size(self) -> None:
-        ready, outgoing = self.session.ready, self.session.outgoing
+        ready, outgoing = self.protocol.ready, self.protocol.outgoing
         if ready is not None and len(outgoing[-1]) > ready.limits.max_message_bytes:
             outgoing.pop()
             row = ERRORS["message_too_big"]
-            raise RequestRefused(row.name, row.message, row.retry)
+            raise RequestRejectedError(row.name, row.message, row.retry)
 
     def forget(self, id: Id) -> None:
-        """The answer is awaited no longer."""
-        self._calls.pop(id, None)
-        self.session.forget(id)
+        """Stop waiting for an answer. If it arrives later it is ignored."""
+        self._pending.pop(id, None)
+        self.protocol.forget(id)
         self._wake()
 
     def cancel(self, id: Id) -> None:
-        """Tell the server that a stream's chunks are not wanted any more."""
-        if self._over is None:
-            self.session.cancel(id)
+        """Ask the server to end a stream."""
+        if self._end_reason is None:
+            self.protocol.cancel(id)
             self.flush()
 
-    def new_stream(self) -> StreamCall:
-        """A call for `begin` whose chunks are to be kept."""
-        return StreamCall(max_bytes=STREAM_BYTES, on_get=self._wake)
+    def new_stream(self) -> PendingStream:
+        """Make a request for `begin` that buffers chunks."""
+        return PendingStream(max_bytes=STREAM_BYTES, on_get=self._wake)
 
     async def refresh(self, token: str | None, heartbeat: HeartbeatMode | None) -> None:
-        """Send a new token and wait until it is accepted. Raises as `begin` and `Call.wait`."""
+        """Send a new token and wait until the server has accepted it.
 
-        def send(session: ClientProtocol) -> Id:
-            id = session.authenticate(token, heartbeat=heartbeat)
+        Raises as `begin` and `PendingRequest.wait`.
+        """
+
+        def send(protocol: ClientProtocol) -> Id:
+            id = protocol.authenticate(token, heartbeat=heartbeat)
             assert id is not None, "a refresh has an id"
             return id
 
-        call = Call()
-        id = self.begin(send, call)
+        request = PendingRequest()
+        id = self.begin(send, request)
         try:
-            await call.wait()
+            await request.wait()
         finally:
             self.forget(id)
 
-    # -------------------------------------------------------------------------- answers
+    # -------------------------------------------------------------------------- receiving
 
-    def answered(self, message: Answer | Error) -> None:
-        """An answer has come; one that nobody awaits is nobody's."""
-        call = None if message.id is None else self._calls.pop(message.id, None)
-        if call is not None:
-            call.settle(message)
+    def receive_answer(self, message: Answer | Error) -> None:
+        """Resolve the request that this message answers, if one is pending."""
+        request = None if message.id is None else self._pending.pop(message.id, None)
+        if request is not None:
+            request.resolve(message)
 
-    async def take(self, chunk: Chunk, size: int) -> None:
-        """A chunk has come: keep it, and wait while its consumer is behind.
+    async def receive_chunk(self, chunk: Chunk, size: int) -> None:
+        """Buffer a chunk, and wait while its consumer is too far behind.
 
-        Nothing more is read meanwhile. The kernel's buffers fill, then the server's queue, and the
-        stream's source waits: that is the only way this protocol has to slow one down. The
-        deadline is the caller's; cancelling this loses nothing.
+        Nothing else is read meanwhile. The kernel's buffers fill, then the server's queue, and the
+        stream's source waits. The protocol has no other way to slow down a stream. The deadline is
+        the caller's; cancelling this loses nothing.
         """
-        call = self._calls.get(chunk.id)
-        if call is None:
+        request = self._pending.get(chunk.id)
+        if request is None:
             return
-        call.take(chunk, size)
+        request.receive_chunk(chunk, size)
         try:
-            while self._is_behind(call):
-                self.paused = True
-                self._taken = trio.Event()
-                await self._taken.wait()
+            while self._is_behind(request):
+                self.is_paused = True
+                self._consumed = trio.Event()
+                await self._consumed.wait()
         finally:
-            self.paused = False
+            self.is_paused = False
 
-    def _is_behind(self, call: Call) -> bool:
-        if not isinstance(call, StreamCall) or call.inbox.bytes <= STREAM_BYTES:
+    def _is_behind(self, request: PendingRequest) -> bool:
+        if not isinstance(request, PendingStream) or request.buffer.bytes <= STREAM_BYTES:
             return False
-        asking = any(not isinstance(other, StreamCall) for other in self._calls.values())
-        return not asking or call.inbox.bytes > STREAM_BYTES_WHILE_ASKING
+        requesting = any(not isinstance(other, PendingStream) for other in self._pending.values())
+        return not requesting or request.buffer.bytes > STREAM_BYTES_WHILE_REQUESTING
 
     def _wake(self) -> None:
-        self._taken.set()
+        self._consumed.set()

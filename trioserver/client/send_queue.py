@@ -1,6 +1,6 @@
-"""What waits to be sent, and the one task that sends it.
+"""Messages that wait to be sent, and the one task that sends them.
 
-Nobody else does, so that cancelling a request never leaves half a frame behind.
+No other task writes to the WebSocket, so cancelling a request never leaves half a frame behind.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from typing import Final
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-ROOM_BYTES: Final = 64 * 1024
-"""Who wants to send waits until no more than this is queued."""
+LOW_WATER_BYTES: Final = 64 * 1024
+"""A task that wants to send waits until at most so many bytes are queued."""
 
 SEND_TIMEOUT: Final = 60.0
-"""Seconds for one message to leave. A server that is busy with our earlier ones stops reading, for
-no longer than its handlers may take; beyond that it is dead."""
+"""Seconds for one message to be written. A busy server stops reading, but for no longer than its
+handlers may take. A server that does not read for longer than this is considered dead."""
 
 
-class Outgoing:
-    """Text messages on their way. Bounded by whoever puts in what could wait: `wait_room` first."""
+class SendQueue:
+    """Text messages in order. `put` never waits; callers that can wait call `wait_low_water` first,
+    which bounds the queue."""
 
     def __init__(self) -> None:
         self._messages: deque[bytes] = deque()
@@ -29,8 +30,13 @@ class Outgoing:
         self._changed = trio.Event()
         self._closed = False
 
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._bytes
+
     def put(self, messages: Sequence[bytes]) -> None:
-        """Never waits."""
+        """Append messages. After `close` they are dropped."""
         if not self._closed:
             self._messages.extend(messages)
             self._bytes += sum(map(len, messages))
@@ -41,24 +47,24 @@ class Outgoing:
         self._changed = trio.Event()
 
     def close(self) -> None:
-        """Nothing will be sent any more; those who wait wait no longer."""
+        """Drop the queue and wake all waiting tasks. Nothing is sent after this."""
         self._closed = True
         self._messages.clear()
         self._bytes = 0
         self._wake()
 
-    async def wait_room(self) -> None:
-        """Wait until there is room for more, or it is closed. The deadline is the caller's."""
-        while self._bytes > ROOM_BYTES:
+    async def wait_low_water(self) -> None:
+        """Wait until at most `LOW_WATER_BYTES` are queued, or it is closed. It has no deadline."""
+        while self._bytes > LOW_WATER_BYTES:
             await self._changed.wait()
 
-    async def wait_sent(self) -> None:
-        """Wait until all is sent, or it is closed. The deadline is the caller's."""
+    async def wait_empty(self) -> None:
+        """Wait until all messages are sent, or it is closed. It has no deadline."""
         while self._messages:
             await self._changed.wait()
 
     async def run(self, websocket: WebSocketConnection) -> bool:
-        """Send until the WebSocket has ended; False where the server does not read."""
+        """Send messages until the WebSocket ends. Returns False if a send exceeds its timeout."""
         while True:
             while not self._messages:
                 await self._changed.wait()

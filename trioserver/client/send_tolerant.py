@@ -1,4 +1,4 @@
-"""A stream on which a peer that has left is still heard to its end."""
+"""`SendTolerantStream`: a stream that can still be read after a failed send."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 import trio
 
 _SECONDS: Final = 1.0
-"""For what is still to be read when nothing can be sent any more: it has arrived, or never will."""
+"""Time to read what is left after a failed send. It has arrived by then, or never will."""
 
 
-class LastWordsStream(trio.abc.Stream):
-    """A stream whose end is told by reading only.
+class SendTolerantStream(trio.abc.Stream):
+    """Wraps a stream so that only receiving reports that the peer has gone.
 
-    A server that refuses says why and closes at once: an HTTP status, an alert of TLS. What is sent
-    to it after that fails, while the answer waits to be read. So a send that fails is no error
-    here. The next reads give what has arrived, then the end or `trio.BrokenResourceError`, at the
-    latest after a second.
+    A server that rejects a connection sends the reason, such as an HTTP status or a TLS alert, and
+    closes at once. Sending to it then fails while the reason waits to be read. Therefore a failed
+    send raises nothing here. Later receives return what has arrived, then the end of the stream or
+    `trio.BrokenResourceError`, within a second after the failed send.
     """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -26,14 +26,14 @@ class LastWordsStream(trio.abc.Stream):
         self._reading: trio.CancelScope | None = None
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """As of `trio.abc.ReceiveStream`."""
+        """As `trio.abc.ReceiveStream`."""
         deadline = trio.current_time() + _SECONDS if self._broken else math.inf
         with trio.CancelScope(deadline=deadline) as self._reading:
             return bytes(await self._stream.receive_some(max_bytes))
-        raise trio.BrokenResourceError("the peer has left")
+        raise trio.BrokenResourceError("the peer has closed the connection")
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """As of `trio.abc.SendStream`, but does not raise `trio.BrokenResourceError`."""
+        """As `trio.abc.SendStream`, but does not raise `trio.BrokenResourceError`."""
         if self._broken:
             await trio.lowlevel.checkpoint()
             return
@@ -45,12 +45,12 @@ class LastWordsStream(trio.abc.Stream):
                 self._reading.deadline = trio.current_time() + _SECONDS
 
     async def wait_send_all_might_not_block(self) -> None:
-        """As of `trio.abc.SendStream`."""
+        """As `trio.abc.SendStream`."""
         if self._broken:
             await trio.lowlevel.checkpoint()
         else:
             await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
-        """As of `trio.abc.AsyncResource`."""
+        """As `trio.abc.AsyncResource`."""
         await self._stream.aclose()

@@ -1,78 +1,78 @@
-"""A request whose answer comes in parts, as whoever asked sees it."""
+"""`Stream`: a request whose answer consists of chunks."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeAlias
 
 import trio
 
 from protocol import Id
-from trioserver.client.errors import ClientError, RequestTimeout
-from trioserver.client.pending import StreamCall, decode, optional
-
-if TYPE_CHECKING:
-    from trioserver.client.client import Client
-    from trioserver.client.connection import Link
+from trioserver.client.errors import ClientError, RequestTimeoutError
+from trioserver.client.pending import PendingStream, decode, optional
+from trioserver.client.requests import RequestTracker
 
 CANCEL_TIMEOUT: Final = 5.0
-"""Seconds that leaving a stream early waits for the server to say that it has ended."""
+"""Seconds that leaving a stream early waits for its `end`."""
+
+WaitReady: TypeAlias = Callable[[str], Awaitable[RequestTracker]]
+"""Waits for a READY connection, within a deadline; the argument names the request in errors."""
 
 
 class Stream:
     """``async with client.stream(...) as chunks: async for chunk in chunks: ...``
 
-    Leaving early cancels it on the server, and waits for its `end` for 5 s at most; when cancelled
-    it does not wait. Iterating raises `RequestRefused`, `ConnectionLost`, and
-    `msgspec.ValidationError` for a chunk that does not fit; `RequestTimeout` where ``timeout``
-    was given and a chunk took longer.
+    Leaving the block early cancels the stream on the server and waits for its `end`, for at most
+    5 s. When the block is cancelled it does not wait. Iteration raises `RequestRejectedError`,
+    `ConnectionLostError`, `msgspec.ValidationError` for a chunk that does not match ``reply``, and
+    `RequestTimeoutError` if ``timeout`` was given and a chunk took longer.
 
-    A consumer that is a MiB behind makes the client stop reading, so that the server's queue fills
-    and the stream's source waits. Everything else on this connection waits too; to ask a request
-    meanwhile is allowed. A consumer that stays behind for longer than the server's heartbeat
-    allows (`ready`: ``interval_ms`` + ``timeout_ms``) loses the connection, with
-    ``slow_consumer``: use another connection for what is slow.
+    If the consumer is more than 1 MiB behind, the client stops reading. The server's queue fills
+    then, and the source of the stream waits. Everything else on this connection waits too, except
+    that requests can still be sent. A consumer that stays behind for longer than the server's
+    heartbeat allows (`ready`: ``interval_ms`` + ``timeout_ms``) loses the connection with
+    ``slow_consumer``. Use a separate connection for a slow consumer.
     """
 
     def __init__(
-        self, client: Client, type: str, data: Any, *, reply: Any, timeout: float | None
+        self, wait_ready: WaitReady, type: str, data: Any, *, reply: Any, timeout: float | None
     ) -> None:
         self.result: Any = None
-        """What came with the `end`, None before."""
-        self._client = client
+        """The data of the `end`; None before it."""
+        self._wait_ready = wait_ready
         self._type = type
         self._data = data
         self._reply = reply
         self._timeout = timeout
-        self._link: Link | None = None
+        self._requests: RequestTracker | None = None
         self._id: Id = 0
-        self._call: StreamCall | None = None
+        self._pending: PendingStream | None = None
 
     async def __aenter__(self) -> Stream:
-        with self._client._deadline(self._type, None):
-            link = await self._client._link_with_room()
-        call, data = link.exchange.new_stream(), optional(self._data)
-        self._id = link.exchange.begin(lambda session: session.request(self._type, data), call)
-        self._link, self._call = link, call
+        requests = await self._wait_ready(self._type)
+        pending, data = requests.new_stream(), optional(self._data)
+        self._id = requests.begin(lambda protocol: protocol.request(self._type, data), pending)
+        self._requests, self._pending = requests, pending
         return self
 
     def __aiter__(self) -> Stream:
         return self
 
     async def __anext__(self) -> Any:
-        if self._call is None:
-            raise RuntimeError("a stream is opened with 'async with'")
+        if self._pending is None:
+            raise RuntimeError("open the stream with 'async with' before you iterate")
         seconds = float("inf") if self._timeout is None else self._timeout
         with trio.move_on_after(seconds) as scope:
             try:
-                chunk = await self._call.inbox.get()
+                chunk = await self._pending.buffer.get()
             except trio.EndOfChannel:
-                answer = self._call.answer()
+                answer = self._pending.answer()
                 self.result = decode(getattr(answer, "data", None), Any)
                 raise StopAsyncIteration from None
         if scope.cancelled_caught:
-            raise RequestTimeout(self._type, seconds)
+            raise RequestTimeoutError(self._type, seconds)
         return decode(chunk.data, self._reply)
 
     async def __aexit__(
@@ -81,16 +81,16 @@ class Stream:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        link, call = self._link, self._call
-        if link is None or call is None:
+        requests, pending = self._requests, self._pending
+        if requests is None or pending is None:
             return
         try:
-            if not call.is_settled:
-                call.inbox.close()
-                call.inbox.clear()
-                link.exchange.cancel(self._id)
+            if not pending.is_resolved:
+                pending.buffer.close()
+                pending.buffer.clear()
+                requests.cancel(self._id)
                 with trio.move_on_after(CANCEL_TIMEOUT), suppress(ClientError):
-                    await call.wait()
+                    await pending.wait()
         finally:
-            call.inbox.clear()
-            link.exchange.forget(self._id)
+            pending.buffer.clear()
+            requests.forget(self._id)

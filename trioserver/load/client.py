@@ -18,16 +18,8 @@ from msgspec import Raw
 from protocol import codec
 from protocol.errors import NORMAL_CLOSURE
 from protocol.messages import Auth, Error, Pong, Subscribe
-from trioserver.client.close_reason import (
-    CLOSED,
-    CloseReason,
-    lost,
-    of_close,
-    of_error,
-    of_http,
-    protocol_error,
-)
-from trioserver.client.url import alert_of
+from trioserver.client.close_reason import CLOSED, CloseReason
+from trioserver.client.network import reason_from_alert
 from trioserver.load.requests import Requests
 from trioserver.load.transport import Transport
 from trioserver.load.wire import NotUpgraded, Reader, Upgrade, close_code, encode_masked
@@ -194,9 +186,9 @@ class Client:
                 rest = self._upgrade.receive(data)
             except NotUpgraded as refused:
                 self._finish(
-                    protocol_error("This is not a WebSocket server.")
+                    CloseReason.protocol_error("This is not a WebSocket server.")
                     if refused.status is None
-                    else of_http(refused.status, refused.retry_after)
+                    else CloseReason.from_http(refused.status, refused.retry_after)
                 )
                 return
             if rest is None:
@@ -214,7 +206,9 @@ class Client:
             try:
                 head = _decode(item)
             except (msgspec.MsgspecError, UnicodeDecodeError):
-                self._finish(protocol_error("A message was no JSON object with a type."))
+                self._finish(
+                    CloseReason.protocol_error("A message was no JSON object with a type.")
+                )
                 break
             kind = head.type
             if kind in ("ack", "pong", "end"):
@@ -254,7 +248,7 @@ class Client:
 
     def _unusual(self, item: object) -> None:
         if isinstance(item, Violation):
-            self._finish(protocol_error("A frame broke RFC 6455."))
+            self._finish(CloseReason.protocol_error("A frame violated RFC 6455."))
         elif isinstance(item, Control) and item.opcode == Opcode.PING:
             self._send_frame(encode_masked(item.payload, Opcode.PONG))
         elif (
@@ -338,9 +332,9 @@ class Client:
             return
         code, text = (1006, "") if close is None else close_code(close)
         if self._error is not None:
-            reason = of_error(self._error, None if close is None else code)
+            reason = CloseReason.from_error(self._error, None if close is None else code)
         else:
-            reason = of_close(code, text)
+            reason = CloseReason.from_close(code, text)
         if close is None:
             self._finish(reason)
         else:
@@ -370,8 +364,10 @@ def _as_error(message: bytes) -> Error | None:
 def reason_of(error: OSError) -> CloseReason:
     """Why the network let a client down, under a code of its own."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return lost("The server's certificate is not trusted.", "certificate_invalid", "never")
+        return CloseReason.local(
+            "The server's certificate is not trusted.", "certificate_invalid", "never"
+        )
     if isinstance(error, ssl.SSLError):
-        return alert_of(error) or lost("TLS failed.", "tls_failed")
+        return reason_from_alert(error) or CloseReason.local("TLS failed.", "tls_failed")
     code = _NETWORK.get(error.errno or 0) or errno.errorcode.get(error.errno or 0, "os_error")
-    return lost("The network.", code.lower(), "never" if code in _HERE else "backoff")
+    return CloseReason.local("The network.", code.lower(), "never" if code in _HERE else "backoff")

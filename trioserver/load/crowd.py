@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from trioserver.client.backoff import Backoff
-from trioserver.client.close_reason import CloseReason, lost
+from trioserver.client.close_reason import CloseReason
 from trioserver.load.client import Client, State, reason_of
 from trioserver.load.measures import count
 from trioserver.load.pacing import clock
@@ -88,7 +88,7 @@ class Crowd:
         with trio.move_on_after(due + self._plan.ready_timeout - clock()) as scope:
             reason = await self._until_ready(client)
         if scope.cancelled_caught:
-            reason = lost("Not ready in time.", "ready_timeout")
+            reason = CloseReason.local("Not ready in time.", "ready_timeout")
         if reason is not None:
             client.drop()
             self._tally.counts.not_ready += 1

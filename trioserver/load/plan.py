@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trioserver.client.url import Address
+from trioserver.client.url import WebSocketURL
 
 CLIENT: Final = "{client}"
 """Stands for the client's number, from 0, in the URL, the subject, the data, a token's command."""
@@ -82,9 +82,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
                     "the data is not JSON, once numbers stand for the placeholders"
                 ) from None
 
-    def address(self, number: int) -> Address:
+    def address(self, number: int) -> WebSocketURL:
         """Where client ``number`` connects to. Raises `ValueError`."""
-        return Address.parse(self.url.replace(CLIENT, str(number)))
+        return WebSocketURL.parse(self.url.replace(CLIENT, str(number)))
 
     def data_of(self, number: int, sequence: int) -> str | None:
         """The data of a client's request, as JSON."""

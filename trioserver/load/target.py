@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 
 import trio
 
-from trioserver.client.url import Address
+from trioserver.client.url import WebSocketURL
 
 SockAddr: TypeAlias = tuple[Any, ...]
 Place: TypeAlias = tuple[int, SockAddr]
@@ -23,7 +23,7 @@ class TargetRefused(Exception):
     """The target is not to be loaded, or cannot be; the text says why in a sentence."""
 
 
-async def choose_target(address: Address, *, mine: bool) -> Place:
+async def choose_target(address: WebSocketURL, *, mine: bool) -> Place:
     """Where all clients will connect to: the first address of the host that accepts connections.
 
     Unless ``mine``, every address of the host must be loopback. The name is looked up once, and
@@ -47,7 +47,7 @@ def is_loopback(host: str) -> bool:
     return ip.is_loopback
 
 
-async def _resolve(address: Address) -> list[Place]:
+async def _resolve(address: WebSocketURL) -> list[Place]:
     found: Sequence[Any] = ()
     reason = "no answer"
     with trio.move_on_after(_LOOKUP_TIMEOUT):
@@ -62,7 +62,7 @@ async def _resolve(address: Address) -> list[Place]:
     return [(int(family), sockaddr) for family, _, _, _, sockaddr in found]
 
 
-async def _first_that_accepts(address: Address, places: list[Place]) -> Place:
+async def _first_that_accepts(address: WebSocketURL, places: list[Place]) -> Place:
     reason = "no answer"
     for family, sockaddr in places:
         with (

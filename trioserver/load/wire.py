@@ -14,7 +14,7 @@ import re
 from typing import Final
 
 from protocol import SUBPROTOCOL
-from trioserver.client.url import Address
+from trioserver.client.url import WebSocketURL
 from trioserver.websocket.frames import Control, FrameDecoder, Item
 from trioserver.websocket.headers import (
     EIGHT_BYTE_LENGTH,
@@ -44,7 +44,7 @@ def encode_masked(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
 class Upgrade:
     """An opening handshake (section 4.1): what to send, and what the answer says."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: WebSocketURL) -> None:
         key = base64.b64encode(os.urandom(16))
         self._accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())
         self._answer = b""

@@ -21,7 +21,7 @@ import trio
 
 from tests.server.operations.processes import Process, started, token, write_application
 from tests.support.patience import PATIENCE
-from trioserver.client import Client, ConnectionLost, State, connect
+from trioserver.client import Client, ConnectionLostError, State, connect
 
 How: TypeAlias = Literal["socket", "reuse_port"]
 
@@ -108,7 +108,7 @@ class _Load:
         while True:
             try:
                 assert await client.request("keep", number) == number
-            except ConnectionLost:
+            except ConnectionLostError:
                 self._outcome.unanswered += 1
             else:
                 self._outcome.acknowledged.add(number)

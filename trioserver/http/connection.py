@@ -25,10 +25,10 @@ from hypercorn.typing import ConnectionState
 from trioserver.config import Config
 from trioserver.http.body import Body
 from trioserver.http.exchange import Application, ClientGone, Exchange
-from trioserver.http.strictness import check_head, without_offers
 from trioserver.logs.paths import masked_path
 from trioserver.websocket.handshake import BadHead, Head, PeerLeft, linger, read_head
 from trioserver.websocket.pace import Pace
+from trioserver.websocket.strictness import check_head, without_offers
 from trioserver.websocket.tls_stream import is_secure
 
 log: Final = structlog.get_logger("trioserver")

@@ -17,7 +17,6 @@ from trioserver.app.application import Application, Match
 from trioserver.app.connection import Connection
 from trioserver.auth.blocks import Blocks
 from trioserver.config import Config
-from trioserver.http.strictness import check_head
 from trioserver.lifecycle.lifecycle import Lifecycle
 from trioserver.lifecycle.opening import judge, new_connection
 from trioserver.logs.lines import LineThrottle, may_log
@@ -35,6 +34,7 @@ from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.outbox import largest_payload
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
 from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.strictness import check_head
 from trioserver.websocket.tls_stream import TLSStream, is_secure
 
 if TYPE_CHECKING:

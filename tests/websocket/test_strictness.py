@@ -12,8 +12,8 @@ from trio.testing import memory_stream_pair
 
 from tests.support.http import Http, site
 from trioserver import Application
-from trioserver.http.strictness import check_head
 from trioserver.websocket.handshake import BadHead, read_head
+from trioserver.websocket.strictness import check_head
 
 
 class Seen:

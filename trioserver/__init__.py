@@ -31,9 +31,10 @@ if TYPE_CHECKING:
         TLSConfig,
         TracingConfig,
     )
+    from trioserver.http.serving import run, serve
     from trioserver.server.inspection import ConnectionFilter, ConnectionReport, TaskReport
     from trioserver.server.operations.reloading import Reconfigured
-    from trioserver.server.server import Blocked, Server, run, serve
+    from trioserver.server.server import Blocked, Server
     from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.telemetry.metrics.statistics import ServerStatistics
     from trioserver.telemetry.observer import (
@@ -177,8 +178,8 @@ _HOMES: Final = {
     "TracingConfig": "trioserver.config",
     "User": "trioserver.auth",
     "anyone": "trioserver.app.application",
-    "run": "trioserver.server.server",
-    "serve": "trioserver.server.server",
+    "run": "trioserver.http.serving",
+    "serve": "trioserver.http.serving",
 }
 
 

@@ -16,9 +16,8 @@ from protocol import Refusal, codec
 from protocol.messages import Message
 from tests.support.app import World
 from tests.support.client import Client
-from trioserver import Application, Component, Config, Connection, Id, anyone
+from trioserver import Application, Component, Config, Connection, Id, Server, anyone, serve
 from trioserver.app.handlers import Kind, make_handler, unwrap
-from trioserver.server.server import Server, serve
 
 
 @attrs.frozen

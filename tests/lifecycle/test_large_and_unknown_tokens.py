@@ -19,9 +19,8 @@ from trio.testing import MockClock
 
 from tests.support.app import Harness, World
 from tests.support.client import Client, Closed
-from trioserver import Application, Config, LimitsConfig
+from trioserver import Application, Config, LimitsConfig, serve
 from trioserver.auth import JWKS, JWTAuth, make_secret, make_token
-from trioserver.server.server import serve
 
 SECRET: Final = make_secret()
 OFFICE: Final = "192.0.2.1:40000"

@@ -26,10 +26,10 @@ from trioserver import (
     Request,
     Server,
     User,
+    serve,
 )
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.logs.setup import set_up_logging
-from trioserver.server.server import serve
 
 TOKEN = "alice-and-nobody-may-see-it"
 

@@ -41,6 +41,7 @@ from trioserver import (
     Server,
     User,
     anyone,
+    serve,
 )
 from trioserver.auth import JWKS, JWTAuth, Key, make_secret, make_token
 from trioserver.auth.ownership import SQLOwner
@@ -49,7 +50,6 @@ from trioserver.http.admin.views import connection_view
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
 from trioserver.logs.setup import set_up_logging
 from trioserver.server.inspection import report
-from trioserver.server.server import serve
 from trioserver.storage import Database
 from trioserver.telemetry.audit import AuditQuery, Entry
 from trioserver.telemetry.metrics import render

@@ -28,8 +28,8 @@ from trioserver import (
     Request,
     Server,
     User,
+    serve,
 )
-from trioserver.server.server import serve
 
 EPOCH: Final = 1_700_000_000.0
 """The wall clock at the moment at which Trio's is zero."""

@@ -15,8 +15,7 @@ from trio.testing import MockClock
 
 from tests.support.app import World, make_application, wall_clock
 from tests.support.client import Client
-from trioserver import Application, Config, Connection, TracingConfig
-from trioserver.server.server import Server
+from trioserver import Application, Config, Connection, Server, TracingConfig
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

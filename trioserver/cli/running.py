@@ -7,7 +7,8 @@ from collections.abc import Callable
 from trioserver.app.application import Application
 from trioserver.cli.terminal import Exit, Failure
 from trioserver.config import Config
-from trioserver.server.server import Server, run
+from trioserver.http.serving import run
+from trioserver.server.server import Server
 from trioserver.storage import DatabaseUnavailable
 from trioserver.websocket.errors import CannotListen
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,12 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trioserver.http.builtin import builtin_routes
-from trioserver.http.connection import Address, Check, HttpConnection, Refuse, Surroundings
+from trioserver.http.connection import Address, HttpConnection, Surroundings
 from trioserver.http.lifespan import lifespan
 from trioserver.http.mounting import Mounted, Mounts
 from trioserver.http.pages import plain
 from trioserver.peers.addresses import UNIX, host_of
-from trioserver.server.admission.limiter import Slot
+from trioserver.server.admitted import AdmittedStream
 from trioserver.websocket.handshake import Head
 from trioserver.websocket.tls_stream import socket_below
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class HttpService:
-    """Answers what is not for a WebSocket. Made by `trioserver.server.server`."""
+    """Answers what is not for a WebSocket. Made by `trioserver.http.serving`."""
 
     def __init__(
         self, server: Server, *, metrics: ASGIApp | None = None, admin: ASGIApp | None = None
@@ -78,34 +78,19 @@ class HttpService:
                     await stack.enter_async_context(lifespan(mounted.asgi, state))
             yield
 
-    async def serve(
-        self,
-        stream: trio.abc.Stream,
-        head: Head,
-        *,
-        remote: str,
-        slot: Slot,
-        check: Check,
-        is_local: Callable[[Head], bool],
-        refuse: Refuse,
-        builtin: bool,
-    ) -> Head | None:
-        """Serve a stream whose first head has been read and checked; as `HttpConnection.serve`.
-
-        ``builtin``: with the built-in routes only, for the second listener. ``check`` raises
-        `BadHead` for later requests that are not welcome, ``is_local`` says whether a request is
-        this machine's own.
-        """
+    async def serve(self, admitted: AdmittedStream, head: Head) -> Head | None:
+        """Serve a stream whose first head has been read and checked; as `HttpConnection.serve`."""
+        slot = admitted.slot
         connection = HttpConnection(
-            stream,
-            self._builtin if builtin else self._main,
+            admitted.stream,
+            self._builtin if admitted.builtin else self._main,
             self._surroundings,
-            client=_address(remote),
-            server=_own_address(stream),
+            client=_address(admitted.remote),
+            server=_own_address(admitted.stream),
             on_idle=slot.idle,
-            check=check,
-            is_local=is_local,
-            refuse=refuse,
+            check=admitted.check,
+            is_local=admitted.is_local,
+            refuse=admitted.refuse,
         )
         slot.evict = slot.abort = connection.abort
         self._connections.add(connection)

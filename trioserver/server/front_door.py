@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 import structlog
@@ -25,20 +25,19 @@ from trioserver.peers.addresses import plain
 from trioserver.server.admission.gate import Gate
 from trioserver.server.admission.limiter import Slot
 from trioserver.server.admission.pressure import check_outbox, new_memory
+from trioserver.server.admitted import AdmittedStream
+from trioserver.server.http_side import HttpSide
 from trioserver.server.registry import Registry
 from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.observer import Observer, Observers
 from trioserver.telemetry.tracing import Tracing
-from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head, refuse
+from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.outbox import largest_payload
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
 from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.strictness import check_head
 from trioserver.websocket.tls_stream import TLSStream, is_secure
-
-if TYPE_CHECKING:
-    from trioserver.http.service import HttpService
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -85,7 +84,7 @@ class FrontDoor:
         self.memory = new_memory(config)
         self.accepted = 0
         self.closed_for: Refusal | None = None
-        self.http: HttpService | None = None
+        self.http: HttpSide | None = None
         self._application = application
         self._config = config
         self._lines = lines
@@ -176,7 +175,7 @@ class FrontDoor:
         except BadProxyHeader as bad:
             self.gate.drop_bad_proxy(arrival.peer, str(bad))
         except BadHead as bad:
-            await self._refuse(arrival.stream, slot, bad, arrival.peer, head)
+            await self._admitted(arrival, slot, arrival.peer).refuse(bad, head)
         except PeerLeft as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
@@ -190,58 +189,44 @@ class FrontDoor:
 
     def _serve(self, arrival: _Arrival, slot: Slot, head: Head) -> Coroutine[Any, Any, Head | None]:
         """What serves it. Not `async` itself: it would be there for as long as the connection."""
-        stream = arrival.stream
-        remote = self.gate.identify(slot, arrival.peer, head)
+        admitted = self._admitted(arrival, slot, self.gate.identify(slot, arrival.peer, head))
         if self.http is not None and not head.is_upgrade:
-            return self._serve_http(self.http, arrival, head, slot, remote)
+            return self._serve_http(self.http, admitted, head)
         try:
             if arrival.builtin:
                 raise BadHead(404, "There is no WebSocket at this address.")
-            self.gate.check(remote, head)
-            self.gate.check_host(head)
+            admitted.check(head)
             match = judge(head, self._application)
-            self.gate.check_origin(arrival.peer, match.route, head, secure=is_secure(stream))
+            secure = is_secure(arrival.stream)
+            self.gate.check_origin(arrival.peer, match.route, head, secure=secure)
         except BadHead as bad:
-            return self._refuse(stream, slot, bad, remote, head)
-        return self._run(self._lifecycle(stream, head, match, slot, remote))
+            return admitted.refuse(bad, head)
+        return self._run(self._lifecycle(admitted, head, match))
+
+    def _admitted(self, arrival: _Arrival, slot: Slot, remote: str) -> AdmittedStream:
+        return AdmittedStream(
+            stream=arrival.stream,
+            slot=slot,
+            peer=arrival.peer,
+            remote=remote,
+            builtin=arrival.builtin,
+            gate=self.gate,
+        )
 
     async def _serve_http(
-        self, http: HttpService, arrival: _Arrival, head: Head, slot: Slot, remote: str
+        self, http: HttpSide, admitted: AdmittedStream, head: Head
     ) -> Head | None:
-        stream, builtin = arrival.stream, arrival.builtin
-
-        def check(head: Head) -> None:
-            """Each request; the operator's own listener is for nobody else."""
-            if not builtin:
-                self.gate.check(remote, head)
-                self.gate.check_host(head)
-
-        def is_local(head: Head) -> bool:
-            return self.gate.is_local(arrival.peer, remote, head)
-
-        async def refuse(bad: BadHead, refused: Head | None) -> None:
-            await self._refuse(stream, slot, bad, remote, refused)
-
         # A probe is answered all the same: a server that is full must not be taken for dead.
-        probe = builtin or http.has_builtin(head.path)
+        probe = admitted.builtin or http.has_builtin(head.path)
         try:
-            check(head)
+            admitted.check(head)
             if self.gate.limiter.is_full and not probe:
                 raise BadHead(503, "The server is full. Try again later.")
         except BadHead as bad:
-            await refuse(bad, head)
+            await admitted.refuse(bad, head)
             return None
-        slot.serve_http(spare=probe)
-        return await http.serve(
-            stream,
-            head,
-            remote=remote,
-            slot=slot,
-            check=check,
-            is_local=is_local,
-            refuse=refuse,
-            builtin=builtin,
-        )
+        admitted.slot.serve_http(spare=probe)
+        return await http.serve(admitted, head)
 
     async def _announced(self, stream: trio.abc.Stream, peer: str) -> str:
         """Who a trusted proxy says that it is, or else the proxy. Raises `BadProxyHeader`."""
@@ -254,24 +239,14 @@ class FrontDoor:
         except OSError:
             raise PeerLeft from None
 
-    async def _refuse(
-        self, stream: trio.abc.Stream, slot: Slot, bad: BadHead, remote: str, head: Head | None
-    ) -> None:
-        self.gate.refuse(bad, remote, head)
-        with trio.CancelScope() as scope:
-            slot.abort = scope.cancel
-            slot.leaving()
-            await refuse(stream, bad)
-
-    def _lifecycle(
-        self, stream: trio.abc.Stream, head: Head, match: Match, slot: Slot, remote: str
-    ) -> Lifecycle:
+    def _lifecycle(self, admitted: AdmittedStream, head: Head, match: Match) -> Lifecycle:
+        slot = admitted.slot
         connection = new_connection(
-            stream,
+            admitted.stream,
             head,
             match,
             config=self._config,
-            remote=remote,
+            remote=admitted.remote,
             wall_clock=self._wall_clock,
             readiness=self._readiness,
             memory=self.memory,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from functools import partial
 from heapq import nsmallest
@@ -17,16 +17,15 @@ import trio
 from protocol import Disconnect
 from trioserver.app.application import Application, HealthCheck
 from trioserver.app.connection import Connection
-from trioserver.app.handlers import unwrap
 from trioserver.auth import Component, User, id_if_given
 from trioserver.auth.blocks import Block, Blocks
 from trioserver.auth.component import overrides
 from trioserver.config import Config
-from trioserver.config.extras import MissingExtra, needs
+from trioserver.config.extras import MissingExtra
 from trioserver.logs.lines import LineThrottle, may_log
 from trioserver.server.front_door import FrontDoor
+from trioserver.server.http_side import HttpSide
 from trioserver.server.inspection import ConnectionFilter, ConnectionReport, report
-from trioserver.server.operations.garbage import collect_seldom
 from trioserver.server.operations.listening import Listening
 from trioserver.server.operations.reloading import Reconfigured, Reloader
 from trioserver.server.operations.serving import Serving
@@ -45,11 +44,7 @@ from trioserver.websocket.readiness import make_readiness
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-    from trioserver.http.service import HttpService
-
 log: Final = structlog.get_logger("trioserver")
-
-_HTTP_NEEDS: Final = "HTTP needs Hypercorn and Starlette: pip install 'trioserver[http]'"
 
 _CENSUS_STEP: Final = 250
 """Connections that are looked at before others get their turn: some tenths of a millisecond."""
@@ -67,9 +62,10 @@ class Blocked:
 
 
 class Server:
-    """A running server. `serve` makes it; ``addresses`` says where it is.
+    """A running server, made by `serve`.
 
-    ``builtin_addresses`` is where the built-in routes are, if they have a listener of their own.
+    ``make_http`` makes the HTTP side once the application has started; it may return None, and
+    what it raises ends the start. Without it the server speaks WebSocket only.
     """
 
     def __init__(
@@ -81,6 +77,7 @@ class Server:
         tracer: Tracer | None = None,
         wall_clock: Callable[[], float] = time.time,
         load_config: Callable[[], Config] | None = None,
+        make_http: Callable[[Server], HttpSide | None] = lambda server: None,
     ) -> None:
         traced = tracer is not None or config.tracing.spans == "on"
         self.application = application
@@ -132,7 +129,7 @@ class Server:
             readiness=self._readiness,
             parts=self._parts,
             services=self._services,
-            make_http=self._make_http,
+            make_http=partial(make_http, self),
             lifespan_of=self._lifespan_of,
         )
 
@@ -170,25 +167,6 @@ class Server:
         parts = self._parts()
         _warn_of_look_alikes(parts)
         return [*ours, *(part.run for part in parts if overrides(part, "run"))]
-
-    def _make_http(self) -> HttpService | None:
-        """The HTTP side, where it is installed and has something to answer. `ImportError`."""
-        config, parts = self.config.http, self.application.parts
-        wanted = any(part.http is not None for part in parts) or config.builtin_listen is not None
-        try:
-            with needs(_HTTP_NEEDS, "hypercorn", "starlette"):
-                from trioserver.http.admin import admin_app
-                from trioserver.http.service import HttpService
-                from trioserver.telemetry.metrics.endpoint import metrics_endpoint
-        except MissingExtra:
-            if wanted:
-                raise
-            log.info("http_off", meaning="for /healthz and more: pip install 'trioserver[http]'")
-            return None
-        wanted = wanted or config.metrics is not False or config.admin is not False
-        if not (wanted or config.health or config.protocol):
-            return None
-        return HttpService(self, metrics=metrics_endpoint(self), admin=admin_app(self))
 
     # -------------------------------------------------------------------------- what it offers
 
@@ -504,91 +482,3 @@ def open_database(url: str) -> Database:
         return Database(url)
     except (MissingExtra, ValueError) as error:
         raise ValueError(f"audit.database: {error}") from None
-
-
-async def serve(
-    application: Application,
-    config: Config | None = None,
-    *,
-    observers: Iterable[Observer] = (),
-    tracer: Tracer | None = None,
-    wall_clock: Callable[[], float] = time.time,
-    handle_signals: bool = False,
-    load_config: Callable[[], Config] | None = None,
-    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve an application in a program's own Trio, until it is drained or cancelled.
-
-    ``server = await nursery.start(serve, app, config)``; then `Server.drain` and `Server.reload`
-    are there. Cancelling this ends all connections at once. The process stays the program's: its
-    signals and its garbage collector are left alone. For a process that is the server's own there
-    is `run`.
-
-    ``observers`` are told what happens. ``tracer`` makes OpenTelemetry spans; None makes them where
-    the configuration says so, with the process's tracer provider. ``handle_signals``: SIGTERM and
-    SIGINT drain, SIGUSR2 drains for a restart, a second one ends at once, SIGHUP reloads, and
-    systemd is told; needs the main thread. ``wall_clock`` gives seconds since the Unix epoch.
-    ``load_config`` is called in a worker thread to reload the configuration; None keeps ``config``.
-
-    Raises `CannotListen`; `ValueError` where an authenticator refuses the addresses; `ImportError`
-    where an application has ``http`` or tracing is on, and the extra is not installed.
-    """
-    server = Server(
-        application,
-        config or Config(),
-        observers=observers,
-        tracer=tracer,
-        wall_clock=wall_clock,
-        load_config=load_config,
-    )
-    try:
-        await server.run(handle_signals=handle_signals, task_status=task_status)
-    except ExceptionGroup as group:
-        raise unwrap(group) from None
-
-
-def run(
-    application: Application,
-    config: Config | None = None,
-    *,
-    observers: Iterable[Observer] = (),
-    tracer: Tracer | None = None,
-    wall_clock: Callable[[], float] = time.time,
-    load_config: Callable[[], Config] | None = None,
-    on_start: Callable[[Server], object] | None = None,
-) -> None:
-    """Serve an application as a program: this process is the server's own, from here to its end.
-
-    It calls `trio.run`, so it is called outside of Trio, in the main thread. SIGTERM and SIGINT
-    drain, SIGUSR2 drains for a restart, a second one ends at once, SIGHUP reloads, and systemd is
-    told. The garbage collector is tuned for many connections. Returns when the server is drained.
-
-    ``on_start`` is called once, when connections are accepted. The rest is as of `serve`, which
-    also says what is raised.
-    """
-    start = partial(
-        serve,
-        application,
-        config,
-        observers=observers,
-        tracer=tracer,
-        wall_clock=wall_clock,
-        handle_signals=True,
-        load_config=load_config,
-    )
-    try:
-        trio.run(_run_program, start, on_start)
-    except ExceptionGroup as group:
-        raise unwrap(group) from None
-
-
-async def _run_program(
-    start: Callable[..., Awaitable[None]], on_start: Callable[[Server], object] | None
-) -> None:
-    async with trio.open_nursery() as program:
-        async with trio.open_nursery() as serving:
-            server = await serving.start(start)
-            program.start_soon(collect_seldom)  # what there is now is there for good
-            if on_start is not None:
-                on_start(server)
-        program.cancel_scope.cancel()

@@ -15,9 +15,8 @@ from trio.testing import MockClock
 
 from tests.support.app import Harness, World, make_application, serving, wall_clock
 from tests.support.client import Client, Rejected
-from trioserver import Application, AuditConfig, Config, Connection, LimitsConfig
+from trioserver import Application, AuditConfig, Config, Connection, LimitsConfig, Server
 from trioserver.config import HandlerConfig
-from trioserver.server.server import Server
 from trioserver.telemetry.metrics import CONTENT_TYPE, render, render_in_steps
 from trioserver.telemetry.metrics.endpoint import MetricsEndpoint, metrics_endpoint
 

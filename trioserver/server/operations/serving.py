@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 import trio
@@ -15,6 +15,7 @@ from trioserver.app.application import Application
 from trioserver.auth import Component
 from trioserver.auth.loopback import is_loopback
 from trioserver.server.front_door import FrontDoor
+from trioserver.server.http_side import HttpSide
 from trioserver.server.operations.draining import send_away
 from trioserver.server.operations.listening import Listening
 from trioserver.server.operations.reloading import Reloader
@@ -25,9 +26,6 @@ from trioserver.server.registry import Registry
 from trioserver.telemetry.counts import Counts
 from trioserver.websocket.accepting import Listener
 from trioserver.websocket.readiness import Readiness
-
-if TYPE_CHECKING:
-    from trioserver.http.service import HttpService
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -56,10 +54,10 @@ class Serving:
         readiness: Readiness | None,
         parts: Callable[[], Sequence[object]],
         services: Callable[[], Sequence[Callable[..., Any]]],
-        make_http: Callable[[], HttpService | None],
+        make_http: Callable[[], HttpSide | None],
         lifespan_of: Callable[[Application], AbstractAsyncContextManager[None] | None],
     ) -> None:
-        self.http: HttpService | None = None
+        self.http: HttpSide | None = None
         self._application = application
         self._front_door = front_door
         self._listening = listening

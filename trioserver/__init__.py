@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from protocol import Disconnect, Id, Refusal, RequestError, TooBigToSendError
-    from trioserver.app.application import Application, Route, anyone
+    from trioserver.app.application import Application, anyone
     from trioserver.app.connection import Connection, ConnectionStatistics
     from trioserver.app.mailbox import Mailbox, MailboxFull, Posted
-    from trioserver.app.presence import Presence, Present
+    from trioserver.app.member import Member
+    from trioserver.app.presence import Presence, PresenceEntry
+    from trioserver.app.route import Route
     from trioserver.auth import ClientCertificateAuth, Component, Credentials, JWTAuth, User
     from trioserver.auth.blocks import Block, TooManyBlocks
     from trioserver.config import (
@@ -90,12 +92,13 @@ __all__ = [
     "LogConfig",
     "Mailbox",
     "MailboxFull",
+    "Member",
     "Observer",
     "OriginConfig",
     "OutboxConfig",
     "Posted",
     "Presence",
-    "Present",
+    "PresenceEntry",
     "ProxyConfig",
     "Reconfigured",
     "Refusal",
@@ -155,19 +158,20 @@ _HOMES: Final = {
     "LogConfig": "trioserver.config",
     "Mailbox": "trioserver.app.mailbox",
     "MailboxFull": "trioserver.app.mailbox",
+    "Member": "trioserver.app.member",
     "Observer": "trioserver.telemetry.observer",
     "OriginConfig": "trioserver.config",
     "OutboxConfig": "trioserver.config",
     "Posted": "trioserver.app.mailbox",
     "Presence": "trioserver.app.presence",
-    "Present": "trioserver.app.presence",
+    "PresenceEntry": "trioserver.app.presence",
     "ProxyConfig": "trioserver.config",
     "Reconfigured": "trioserver.server.operations.reloading",
     "Refusal": "protocol",
     "RefusedRequest": "trioserver.telemetry.observer",
     "Request": "trioserver.websocket.request",
     "RequestError": "protocol",
-    "Route": "trioserver.app.application",
+    "Route": "trioserver.app.route",
     "Server": "trioserver.server.server",
     "ServerStatistics": "trioserver.telemetry.metrics.statistics",
     "ShutdownConfig": "trioserver.config",

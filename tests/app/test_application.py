@@ -17,7 +17,8 @@ from protocol.messages import Message
 from tests.support.app import World
 from tests.support.client import Client
 from trioserver import Application, Component, Config, Connection, Id, Server, anyone, serve
-from trioserver.app.handlers import Kind, make_handler, unwrap
+from trioserver.app.functions import Kind, unwrap
+from trioserver.app.handlers import make_handler
 
 
 @attrs.frozen

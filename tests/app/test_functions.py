@@ -13,7 +13,8 @@ from trio.testing import MockClock
 from protocol import ERRORS, Fatal
 from tests.support.app import World, serving
 from trioserver import Application, Connection, Disconnect, Presence, Refusal, RequestError, User
-from trioserver.app.handlers import Kind, make_handler
+from trioserver.app.functions import Kind
+from trioserver.app.handlers import make_handler
 
 
 def logged(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -143,7 +144,7 @@ async def test_a_plain_function_that_gives_a_coroutine_is_told_to_its_author_and
 def test_a_parameter_that_nobody_would_give_is_a_mistake() -> None:
     async def handler(connection: Connection, number: int, *, store: object) -> None: ...
 
-    with pytest.raises(TypeError, match="'store' that nobody gives it"):
+    with pytest.raises(TypeError, match="'store' without a default"):
         make_handler("go", handler)
     assert not make_handler("go", functools.partial(handler, store=1)).takes_id
 

@@ -14,8 +14,8 @@ from trio.testing import MockClock
 from tests.lifecycle.test_cancellation import MOST_STEPS, CancelAtStep, _converse, _serve_cancelled
 from tests.support.app import EPOCH, Harness, World, serving
 from tests.support.client import Client, Ended
-from trioserver import Application, Presence, Present, User
-from trioserver import presence as presence_module
+from trioserver import Application, Presence, PresenceEntry, User
+from trioserver.app import presence as presence_module
 
 ONE, TWO = {"id": "1"}, {"id": "2"}
 
@@ -62,9 +62,9 @@ async def test_a_user_with_two_connections_joins_once_and_leaves_once(
         first = await here.come()
         await trio.sleep(5)
         second = await here.come()
-        assert here.presence.users(ONE) == (Present("alice", 2, EPOCH),)
+        assert here.presence.users(ONE) == (PresenceEntry("alice", 2, EPOCH),)
         await here.go(first)
-        assert here.presence.users(ONE) == (Present("alice", 1, EPOCH),)
+        assert here.presence.users(ONE) == (PresenceEntry("alice", 1, EPOCH),)
         assert here.told == [("join", "alice", "1")]
         await here.go(second)
         assert here.presence.users(ONE) == ()
@@ -119,7 +119,7 @@ async def test_who_comes_back_within_the_grace_period_never_left(autojump_clock:
     async with watched(grace=5.0) as here:
         for _ in range(3):
             await here.go(await here.come())
-            assert here.presence.users(ONE) == (Present("alice", 0, EPOCH),)
+            assert here.presence.users(ONE) == (PresenceEntry("alice", 0, EPOCH),)
             assert here.presence.is_present("alice", ONE)
             await trio.sleep(4.9)
         assert here.told == [("join", "alice", "1")]

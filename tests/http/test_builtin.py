@@ -252,7 +252,7 @@ async def test_a_flood_of_probes_asks_once() -> None:
 def test_a_name_that_is_none_or_taken_is_refused(name: str) -> None:
     app = Application()
     app.add_health_check("taken", check_good)
-    with pytest.raises(ValueError, match="taken"):
+    with pytest.raises(ValueError, match=r"invalid name|already"):
         app.add_health_check(name, check_good)
 
 

@@ -218,7 +218,7 @@ async def test_a_user_whose_presence_is_too_large_to_tell_still_gets_in(
 ) -> None:
     async with place() as server:
         other = Config()  # stands for a second server of this application, with a small outbox
-        server.server.application.bound_messages(other, 50)
+        server.server.application.limit_messages(other, 50)
         with capture_logs() as lines:
             await server.connect("alice")
             await trio.testing.wait_all_tasks_blocked()

@@ -1,199 +1,38 @@
-"""What an embedder writes: an application, its routes, their handlers and hooks."""
+"""An application: its routes, the other applications that it includes, its topics and services."""
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, TypeAlias
 
 import attrs
 
-from protocol import TooBigToSendError, codec, raw
-from protocol.messages import MAX_SAFE_INTEGER, Event, HeartbeatMode
-from trioserver.app.handlers import Handler, make_handler, name_of
+from protocol.messages import HeartbeatMode
 from trioserver.app.mailbox import Mailbox
-from trioserver.app.mailbox.acknowledging import ACKNOWLEDGE, acknowledge
 from trioserver.app.presence import Presence
+from trioserver.app.publishing import Publisher
+from trioserver.app.route import Route
 from trioserver.auth import Authenticator, Owner
 from trioserver.engine.memory import MemoryEngine
-from trioserver.peers.origins import OriginPolicy
-from trioserver.websocket.headers import encode_text
-from trioserver.websocket.memory import shared
-
-if TYPE_CHECKING:
-    from protocol.options import ProtocolOptions
-    from trioserver.app.connection import Connection
-    from trioserver.config import Config
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-Permission: TypeAlias = "Callable[[Connection, str], bool | Awaitable[bool]]"
-"""Whether a client may subscribe, or publish, to a topic; a plain or an async function."""
-
-Hook: TypeAlias = "Callable[[Connection], Awaitable[None] | None]"
 
 HealthCheck: TypeAlias = Callable[[], Awaitable[object]]
-"""Returns when all is well; returns False, or raises, when it is not."""
+"""Returns if all is well. Returns False, or raises, if it is not."""
 
 AsgiApplication: TypeAlias = Callable[..., Awaitable[None]]
 """An ASGI application: Starlette, FastAPI, Quart, or a function ``(scope, receive, send)``."""
 
-Lifespan: TypeAlias = "Callable[..., AbstractAsyncContextManager[None]]"
-"""What `contextlib.asynccontextmanager` makes of a function that takes the application and, if it
-wants it, the `Server` that is about to run it."""
-
-_EVENT_BYTES: Final = 64
-"""Of an event, at the most, without its data and its topic, of which each character is at most six
-bytes of JSON."""
-
-_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-def _no_one(connection: Connection, topic: str) -> bool:
-    return False
-
-
-class Route:
-    """A path that WebSockets connect to, and what happens there. Made by `Application.route`."""
-
-    def __init__(
-        self,
-        application: Application,
-        path: str,
-        *,
-        auth: Authenticator,
-        owner: Owner | None,
-        greeting: str | None,
-        auth_aliases: Iterable[str],
-        allow_query_token: bool,
-        supersede: bool,
-        origins: Iterable[str] | None,
-        heartbeat: HeartbeatMode,
-        presence: Presence | None,
-        mailbox: Mailbox | None,
-        session: str | None,
-    ) -> None:
-        self.application = application
-        self.path = path
-        self.auth = auth
-        self.owner = owner
-        self.greeting = greeting
-        self.auth_aliases = frozenset(auth_aliases)
-        self.allow_query_token = allow_query_token
-        self.supersede = supersede
-        self.session = session
-        self.heartbeat: HeartbeatMode = heartbeat
-        self.origins = None if origins is None else OriginPolicy(origins)
-        self.handlers: dict[str, Handler] = {}
-        self.may_subscribe: Permission = _no_one
-        self.may_publish: Permission = _no_one
-        self.ready_hook: Hook | None = None
-        self.close_hook: Hook | None = None
-        self._presence = presence
-        self._mailbox = mailbox
-        self._pattern = _compile(path)
-        self._options: tuple[Config, ProtocolOptions] | None = None  # the latest, for `opening`
-        if session is not None and session not in self.parameters:
-            raise ValueError(f"session: {path} has no parameter {session!r}")
-        if heartbeat not in ("frame", "message"):
-            raise ValueError(f"heartbeat is {heartbeat!r}; it must be 'frame' or 'message'")
-        for alias in self.auth_aliases:
-            if not codec.is_type_name(alias):
-                raise ValueError(f"auth_aliases: {alias!r} is no message type")
-        if presence is not None:
-            presence._belong_to(self)
-        if mailbox is not None:
-            self.handlers[ACKNOWLEDGE] = make_handler(ACKNOWLEDGE, acknowledge)
-
-    def __repr__(self) -> str:
-        return f"Route({self.path!r})"
-
-    @property
-    def parameters(self) -> frozenset[str]:
-        """The names of the path's parameters."""
-        return frozenset(self._pattern.groupindex)
-
-    @property
-    def presence(self) -> Presence:
-        """Who is connected. Raises `RuntimeError` where the route was made without."""
-        if self._presence is None:
-            raise RuntimeError(f"{self.path}: give the route a presence: presence=Presence()")
-        return self._presence
-
-    def match(self, path: str) -> dict[str, str] | None:
-        """The path parameters, None where the path is another's."""
-        match = self._pattern.fullmatch(path)
-        return None if match is None else match.groupdict()
-
-    def on(self, type: str) -> Callable[[_Function], _Function]:
-        """Register the handler for messages of a ``type``. The kind of function says how it runs.
-
-        `def` runs inline and must not block; `async def` runs in the message loop, one after the
-        other; `async def` with `yield` is a stream. It takes the connection and, if it wants it,
-        the payload, whose annotation says what it must look like. What it returns is the reply.
-
-        Raises `ValueError` where the name is taken or reserved, `TypeError` where the function
-        does not fit.
-        """
-
-        def register(function: _Function) -> _Function:
-            if type in self.handlers:
-                raise ValueError(f"{self.path} has a handler for {type!r} already")
-            self.handlers[type] = make_handler(type, function)
-            return function
-
-        return register
-
-    def on_ready(self, function: _Function) -> _Function:
-        """Called with each connection after its `ready`, before any of its messages is handled.
-
-        Raising `protocol.Refusal` closes the connection with that code, anything else with
-        ``internal_error``. Raises `ValueError` where the route has one already.
-        """
-        self._only_once("on_ready", self.ready_hook)
-        self.ready_hook = function
-        return function
-
-    def on_close(self, function: _Function) -> _Function:
-        """Called with each connection that was ready, when it has ended. Nothing can be sent.
-
-        Raises `ValueError` where the route has one already.
-        """
-        self._only_once("on_close", self.close_hook)
-        self.close_hook = function
-        return function
-
-    def allow_subscribe(self, function: _Function) -> _Function:
-        """Says which topics a client may subscribe to; without it, none.
-
-        Raises `ValueError` where the route has one already.
-        """
-        self._only_once("allow_subscribe", self.may_subscribe)
-        self.may_subscribe = function
-        return function
-
-    def allow_publish(self, function: _Function) -> _Function:
-        """Says which topics a client may publish to; without it, none.
-
-        Raises `ValueError` where the route has one already.
-        """
-        self._only_once("allow_publish", self.may_publish)
-        self.may_publish = function
-        return function
-
-    def _only_once(self, name: str, there: Callable[..., Any] | None) -> None:
-        """A second function would take the place of the first, and nobody would know."""
-        if there is not None and there is not _no_one:
-            raise ValueError(f"{self.path} has an {name} already: {name_of(there)}")
+Lifespan: TypeAlias = Callable[..., AbstractAsyncContextManager[None]]
+"""The result of `contextlib.asynccontextmanager` for a function that takes the application and,
+optionally, the `Server` that is about to run it."""
 
 
 @attrs.frozen
-class Match:
-    """A route and the path parameters it was reached with."""
+class RouteMatch:
+    """A route, the application it belongs to, and the parameters of the path that matched."""
 
+    application: Application
     route: Route
     resource: Mapping[str, str]
 
@@ -201,17 +40,17 @@ class Match:
 class Application:
     """Routes that share an authenticator, topics, and services.
 
-    - ``auth``: who is on the other end, unless a route says otherwise.
-    - ``lifespan``: an async context manager that is given the application and, where it takes a
-      second argument, the `Server`: what it opens is there before the first connection and closed
-      after the last. What handlers need of it goes into ``state``, which they reach as
-      ``connection.application.state``.
-    - ``http``: an ASGI application for the requests that are not for a WebSocket; needs the extra
-      "http". ``scope["trioserver"]`` is the `Server`, ``scope["trioserver.application"]`` this.
-    - ``http_prefix``: it gets only what is below this path, "/shop", as if it were mounted there.
-    - ``mailbox``: keeps messages for users who are not there; see `Mailbox`.
+    - ``auth``: the authenticator of all routes that have none of their own.
+    - ``lifespan``: an async context manager that takes the application and, optionally, the
+      `Server`. It is entered before the first connection and exited after the last. Put what
+      handlers need into ``state``, which they reach as ``connection.application.state``.
+    - ``http``: an ASGI application for requests that are not for a WebSocket; needs the extra
+      "http". ``scope["trioserver"]`` is the `Server`, and ``scope["trioserver.application"]`` is
+      this application.
+    - ``http_prefix``: mount ``http`` below this path, such as "/shop".
+    - ``mailbox``: keeps messages for users who are not connected; see `Mailbox`.
 
-    One application may be served by several servers in one process, each with its lifespan.
+    Several servers in one process may serve one application, each with its own lifespan.
     """
 
     def __init__(
@@ -224,24 +63,25 @@ class Application:
         mailbox: Mailbox | None = None,
     ) -> None:
         if http_prefix and (not http_prefix.startswith("/") or http_prefix.endswith("/")):
-            raise ValueError(f"http_prefix is {http_prefix!r}; it must look like '/shop'")
+            raise ValueError(
+                f"invalid http_prefix {http_prefix!r}: it must look like '/shop', with a slash at "
+                "the start and none at the end"
+            )
         self.auth = auth
         self.lifespan = lifespan
         self.http = http
         self.http_prefix = http_prefix
         self.health_checks: dict[str, HealthCheck] = {}
-        self._mailbox = mailbox
         self.state: dict[str, Any] = {}
-        self.engine = MemoryEngine(_event_frame)
-        self._bounds: WeakKeyDictionary[object, int] = WeakKeyDictionary()
-        self._max_message_bytes = sys.maxsize
+        self._mailbox = mailbox
+        self._publisher = Publisher()
         self._routes: list[Route] = []
         self._included: list[Application] = []
 
     @property
     def routes(self) -> list[Route]:
-        """Its own, then those of the applications it includes."""
-        return [route for part in self.parts for route in part._routes]
+        """The routes of this application, then those of the applications it includes."""
+        return [*self._routes, *(route for other in self._included for route in other.routes)]
 
     @property
     def parts(self) -> list[Application]:
@@ -250,16 +90,21 @@ class Application:
 
     @property
     def mailbox(self) -> Mailbox:
-        """What keeps messages for users. Raises `RuntimeError` where there is none."""
+        """The mailbox. Raises `RuntimeError` if the application was made without one."""
         if self._mailbox is None:
             raise RuntimeError("give the application a mailbox: mailbox=Mailbox(database)")
         return self._mailbox
 
+    @property
+    def engine(self) -> MemoryEngine:
+        """The subscribers of each topic."""
+        return self._publisher.engine
+
     def include(self, other: Application) -> None:
         """Serve another application's routes too; it keeps its topics, services and lifespan.
 
-        Raises `ValueError` where both have a route with the same path, where it is included
-        already, and where that would go round in a circle.
+        Raises `ValueError` if both have a route with the same path, if ``other`` is included
+        already, or if ``other`` includes this application.
         """
         mine = {id(part) for part in self.parts}
         for part in other.parts:
@@ -267,10 +112,8 @@ class Application:
                 raise ValueError("an application cannot include itself, nor one that includes it")
             if id(part) in mine:
                 raise ValueError("this application, or one that it includes, is included already")
-        taken = {route.path for route in self.routes}
         for route in other.routes:
-            if route.path in taken:
-                raise ValueError(f"{route.path}: there is a route with this path already")
+            self._check_free(route.path)
         self._included.append(other)
 
     def route(
@@ -292,20 +135,20 @@ class Application:
         """Add a route. ``path`` may have parameters: "/ws/conversations/{conversation_id}".
 
         - ``owner``: whether the path's resource is the user's; required where it has parameters.
-        - ``auth``: in place of the application's.
+        - ``auth``: the route's authenticator, in place of the application's.
         - ``greeting``: a text for `hello`.
-        - ``auth_aliases``: other types that count as `auth`, for clients that are out there.
-        - ``allow_query_token``: take the token from ``?token=`` too. URLs are logged by proxies
-          and kept by browsers; turn it on for clients that can do nothing else.
+        - ``auth_aliases``: message types that are accepted as `auth`, for deployed clients.
+        - ``allow_query_token``: also accept the token from ``?token=``. Proxies log URLs and
+          browsers keep them, so use it only for clients that cannot send a first message.
         - ``supersede``: a new connection of the same user to the same resource ends the old one.
         - ``origins``: which web pages may connect, in place of `OriginConfig.allow`.
-        - ``heartbeat``: how clients are pinged that do not ask for either form. "message": by
-          `ping` messages, for such as cannot see WebSocket's own frames.
-        - ``presence``: knows who is connected; one for each route.
-        - ``mailbox``: deliver what the application's mailbox keeps for the user who connects.
+        - ``heartbeat``: how to ping clients that do not ask for a mode. "message" sends `ping`
+          messages, for clients that cannot see WebSocket's own ping frames.
+        - ``presence``: tracks which users are connected; one for each route.
+        - ``mailbox``: deliver the messages that the application's mailbox keeps for the user.
         - ``session``: the path parameter that is a session's id. A block of that session closes
-          the connections to it, whatever token they came with; those who come later are told
-          ``session_blocked`` once the owner check has found the session to be theirs.
+          the connections to it, whatever their token, and later ones are refused with
+          ``session_blocked`` after the owner check.
 
         Raises `ValueError` with what to change.
         """
@@ -315,7 +158,6 @@ class Application:
                 f"{path}: give the application or the route an authenticator: auth=..."
             )
         route = Route(
-            self,
             path,
             auth=auth,
             owner=owner,
@@ -329,79 +171,75 @@ class Application:
             mailbox=self.mailbox if mailbox else None,
             session=session,
         )
-        if owner is None and _PARAMETER.search(path):
+        if owner is None and route.parameters:
             raise ValueError(
                 f"{path}: its resource needs an owner=..., an async function (user, resource) -> "
                 "bool; owner=anyone says that every authenticated user may connect"
             )
-        if any(other.path == path for other in self.routes):
-            raise ValueError(f"{path}: there is a route with this path already")
+        self._check_free(path)
+        if presence is not None:
+            presence.bind(path, route.parameters, self.publish)
         self._routes.append(route)
         return route
 
-    def match(self, path: str) -> Match | None:
-        """The first route, in order of registration, that the path fits."""
-        for route in self.routes:
+    def _check_free(self, path: str) -> None:
+        if any(route.path == path for route in self.routes):
+            raise ValueError(f"{path}: there is a route with this path already")
+
+    def match(self, path: str) -> RouteMatch | None:
+        """Return the first route, in order of registration, that matches the path, or None."""
+        for route in self._routes:
             resource = route.match(path)
             if resource is not None:
-                return Match(route, resource)
-        return None
+                return RouteMatch(self, route, resource)
+        return next(filter(None, (other.match(path) for other in self._included)), None)
 
     def add_health_check(self, name: str, check: HealthCheck) -> None:
-        """Have ``/readyz`` ask ``check`` as well: an async function, called without arguments.
+        """Let ``/readyz`` also call ``check``, an async function without arguments.
 
-        It fails by returning False, raising, or taking longer than `HttpConfig.check_timeout`.
-        ``name`` is told to whoever asks, the reason only to the log. Raises `ValueError` where the
-        name is taken or is not 1-64 of ``a-z 0-9 _ . -``.
+        The check fails if it returns False, raises, or takes longer than
+        `HttpConfig.check_timeout`. The response contains ``name``; only the log contains the
+        reason. Raises `ValueError` if the name is in use or is not 1 to 64 of ``a-z 0-9 _ . -``.
         """
-        if not re.fullmatch(r"[a-z0-9_.-]{1,64}", name) or name in self.health_checks:
-            raise ValueError(f"{name!r} is taken, or is not 1-64 of a-z 0-9 _ . -")
+        if not re.fullmatch(r"[a-z0-9_.-]{1,64}", name):
+            raise ValueError(f"invalid name {name!r}: use 1 to 64 of the characters a-z 0-9 _ . -")
+        if name in self.health_checks:
+            raise ValueError(f"there is a health check {name!r} already")
         self.health_checks[name] = check
 
     def publish(self, topic: str, data: Any) -> int:
-        """Send ``data`` to all subscribers of ``topic``; never waits for any. The event's offset.
+        """Send ``data`` to all subscribers of ``topic``, and return the event's offset.
 
-        Raises `TypeError` or `ValueError` for what JSON cannot express, and
-        `protocol.TooBigToSendError` for an event that is larger than any message that is sent: then
-        nobody gets it.
+        Never waits for a subscriber. Raises `TypeError` or `ValueError` for data that JSON cannot
+        express, and `protocol.TooBigToSendError` for an event that is larger than the largest
+        message that can be sent; then no subscriber gets it.
         """
-        event = raw(data)
-        if len(event) + 6 * len(topic) + _EVENT_BYTES > self._max_message_bytes:
-            self._check_size(Event(topic=topic, offset=MAX_SAFE_INTEGER, data=event))
-        return self.engine.publish(topic, event)
+        return self._publisher.publish(topic, data)
 
-    def _check_size(self, event: Event) -> None:
-        """Raises `TooBigToSendError`."""
-        size = len(codec.encode(event))
-        if size > self._max_message_bytes:
-            raise TooBigToSendError(size, self._max_message_bytes)
+    # ------------------------------------------------------------- for the server
 
-    def bound_messages(self, server: object, max_bytes: int) -> None:
-        """A server that serves this application sends no message that is larger."""
-        self._bounds[server] = max_bytes
-        self._max_message_bytes = min(self._bounds.values())
+    def components(self) -> Iterator[tuple[str, Any]]:
+        """Yield everything that may be a `Component`, with what it is used for.
+
+        One that is used several times comes several times.
+        """
+        yield "auth", self.auth
+        yield "mailbox", self._mailbox
+        for route in self._routes:
+            yield "auth", route.auth
+            yield "ownership", route.owner
+            if route.has_presence:
+                yield "presence", route.presence
+        for other in self._included:
+            yield from other.components()
+
+    def limit_messages(self, server: object, max_bytes: int) -> None:
+        """Note that ``server``, while it exists, sends no message larger than ``max_bytes``."""
+        self._publisher.limit_messages(server, max_bytes)
         if self._mailbox is not None:
-            self._mailbox.max_message_bytes = self._max_message_bytes
-
-
-def _event_frame(event: Event) -> bytes:
-    """A server's frames are not masked: one serves all who hear the event."""
-    return shared(encode_text(codec.encode(event)))
+            self._mailbox.max_message_bytes = self._publisher.max_message_bytes
 
 
 async def anyone(user: Any, resource: Mapping[str, str]) -> bool:
     """An owner check for resources that are every authenticated user's."""
     return True
-
-
-def _compile(path: str) -> re.Pattern[str]:
-    if not path.startswith("/"):
-        raise ValueError(f"a route's path starts with '/': {path!r}")
-    names = _PARAMETER.findall(path)
-    if len(set(names)) != len(names) or re.search(r"[{}]", _PARAMETER.sub("", path)):
-        raise ValueError(f"{path!r}: parameters look like {{name}}, each name once")
-    parts = _PARAMETER.split(path)  # text and names in turn
-    pattern = "".join(
-        f"(?P<{part}>[^/]+)" if index % 2 else re.escape(part) for index, part in enumerate(parts)
-    )
-    return re.compile(pattern)

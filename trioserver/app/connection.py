@@ -30,7 +30,8 @@ from trioserver.websocket.request import Request
 from trioserver.websocket.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from trioserver.app.application import Application, Route
+    from trioserver.app.application import Application
+    from trioserver.app.route import Route
     from trioserver.telemetry.tracing import ConnectionTracing
 
 
@@ -207,6 +208,11 @@ class Connection:
         """End the connection with an error of `protocol.ERRORS`, or one of your own (1008)."""
         self._fail(Refusal(code, message))
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can be sent any more; it may still be closing."""
+        return self._session.close is not None
+
     def statistics(self) -> ConnectionStatistics:
         """What has gone through so far."""
         websocket = self._websocket
@@ -234,10 +240,6 @@ class Connection:
     # ------------------------------------------------------------- for the rest of the server
 
     @property
-    def _is_over(self) -> bool:
-        """Whether it has ended, and perhaps is still being closed."""
-        return self._session.close is not None
-
     @property
     def _was_ready(self) -> bool:
         """Whether `ready` has left."""
@@ -358,8 +360,8 @@ class Connection:
 
     def _release(self) -> None:
         """Leave nothing behind: called once, at the end."""
-        if self.route._presence is not None:
-            self.route._presence._left(self)
+        if self._was_ready and self.route.has_presence:
+            self.route.presence.leave(self)
         for topic in self._topics:
             self.application.engine.unsubscribe(topic, self)
         self._topics.clear()

@@ -19,6 +19,7 @@ from trioserver import (
     AuditQuery,
     Connection,
     MailboxFull,
+    Member,
     Observer,
     Presence,
     Refusal,
@@ -226,7 +227,7 @@ class Dashboard:
         )
 
 
-def tell_stats(connection: Connection, figures: Mapping[str, Any]) -> None:
+def tell_stats(connection: Member, figures: Mapping[str, Any]) -> None:
     """One that is slow is closed by the server, and holds nobody up."""
     with suppress(trio.ClosedResourceError):
         connection.send_nowait("stats_update", figures)

@@ -12,7 +12,7 @@ import trio
 from starlette.requests import Request as HttpRequest
 
 from protocol import Refusal
-from trioserver.app.handlers import unwrap
+from trioserver.app.functions import unwrap
 from trioserver.auth import Authenticator, Credentials, User
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.http.errors import ApiError, unavailable

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -108,17 +108,8 @@ def collect(
     for part in application.parts:
         for name, check in part.health_checks.items():
             add(name, check)
-    for name, thing in _things(application):
+    for name, thing in application.components():
         if overrides(thing, "check_health") and id(thing) not in seen:
             seen.add(id(thing))
             add(name, thing.check_health)
     return checks
-
-
-def _things(application: Application) -> Iterator[tuple[str, Any]]:
-    for part in application.parts:
-        yield "auth", part.auth
-        yield "mailbox", part._mailbox
-    for route in application.routes:
-        yield "auth", route.auth
-        yield "ownership", route.owner

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from trioserver.app.application import Application
-from trioserver.app.handlers import unwrap
+from trioserver.app.functions import unwrap
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra, needs
 from trioserver.server.http_side import HttpSide

@@ -15,7 +15,7 @@ import trio
 from protocol import Disconnect, Refusal, ServerState
 from protocol.messages import Auth, Message
 from trioserver.app.connection import Connection
-from trioserver.app.handlers import call
+from trioserver.app.functions import call
 from trioserver.auth import Credentials, User
 from trioserver.auth.blocks import Blocks
 from trioserver.auth.fingerprint import fingerprint
@@ -136,8 +136,8 @@ class Lifecycle:
                 self._has_settled()
                 if connection._was_ready:
                     self._dispatcher.start()  # also if it has ended already: `on_close` is called
-                    if connection.route._mailbox is not None:
-                        work.start_soon(connection.route._mailbox.serve, connection)
+                    if connection.route.mailbox is not None:
+                        work.start_soon(connection.route.mailbox.serve, connection)
                     await self._beat()
                 await connection._ended.wait()
                 work.cancel_scope.cancel()

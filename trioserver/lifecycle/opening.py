@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from typing import Final
+from weakref import WeakKeyDictionary
 
 import trio
 
 from protocol import ProtocolOptions, ServerProtocol
-from trioserver.app.application import Application, Match, Route
+from trioserver.app.application import Application, RouteMatch
 from trioserver.app.connection import Connection
+from trioserver.app.route import Route
 from trioserver.config import Config
 from trioserver.websocket.handshake import BadHead, Head, check_upgrade, subprotocols
 from trioserver.websocket.memory import Memory
@@ -20,8 +23,11 @@ from trioserver.websocket.tls import client_certificate_of
 from trioserver.websocket.tls_stream import is_secure
 from trioserver.websocket.websocket import WebSocket
 
+_OPTIONS: Final[WeakKeyDictionary[Route, tuple[Config, ProtocolOptions]]] = WeakKeyDictionary()
+"""The options of each route's connections, for the configuration that was used last."""
 
-def judge(head: Head, application: Application) -> Match:
+
+def judge(head: Head, application: Application) -> RouteMatch:
     """The route that a good opening handshake is for. Raises `BadHead`."""
     match = application.match(head.path)
     if match is None:
@@ -33,7 +39,7 @@ def judge(head: Head, application: Application) -> Match:
 def new_connection(
     stream: trio.abc.Stream,
     head: Head,
-    match: Match,
+    match: RouteMatch,
     *,
     config: Config,
     remote: str,
@@ -55,7 +61,7 @@ def new_connection(
     )
     return Connection(
         id=uuid.uuid4().hex,
-        application=match.route.application,
+        application=match.application,
         route=match.route,
         resource=match.resource,
         request=request,
@@ -75,9 +81,10 @@ def new_connection(
 
 def _options_of(config: Config, route: Route) -> ProtocolOptions:
     """One for all connections to the route, until the configuration is another."""
-    if route._options is None or route._options[0] is not config:
-        route._options = (config, _session_options(config, route))
-    return route._options[1]
+    known = _OPTIONS.get(route)
+    if known is None or known[0] is not config:
+        known = _OPTIONS[route] = (config, _session_options(config, route))
+    return known[1]
 
 
 def _session_options(config: Config, route: Route) -> ProtocolOptions:

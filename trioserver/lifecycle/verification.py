@@ -10,7 +10,7 @@ import trio
 
 from protocol import Refusal
 from trioserver.app.connection import Connection
-from trioserver.app.handlers import unwrap
+from trioserver.app.functions import unwrap
 from trioserver.auth import Credentials, User
 from trioserver.auth.blocks import Blocks
 from trioserver.logs.context import bind_connection

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from protocol import Refusal
-from trioserver.app.application import Application, Match
+from trioserver.app.application import Application, RouteMatch
 from trioserver.app.connection import Connection
 from trioserver.auth.blocks import Blocks
 from trioserver.config import Config
@@ -95,20 +95,20 @@ class FrontDoor:
         self._observer = Observers([self.gate, observer])
         self._tracing = tracing
         self._wall_clock = wall_clock
-        self._bound_messages(config)
+        self._limit_messages(config)
 
     def reconfigure(self, config: Config) -> None:
         """Other options for connections from now on; those that are open keep what they have."""
         self._config = config
         self.gate.reconfigure(config)
         self.memory.limit = config.limits.memory_bytes
-        self._bound_messages(config)
+        self._limit_messages(config)
 
-    def _bound_messages(self, config: Config) -> None:
+    def _limit_messages(self, config: Config) -> None:
         """Nothing is taken for sending that could not be sent."""
         check_outbox(config)
         for part in self._application.parts:
-            part.bound_messages(self, largest_payload(config.outbox.max_bytes))
+            part.limit_messages(self, largest_payload(config.outbox.max_bytes))
 
     async def serve_stream(
         self,
@@ -239,7 +239,7 @@ class FrontDoor:
         except OSError:
             raise PeerLeft from None
 
-    def _lifecycle(self, admitted: AdmittedStream, head: Head, match: Match) -> Lifecycle:
+    def _lifecycle(self, admitted: AdmittedStream, head: Head, match: RouteMatch) -> Lifecycle:
         slot = admitted.slot
         connection = new_connection(
             admitted.stream,
@@ -279,8 +279,8 @@ class FrontDoor:
     def became_ready(self, connection: Connection) -> None:
         """From now on it is there for everybody."""
         self._registry.became_ready(connection, self._config.limits.connections_per_user)
-        if connection.route._presence is not None:
-            connection.route._presence._arrived(connection)
+        if connection.route.has_presence:
+            connection.route.presence.join(connection, connection._wall_clock())
         self._observer.became_ready(connection)
 
 

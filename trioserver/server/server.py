@@ -148,12 +148,7 @@ class Server:
 
     def _parts(self) -> list[Any]:
         """Authenticators, owner checks and the like, each once."""
-        parts: list[object] = []
-        for part in self.application.parts:
-            parts += (part.auth, part._mailbox)
-        for route in self.application.routes:
-            parts += (route.auth, route.owner, route._presence)
-        return list({id(part): part for part in parts}.values())
+        return list({id(part): part for _, part in self.application.components()}.values())
 
     def _services(self) -> list[Callable[..., Any]]:
         """Their background work, and the server's own."""
@@ -188,7 +183,7 @@ class Server:
     @property
     def connections(self) -> tuple[Connection, ...]:
         """All that are ready and have not ended, in no order."""
-        return tuple(each for each in self._registry.ready if not each._is_over)
+        return tuple(each for each in self._registry.ready if not each.has_ended)
 
     def statistics(self) -> ServerStatistics:
         """How it stands at this moment."""

@@ -17,8 +17,8 @@ from trioserver.logs.seldom import Seldom
 from trioserver.telemetry.histogram import HANDLING, Histogram
 
 if TYPE_CHECKING:
-    from trioserver.app.application import Route
     from trioserver.app.handlers import Handler
+    from trioserver.app.route import Route
 
 _WARN_PERIOD: Final = 60.0  # seconds, for one handler: who holds the loop does so often
 

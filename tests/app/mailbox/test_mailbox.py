@@ -87,7 +87,7 @@ class Post:
 
         def is_so() -> bool:
             couriers = [one for desk in self.mailbox._desks.values() for one in desk.couriers]
-            ready = [one for one in self.server.connections if one.route._mailbox is not None]
+            ready = [one for one in self.server.connections if one.route.mailbox is not None]
             done = all(courier._caught_up and not courier._again for courier in couriers)
             return done and {courier._connection for courier in couriers} == set(ready)
 

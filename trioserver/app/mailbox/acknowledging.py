@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Final, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -10,25 +11,31 @@ from msgspec import Meta
 from protocol import Refusal
 from trioserver.storage import DatabaseUnavailable
 
-if TYPE_CHECKING:
-    from trioserver.app.connection import Connection
-
 ACKNOWLEDGE: Final = "mailbox.ack"
 
 LetterId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-class Acknowledged(msgspec.Struct):
-    """The payload. Ids that are no message of this user's change nothing."""
+class AckPayload(msgspec.Struct):
+    """The ids of messages that the client has. Ids of other users' messages are ignored."""
 
     ids: Annotated[list[LetterId], Meta(min_length=1, max_length=100)]
 
 
-async def acknowledge(connection: Connection, acknowledged: Acknowledged) -> None:
-    """Forget messages; the answer comes when they will not be delivered again."""
-    mailbox = connection.route._mailbox
-    assert mailbox is not None, "only such routes have this handler"
-    try:
-        await mailbox.acknowledge(connection.user.id, acknowledged.ids)
-    except DatabaseUnavailable:
-        raise Refusal("unavailable") from None
+class _Mailbox(Protocol):
+    async def acknowledge(self, user: str, ids: Sequence[str]) -> None: ...
+
+
+def make_acknowledge(mailbox: _Mailbox) -> Callable[[Any, AckPayload], Awaitable[None]]:
+    """Make the handler for ``mailbox.ack``.
+
+    It answers when the messages have been deleted and cannot be delivered again.
+    """
+
+    async def acknowledge(connection: Any, payload: AckPayload) -> None:
+        try:
+            await mailbox.acknowledge(connection.user.id, payload.ids)
+        except DatabaseUnavailable:
+            raise Refusal("unavailable") from None
+
+    return acknowledge

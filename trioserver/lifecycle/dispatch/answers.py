@@ -10,7 +10,7 @@ from protocol import Id, Refusal, TooBigToSendError
 from protocol.codec import encode
 from protocol.messages import Ack, Chunk
 from trioserver.app.connection import Connection
-from trioserver.app.handlers import unwrap
+from trioserver.app.functions import unwrap
 from trioserver.logs.lines import may_log
 from trioserver.logs.seldom import Seldom
 from trioserver.logs.tracebacks import traceback_of

@@ -19,7 +19,8 @@ import trio
 from protocol import Id, Refusal, TooBigToSendError
 from protocol.messages import Cancel, Message, Ping, Pong
 from trioserver.app.connection import Connection
-from trioserver.app.handlers import Handler, Kind, call, call_inline
+from trioserver.app.functions import Kind, call
+from trioserver.app.handlers import Handler, call_inline
 from trioserver.config import HandlerConfig, LimitsConfig
 from trioserver.lifecycle.dispatch.answers import acknowledge, judge, refuse_for
 from trioserver.lifecycle.dispatch.streams import Streams

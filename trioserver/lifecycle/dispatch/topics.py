@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from protocol import Refusal
 from protocol.messages import Publish, Subscribe, Unsubscribe
 from trioserver.app.connection import Connection
-from trioserver.app.handlers import call
+from trioserver.app.functions import call
 
 TopicRequest: TypeAlias = Subscribe | Unsubscribe | Publish
 

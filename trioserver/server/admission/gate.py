@@ -13,8 +13,8 @@ from typing import Any, Final
 import structlog
 import trio
 
-from trioserver.app.application import Route
 from trioserver.app.connection import Connection
+from trioserver.app.route import Route
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
 from trioserver.logs.lines import may_log

@@ -76,6 +76,7 @@ class Readiness:
         assert sys.platform == "linux"
         self._epoll = select.epoll()
         self._sources: dict[int, Source] = {}
+        self._hangups: dict[int, Callable[[], None]] = {}
         self.turn_is_coming = False
         self._waiting: list[Source] = []  # for tasks, which have their turn before the next round
         self._holding: list[Source] = []  # for whatever else comes in this step
@@ -103,9 +104,24 @@ class Readiness:
         """
         if self._sources.get(fd) is source:
             del self._sources[fd]
-            if not self._epoll.closed:
-                with suppress(OSError):  # its owner has closed it: the kernel watches it no more
-                    self._epoll.unregister(fd)
+            self._unregister(fd)
+
+    def _unregister(self, fd: int) -> None:
+        if not self._epoll.closed:
+            with suppress(OSError):  # its owner has closed it: the kernel watches it no more
+                self._epoll.unregister(fd)
+
+    def watch_hangup(self, fd: int, call: Callable[[], None]) -> None:
+        """Call ``call`` once, as soon as the peer of this socket has ended (FIN or RST), whatever
+        there is to read before that. For a socket that `watch` does not watch."""
+        self._hangups[fd] = call
+        self._epoll.register(fd, select.EPOLLRDHUP)
+
+    def unwatch_hangup(self, fd: int, call: Callable[[], None]) -> None:
+        """Undo `watch_hangup`. A second time changes nothing."""
+        if self._hangups.get(fd) == call:
+            del self._hangups[fd]
+            self._unregister(fd)
 
     def hold(self, source: Source) -> None:
         """Call `Source.send_now` in the turn that is coming, when others may have added to what it
@@ -197,6 +213,10 @@ class Readiness:
             source = self._sources.get(fd)
             if source is not None:
                 self._read(fd, source, came)
+            elif fd in self._hangups:
+                call = self._hangups[fd]
+                self.unwatch_hangup(fd, call)
+                call()
         now = trio.current_time()
         for source, data in came:
             self._take(source, data, now)

@@ -25,6 +25,7 @@ from trioserver.websocket.memory import Debt, Memory
 from trioserver.websocket.outbox import Outbox, OutboxClosed
 from trioserver.websocket.pace import Pace
 from trioserver.websocket.peer_close import ABNORMAL, PeerClose, judge_close
+from trioserver.websocket.peer_end import watched_for_end
 from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.tls_stream import TLSStream, socket_of
 
@@ -41,6 +42,11 @@ which has to be read whole."""
 _MOST_HELD: Final = 2
 """Rounds for which answers may wait for a task. It is woken before the first of them ends, and has
 its turn before the second does."""
+
+SHORT_PAUSE: Final = 1.0
+"""Seconds of a pause after which the peer's end is watched for, and ends the connection. In a
+shorter pause what the peer sent before its end is still handled, as it is without a pause; and
+pauses that come and go with each batch of messages cost no system calls."""
 
 _CLOSE_TIMEOUT_IN_NOISE: Final = 1.0
 """Seconds for the closing handshake where the peer's Close frame may not be told from noise, or
@@ -292,6 +298,8 @@ class WebSocket:
                 break
             if not self._has_room() or self._resumed is not None:
                 await self._wait_resumed()
+                if self._gone:
+                    break
             if self._readiness is not None and self._resumed is None:
                 self._watch(self._readiness)
                 return
@@ -302,9 +310,29 @@ class WebSocket:
         self._leave(PeerClose(ABNORMAL, ""))
 
     async def _wait_resumed(self) -> None:
-        while self._resumed is not None and not (self._closing or self._listening):
-            await self._resumed.wait()
+        """Wait until reading may go on, or the peer has ended."""
+        with trio.move_on_after(SHORT_PAUSE):
+            await self._wait_wanted()
+        if not self._is_wanted:
+            async with watched_for_end(self._stream, self._readiness, self._end_in_pause):
+                await self._wait_wanted()
         self._listening = False
+
+    @property
+    def _is_wanted(self) -> bool:
+        """Whether something is to be read, or can't be any more."""
+        return self._resumed is None or self._closing or self._listening or self._gone
+
+    async def _wait_wanted(self) -> None:
+        while not self._is_wanted:
+            assert self._resumed is not None
+            await self._resumed.wait()
+
+    def _end_in_pause(self) -> None:
+        """The peer has ended; what it sent before is not read any more."""
+        self._gone = True
+        if self._resumed is not None:
+            self._resumed.set()
 
     def _take(self, data: bytes) -> list[Item] | None:
         """Decode what one read gave; None where it gave nothing, for that is the end."""

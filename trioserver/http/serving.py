@@ -19,7 +19,7 @@ from trioserver.app.functions import unwrap
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra, needs
 from trioserver.server.http_side import HttpSide
-from trioserver.server.operations.garbage import collect_seldom
+from trioserver.server.operations.gc_scheduler import collect_seldom
 from trioserver.server.server import Server
 from trioserver.telemetry.observer import Observer
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import trio
 
-from trioserver.server.admission.gate import Gate
-from trioserver.server.admission.limiter import Slot
+from trioserver.server.admission.connection_limiter import Slot
+from trioserver.server.admission.controller import Gate
 from trioserver.websocket.handshake import BadHead, Head, refuse
 
 

@@ -23,13 +23,13 @@ from trioserver.auth.component import overrides
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra
 from trioserver.logs.lines import LineThrottle, may_log
-from trioserver.server.front_door import FrontDoor
+from trioserver.server.connection_handler import FrontDoor
 from trioserver.server.http_side import HttpSide
 from trioserver.server.inspection import ConnectionFilter, ConnectionReport, report
-from trioserver.server.operations.listening import Listening
+from trioserver.server.operations.listener_manager import Listening
 from trioserver.server.operations.reloading import Reconfigured, Reloader
-from trioserver.server.operations.serving import Serving
 from trioserver.server.registry import Registry
+from trioserver.server.runner import Serving
 from trioserver.storage import Database
 from trioserver.telemetry.audit import Auditor
 from trioserver.telemetry.counts import Counts

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserver.config import LimitsConfig
-from trioserver.server.admission.limiter import SPARE, ConnectionLimiter, Slot, SlotState
+from trioserver.server.admission.connection_limiter import SPARE, ConnectionLimiter, Slot, SlotState
 
 
 class Hall:

@@ -16,7 +16,7 @@ import trio
 from tests.server.operations.processes import Process, as_systemd, started, token, write_application
 from trioserver import CannotListen, Config
 from trioserver.client import connect
-from trioserver.server.operations.listening import Listening
+from trioserver.server.operations.listener_manager import Listening
 from trioserver.server.operations.systemd import Manager, PassedSocket, take_sockets
 
 
@@ -173,7 +173,9 @@ def test_sockets_come_with_their_names(names: str | None, expected: list[str]) -
 async def test_a_listener_takes_the_sockets_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     passed = [PassedSocket(name, socket.create_server(("127.0.0.1", 0))) for name in ("a", "b")]
     ports = [each.socket.getsockname()[1] for each in passed]
-    monkeypatch.setattr("trioserver.server.operations.listening.take_sockets", lambda: list(passed))
+    monkeypatch.setattr(
+        "trioserver.server.operations.listener_manager.take_sockets", lambda: list(passed)
+    )
     listening = Listening()
     await listening.open(Config(systemd_socket="b"))
     assert [address.port for address in listening.addresses] == [ports[1]]
@@ -192,7 +194,9 @@ async def test_sockets_that_are_missing_or_will_not_do_are_told(
     if kind != "none":
         datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         passed.append(PassedSocket("web" if kind == "datagram" else "other", datagram))
-    monkeypatch.setattr("trioserver.server.operations.listening.take_sockets", lambda: passed)
+    monkeypatch.setattr(
+        "trioserver.server.operations.listener_manager.take_sockets", lambda: passed
+    )
     with pytest.raises(CannotListen, match=said):
         await Listening().open(Config(systemd_socket="web"))
 

@@ -12,7 +12,7 @@ import trio
 
 from trioserver.auth.component import overrides
 from trioserver.config import Config, ListenConfig
-from trioserver.server.operations.listening import TLS_FILES, Listening, same_place
+from trioserver.server.operations.listener_manager import TLS_FILES, Listening, same_place
 from trioserver.websocket.errors import CannotListen
 
 log: Final = structlog.get_logger("trioserver")

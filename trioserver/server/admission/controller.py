@@ -24,8 +24,8 @@ from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.peers.forwarded import client_of
 from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host
 from trioserver.peers.origins import SAME_HOST, OriginPolicy
-from trioserver.server.admission.conduct import Conduct
-from trioserver.server.admission.limiter import Cap, ConnectionLimiter, Slot
+from trioserver.server.admission.address_rate_limiter import Conduct
+from trioserver.server.admission.connection_limiter import Cap, ConnectionLimiter, Slot
 from trioserver.telemetry.observer import (
     AddressBlock,
     Attempt,

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final, Literal, TypeAlias
 
 from trioserver.config import LimitsConfig
-from trioserver.server.admission.holders import Holders
+from trioserver.server.admission.per_key_fifo import Holders
 
 SPARE: Final = 64
 """Connections above ``limits.connections``: those that are being closed, and, up to the half of

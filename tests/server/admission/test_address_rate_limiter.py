@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trioserver.config import LimitsConfig
-from trioserver.server.admission.conduct import BURST, Conduct
+from trioserver.server.admission.address_rate_limiter import BURST, Conduct
 
 HERE = "192.0.2.1"
 

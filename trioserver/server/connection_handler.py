@@ -22,9 +22,9 @@ from trioserver.lifecycle.opening import judge, new_connection
 from trioserver.logs.lines import LineThrottle, may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.peers.addresses import plain
-from trioserver.server.admission.gate import Gate
-from trioserver.server.admission.limiter import Slot
-from trioserver.server.admission.pressure import check_outbox, new_memory
+from trioserver.server.admission.connection_limiter import Slot
+from trioserver.server.admission.controller import Gate
+from trioserver.server.admission.memory import check_outbox, new_memory
 from trioserver.server.admitted import AdmittedStream
 from trioserver.server.http_side import HttpSide
 from trioserver.server.registry import Registry

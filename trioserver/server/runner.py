@@ -14,10 +14,10 @@ from protocol import Refusal
 from trioserver.app.application import Application
 from trioserver.auth import Component
 from trioserver.auth.loopback import is_loopback
-from trioserver.server.front_door import FrontDoor
+from trioserver.server.connection_handler import FrontDoor
 from trioserver.server.http_side import HttpSide
 from trioserver.server.operations.draining import send_away
-from trioserver.server.operations.listening import Listening
+from trioserver.server.operations.listener_manager import Listening
 from trioserver.server.operations.reloading import Reloader
 from trioserver.server.operations.signals import watch_signals
 from trioserver.server.operations.supervision import supervise

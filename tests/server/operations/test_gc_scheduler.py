@@ -15,7 +15,7 @@ from tests.support.client import Client
 from tests.support.patience import PATIENCE
 from tests.support.running import running
 from trioserver import Connection, Observer, Server
-from trioserver.server.operations.garbage import SHARE, Garbage, collect_seldom
+from trioserver.server.operations.gc_scheduler import SHARE, Garbage, collect_seldom
 
 
 class Ended(Observer):

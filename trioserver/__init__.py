@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     )
     from trioserver.http.serving import run, serve
     from trioserver.server.inspection import ConnectionFilter, ConnectionReport, TaskReport
-    from trioserver.server.operations.reloading import Reconfigured
-    from trioserver.server.server import Blocked, Server
+    from trioserver.server.operations.reloading import ReconfigureResult
+    from trioserver.server.server import BlockResult, Server
     from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.telemetry.metrics.statistics import ServerStatistics
     from trioserver.telemetry.observer import (
@@ -68,7 +68,7 @@ __all__ = [
     "AuthAttempt",
     "AuthConfig",
     "Block",
-    "Blocked",
+    "BlockResult",
     "CannotListen",
     "ClientCertificate",
     "ClientCertificateAuth",
@@ -100,7 +100,7 @@ __all__ = [
     "Presence",
     "PresenceEntry",
     "ProxyConfig",
-    "Reconfigured",
+    "ReconfigureResult",
     "Refusal",
     "RefusedRequest",
     "Request",
@@ -134,7 +134,7 @@ _HOMES: Final = {
     "AuthAttempt": "trioserver.telemetry.observer",
     "AuthConfig": "trioserver.config",
     "Block": "trioserver.auth.blocks",
-    "Blocked": "trioserver.server.server",
+    "BlockResult": "trioserver.server.server",
     "CannotListen": "trioserver.websocket.errors",
     "ClientCertificate": "trioserver.websocket.request",
     "ClientCertificateAuth": "trioserver.auth",
@@ -166,7 +166,7 @@ _HOMES: Final = {
     "Presence": "trioserver.app.presence",
     "PresenceEntry": "trioserver.app.presence",
     "ProxyConfig": "trioserver.config",
-    "Reconfigured": "trioserver.server.operations.reloading",
+    "ReconfigureResult": "trioserver.server.operations.reloading",
     "Refusal": "protocol",
     "RefusedRequest": "trioserver.telemetry.observer",
     "Request": "trioserver.websocket.request",

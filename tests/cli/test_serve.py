@@ -140,7 +140,7 @@ def test_a_second_sigint_ends_at_once(start: Start) -> None:
         process.send_signal(signal.SIGINT)
         code, errors = end_of(process)
     assert code == 0
-    assert "ending_at_once" in errors
+    assert "forced_shutdown" in errors
     assert "Traceback" not in errors
 
 

@@ -271,7 +271,7 @@ async def test_a_log_that_raises_ends_the_connection_whose_line_it_was_and_no_ot
     autojump_clock: MockClock,
 ) -> None:
     def raise_at_ends(_: object, __: str, event: MutableMapping[str, object]) -> str:
-        if event["event"] in ("connection_closed", "stream_crashed"):
+        if event["event"] in ("connection_closed", "connection_handler_failed"):
             raise OSError("no space left on the device")
         return ""
 

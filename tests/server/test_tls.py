@@ -110,7 +110,7 @@ async def test_versions_before_1_2_are_refused(files: Files, version: str) -> No
             else:
                 with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
                     await shake()
-                await until_logged(logs, "tls_refused", reason="UNSUPPORTED_PROTOCOL")
+                await until_logged(logs, "tls_handshake_failed", reason="UNSUPPORTED_PROTOCOL")
 
 
 @pytest.mark.parametrize("kind", ["ECDSA", "RSA"])
@@ -221,12 +221,12 @@ async def test_a_bad_pair_is_refused_once_and_the_old_one_stays(files: Files) ->
             files.key.write_text("this is no key")
             await until_logged(logs, "certificate_refused")
             assert await trio.to_thread.run_sync(look) == before
-            await server._listening.refresh_keys()
+            await server._listening.reload_changed_certificates()
             refused = [each for each in logs if each["event"] == "certificate_refused"]
             assert len(refused) == 1
             assert str(files.key) in refused[0]["error"]
             files.certificate.unlink()  # gone altogether
-            await server._listening.refresh_keys()
+            await server._listening.reload_changed_certificates()
             assert await trio.to_thread.run_sync(look) == before
             files.issue()
             await until_logged(logs, "certificate_reloaded")
@@ -309,7 +309,7 @@ async def test_optional_lets_nobody_in_with_a_bad_one(files: Files, fault: str) 
             alert = "UNKNOWN_CA" if fault == "unknown CA" else "CERTIFICATE_EXPIRED"
             with pytest.raises(ssl.SSLError, match=f"ALERT_{alert}"):
                 await trio.to_thread.run_sync(handshake, port, context)
-            await until_logged(logs, "tls_refused", reason="CERTIFICATE_VERIFY_FAILED")
+            await until_logged(logs, "tls_handshake_failed", reason="CERTIFICATE_VERIFY_FAILED")
 
 
 async def test_a_tls_stream_of_whoever_embeds_the_server_is_secure_too(files: Files) -> None:

@@ -18,9 +18,9 @@ from protocol import SUBPROTOCOL
 from tests.websocket.peer import ACCEPT, KEY, UPGRADE
 from tests.websocket.test_frames import work
 from trioserver.websocket.handshake import (
-    BadHead,
     Head,
     PeerLeft,
+    RequestRejected,
     acceptance,
     check_upgrade,
     linger,
@@ -104,13 +104,13 @@ async def test_a_transport_that_breaks_in_the_middle_of_the_head_is_a_peer_that_
 
 async def test_a_head_may_be_as_long_as_the_limit_and_no_longer() -> None:
     assert (await read(UPGRADE, limit=len(UPGRADE))).method == "GET"
-    with pytest.raises(BadHead) as raised:
+    with pytest.raises(RequestRejected) as raised:
         await read(UPGRADE, limit=len(UPGRADE) - 1)
     assert raised.value.status == 431
 
 
 async def test_a_head_without_an_end_is_given_up_at_the_limit() -> None:
-    with pytest.raises(BadHead) as raised:
+    with pytest.raises(RequestRejected) as raised:
         await read(*[b"x" * 1000] * 100)
     assert raised.value.status == 431
 
@@ -164,7 +164,7 @@ def test_a_bomb_of_headers_costs_no_more_than_its_length(name: str) -> None:
     """And more headers than anybody sends cost nothing, for they are refused unread."""
 
     async def parse(data: bytes) -> None:
-        with suppress(BadHead):
+        with suppress(RequestRejected):
             await head_of(data)
 
     def cost(lines: int) -> int:
@@ -176,7 +176,7 @@ def test_a_bomb_of_headers_costs_no_more_than_its_length(name: str) -> None:
 
 
 async def test_too_many_headers_are_refused_whatever_their_size() -> None:
-    with pytest.raises(BadHead) as raised:
+    with pytest.raises(RequestRejected) as raised:
         await head_of(request(more="X: y\r\n" * 3000))
     assert raised.value.status == 431
 
@@ -208,7 +208,7 @@ async def test_many_headers_of_one_name_keep_their_order() -> None:
     ],
 )
 async def test_what_is_no_request_is_a_bad_head(data: bytes) -> None:
-    with pytest.raises(BadHead) as raised:
+    with pytest.raises(RequestRejected) as raised:
         await read(data)
     assert raised.value.status in (400, 501)
 
@@ -253,7 +253,7 @@ async def test_a_target_has_a_path_and_a_query(
 @pytest.mark.parametrize("path", ["/a%00b", "/%0a", "/%0D%0AX:", "/%7f", "/%FF", "/%ED%A0%80"])
 async def test_a_path_of_control_characters_or_not_utf8_is_refused(path: str) -> None:
     head = await read(request(line=f"GET {path} HTTP/1.1"))
-    with pytest.raises(BadHead) as raised:
+    with pytest.raises(RequestRejected) as raised:
         check_upgrade(head)
     assert raised.value.status == 400
 
@@ -316,7 +316,7 @@ async def test_a_good_handshake_is_accepted(data: bytes) -> None:
 )
 async def test_a_bad_handshake_is_told_what_is_wrong(data: bytes, status: int, word: str) -> None:
     head = await read(data)
-    with pytest.raises(BadHead) as raised:
+    with pytest.raises(RequestRejected) as raised:
         check_upgrade(head)
     assert raised.value.status == status
     assert word in raised.value.reason
@@ -355,7 +355,7 @@ def test_the_answer_is_the_one_of_the_rfc() -> None:
 # ------------------------------------------------------------------------------ refusing
 
 
-async def refusal_of(refused: BadHead) -> tuple[h11.Response, bytes]:
+async def refusal_of(refused: RequestRejected) -> tuple[h11.Response, bytes]:
     """What a client makes of it."""
     client, server = trio.testing.memory_stream_pair()
     parser = h11.Connection(h11.CLIENT)
@@ -382,7 +382,7 @@ async def refusal_of(refused: BadHead) -> tuple[h11.Response, bytes]:
 
 @pytest.mark.parametrize("status", [400, 404, 405, 426, 431, 501, 503])
 async def test_a_refusal_is_a_response_that_a_client_understands(status: int) -> None:
-    response, body = await refusal_of(BadHead(status, "Because."))
+    response, body = await refusal_of(RequestRejected(status, "Because."))
     assert response.status_code == status
     assert response.reason
     assert body == b"Because.\n"
@@ -391,7 +391,7 @@ async def test_a_refusal_is_a_response_that_a_client_understands(status: int) ->
 
 @pytest.mark.parametrize("changes", [{"Upgrade": None}, {"Sec-WebSocket-Version": "8"}])
 async def test_an_upgrade_that_is_required_is_named(changes: dict[str, str | None]) -> None:
-    with pytest.raises(BadHead) as raised:
+    with pytest.raises(RequestRejected) as raised:
         check_upgrade(await read(request(changes)))
     response, _ = await refusal_of(raised.value)
     headers = dict(response.headers)
@@ -417,7 +417,7 @@ async def test_a_refusal_is_over_soon_whatever_the_peer_does(
         nursery.start_soon(misbehave)
         await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(1.5):
-            await refuse(server, BadHead(400, "No."))
+            await refuse(server, RequestRejected(400, "No."))
         nursery.cancel_scope.cancel()
 
 
@@ -426,7 +426,7 @@ async def test_a_refusal_over_a_transport_that_takes_nothing_is_over_soon(
 ) -> None:
     _client, server = trio.testing.lockstep_stream_pair()
     with trio.fail_after(1.5):
-        await refuse(server, BadHead(400, "No."))
+        await refuse(server, RequestRejected(400, "No."))
 
 
 async def test_lingering_reads_to_the_end() -> None:

@@ -12,7 +12,7 @@ from trio.testing import memory_stream_pair
 
 from tests.support.http import Http, site
 from trioserver import Application
-from trioserver.websocket.handshake import BadHead, read_head
+from trioserver.websocket.handshake import RequestRejected, read_head
 from trioserver.websocket.strictness import check_head
 
 
@@ -123,7 +123,7 @@ async def test_a_good_head_reaches_the_application(data: bytes) -> None:
 async def test_whatever_comes_is_a_head_or_refused(data: bytes) -> None:
     ours, theirs = memory_stream_pair()
     await ours.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n" + data + b"\r\n\r\n")
-    with suppress(BadHead):
+    with suppress(RequestRejected):
         head = await read_head(theirs, max_bytes=10_000)
         check_head(head)
         assert head.method == "GET"

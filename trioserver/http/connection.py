@@ -26,7 +26,7 @@ from trioserver.config import Config
 from trioserver.http.body import Body
 from trioserver.http.exchange import Application, ClientGone, Exchange
 from trioserver.logs.paths import masked_path
-from trioserver.websocket.handshake import BadHead, Head, PeerLeft, linger, read_head
+from trioserver.websocket.handshake import Head, PeerLeft, RequestRejected, linger, read_head
 from trioserver.websocket.pace import Pace
 from trioserver.websocket.strictness import check_head, without_offers
 from trioserver.websocket.tls_stream import is_secure
@@ -48,7 +48,7 @@ _LINGER: Final = 1.0  # seconds; closing on unread input would reset the answer 
 
 Address = tuple[str, int]
 Check = Callable[[Head], None]
-Refuse = Callable[[BadHead, Head | None], Awaitable[None]]
+Refuse = Callable[[RequestRejected, Head | None], Awaitable[None]]
 
 
 @attrs.frozen(kw_only=True)
@@ -63,7 +63,7 @@ class Surroundings:
 class HttpConnection:
     """Serves one stream. ``refuse`` answers a bad request, in the words of the front door.
 
-    ``check`` raises `BadHead` for a request that is not welcome; the first one has been checked.
+    ``check`` raises `RequestRejected` for a request that is not welcome, but for the first one.
     ``is_local`` says whether a request is this machine's own: ``scope["trioserver.local"]``.
     ``on_idle`` is told when a wait for the next request begins and ends.
     """
@@ -111,7 +111,7 @@ class HttpConnection:
         self._current: Exchange | None = None
         self._is_unread = False  # something that has come
         self._head: Head | None = None
-        self._refusal: BadHead | None = None
+        self._refusal: RequestRejected | None = None
         self._is_over = False  # after this answer
         self._is_gone = False  # nothing can be sent any more
         self._is_idle = False
@@ -162,7 +162,7 @@ class HttpConnection:
         limit = self._limits.head_bytes + _PIECE
         self._body = body = Body(head, max_incomplete=limit)
         if int(head.header("content-length") or 0) > self._config.body_bytes:
-            self._end(BadHead(413, "The body of the request is too large."))
+            self._end(RequestRejected(413, "The body of the request is too large."))
             return b""
         await self._hand_over(without_offers(head))
         rest = await self._receive_body(body, head.rest)
@@ -193,17 +193,17 @@ class HttpConnection:
             small_chunks = body.small_chunks
             pace.left -= max(0, more) / _CHUNKS_OF_A_READ
             if body.size > self._config.body_bytes:
-                self._end(BadHead(413, "The body of the request is too large."))
+                self._end(RequestRejected(413, "The body of the request is too large."))
             elif body.has_too_many_chunks:
-                self._end(BadHead(400, "The body comes in too many chunks for its size."))
+                self._end(RequestRejected(400, "The body comes in too many chunks for its size."))
             elif body.is_broken:
-                self._end(BadHead(400, "The body of the request is not well-formed."))
+                self._end(RequestRejected(400, "The body of the request is not well-formed."))
             elif data:
                 await self._hand_over(body.pass_on())
                 if pace.left <= 0 and (rest := pace.rest(trio.current_time())):
                     await self._rest(rest)
             elif not self._settled.is_set():
-                self._end(BadHead(400, "The body of the request breaks off."))
+                self._end(RequestRejected(400, "The body of the request breaks off."))
             data = data[used:]
         return data
 
@@ -219,7 +219,7 @@ class HttpConnection:
         with trio.move_on_after(self._config.response_timeout) as scope, suppress(ClientGone):
             await self._protocol.handle(RawData(data))
         if scope.cancelled_caught:
-            self._end(BadHead(503, "The server did not answer in time. Try again later."))
+            self._end(RequestRejected(503, "The server did not answer in time. Try again later."))
 
     async def _receive(self, timeout: float) -> bytes:
         """Some bytes; none when the request is settled, or the client has left or is too slow."""
@@ -229,7 +229,7 @@ class HttpConnection:
             with suppress(trio.BrokenResourceError):
                 return bytes(await self._stream.receive_some(_PIECE))
         if self._reading.cancelled_caught and not self._settled.is_set():
-            self._end(BadHead(408, "The body of the request did not arrive in time."))
+            self._end(RequestRejected(408, "The body of the request did not arrive in time."))
         return b""
 
     async def _next_head(self, rest: bytes) -> Head | None:
@@ -247,7 +247,7 @@ class HttpConnection:
             check_head(head)
             if not head.is_upgrade:  # that is checked where it is served
                 self._check(head)
-        except BadHead as bad:
+        except RequestRejected as bad:
             await self._refuse(bad, self._head)
             self._is_gone = True
         except (PeerLeft, trio.TooSlowError):
@@ -346,7 +346,7 @@ class HttpConnection:
         self._settled.set()
         self._reading.cancel()
 
-    def _end(self, refusal: BadHead | None) -> None:
+    def _end(self, refusal: RequestRejected | None) -> None:
         """End the connection: with a refusal, if nothing has been answered yet, else abruptly."""
         if self._current is not None:
             self._current.disconnect()

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.websocket.handshake import BadHead
+from trioserver.websocket.handshake import RequestRejected
 
 Event: TypeAlias = Any
 """A message of ASGI's."""
@@ -72,7 +72,7 @@ class Exchange:
         """Have the application hear, behind what has come, that the client has gone."""
         self._input.close()  # also ends the wait of whoever is in `put`
 
-    async def run(self) -> BadHead | None:
+    async def run(self) -> RequestRejected | None:
         """Run the application to its end; what to answer in its place, if it has failed."""
         failed = gone = False
         try:
@@ -91,12 +91,12 @@ class Exchange:
         if self._cancel_scope.cancelled_caught:
             if self._may_log("http_application_too_slow"):
                 log.error("http_application_too_slow", path=self._shown_path)
-            return BadHead(503, "The server did not answer in time. Try again later.")
+            return RequestRejected(503, "The server did not answer in time. Try again later.")
         unanswered = not (failed or gone or self.started)
         if unanswered and self._may_log("http_application_failed"):
             log.error("http_application_failed", path=self._shown_path, reason="no answer")
         if failed or not self.started:
-            return BadHead(500, "The server failed; the fault is not yours.")
+            return RequestRejected(500, "The server failed; the fault is not yours.")
         return None
 
     async def end(self) -> None:

@@ -19,7 +19,7 @@ from trioserver.app.functions import unwrap
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra, needs
 from trioserver.server.http_side import HttpSide
-from trioserver.server.operations.gc_scheduler import collect_seldom
+from trioserver.server.operations.gc_scheduler import run_gc_scheduler
 from trioserver.server.server import Server
 from trioserver.telemetry.observer import Observer
 
@@ -136,7 +136,7 @@ async def _run_program(
     async with trio.open_nursery() as program:
         async with trio.open_nursery() as serving:
             server = await serving.start(start)
-            program.start_soon(collect_seldom)  # what there is now is there for good
+            program.start_soon(run_gc_scheduler)  # what there is now is there for good
             if on_start is not None:
                 on_start(server)
         program.cancel_scope.cancel()

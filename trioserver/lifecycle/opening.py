@@ -14,7 +14,7 @@ from trioserver.app.application import Application, RouteMatch
 from trioserver.app.connection import Connection
 from trioserver.app.route import Route
 from trioserver.config import Config
-from trioserver.websocket.handshake import BadHead, Head, check_upgrade, subprotocols
+from trioserver.websocket.handshake import Head, RequestRejected, check_upgrade, subprotocols
 from trioserver.websocket.memory import Memory
 from trioserver.websocket.outbox import largest_payload
 from trioserver.websocket.readiness import Readiness
@@ -28,10 +28,10 @@ _OPTIONS: Final[WeakKeyDictionary[Route, tuple[Config, ProtocolOptions]]] = Weak
 
 
 def judge(head: Head, application: Application) -> RouteMatch:
-    """The route that a good opening handshake is for. Raises `BadHead`."""
+    """The route that a good opening handshake is for. Raises `RequestRejected`."""
     match = application.match(head.path)
     if match is None:
-        raise BadHead(404, "There is no WebSocket at this path.")
+        raise RequestRejected(404, "There is no WebSocket at this path.")
     check_upgrade(head)
     return match
 

@@ -1,7 +1,8 @@
 """A bound on log lines that strangers, or one client, can cause; the rest is counted, and told.
 
 Each server has a `LineThrottle`. Code that runs on behalf of one of its connections finds it in a
-context variable, as structlog finds whose line it is: ``if may_log("tls_refused", remote): ...``.
+context variable, as structlog finds whose line it is:
+``if may_log("tls_handshake_failed", remote): ...``.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import attrs
 import trio
 
 from trioserver.server.admission.connection_limiter import Slot
-from trioserver.server.admission.controller import Gate
-from trioserver.websocket.handshake import BadHead, Head, refuse
+from trioserver.server.admission.controller import AdmissionController
+from trioserver.websocket.handshake import Head, RequestRejected, refuse
 
 
 @attrs.frozen(kw_only=True)
@@ -25,23 +25,23 @@ class AdmittedStream:
     peer: str
     remote: str
     builtin: bool
-    _gate: Gate
+    _admission: AdmissionController
 
     def check(self, head: Head) -> None:
-        """Raise `BadHead` if this request is not welcome: blocked, too frequent, or for a host
-        that the server is not known by. The listener of the built-in routes has no such checks.
+        """Raise `RequestRejected` for a banned address, a request rate that is exceeded, and a
+        host that is not the server's. The listener of the built-in routes has no such checks.
         """
         if not self.builtin:
-            self._gate.check(self.remote, head)
-            self._gate.check_host(head)
+            self._admission.check(self.remote, head)
+            self._admission.check_host(head)
 
     def is_local(self, head: Head) -> bool:
         """Whether a program on this machine sent the request, and not a proxy for somebody else."""
-        return self._gate.is_local(self.peer, self.remote, head)
+        return self._admission.is_local(self.peer, self.remote, head)
 
-    async def refuse(self, bad: BadHead, head: Head | None) -> None:
+    async def refuse(self, bad: RequestRejected, head: Head | None) -> None:
         """Log and count the refusal, answer with it, and close the stream."""
-        self._gate.refuse(bad, self.remote, head)
+        self._admission.refuse(bad, self.remote, head)
         with trio.CancelScope() as scope:
             self.slot.abort = scope.cancel
             self.slot.leaving()

@@ -23,7 +23,7 @@ from trioserver.logs.lines import LineThrottle, may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.peers.addresses import plain
 from trioserver.server.admission.connection_limiter import Slot
-from trioserver.server.admission.controller import Gate
+from trioserver.server.admission.controller import AdmissionController
 from trioserver.server.admission.memory import check_outbox, new_memory
 from trioserver.server.admitted import AdmittedStream
 from trioserver.server.http_side import HttpSide
@@ -31,7 +31,7 @@ from trioserver.server.registry import Registry
 from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.observer import Observer, Observers
 from trioserver.telemetry.tracing import Tracing
-from trioserver.websocket.handshake import BadHead, Head, PeerLeft, read_head
+from trioserver.websocket.handshake import Head, PeerLeft, RequestRejected, read_head
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.outbox import largest_payload
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
@@ -57,11 +57,11 @@ class _Arrival:
     builtin: bool
 
 
-class FrontDoor:
+class ConnectionHandler:
     """Admits, reads the head of the request, judges it, and hands it on.
 
     ``closed_for`` is what new connections are refused with; None while they are welcome.
-    ``accepted`` counts all streams; the ``gate`` counts the rest, and ``memory`` what their
+    ``accepted`` counts all streams; the ``admission`` counts the rest, and ``memory`` what their
     connections hold. ``http`` answers what is not for
     a WebSocket; None where there is nothing to answer it with.
     """
@@ -80,7 +80,7 @@ class FrontDoor:
         tracing: Tracing | None,
         wall_clock: Callable[[], float],
     ) -> None:
-        self.gate = Gate(config, observer)
+        self.admission = AdmissionController(config, observer)
         self.memory = new_memory(config)
         self.accepted = 0
         self.closed_for: Refusal | None = None
@@ -92,7 +92,7 @@ class FrontDoor:
         self._blocks = blocks
         self._readiness = readiness
         self._counts = counts
-        self._observer = Observers([self.gate, observer])
+        self._observer = Observers([self.admission, observer])
         self._tracing = tracing
         self._wall_clock = wall_clock
         self._limit_messages(config)
@@ -100,7 +100,7 @@ class FrontDoor:
     def reconfigure(self, config: Config) -> None:
         """Other options for connections from now on; those that are open keep what they have."""
         self._config = config
-        self.gate.reconfigure(config)
+        self.admission.reconfigure(config)
         self.memory.limit = config.limits.memory_bytes
         self._limit_messages(config)
 
@@ -135,15 +135,15 @@ class FrontDoor:
             # Formatted here: an embedder's structlog may print the variables of each frame. And it
             # may raise, which must end this stream only: a full disk is met by all log lines.
             with suppress(Exception):
-                if may_log("stream_crashed", peer):
-                    log.error("stream_crashed", traceback=traceback_of(errors))
+                if may_log("connection_handler_failed", peer):
+                    log.error("connection_handler_failed", traceback=traceback_of(errors))
         finally:
             await trio.aclose_forcefully(stream)
 
     async def _admit(self, arrival: _Arrival, head: Head | None) -> Head | None:
         """Serve it in a slot of its own; an opening handshake that came after HTTP comes back."""
         scope = trio.CancelScope()  # in which it waits for nothing but the peer
-        slot = self.gate.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
+        slot = self.admission.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
         if slot is None:
             return None
         with slot:
@@ -164,42 +164,42 @@ class FrontDoor:
                 if arrival.proxied:
                     arrival.peer = await self._announced(arrival.stream, arrival.peer)
                     arrival.proxied = False
-                    if not self.gate.announce(slot, arrival.peer):
+                    if not self.admission.announce(slot, arrival.peer):
                         return None
                 head = await read_head(arrival.stream, max_bytes=limits.head_bytes)
             if head is None:  # it gave way to somebody else, or has been too slow
                 if trio.current_time() >= scope.deadline:
-                    log.debug("no_request", remote=arrival.peer, why="TooSlowError")
+                    log.debug("request_incomplete", remote=arrival.peer, why="TooSlowError")
                 return None
             check_head(head)
         except BadProxyHeader as bad:
-            self.gate.drop_bad_proxy(arrival.peer, str(bad))
-        except BadHead as bad:
+            self.admission.drop_bad_proxy(arrival.peer, str(bad))
+        except RequestRejected as bad:
             await self._admitted(arrival, slot, arrival.peer).refuse(bad, head)
         except PeerLeft as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
-                if may_log("tls_refused", arrival.peer):
-                    log.info("tls_refused", remote=arrival.peer, reason=cause.reason)
+                if may_log("tls_handshake_failed", arrival.peer):
+                    log.info("tls_handshake_failed", remote=arrival.peer, reason=cause.reason)
             else:
-                log.debug("no_request", remote=arrival.peer, why="PeerLeft")
+                log.debug("request_incomplete", remote=arrival.peer, why="PeerLeft")
         else:
             return head
         return None
 
     def _serve(self, arrival: _Arrival, slot: Slot, head: Head) -> Coroutine[Any, Any, Head | None]:
         """What serves it. Not `async` itself: it would be there for as long as the connection."""
-        admitted = self._admitted(arrival, slot, self.gate.identify(slot, arrival.peer, head))
+        admitted = self._admitted(arrival, slot, self.admission.identify(slot, arrival.peer, head))
         if self.http is not None and not head.is_upgrade:
             return self._serve_http(self.http, admitted, head)
         try:
             if arrival.builtin:
-                raise BadHead(404, "There is no WebSocket at this address.")
+                raise RequestRejected(404, "There is no WebSocket at this address.")
             admitted.check(head)
             match = judge(head, self._application)
             secure = is_secure(arrival.stream)
-            self.gate.check_origin(arrival.peer, match.route, head, secure=secure)
-        except BadHead as bad:
+            self.admission.check_origin(arrival.peer, match.route, head, secure=secure)
+        except RequestRejected as bad:
             return admitted.refuse(bad, head)
         return self._run(self._lifecycle(admitted, head, match))
 
@@ -210,7 +210,7 @@ class FrontDoor:
             peer=arrival.peer,
             remote=remote,
             builtin=arrival.builtin,
-            gate=self.gate,
+            admission=self.admission,
         )
 
     async def _serve_http(
@@ -220,9 +220,9 @@ class FrontDoor:
         probe = admitted.builtin or http.has_builtin(head.path)
         try:
             admitted.check(head)
-            if self.gate.limiter.is_full and not probe:
-                raise BadHead(503, "The server is full. Try again later.")
-        except BadHead as bad:
+            if self.admission.limiter.is_full and not probe:
+                raise RequestRejected(503, "The server is full. Try again later.")
+        except RequestRejected as bad:
             await admitted.refuse(bad, head)
             return None
         admitted.slot.serve_http(spare=probe)
@@ -230,7 +230,7 @@ class FrontDoor:
 
     async def _announced(self, stream: trio.abc.Stream, peer: str) -> str:
         """Who a trusted proxy says that it is, or else the proxy. Raises `BadProxyHeader`."""
-        if not self.gate.may_announce(peer):
+        if not self.admission.may_announce(peer):
             raise BadProxyHeader("the peer is not in proxy.trusted")
         transport = stream.transport_stream if isinstance(stream, TLSStream) else stream
         assert isinstance(transport, trio.SocketStream), "only sockets are listened on"
@@ -268,7 +268,7 @@ class FrontDoor:
 
     async def _run(self, lifecycle: Lifecycle) -> None:
         connection = lifecycle.connection
-        busy = Refusal("server_busy") if self.gate.limiter.is_full else None
+        busy = Refusal("server_busy") if self.admission.limiter.is_full else None
         self._registry.add(connection)
         try:
             await lifecycle.run(self.closed_for or busy)
@@ -288,7 +288,7 @@ class FrontDoor:
 class _Place:
     """As of `lifecycle.Place`."""
 
-    door: FrontDoor
+    door: ConnectionHandler
     slot: Slot
 
     def verifying(self) -> None:

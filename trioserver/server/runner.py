@@ -14,14 +14,14 @@ from protocol import Refusal
 from trioserver.app.application import Application
 from trioserver.auth import Component
 from trioserver.auth.loopback import is_loopback
-from trioserver.server.connection_handler import FrontDoor
+from trioserver.server.connection_handler import ConnectionHandler
 from trioserver.server.http_side import HttpSide
-from trioserver.server.operations.draining import send_away
-from trioserver.server.operations.listener_manager import Listening
+from trioserver.server.operations.draining import drain_connections
+from trioserver.server.operations.listener_manager import ListenerManager
 from trioserver.server.operations.reloading import Reloader
 from trioserver.server.operations.signals import watch_signals
 from trioserver.server.operations.supervision import supervise
-from trioserver.server.operations.systemd import Manager
+from trioserver.server.operations.systemd import SystemdNotifier
 from trioserver.server.registry import Registry
 from trioserver.telemetry.counts import Counts
 from trioserver.websocket.accepting import Listener
@@ -33,7 +33,7 @@ _GRACE: Final = 10.0
 """Seconds for the application to end, beyond those of its connections, until systemd ends it."""
 
 
-class Serving:
+class ServerRunner:
     """Runs once. Draining may be asked for at any time, by anybody.
 
     ``lifespan_of`` gives an application's lifespan, not entered yet; None where it has none.
@@ -46,8 +46,8 @@ class Serving:
         self,
         application: Application,
         *,
-        front_door: FrontDoor,
-        listening: Listening,
+        handler: ConnectionHandler,
+        listening: ListenerManager,
         reloader: Reloader,
         registry: Registry,
         counts: Counts,
@@ -59,7 +59,7 @@ class Serving:
     ) -> None:
         self.http: HttpSide | None = None
         self._application = application
-        self._front_door = front_door
+        self._handler = handler
         self._listening = listening
         self._reloader = reloader
         self._registry = registry
@@ -69,7 +69,7 @@ class Serving:
         self._services = services
         self._make_http = make_http
         self._lifespan_of = lifespan_of
-        self._manager = Manager()
+        self._manager = SystemdNotifier()
         self._reload_requested = trio.Event()
         self._drain_requested = trio.Event()
         self._drain_reason = "shutdown"
@@ -108,7 +108,7 @@ class Serving:
                 lifespan = self._lifespan_of(part)
                 if lifespan is not None:
                     await lifespans.enter_async_context(lifespan)
-            self.http = self._front_door.http = self._make_http()
+            self.http = self._handler.http = self._make_http()
             if self.http is not None:
                 await lifespans.enter_async_context(self.http.running())
             async with trio.open_nursery() as services:
@@ -161,7 +161,7 @@ class Serving:
         builtin: bool = False,
     ) -> None:
         proxied = listener in self._listening.proxied
-        serve = partial(self._front_door.serve_stream, proxied=proxied, builtin=builtin)
+        serve = partial(self._handler.serve_stream, proxied=proxied, builtin=builtin)
         accepting.start_soon(
             partial(trio.serve_listeners, serve, [listener], handler_nursery=connections)
         )
@@ -175,13 +175,15 @@ class Serving:
         async with trio.open_nursery() as nursery:
             if self.http is not None:
                 nursery.start_soon(self.http.drain, trio.current_time() + period)
-            await send_away(list(self._registry.ready), reason=self._drain_reason, period=period)
+            await drain_connections(
+                list(self._registry.ready), reason=self._drain_reason, period=period
+            )
             await self._registry.wait_empty()
 
     # -------------------------------------------------------------------------- being told, telling
 
     async def _heed_signals(self, services: trio.Nursery, connections: trio.Nursery) -> None:
-        self._manager = Manager.of()
+        self._manager = SystemdNotifier.of()
         services.start_soon(supervise, self._manager.run)
         connections.start_soon(supervise, self._reload_on_request)
         watch = partial(
@@ -225,7 +227,7 @@ class Serving:
             )
 
     def _say_stopping(self) -> None:
-        self._front_door.closed_for = Refusal(self._drain_reason)
+        self._handler.closed_for = Refusal(self._drain_reason)
         shutdown = self._reloader.config.shutdown
         within = shutdown.drain_period + shutdown.close_timeout + _GRACE
         number = self._registry.ready_count

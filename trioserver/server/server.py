@@ -23,13 +23,13 @@ from trioserver.auth.component import overrides
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra
 from trioserver.logs.lines import LineThrottle, may_log
-from trioserver.server.connection_handler import FrontDoor
+from trioserver.server.connection_handler import ConnectionHandler
 from trioserver.server.http_side import HttpSide
 from trioserver.server.inspection import ConnectionFilter, ConnectionReport, report
-from trioserver.server.operations.listener_manager import Listening
-from trioserver.server.operations.reloading import Reconfigured, Reloader
+from trioserver.server.operations.listener_manager import ListenerManager
+from trioserver.server.operations.reloading import ReconfigureResult, Reloader
 from trioserver.server.registry import Registry
-from trioserver.server.runner import Serving
+from trioserver.server.runner import ServerRunner
 from trioserver.storage import Database
 from trioserver.telemetry.audit import Auditor
 from trioserver.telemetry.counts import Counts
@@ -51,7 +51,7 @@ _CENSUS_STEP: Final = 250
 
 
 @attrs.frozen(kw_only=True)
-class Blocked:
+class BlockResult:
     """What `Server.block` did. ``disconnected`` counts connections; ``stored``: it survives a
     restart.
     """
@@ -99,7 +99,7 @@ class Server:
         self._counts = Counts()
         self._observer = Observers([self._counts, *observers])
         self._lines = LineThrottle(config.log.lines_per_source, config.log.lines_per_second)
-        self._front_door = FrontDoor(
+        self._handler = ConnectionHandler(
             application,
             config,
             lines=self._lines,
@@ -111,7 +111,7 @@ class Server:
             tracing=Tracing(tracer) if traced else None,
             wall_clock=wall_clock,
         )
-        self._listening = Listening()
+        self._listening = ListenerManager()
         self._reloader = Reloader(
             config,
             listening=self._listening,
@@ -119,9 +119,9 @@ class Server:
             apply=self._apply,
             load_config=load_config,
         )
-        self._serving = Serving(
+        self._runner = ServerRunner(
             application,
-            front_door=self._front_door,
+            handler=self._handler,
             listening=self._listening,
             reloader=self._reloader,
             registry=self._registry,
@@ -136,7 +136,7 @@ class Server:
     def _apply(self, config: Config) -> None:
         """What counts at once."""
         self._lines.reconfigure(config.log.lines_per_source, config.log.lines_per_second)
-        self._front_door.reconfigure(config)
+        self._handler.reconfigure(config)
 
     def _lifespan_of(self, part: Application) -> AbstractAsyncContextManager[None] | None:
         """With the server, where the function takes it."""
@@ -155,7 +155,7 @@ class Server:
         ours: list[Callable[..., Any]] = [
             self._lines.run,
             self._blocks.run,
-            self._front_door.memory.run,
+            self._handler.memory.run,
         ]
         if self.audit is not None:
             ours.append(self.audit.run)
@@ -187,20 +187,20 @@ class Server:
 
     def statistics(self) -> ServerStatistics:
         """How it stands at this moment."""
-        door, gate = self._front_door, self._front_door.gate
+        door, admission = self._handler, self._handler.admission
         return ServerStatistics(
-            open=gate.limiter.open,
-            unauthenticated=gate.limiter.unauthenticated,
+            open=admission.limiter.open,
+            unauthenticated=admission.limiter.unauthenticated,
             ready=self._registry.ready_count,
-            http=gate.limiter.http,
+            http=admission.limiter.http,
             accepted=door.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
             refused=dict(self._counts.refusals),
             ended=dict(self._counts.ends),
-            evicted=gate.limiter.evicted,
-            address_blocks=gate.conduct.blocks,
-            blocked_addresses=gate.conduct.blocked_count(trio.current_time()),
-            draining=self._serving.is_draining,
+            evicted=admission.limiter.evicted,
+            address_blocks=admission.addresses.blocks,
+            blocked_addresses=admission.addresses.blocked_count(trio.current_time()),
+            draining=self._runner.is_draining,
             blocks=self._blocks.count,
             memory_bytes=door.memory.held,
             memory_waiting=door.memory.waiting,
@@ -223,7 +223,7 @@ class Server:
         chosen = fitting or ConnectionFilter()
         found = (each for each in self._registry.all if chosen.fits(each))
         if limit is None:
-            limit = self._front_door.gate.limiter.open
+            limit = self._handler.admission.limiter.open
         return [report(each) for each in nsmallest(limit, found, key=lambda each: each.id)]
 
     @contextmanager
@@ -252,7 +252,7 @@ class Server:
                 path=attempt.path,
                 token=attempt.token,
             )
-        self._front_door.gate.on_auth_attempt(attempt)
+        self._handler.admission.on_auth_attempt(attempt)
         self._observer.on_auth_attempt(attempt)
 
     def health_checks(self) -> Mapping[str, HealthCheck]:
@@ -331,7 +331,7 @@ class Server:
         until: float | None = None,
         reason: str | None = None,
         actor: str | User | None = None,
-    ) -> Blocked:
+    ) -> BlockResult:
         """Keep out whoever fits everything given, from now on, and close their connections.
 
         ``user`` and ``actor`` are a `User` or an id. ``token_id`` is a token's ``jti``,
@@ -353,7 +353,7 @@ class Server:
             created_at=self._wall_clock(),
         )
         met = await self._blocks.add(block)
-        return Blocked(block=block, disconnected=met, stored=self._blocks.is_stored(block))
+        return BlockResult(block=block, disconnected=met, stored=self._blocks.is_stored(block))
 
     async def unblock(
         self,
@@ -397,7 +397,7 @@ class Server:
 
     def start_draining(self, reason: str = "shutdown") -> None:
         """Begin what `drain` does, and do not wait for it."""
-        self._serving.start_draining(reason)
+        self._runner.start_draining(reason)
 
     async def drain(self, reason: str = "shutdown") -> None:
         """Stop accepting, send everybody away in slots spread over the drain period, and end.
@@ -406,9 +406,9 @@ class Server:
         returns then too. Cancelling this does not stop the draining.
         """
         self.start_draining(reason)
-        await self._serving.wait_drained()
+        await self._runner.wait_drained()
 
-    async def reconfigure(self, config: Config) -> Reconfigured:
+    async def reconfigure(self, config: Config) -> ReconfigureResult:
         """Use another configuration for all that begins from now on, and read certificates anew.
 
         Limits of the whole server count at once; connections that are open keep what they began
@@ -423,7 +423,7 @@ class Server:
         Each that does not do is refused with a line of the log, and the old one stays. Returns
         whether all did.
         """
-        return await self._serving.reload()
+        return await self._runner.reload()
 
     # -------------------------------------------------------------------------- running
 
@@ -433,7 +433,7 @@ class Server:
         async with AsyncExitStack() as stack:
             if self._database is not None:
                 await stack.enter_async_context(self._database)
-            await self._serving.run(
+            await self._runner.run(
                 handle_signals=handle_signals, on_ready=partial(task_status.started, self)
             )
 
@@ -442,7 +442,7 @@ class Server:
 
         Raises nothing but `trio.Cancelled`. ``remote`` is taken from a socket where not given.
         """
-        await self._front_door.serve_stream(stream, remote=remote)
+        await self._handler.serve_stream(stream, remote=remote)
 
 
 def _warn_of_look_alikes(parts: Iterable[object]) -> None:

@@ -40,7 +40,7 @@ _ORIGIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?]*")
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class BadHead(Exception):
+class RequestRejected(Exception):
     """The request is answered with this HTTP status; ``reason`` says what to do about it."""
 
     def __init__(self, status: int, reason: str, headers: Sequence[tuple[str, str]] = ()) -> None:
@@ -103,7 +103,7 @@ class Head:
 
 
 async def read_head(stream: trio.abc.ReceiveStream, *, max_bytes: int, begun: bytes = b"") -> Head:
-    """Read up to the end of the head. Raises `BadHead`, `PeerLeft`.
+    """Read up to the end of the head. Raises `RequestRejected`, `PeerLeft`.
 
     ``begun`` is what has been read already. Linear in the input however slowly it comes.
     Cancelling this loses what was read.
@@ -112,7 +112,7 @@ async def read_head(stream: trio.abc.ReceiveStream, *, max_bytes: int, begun: by
     searched = reads = 0
     while (end := buffer.find(_END_OF_HEAD, searched)) < 0:
         if len(buffer) > max_bytes:
-            raise BadHead(431, "The head of the request is too large.")
+            raise RequestRejected(431, "The head of the request is too large.")
         searched = max(0, len(buffer) - len(_END_OF_HEAD))
         reads += 1
         if reads > _READS_OF_A_HEAD:
@@ -120,7 +120,7 @@ async def read_head(stream: trio.abc.ReceiveStream, *, max_bytes: int, begun: by
         buffer += await _receive(stream)
     end += len(_END_OF_HEAD)
     if end > max_bytes:
-        raise BadHead(431, "The head of the request is too large.")
+        raise RequestRejected(431, "The head of the request is too large.")
     return _parse(bytes(buffer[:end]), bytes(buffer[end:]))
 
 
@@ -136,15 +136,17 @@ async def _receive(stream: trio.abc.ReceiveStream) -> bytes:
 
 def _parse(head: bytes, rest: bytes) -> Head:
     if head.count(b"\n") > _MAX_HEADERS + 2:  # with the request line, and the empty one
-        raise BadHead(431, f"The request has more than {_MAX_HEADERS} headers.")
+        raise RequestRejected(431, f"The request has more than {_MAX_HEADERS} headers.")
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)
     try:
         parser.receive_data(head)
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
-        raise BadHead(error.error_status_hint, "This is not a request of HTTP/1.1.") from None
+        raise RequestRejected(
+            error.error_status_hint, "This is not a request of HTTP/1.1."
+        ) from None
     if not isinstance(event, h11.Request):
-        raise BadHead(400, "This is not a request of HTTP/1.1.")
+        raise RequestRejected(400, "This is not a request of HTTP/1.1.")
     headers: dict[str, list[str]] = {}
     for name, value in event.headers:
         # The names are the same in thousands of requests: one text for all of them.
@@ -169,41 +171,45 @@ def _origin_form(target: str) -> str:
 
 
 def check_upgrade(head: Head) -> None:
-    """Raise `BadHead` unless this is a good opening handshake (section 4.2.1)."""
+    """Raise `RequestRejected` unless this is a good opening handshake (section 4.2.1)."""
     if not head.is_upgrade:
-        raise BadHead(
+        raise RequestRejected(
             426,
             "This address speaks WebSocket. Connect with a WebSocket client, to ws:// or wss://.",
             [("Upgrade", "websocket")],
         )
     if head.method != "GET":
-        raise BadHead(405, "A WebSocket is opened with GET.", [("Allow", "GET")])
+        raise RequestRejected(405, "A WebSocket is opened with GET.", [("Allow", "GET")])
     if head.http_version != "1.1":
-        raise BadHead(400, "A WebSocket is opened with HTTP/1.1. Does a proxy speak an older one?")
+        raise RequestRejected(
+            400, "A WebSocket is opened with HTTP/1.1. Does a proxy speak an older one?"
+        )
     if head.target.count("&") >= _MAX_ELEMENTS or any(
         "".join(head.headers.get(name, ())).count(",") >= _MAX_ELEMENTS
         for name in ("connection", "sec-websocket-protocol", "sec-websocket-extensions")
     ):
-        raise BadHead(400, "The query or a header has too many elements.")
+        raise RequestRejected(400, "The query or a header has too many elements.")
     if not _is_clean_path(head.target):
-        raise BadHead(400, "The path must be UTF-8, without control characters.")
+        raise RequestRejected(400, "The path must be UTF-8, without control characters.")
     if len(head.headers["upgrade"]) > 1 or len(head.headers.get("host", ())) != 1:
-        raise BadHead(400, "There must be one Host and one Upgrade header.")
+        raise RequestRejected(400, "There must be one Host and one Upgrade header.")
     if not any(token.lower() == "upgrade" for token in head.tokens("connection")):
-        raise BadHead(400, "The header 'Connection: Upgrade' is missing. Does a proxy remove it?")
+        raise RequestRejected(
+            400, "The header 'Connection: Upgrade' is missing. Does a proxy remove it?"
+        )
     # Some clients say of every request without a body how long that is (RFC 9110, section 8.6).
     has_length = head.headers.get("content-length", ("0",)) != ("0",)
     if has_length or "transfer-encoding" in head.headers:
-        raise BadHead(400, "An opening handshake has no body.")
+        raise RequestRejected(400, "An opening handshake has no body.")
     if head.headers.get("sec-websocket-version") != ("13",):
-        raise BadHead(
+        raise RequestRejected(
             426,
             "The version of WebSocket spoken here is 13.",
             [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
         )
     key = head.headers.get("sec-websocket-key", ())
     if len(key) != 1 or not _is_key(key[0]):
-        raise BadHead(400, "There must be one good Sec-WebSocket-Key header.")
+        raise RequestRejected(400, "There must be one good Sec-WebSocket-Key header.")
 
 
 def _is_clean_path(target: str) -> bool:
@@ -241,7 +247,7 @@ def subprotocols(head: Head) -> tuple[str, ...]:
     return tuple(filter(_TOKEN.fullmatch, head.tokens("sec-websocket-protocol")))
 
 
-async def refuse(stream: trio.abc.Stream, refused: BadHead) -> None:
+async def refuse(stream: trio.abc.Stream, refused: RequestRejected) -> None:
     """Answer with a refusal and close. Returns within a second or two, whatever the peer does."""
     body = (refused.reason + "\n").encode()
     upgrade = any(name == "Upgrade" for name, _ in refused.headers)

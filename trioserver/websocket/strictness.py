@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from trioserver.websocket.handshake import BadHead, Head
+from trioserver.websocket.handshake import Head, RequestRejected
 
 _BARE: Final = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -26,15 +26,15 @@ _OFFERS: Final = re.compile(rb"\r\n(?:upgrade|http2-settings):[^\r]*", re.IGNORE
 
 
 def check_head(head: Head) -> None:
-    """Raise `BadHead` for a head that could be read in two ways."""
+    """Raise `RequestRejected` for a head that could be read in two ways."""
     if _BARE.search(head.raw):
-        raise BadHead(400, "A line of the head does not end with CR LF.")
+        raise RequestRejected(400, "A line of the head does not end with CR LF.")
     if _FOLDED.search(head.raw):
-        raise BadHead(400, "A header is folded over several lines.")
+        raise RequestRejected(400, "A header is folded over several lines.")
     if _CONTROL.search(head.raw):
-        raise BadHead(400, "The head has control characters.")
+        raise RequestRejected(400, "The head has control characters.")
     if head.http_version not in ("1.0", "1.1"):
-        raise BadHead(505, "HTTP/1.1 is spoken here.")
+        raise RequestRejected(505, "HTTP/1.1 is spoken here.")
     _check_framing(head)
     _check_target(head, head.raw.split(b" ", 2)[1].decode("ascii"))
 
@@ -44,17 +44,17 @@ def _check_framing(head: Head) -> None:
     for name, value in _FRAMING.findall(head.raw):
         name = name.lower()
         if name in values:
-            raise BadHead(400, f"There is more than one header {name.decode().title()}.")
+            raise RequestRejected(400, f"There is more than one header {name.decode().title()}.")
         values[name] = value.rstrip(b" \t")
     length, coding = values.get(b"content-length"), values.get(b"transfer-encoding")
     if length is not None and coding is not None:
-        raise BadHead(400, "Content-Length and Transfer-Encoding exclude each other.")
+        raise RequestRejected(400, "Content-Length and Transfer-Encoding exclude each other.")
     if length is not None and not _LENGTH.fullmatch(length):
-        raise BadHead(400, "Content-Length is not a length.")
+        raise RequestRejected(400, "Content-Length is not a length.")
     if coding is not None and (coding.lower() != b"chunked" or head.http_version != "1.1"):
-        raise BadHead(400, "The only transfer coding understood is chunked, of HTTP/1.1.")
+        raise RequestRejected(400, "The only transfer coding understood is chunked, of HTTP/1.1.")
     if head.is_upgrade and len(head.tokens("upgrade")) > 1:
-        raise BadHead(400, "An upgrade is to websocket alone.")
+        raise RequestRejected(400, "An upgrade is to websocket alone.")
 
 
 def without_offers(head: Head) -> bytes:
@@ -71,11 +71,11 @@ def without_offers(head: Head) -> bytes:
 def _check_target(head: Head, target: str) -> None:
     """``target`` as it came: a path, a URL with the same host as `Host`, or * for OPTIONS."""
     if head.method == "CONNECT":
-        raise BadHead(405, "This is no proxy.")
+        raise RequestRejected(405, "This is no proxy.")
     named = _AUTHORITY.match(target)
     if named is not None:
         host = head.header("host")
         if host is not None and host.lower() != named[1].lower():
-            raise BadHead(400, "The URL and the header Host name different hosts.")
+            raise RequestRejected(400, "The URL and the header Host name different hosts.")
     elif not target.startswith("/") and (target, head.method) != ("*", "OPTIONS"):
-        raise BadHead(400, "The target of the request is no path.")
+        raise RequestRejected(400, "The target of the request is no path.")

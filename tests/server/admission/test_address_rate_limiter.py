@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from trioserver.config import LimitsConfig
-from trioserver.server.admission.address_rate_limiter import BURST, Conduct
+from trioserver.server.admission.address_rate_limiter import BURST, AddressRateLimiter
 
 HERE = "192.0.2.1"
 
 
-def make(**limits: Any) -> Conduct:
-    return Conduct(LimitsConfig(**limits))
+def make(**limits: Any) -> AddressRateLimiter:
+    return AddressRateLimiter(LimitsConfig(**limits))
 
 
-def forge(conduct: Conduct, times: int, now: float, key: str = HERE) -> None:
+def forge(conduct: AddressRateLimiter, times: int, now: float, key: str = HERE) -> None:
     for _ in range(times):
         conduct.forged(key, now)
 

@@ -15,7 +15,7 @@ from tests.support.client import Client
 from tests.support.patience import PATIENCE
 from tests.support.running import running
 from trioserver import Connection, Observer, Server
-from trioserver.server.operations.gc_scheduler import SHARE, Garbage, collect_seldom
+from trioserver.server.operations.gc_scheduler import SHARE, GCPolicy, run_gc_scheduler
 
 
 class Ended(Observer):
@@ -86,22 +86,22 @@ async def test_a_connection_is_freed_as_it_ends_and_not_by_a_search_for_cycles(
 
 
 def test_a_search_is_due_when_a_quarter_has_come_to_it() -> None:
-    garbage = Garbage(1_000_000)
-    assert not garbage.is_due(1_250_000, 0.0)
-    assert garbage.is_due(1_250_001, 0.0)
+    garbage = GCPolicy(1_000_000)
+    assert not garbage.should_collect(1_250_000, 0.0)
+    assert garbage.should_collect(1_250_001, 0.0)
     garbage.searched(2_000_000, 0.0, 0.0)
-    assert not garbage.is_due(2_500_000, 0.0)
+    assert not garbage.should_collect(2_500_000, 0.0)
 
 
 def test_a_small_process_is_not_searched_for_little() -> None:
-    assert not Garbage(1000).is_due(100_000, 0.0)
+    assert not GCPolicy(1000).should_collect(100_000, 0.0)
 
 
 def test_searches_take_no_more_than_their_share_of_the_time() -> None:
-    garbage = Garbage(0)
+    garbage = GCPolicy(0)
     garbage.searched(0, 10.0, 0.3)
-    assert not garbage.is_due(10_000_000, 10.0 + 0.29 / SHARE)
-    assert garbage.is_due(10_000_000, 10.0 + 0.3 / SHARE)
+    assert not garbage.should_collect(10_000_000, 10.0 + 0.29 / SHARE)
+    assert garbage.should_collect(10_000_000, 10.0 + 0.3 / SHARE)
 
 
 async def test_python_does_no_full_search_itself_meanwhile_and_is_left_as_it_was(
@@ -116,7 +116,7 @@ async def test_python_does_no_full_search_itself_meanwhile_and_is_left_as_it_was
 
     ballast: list[object] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: collect_seldom(collect=collect))
+        nursery.start_soon(lambda: run_gc_scheduler(collect=collect))
         await trio.sleep(5)
         assert searches == 0
         assert gc.get_threshold()[2] > 1_000_000

@@ -16,8 +16,8 @@ import trio
 from tests.server.operations.processes import Process, as_systemd, started, token, write_application
 from trioserver import CannotListen, Config
 from trioserver.client import connect
-from trioserver.server.operations.listener_manager import Listening
-from trioserver.server.operations.systemd import Manager, PassedSocket, take_sockets
+from trioserver.server.operations.listener_manager import ListenerManager
+from trioserver.server.operations.systemd import PassedSocket, SystemdNotifier, take_sockets
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_signs_of_life_come_at_half_of_what_is_waited(
         WATCHDOG_USEC="10000000",
         WATCHDOG_PID=str(os.getpid()),
     )
-    manager = Manager.of(environment)
+    manager = SystemdNotifier.of(environment)
     assert environment == {"PATH": "/bin"}
     with trio.move_on_after(12):
         await manager.run()
@@ -108,7 +108,7 @@ async def test_signs_of_life_come_at_half_of_what_is_waited(
     ],
 )
 async def test_nobody_who_waits_gets_no_signs(variables: dict[str, str]) -> None:
-    manager = Manager.of(environment_of(**variables))
+    manager = SystemdNotifier.of(environment_of(**variables))
     assert manager.watchdog_interval is None
     with trio.fail_after(1):
         await manager.run()
@@ -118,17 +118,17 @@ def test_abstract_names_are_understood() -> None:
     name = f"trioserver-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind("\0" + name)
-        Manager.of(environment_of(NOTIFY_SOCKET=f"@{name}")).ready("two\nREADY=0")
+        SystemdNotifier.of(environment_of(NOTIFY_SOCKET=f"@{name}")).ready("two\nREADY=0")
         assert listening.recv(100) == b"READY=1\nSTATUS=two READY=0"
 
 
 def test_a_manager_that_has_gone_or_is_full_holds_nothing_up(tmp_path: Path) -> None:
-    Manager(str(tmp_path / "nobody")).ready("here")
-    Manager("/" + "x" * 200).ready("here")
+    SystemdNotifier(str(tmp_path / "nobody")).ready("here")
+    SystemdNotifier("/" + "x" * 200).ready("here")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "full"))
         for _ in range(1000):
-            Manager(str(tmp_path / "full")).ready("here")
+            SystemdNotifier(str(tmp_path / "full")).ready("here")
 
 
 # ------------------------------------------------------------------------------ sockets
@@ -176,7 +176,7 @@ async def test_a_listener_takes_the_sockets_of_its_name(monkeypatch: pytest.Monk
     monkeypatch.setattr(
         "trioserver.server.operations.listener_manager.take_sockets", lambda: list(passed)
     )
-    listening = Listening()
+    listening = ListenerManager()
     await listening.open(Config(systemd_socket="b"))
     assert [address.port for address in listening.addresses] == [ports[1]]
     assert passed[0].socket.fileno() == -1, "what nobody takes would swallow connections"
@@ -198,7 +198,7 @@ async def test_sockets_that_are_missing_or_will_not_do_are_told(
         "trioserver.server.operations.listener_manager.take_sockets", lambda: passed
     )
     with pytest.raises(CannotListen, match=said):
-        await Listening().open(Config(systemd_socket="web"))
+        await ListenerManager().open(Config(systemd_socket="web"))
 
 
 async def test_a_unix_socket_of_systemd_keeps_its_file(folder: Path) -> None:

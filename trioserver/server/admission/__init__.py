@@ -1,1 +1,1 @@
-"""Who is let in: places and who gives way, how addresses behave, and the gate that asks them."""
+"""Admission: a slot for each connection, rate limits for each address, checks of each request."""

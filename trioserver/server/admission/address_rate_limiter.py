@@ -47,7 +47,7 @@ class _Record:
         self.seen = now
 
 
-class Conduct:
+class AddressRateLimiter:
     """Remembers addresses, by `addresses.key_of`; the empty key is nobody's, and does no wrong.
 
     Time comes in as an argument. Every operation takes constant time, on average. At most

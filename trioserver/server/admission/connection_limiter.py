@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final, Literal, TypeAlias
 
 from trioserver.config import LimitsConfig
-from trioserver.server.admission.per_key_fifo import Holders
+from trioserver.server.admission.per_key_fifo import PerKeyFifo
 
 SPARE: Final = 64
 """Connections above ``limits.connections``: those that are being closed, and, up to the half of
@@ -144,10 +144,10 @@ class ConnectionLimiter:
         self.evicted = 0
         self._http_connections = http_connections
         self._on_eviction = on_eviction
-        self._silent: Holders[Slot] = Holders()
-        self._verifying: Holders[Slot] = Holders()
-        self._idle: Holders[Slot] = Holders()
-        self._busy: Holders[Slot] = Holders()
+        self._silent: PerKeyFifo[Slot] = PerKeyFifo()
+        self._verifying: PerKeyFifo[Slot] = PerKeyFifo()
+        self._idle: PerKeyFifo[Slot] = PerKeyFifo()
+        self._busy: PerKeyFifo[Slot] = PerKeyFifo()
         self._by_state: Final = {
             SlotState.SILENT: self._silent,
             SlotState.VERIFYING: self._verifying,
@@ -303,7 +303,7 @@ class ConnectionLimiter:
         slot.abort()
 
 
-def _victim(holders: Holders[Slot], key: str) -> Slot | None:
+def _victim(holders: PerKeyFifo[Slot], key: str) -> Slot | None:
     """The oldest: of ``key`` where nobody has more, else of whoever has most."""
     if not holders.most:
         return None

@@ -24,7 +24,7 @@ from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.peers.forwarded import client_of
 from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host
 from trioserver.peers.origins import SAME_HOST, OriginPolicy
-from trioserver.server.admission.address_rate_limiter import Conduct
+from trioserver.server.admission.address_rate_limiter import AddressRateLimiter
 from trioserver.server.admission.connection_limiter import Cap, ConnectionLimiter, Slot
 from trioserver.telemetry.observer import (
     AddressBlock,
@@ -34,7 +34,7 @@ from trioserver.telemetry.observer import (
     Observer,
     RefusedRequest,
 )
-from trioserver.websocket.handshake import BadHead, Head
+from trioserver.websocket.handshake import Head, RequestRejected
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -51,7 +51,7 @@ _REBINDING: Final = (
 _SAY_WHO: Final = ("x-forwarded-for", "forwarded")
 
 
-class NotLetIn(BadHead):
+class AdmissionRejected(RequestRejected):
     """A refusal that is no fault of the request's form. ``code`` is as of `RefusedRequest`."""
 
     def __init__(
@@ -70,14 +70,14 @@ class NotLetIn(BadHead):
         self.details = details or {}
 
 
-class Gate(Observer):
+class AdmissionController(Observer):
     """Keeps what limits need to know, and learns from how authentications end."""
 
     def __init__(self, config: Config, observer: Observer) -> None:
         self._observer = observer
         self._drops = Seldom(_DROPS_PERIOD)
         self._has_warned = False
-        self.conduct = Conduct(config.limits, on_block=self._on_block)
+        self.addresses = AddressRateLimiter(config.limits, on_block=self._on_block)
         self.limiter = ConnectionLimiter(
             config.limits,
             http_connections=config.http.connections,
@@ -87,7 +87,7 @@ class Gate(Observer):
 
     def reconfigure(self, config: Config) -> None:
         """Other options from now on. Blocks stay; how often addresses connect is counted anew."""
-        self.conduct.reconfigure(config.limits)
+        self.addresses.reconfigure(config.limits)
         self.limiter.reconfigure(config.limits)
         self._set_policies(config)
 
@@ -142,27 +142,29 @@ class Gate(Observer):
     def check(self, peer: str, head: Head) -> None:
         """Whether the address may ask for anything, and how often, on both sides of the port.
 
-        Raises `NotLetIn`.
+        Raises `AdmissionRejected`.
         """
         now, key = trio.current_time(), self._key(peer)
-        seconds = self.conduct.blocked_for(key, now)
+        seconds = self.addresses.blocked_for(key, now)
         if seconds > 0:
             raise _too_many("address_blocked", "Too many forged tokens came from here.", seconds)
         if head.is_upgrade:
-            seconds = self.conduct.handshake(key, now)
+            seconds = self.addresses.handshake(key, now)
             if seconds > 0:
                 raise _too_many("handshake_rate", "Too many handshakes came from here.", seconds)
         else:
-            seconds = self.conduct.request(key, now)
+            seconds = self.addresses.request(key, now)
             if seconds > 0:
                 raise _too_many("request_rate", "Too many requests came from here.", seconds)
 
     def check_host(self, head: Head) -> None:
-        """Whether the server is known by the name that this asks for. Raises `NotLetIn`."""
+        """Raise `AdmissionRejected` unless the request names a host of the server's."""
         if not self._hosts.allowed or head.path in _PROBES:
             return
         if not self._hosts.allows(requested_host(head.headers.get("host", ()))):
-            raise NotLetIn("host", 421, "The server is not known by this name (origins.hosts).")
+            raise AdmissionRejected(
+                "host", 421, "The server is not known by this name (origins.hosts)."
+            )
 
     def is_local(self, peer: str, remote: str, head: Head) -> bool:
         """Whether a program on this machine asks, for this machine, and not for somebody else.
@@ -183,7 +185,7 @@ class Gate(Observer):
         return remote == UNIX or is_loopback_name(host_of(remote))
 
     def check_origin(self, peer: str, route: Route, head: Head, *, secure: bool) -> None:
-        """Whether the page that this handshake comes from may connect. Raises `NotLetIn`."""
+        """Raise `AdmissionRejected` unless pages of this origin may connect."""
         policy = route.origins or self._origins
         headers = head.headers
         hosts = headers.get("host", ())
@@ -196,7 +198,7 @@ class Gate(Observer):
                 details["hint"] = _REBINDING
             elif rejected.hint is not None:
                 details["hint"] = rejected.hint
-            raise NotLetIn(
+            raise AdmissionRejected(
                 "origin",
                 403,
                 "Pages of this origin may not connect here.",
@@ -214,11 +216,11 @@ class Gate(Observer):
 
     # -------------------------------------------------------------------------- being refused
 
-    def refuse(self, bad: BadHead, remote: str, head: Head | None) -> None:
+    def refuse(self, bad: RequestRejected, remote: str, head: Head | None) -> None:
         """Log and count a refusal that is going to be answered."""
         path = "" if head is None else masked_path(head.path)
         code, event, details = "bad_request", "request_refused", {}
-        if isinstance(bad, NotLetIn):
+        if isinstance(bad, AdmissionRejected):
             code, event, details = bad.code, bad.event, dict(bad.details)
         if may_log(event, remote):
             level = log.info if event == "request_refused" else log.warning
@@ -258,7 +260,7 @@ class Gate(Observer):
         )
 
     def _is_worth_an_answer(self, key: str, now: float) -> bool:
-        return not self.conduct.blocked_for(key, now) or self.conduct.may_be_told(key, now)
+        return not self.addresses.blocked_for(key, now) or self.addresses.may_be_told(key, now)
 
     # -------------------------------------------------------------------------- learning
 
@@ -267,18 +269,18 @@ class Gate(Observer):
         is no fault of theirs."""
         key = self._key(connection.request.remote)
         if attempt.outcome == "token_invalid":
-            self.conduct.forged(key, trio.current_time())
+            self.addresses.forged(key, trio.current_time())
         elif attempt.outcome in ("ready", "refreshed"):
-            self.conduct.authenticated(key)
+            self.addresses.authenticated(key)
 
     def on_auth_attempt(self, attempt: AuthAttempt) -> None:
         """A bearer token over HTTP counts as one at a WebSocket does."""
         if attempt.method == "bearer":
             key = self._key(attempt.remote)
             if attempt.code == "token_invalid":
-                self.conduct.forged(key, trio.current_time())
+                self.addresses.forged(key, trio.current_time())
             elif attempt.code is None:
-                self.conduct.authenticated(key)
+                self.addresses.authenticated(key)
 
     def _key(self, peer: str) -> str:
         """A proxy's own address is nobody's: what is counted there would count for everybody."""
@@ -306,9 +308,11 @@ class Gate(Observer):
             )
 
 
-def _too_many(code: str, reason: str, seconds: float) -> NotLetIn:
+def _too_many(code: str, reason: str, seconds: float) -> AdmissionRejected:
     after = str(math.ceil(seconds))
-    return NotLetIn(code, 429, f"{reason} Try again in {after} s.", [("Retry-After", after)])
+    return AdmissionRejected(
+        code, 429, f"{reason} Try again in {after} s.", [("Retry-After", after)]
+    )
 
 
 def _is_proxied(head: Head) -> bool:

@@ -6,17 +6,17 @@ from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
 
-class Held(Protocol):
+class Keyed(Protocol):
     """What is held, by whom."""
 
     @property
     def key(self) -> str: ...
 
 
-_Held = TypeVar("_Held", bound=Held)
+_KeyedT = TypeVar("_KeyedT", bound=Keyed)
 
 
-class Holders(Generic[_Held]):
+class PerKeyFifo(Generic[_KeyedT]):
     """A collection that knows the order in which each holder's were added.
 
     Every operation takes constant time: sizes change by one at a time, so the largest size is
@@ -24,7 +24,7 @@ class Holders(Generic[_Held]):
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, OrderedDict[_Held, None]] = {}
+        self._held: dict[str, OrderedDict[_KeyedT, None]] = {}
         self._by_size: dict[int, OrderedDict[str, None]] = {}  # holders, by how much they hold
         self._total = 0
         self.most = 0
@@ -36,15 +36,15 @@ class Holders(Generic[_Held]):
         """How much a holder has."""
         return len(self._held.get(key, ()))
 
-    def oldest(self, key: str) -> _Held:
+    def oldest(self, key: str) -> _KeyedT:
         """What a holder has had for longest. Raises `KeyError` where it has nothing."""
         return next(iter(self._held[key]))
 
-    def oldest_of_most(self) -> _Held:
+    def oldest_of_most(self) -> _KeyedT:
         """What somebody who holds most has had for longest; `KeyError` where all is empty."""
         return self.oldest(next(iter(self._by_size[self.most])))
 
-    def add(self, held: _Held) -> None:
+    def add(self, held: _KeyedT) -> None:
         """As the newest of its holder."""
         mine = self._held.get(held.key)
         if mine is None:
@@ -53,7 +53,7 @@ class Holders(Generic[_Held]):
         self._total += 1
         self._resize(held.key, len(mine) - 1, len(mine))
 
-    def discard(self, held: _Held) -> bool:
+    def discard(self, held: _KeyedT) -> bool:
         """Remove it; False where it was not there."""
         mine = self._held.get(held.key)
         if mine is None or held not in mine:

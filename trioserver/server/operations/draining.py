@@ -9,7 +9,7 @@ import trio
 from trioserver.app.connection import Connection
 
 
-async def send_away(connections: list[Connection], *, reason: str, period: float) -> None:
+async def drain_connections(connections: list[Connection], *, reason: str, period: float) -> None:
     """Tell each connection its slot, and close it then; slots are spread over ``period`` seconds.
 
     ``reason`` is "shutdown" or "restart". Who leaves earlier makes nobody wait. Returns when the

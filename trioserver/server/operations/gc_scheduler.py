@@ -30,14 +30,14 @@ _LEAST: Final = 100_000
 _NEVER: Final = 2**31 - 1
 
 
-class Garbage:
+class GCPolicy:
     """Decides when a full search is due. Time comes in as an argument, in seconds."""
 
     def __init__(self, blocks: int) -> None:
         self._most = self._next_most(blocks)
         self._not_before = 0.0
 
-    def is_due(self, blocks: int, now: float) -> bool:
+    def should_collect(self, blocks: int, now: float) -> bool:
         """Whether to search, with so many ``blocks`` of memory in use."""
         return now >= self._not_before and blocks > self._most
 
@@ -50,16 +50,16 @@ class Garbage:
         return blocks + max(int(blocks * _GROWTH), _LEAST)
 
 
-async def collect_seldom(*, collect: Callable[[], object] = gc.collect) -> None:
+async def run_gc_scheduler(*, collect: Callable[[], object] = gc.collect) -> None:
     """Do so until cancelled, in place of Python's own full collections; the young ones stay.
 
     For a process that is a server's own: what is alive at the start is never looked at again.
     """
     with _frozen():
-        garbage = Garbage(sys.getallocatedblocks())
+        garbage = GCPolicy(sys.getallocatedblocks())
         while True:
             await trio.sleep(_LOOK)
-            if garbage.is_due(sys.getallocatedblocks(), trio.current_time()):
+            if garbage.should_collect(sys.getallocatedblocks(), trio.current_time()):
                 begun = perf_counter()
                 collect()
                 took = perf_counter() - begun

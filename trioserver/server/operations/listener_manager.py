@@ -49,7 +49,7 @@ class _Place:
 
 
 @attrs.frozen
-class NewKeys:
+class LoadedCertificates:
     """Contexts that have been loaded and are not in use yet; one for each place with TLS."""
 
     _loaded: Sequence[tuple[_Place, TLSFiles, Stamp, ssl.SSLContext]]
@@ -60,7 +60,7 @@ class NewKeys:
             place.use(files, stamp, context)
 
 
-class Listening:
+class ListenerManager:
     """The open listeners of a server, and where they are.
 
     Those of the built-in routes, where they have one of their own, are kept apart: they stay open
@@ -120,7 +120,7 @@ class Listening:
                 where.host, where.port, context, reuse_port=where.reuse_port
             )
 
-    async def load_keys(self, config: Config) -> NewKeys:
+    async def load_certificates(self, config: Config) -> LoadedCertificates:
         """Read all files of these listeners anew, which may be others than before.
 
         Raises `CannotListen` for files that do not do; what is in use stays in any case. Listeners
@@ -136,9 +136,9 @@ class Listening:
             if place.files is not None and files is not None and same_place(place.where, where):
                 stamp = await stamp_of(files)
                 loaded.append((place, files, stamp, await load(files)))
-        return NewKeys(loaded)
+        return LoadedCertificates(loaded)
 
-    async def refresh_keys(self) -> None:
+    async def reload_changed_certificates(self) -> None:
         """Use what has changed in the files; what does not do is refused with a line in the log."""
         for place in [*self._places, *self._builtin_places]:
             if place.files is None:
@@ -182,7 +182,7 @@ def passed_sockets() -> Iterator[list[PassedSocket]]:
         yield passed
     finally:
         for unused in passed:
-            _log.warning("socket_not_used", name=unused.name)
+            _log.warning("systemd_socket_unused", name=unused.name)
             unused.socket.close()
 
 

@@ -12,7 +12,7 @@ import trio
 
 from trioserver.auth.component import overrides
 from trioserver.config import Config, ListenConfig
-from trioserver.server.operations.listener_manager import TLS_FILES, Listening, same_place
+from trioserver.server.operations.listener_manager import TLS_FILES, ListenerManager, same_place
 from trioserver.websocket.errors import CannotListen
 
 log: Final = structlog.get_logger("trioserver")
@@ -28,7 +28,7 @@ judged one by one."""
 
 
 @attrs.frozen(kw_only=True)
-class Reconfigured:
+class ReconfigureResult:
     """What `Server.reconfigure` did.
 
     ``changed``: by the option's name, "old -> new"; secrets are masked. ``needs_restart``: options
@@ -39,12 +39,12 @@ class Reconfigured:
     needs_restart: tuple[str, ...]
 
 
-def compare(old: Config, new: Config) -> Reconfigured:
+def compare(old: Config, new: Config) -> ReconfigureResult:
     """What becomes of it when ``new`` takes the place of ``old``."""
     differences = {name: (one, other) for name, one, other, _ in _differences(old, new)}
     hidden = {name for name, *_, secret in _differences(old, new) if secret}
     late = [name for name in differences if _is_late(name, old, new)]
-    return Reconfigured(
+    return ReconfigureResult(
         changed={
             name: _MASK if name in hidden else f"{_shown(one)} -> {_shown(other)}"
             for name, (one, other) in differences.items()
@@ -113,7 +113,7 @@ class Reloader:
         self,
         config: Config,
         *,
-        listening: Listening,
+        listening: ListenerManager,
         parts: Callable[[], Iterable[Any]],
         apply: Callable[[Config], None],
         load_config: Callable[[], Config] | None,
@@ -125,10 +125,10 @@ class Reloader:
         self._load_config = load_config
         self._reconfiguring = trio.Lock()
 
-    async def reconfigure(self, config: Config) -> Reconfigured:
+    async def reconfigure(self, config: Config) -> ReconfigureResult:
         """As `Server.reconfigure`."""
         async with self._reconfiguring:
-            keys = await self._listening.load_keys(config)
+            keys = await self._listening.load_certificates(config)
             outcome = compare(self.config, config)
             keys.use()
             self.config = keep_what_is_read_at_start(self.config, config)
@@ -168,4 +168,4 @@ class Reloader:
         """Use new certificates as their files change; until cancelled."""
         while True:
             await trio.sleep(self.config.tls.check_interval)
-            await self._listening.refresh_keys()
+            await self._listening.reload_changed_certificates()

@@ -42,5 +42,5 @@ async def watch_signals(
             elif drain(DRAIN[signal.Signals(number)]):
                 log.info("draining", signal=name)
             else:
-                log.warning("ending_at_once", signal=name)
+                log.warning("forced_shutdown", signal=name)
                 end()

@@ -49,7 +49,7 @@ def take_sockets(environment: MutableMapping[str, str] = os.environ) -> list[Pas
     return sockets
 
 
-class Manager:
+class SystemdNotifier:
     """The service manager, where there is one. Telling it never blocks, and never fails."""
 
     def __init__(self, address: str = "", watchdog_interval: float | None = None) -> None:
@@ -58,7 +58,7 @@ class Manager:
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
     @classmethod
-    def of(cls, environment: MutableMapping[str, str] = os.environ) -> Manager:
+    def of(cls, environment: MutableMapping[str, str] = os.environ) -> SystemdNotifier:
         """The one that started this process. Its variables are removed: it is ours to talk to."""
         address = environment.pop("NOTIFY_SOCKET", "")
         pid = environment.pop("WATCHDOG_PID", "")

@@ -82,7 +82,7 @@ def test_the_help_lists_the_commands_without_importing_them() -> None:
         "from click.testing import CliRunner\n"
         "from trioserver.cli.main import main\n"
         "print(CliRunner().invoke(main, ['--help']).output)\n"
-        "print('IMPORTED', [n for n in ('serve', 'token') if f'trioserver.cli.{n}' in sys.modules])"
+        "print('IMPORTED', [n for n in sys.modules if n.startswith('trioserver.cli.commands.')])"
     )
     printed = python("-c", code).stdout
     assert "  serve " in printed

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.markdown import ROOT, blocks
-from trioserver.cli.load import command as load
+from trioserver.cli.commands.load import command as load
 from trioserver.cli.main import main
 from trioserver.load.tally import MEASURES
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.markdown import ROOT, blocks, output_of
 from tests.support.patience import PATIENCE
-from trioserver.cli.settings import load_settings
+from trioserver.cli.settings.loading import load_settings
 
 OPERATING = Path("docs/operating.md")
 PRINTED = {'name="export"': "['export']\n", 'user="mallory", reason': "0 ['mallory']\n1\n"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.support.http import site
 from tests.support.markdown import blocks
-from trioserver.cli.settings import load_settings
+from trioserver.cli.settings.loading import load_settings
 
 OPERATING = Path("docs/operating.md")
 

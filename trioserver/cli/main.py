@@ -1,4 +1,4 @@
-"""The command `trioserver`. Each subcommand is a module beside this one, imported on use."""
+"""The command `trioserver`. Each subcommand is a module of `commands`, imported on use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
     ) from None
 
 from trioserver import __version__
-from trioserver.cli.terminal import Exit, Failure, one_line
+from trioserver.cli.output.terminal import Exit, Failure, one_line
 from trioserver.config.extras import MissingExtra
 
 _COMMANDS: Final = {
@@ -48,7 +48,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         try:
-            module: Any = importlib.import_module(f"trioserver.cli.{cmd_name}")
+            module: Any = importlib.import_module(f"trioserver.cli.commands.{cmd_name}")
         except (ModuleNotFoundError, MissingExtra) as error:
             if error.name is not None and error.name.partition(".")[0] in _OURS:
                 raise

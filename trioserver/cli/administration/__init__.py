@@ -1,0 +1,1 @@
+"""What `trioserver admin` consists of: the HTTP client and the subcommands."""

@@ -1,0 +1,1 @@
+"""What `trioserver check` consists of: the scenarios that a server is tested with."""

@@ -1,0 +1,1 @@
+"""What `trioserver connect` consists of: input lines, messages, and how they are shown."""

@@ -1,0 +1,1 @@
+"""What commands print: tables, JSON, error messages, and exit codes."""

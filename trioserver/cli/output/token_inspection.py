@@ -1,0 +1,95 @@
+"""What `trioserver token inspect` says about a token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rich.text import Text
+
+from protocol import Refusal
+from trioserver.auth import Inspection
+from trioserver.cli.output.terminal import stdout_console
+from trioserver.cli.parameters.durations import in_words, instant
+
+_ADVICE: Final = {
+    "never": "trying again does not help",
+    "refresh_token": "get a new token",
+    "backoff": "it may be accepted later",
+}
+"""What a client is told to do, by the ``retry`` of the protocol."""
+
+
+def inspection_as_json(inspection: Inspection) -> dict[str, Any]:
+    """For machines. ``verified`` is null where there was nothing to verify with."""
+    refusal = inspection.refusal
+    return {
+        "verified": inspection.verified,
+        "refusal": None if refusal is None else _refusal_as_json(refusal),
+        "issued_at": _instant(inspection.issued_at),
+        "expires_at": _instant(inspection.expires_at),
+        "expires_in": inspection.expires_in,
+        "header": inspection.header,
+        "claims": inspection.claims,
+    }
+
+
+def _refusal_as_json(refusal: Refusal) -> dict[str, Any]:
+    return {"code": refusal.code, "message": refusal.message, "retry": str(refusal.retry)}
+
+
+def _instant(seconds: float | None) -> str | None:
+    return None if seconds is None else instant(seconds)
+
+
+def print_inspection(inspection: Inspection, origin: str | None) -> None:
+    """For people. ``origin`` says where the key is from; None is no key."""
+    console = stdout_console()
+    lines = [_part("Header", inspection.header), _part("Claims", inspection.claims)]
+    if inspection.claims is not None:
+        lines += [f"Issued   {_issued(inspection)}", f"Expires  {_expiry(inspection)}"]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(_verdict(inspection, origin), soft_wrap=True)
+
+
+def _part(name: str, part: Mapping[str, Any] | None) -> str:
+    # ASCII only: what a token says must not command the terminal.
+    return f"{name}   " + ("cannot be read" if part is None else json.dumps(part, indent=2))
+
+
+def _issued(inspection: Inspection) -> str:
+    if inspection.issued_at is None:
+        return "the token does not say when"
+    if inspection.expires_at is None or inspection.expires_in is None:
+        return instant(inspection.issued_at)
+    ago = inspection.expires_at - inspection.expires_in - inspection.issued_at
+    words = f"{in_words(ago)} ago" if ago >= 0 else f"in {in_words(ago)}"
+    return f"{instant(inspection.issued_at)} ({words})"
+
+
+def _expiry(inspection: Inspection) -> str:
+    if inspection.expires_at is None or inspection.expires_in is None:
+        return "never: the token has no exp claim that is a time"
+    words = in_words(inspection.expires_in)
+    relative = f"in {words}" if inspection.expires_in > 0 else f"expired {words} ago"
+    return f"{instant(inspection.expires_at)} ({relative})"
+
+
+def _verdict(inspection: Inspection, origin: str | None) -> Text:
+    if inspection.refusal is not None:
+        refusal = inspection.refusal
+        advice = _ADVICE.get(str(refusal.retry), "")
+        text = f"REFUSED with {origin}: {refusal.code}. {refusal.message} ({advice})"
+        return Text(text, "bold red")
+    if inspection.verified:
+        return Text(f"ACCEPTED with {origin}.", "bold green")
+    if inspection.header is None or inspection.claims is None:
+        return Text("REFUSED by any server: this is not a JWT.", "bold red")
+    expired = inspection.expires_in is not None and inspection.expires_in <= 0
+    return Text(
+        "NOT VERIFIED: no secret or key was given, so all of this may be forged."
+        + (" It would be refused in any case: it has expired." if expired else ""),
+        "bold yellow",
+    )

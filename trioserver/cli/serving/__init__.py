@@ -1,0 +1,1 @@
+"""What `serve` and `demo` share: load an application, run a server, show its addresses."""

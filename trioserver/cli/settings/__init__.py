@@ -1,0 +1,1 @@
+"""The server's options: loaded from the file, the environment and the command line."""

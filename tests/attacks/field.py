@@ -166,7 +166,7 @@ async def field(
     **options: Any,
 ) -> AsyncIterator[Field]:
     """Start a server and its good clients, who do as ``plan`` says. Options are of the
-    configuration, as ``limits_connections``."""
+    configuration, as ``limits_max_connections``."""
     raise_files()
     clock = folder / "clock"
     clock.write_bytes(struct.pack("d", 0.0))

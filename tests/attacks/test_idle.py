@@ -29,7 +29,10 @@ async def test_ten_thousand_idle_connections_and_their_heartbeats(
 ) -> None:
     if raise_files() < COUNT + _OTHER_FILES:
         pytest.skip(f"needs {COUNT + _OTHER_FILES} files a process: ulimit -Hn")
-    options: dict[str, Any] = {"limits_connections": COUNT + 100, "heartbeat_interval": INTERVAL}
+    options: dict[str, Any] = {
+        "limits_max_connections": COUNT + 100,
+        "heartbeat_interval": INTERVAL,
+    }
     async with (
         field(tmp_path, **options) as place,
         place.attack(

@@ -50,7 +50,7 @@ async def test_silence_at_the_cap_of_all_keeps_out_nobody(
     name: str, tmp_path: Path, report: list[Figures]
 ) -> None:
     async with (
-        field(tmp_path, limits_connections=300) as place,
+        field(tmp_path, limits_max_connections=300) as place,
         place.attack(name, most_memory=100, report=report) as figures,
     ):
         connected = await crowd(place, 400, SILENT[name], addresses=8, seconds=SECONDS)

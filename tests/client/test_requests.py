@@ -71,7 +71,7 @@ async def test_a_request_times_out_and_its_late_answer_is_nobodys(
 async def test_a_request_too_large_for_the_server_is_refused_here(
     autojump_clock: MockClock,
 ) -> None:
-    limits = LimitsConfig(message_bytes=1000)
+    limits = LimitsConfig(max_message_bytes=1000)
     async with playing(Config(port=0, limits=limits)) as place, place.connect() as client:
         for _ in range(5000):  # more than a session keeps track of: none is kept
             with pytest.raises(RequestRejectedError, match="message_too_big"):

@@ -429,7 +429,7 @@ async def test_a_body_that_does_not_fit_does_nothing(
 
 
 async def test_a_body_that_is_no_json_too_large_or_too_slow(autojump_clock: MockClock) -> None:
-    async with administration(Config(port=0, admin=AdminConfig(body_bytes=1024))) as admin:
+    async with administration(Config(port=0, admin=AdminConfig(max_body_bytes=1024))) as admin:
         assert await post_pieces(admin, b'{"id": "x"') == 400
         assert await post_pieces(admin, b"\xff\xfe") == 400
         assert await post_pieces(admin, b"[" * 1000) == 400

@@ -224,7 +224,7 @@ async def test_an_answer_to_an_upload_that_nobody_reads_arrives(notes: Notes) ->
 
 
 async def test_a_body_that_is_announced_too_large_is_refused(notes: Notes) -> None:
-    config = Config(port=0, http=HttpConfig(body_bytes=1000))
+    config = Config(port=0, http=HttpConfig(max_body_bytes=1000))
     async with site(app(notes), config) as place:
         assert (await (await place.open()).request("POST", "/upload", body=b"z" * 1000)).text
         answer = await (await place.open()).request("POST", "/upload", body=b"z" * 1001)
@@ -232,7 +232,7 @@ async def test_a_body_that_is_announced_too_large_is_refused(notes: Notes) -> No
 
 
 async def test_a_chunked_body_that_grows_too_large_is_refused(notes: Notes) -> None:
-    config = Config(port=0, http=HttpConfig(body_bytes=1000))
+    config = Config(port=0, http=HttpConfig(max_body_bytes=1000))
     async with site(app(notes), config) as place:
         http = await place.open()
         headers = {"Transfer-Encoding": "chunked"}
@@ -351,7 +351,7 @@ async def test_a_head_that_trickles_in_is_given_up(notes: Notes, earlier: int) -
 
 @pytest.mark.parametrize("earlier", [0, 1])
 async def test_a_head_that_is_too_large_is_refused(notes: Notes, earlier: int) -> None:
-    config = Config(port=0, limits=LimitsConfig(head_bytes=1000))
+    config = Config(port=0, limits=LimitsConfig(max_head_bytes=1000))
     async with site(app(notes), config) as place:
         http = await place.open()
         for _ in range(earlier):
@@ -404,7 +404,7 @@ async def test_a_url_as_the_target_reaches_its_path(notes: Notes) -> None:
 
 
 async def test_at_the_cap_an_idle_connection_gives_way(notes: Notes) -> None:
-    config = Config(port=0, http=HttpConfig(connections=2))
+    config = Config(port=0, http=HttpConfig(max_connections=2))
     async with site(app(notes), config) as place:
         busy, idle = await place.open(), await place.open()
         await busy.send("GET", "/stuck")
@@ -417,7 +417,7 @@ async def test_at_the_cap_an_idle_connection_gives_way(notes: Notes) -> None:
 
 
 async def test_where_websockets_fill_the_server_http_is_told_so(notes: Notes) -> None:
-    config = Config(port=0, limits=LimitsConfig(connections=1))
+    config = Config(port=0, limits=LimitsConfig(max_connections=1))
     async with site(app(notes), config, wall_clock=wall_clock) as place:
         client = Client((await place.open()).stream)
         await client.open("/ws/1")
@@ -430,7 +430,7 @@ async def test_where_websockets_fill_the_server_http_is_told_so(notes: Notes) ->
 
 
 async def test_one_address_does_not_cut_anothers_upload(notes: Notes) -> None:
-    config = Config(port=0, http=HttpConfig(connections=10))
+    config = Config(port=0, http=HttpConfig(max_connections=10))
     async with site(app(notes), config) as place, trio.open_nursery() as nursery:
 
         def connect(remote: str) -> Http:
@@ -466,7 +466,7 @@ async def test_requests_of_one_address_have_a_rate_on_a_kept_connection_too(
 
 
 async def test_silent_connections_do_not_push_out_a_download(notes: Notes) -> None:
-    config = Config(port=0, limits=LimitsConfig(unauthenticated=2))
+    config = Config(port=0, limits=LimitsConfig(max_unauthenticated=2))
     async with site(app(notes), config) as place:
         http = await place.open()
         await http.send("GET", "/download")

@@ -135,7 +135,7 @@ async def test_a_frame_that_breaks_a_rule_is_closed_with_the_documented_code(
 
 
 async def test_too_big_when_ready_is_judged_by_the_larger_limit(autojump_clock: MockClock) -> None:
-    config = Config(port=0, limits=LimitsConfig(message_bytes=50_000))
+    config = Config(port=0, limits=LimitsConfig(max_message_bytes=50_000))
     async with serving(config) as harness:
         client = await harness.ready()
         ack = await client.request("echo", {"text": "x" * 49_000})

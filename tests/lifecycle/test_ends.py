@@ -53,7 +53,7 @@ async def test_a_topic_that_is_not_allowed_is_forbidden_and_none_of_the_others_i
 
 
 async def test_subscriptions_have_a_limit(autojump_clock: MockClock) -> None:
-    config = Config(port=0, limits=LimitsConfig(subscriptions=3))
+    config = Config(port=0, limits=LimitsConfig(max_subscriptions=3))
     async with serving(config) as harness:
         client = await harness.ready()
         await client.send(type="subscribe", topics=["a", "b"], id=1)
@@ -232,7 +232,7 @@ async def test_a_server_that_is_cancelled_ends_at_once(autojump_clock: MockClock
 
 
 async def test_a_full_server_says_so(autojump_clock: MockClock) -> None:
-    config = Config(port=0, limits=LimitsConfig(connections=2))
+    config = Config(port=0, limits=LimitsConfig(max_connections=2))
     async with serving(config) as harness:
         clients = [await harness.ready() for _ in range(2)]
         late = await harness.connect()
@@ -247,7 +247,7 @@ async def test_a_full_server_says_so(autojump_clock: MockClock) -> None:
 async def test_the_oldest_silent_connection_gives_way_to_a_new_one(
     autojump_clock: MockClock,
 ) -> None:
-    config = Config(port=0, limits=LimitsConfig(unauthenticated=2))
+    config = Config(port=0, limits=LimitsConfig(max_unauthenticated=2))
     async with serving(config) as harness:
         ready = await harness.ready()
         await trio.testing.wait_all_tasks_blocked()

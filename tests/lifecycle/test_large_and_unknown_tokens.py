@@ -115,7 +115,7 @@ async def test_an_address_is_not_blocked_for_keys_that_nobody_can_look_up(
 ) -> None:
     provider = Provider()
     jwks = JWKS("https://provider.example/keys", fetch=provider, cooldown=1000.0, timeout=0.1)
-    async with serving(JWTAuth(jwks=jwks), forged_tokens=10) as harness:
+    async with serving(JWTAuth(jwks=jwks), max_invalid_tokens=10) as harness:
         for _ in range(3):
             await answer(harness, signed_with("nonsense"))
         provider.published = ["old", "new"]
@@ -131,7 +131,9 @@ async def test_a_stranger_who_goes_on_with_unknown_kids_is_blocked_as_for_any_fo
     autojump_clock: MockClock,
 ) -> None:
     jwks = JWKS("https://provider.example/keys", fetch=Provider())
-    async with serving(JWTAuth(jwks=jwks), forged_tokens=3, forged_tokens_window=600) as harness:
+    async with serving(
+        JWTAuth(jwks=jwks), max_invalid_tokens=3, invalid_token_window=600
+    ) as harness:
         for _ in range(3):
             assert (await answer(harness, signed_with("nonsense")))[0] == "token_invalid"
         assert harness.server.statistics().address_blocks == 1
@@ -162,10 +164,10 @@ async def test_the_limit_is_an_option(autojump_clock: MockClock) -> None:
     token = with_groups(400)
     async with serving(JWTAuth(secret=SECRET)) as harness:
         assert await answer(harness, token) == ("message_too_big", Closed(1009, "message_too_big"))
-    async with serving(JWTAuth(secret=SECRET), message_bytes_before_ready=65536) as harness:
+    async with serving(JWTAuth(secret=SECRET), max_message_bytes_before_ready=65536) as harness:
         assert await answer(harness, token) == ("ready", None)
     auth = JWTAuth(secret=SECRET, max_token_bytes=8192)
-    async with serving(auth, message_bytes_before_ready=65536) as harness:
+    async with serving(auth, max_message_bytes_before_ready=65536) as harness:
         assert await answer(harness, token) == ("token_too_big", Closed(1008, "token_too_big"))
 
 
@@ -181,7 +183,7 @@ async def test_what_may_be_in_a_refresh_is_no_larger_than_what_was_in_the_first_
 
 async def test_tokens_that_are_too_large_are_no_forged_ones(autojump_clock: MockClock) -> None:
     auth = JWTAuth(secret=SECRET, max_token_bytes=8192)
-    async with serving(auth, forged_tokens=3) as harness:
+    async with serving(auth, max_invalid_tokens=3) as harness:
         for _ in range(20):
             assert (await answer(harness, with_groups(200)))[0] == "token_too_big"
         assert await answer(harness, with_groups(20)) == ("ready", None)

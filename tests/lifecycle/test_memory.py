@@ -94,7 +94,7 @@ async def test_being_paused_exempts_nobody_from_the_heartbeat(
 
 
 async def test_who_is_paused_and_answers_pings_is_heard(autojump_clock: MockClock) -> None:
-    config = Config(port=0, handlers=SLOW, limits=LimitsConfig(queue=2))
+    config = Config(port=0, handlers=SLOW, limits=LimitsConfig(max_queued_messages=2))
     async with serving(config) as harness:
         client = await harness.ready()
         for id in range(20):
@@ -106,7 +106,7 @@ async def test_who_is_paused_and_answers_pings_is_heard(autojump_clock: MockCloc
 async def test_together_they_are_bounded_and_those_who_hold_most_wait(
     autojump_clock: MockClock,
 ) -> None:
-    limits = LimitsConfig(memory_bytes=16 * MIB)
+    limits = LimitsConfig(max_memory_bytes=16 * MIB)
     config = Config(port=0, handlers=SLOW, limits=limits)
     async with serving(config) as harness:
         good = await harness.ready()
@@ -116,7 +116,7 @@ async def test_together_they_are_bounded_and_those_who_hold_most_wait(
                 harness.nursery.start_soon(send_all, client, 64)
             await trio.testing.wait_all_tasks_blocked()
             statistics = harness.server.statistics()
-        assert statistics.memory_bytes <= limits.memory_bytes
+        assert statistics.memory_bytes <= limits.max_memory_bytes
         assert statistics.memory_waiting + statistics.memory_closed > 0
         (line,) = [line for line in lines if line["event"] == "memory_short"]
         assert line["limit_bytes"] == 16 * MIB
@@ -126,7 +126,7 @@ async def test_together_they_are_bounded_and_those_who_hold_most_wait(
 async def test_outboxes_count_too_and_beyond_the_limit_the_fullest_go(
     autojump_clock: MockClock,
 ) -> None:
-    limits = LimitsConfig(memory_bytes=8 * MIB)
+    limits = LimitsConfig(max_memory_bytes=8 * MIB)
     config = Config(port=0, limits=limits, outbox=OutboxConfig(max_age=1000.0))
     async with serving(config) as harness:
         deaf = [await greedy(harness) for _ in range(10)]
@@ -134,7 +134,7 @@ async def test_outboxes_count_too_and_beyond_the_limit_the_fullest_go(
             await client.send(type="push", data={"to": 150})  # 1.5 MB
             await trio.testing.wait_all_tasks_blocked()
         statistics = harness.server.statistics()
-        assert statistics.memory_bytes <= limits.memory_bytes
+        assert statistics.memory_bytes <= limits.max_memory_bytes
         assert statistics.memory_closed >= 3
         names = {
             sample.name: sample.value
@@ -175,4 +175,4 @@ async def test_an_event_for_many_who_do_not_read_is_counted_once(
 
 def test_a_bound_for_all_that_is_too_small_for_one_is_refused() -> None:
     with pytest.raises(ValueError, match="memory_bytes"):
-        Config(limits=LimitsConfig(memory_bytes=4 * MIB))
+        Config(limits=LimitsConfig(max_memory_bytes=4 * MIB))

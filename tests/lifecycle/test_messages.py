@@ -162,7 +162,7 @@ async def test_a_stream_that_is_stuck_is_answered_unavailable(autojump_clock: Mo
 
 
 async def test_streams_run_side_by_side_up_to_a_limit(autojump_clock: MockClock) -> None:
-    config = Config(port=0, limits=LimitsConfig(streams=2))
+    config = Config(port=0, limits=LimitsConfig(max_streams=2))
     async with serving(config) as harness:
         client = await harness.ready()
         for id in (1, 2, 3):
@@ -180,7 +180,7 @@ async def test_streams_run_side_by_side_up_to_a_limit(autojump_clock: MockClock)
 
 
 async def test_requests_in_flight_have_a_limit(autojump_clock: MockClock) -> None:
-    config = Config(port=0, limits=LimitsConfig(in_flight=3))
+    config = Config(port=0, limits=LimitsConfig(max_in_flight=3))
     async with serving(config) as harness:
         client = await harness.ready()
         for id in range(5):
@@ -194,7 +194,7 @@ async def test_requests_in_flight_have_a_limit(autojump_clock: MockClock) -> Non
 async def test_reading_pauses_while_the_loop_is_full_and_goes_on(
     autojump_clock: MockClock,
 ) -> None:
-    config = Config(port=0, limits=LimitsConfig(queue=4))
+    config = Config(port=0, limits=LimitsConfig(max_queued_messages=4))
     async with serving(config) as harness:
         client = await harness.ready()
         (connection,) = harness.server.connections
@@ -211,7 +211,9 @@ async def test_reading_pauses_while_the_loop_is_full_and_goes_on(
 async def test_a_busy_client_that_is_not_read_is_not_taken_for_dead(
     autojump_clock: MockClock,
 ) -> None:
-    config = Config(port=0, limits=LimitsConfig(queue=2), handlers=HandlerConfig(timeout=600.0))
+    config = Config(
+        port=0, limits=LimitsConfig(max_queued_messages=2), handlers=HandlerConfig(timeout=600.0)
+    )
     async with serving(config) as harness:
         client = await harness.ready()
         for id in range(8):

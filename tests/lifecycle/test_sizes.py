@@ -32,7 +32,7 @@ OUTBOX: Final = OutboxConfig(max_bytes=128 * 1024)
 LARGEST: Final = 96 * 1024 - 10
 """Bytes of a message that fits: a quarter is for what cannot wait, and a header is ten bytes."""
 
-CONFIG: Final = Config(port=0, outbox=OUTBOX, limits=LimitsConfig(message_bytes=200_000))
+CONFIG: Final = Config(port=0, outbox=OUTBOX, limits=LimitsConfig(max_message_bytes=200_000))
 
 _ACK: Final = len('{"type":"ack","id":1,"data":""}')
 

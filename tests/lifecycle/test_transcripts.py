@@ -147,8 +147,8 @@ def _config(options: ServerOptions) -> Config:
         ),
         limits=LimitsConfig(
             **chosen(
-                message_bytes=options.max_message_bytes,
-                in_flight=options.max_in_flight,
+                max_message_bytes=options.max_message_bytes,
+                max_in_flight=options.max_in_flight,
                 messages_per_second=options.messages_per_second,
             )
         ),

@@ -168,7 +168,7 @@ async def test_clients_that_are_refused_are_counted_by_code_and_not_tried_again(
 
 
 async def test_a_busy_server_is_tried_again_until_the_time_is_up() -> None:
-    async with running(limits=LimitsConfig(connections=5)) as server:
+    async with running(limits=LimitsConfig(max_connections=5)) as server:
         port = server.addresses[0].port or 0
         patient = await load(port, clients=8, duration=0.0, ready_timeout=1.0)
         while server.statistics().open:  # noqa: ASYNC110 -- until the last of them has gone

@@ -32,7 +32,7 @@ BOUND: dict[str, Any] = {"lines_per_source": 1, "lines_per_second": 5}  # 20 and
 
 
 def config(**limits: Any) -> Config:
-    generous = {"handshakes_per_second": 100_000, "forged_tokens": 100_000, **limits}
+    generous = {"handshakes_per_second": 100_000, "max_invalid_tokens": 100_000, **limits}
     return Config(port=0, log=LogConfig(**BOUND), limits=LimitsConfig(**generous))
 
 

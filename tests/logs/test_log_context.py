@@ -298,7 +298,7 @@ async def test_a_refused_request_is_a_line_with_a_short_path_without_tokens(log:
 
 
 async def test_a_def_handler_that_holds_the_loop_is_named_once_a_minute(log: Log) -> None:
-    async with talking(handlers=HandlerConfig(slow_inline=0.0001)) as client:
+    async with talking(handlers=HandlerConfig(sync_handler_warn_after=0.0001)) as client:
         await client.receive_until("ready")
         for id in range(3):
             await client.request("slow", id=id)

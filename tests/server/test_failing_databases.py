@@ -31,7 +31,7 @@ async def serving(url: str, *, mailbox: str | None = None) -> AsyncIterator[tupl
     box = Mailbox(mailbox or url)
     app = Application(auth=by_name, mailbox=box)
     app.route("/ws", mailbox=True)
-    audit = AuditConfig(database=url, flush_interval=0.01, block_refresh=0.1)
+    audit = AuditConfig(database=url, flush_interval=0.01, block_refresh_interval=0.1)
     async with site(app, Config(port=0, audit=audit)) as place:
         yield place, box
 

@@ -393,7 +393,7 @@ async def test_no_secret_comes_out_of_a_server(
 ) -> None:
     config = Config(
         port=0,
-        limits=LimitsConfig(message_bytes=64 * 1024, forged_tokens=1000),
+        limits=LimitsConfig(max_message_bytes=64 * 1024, max_invalid_tokens=1000),
         audit=AuditConfig(database=str(tmp_path / "audit.db"), flush_interval=0.01),
     )
     app = make_application()

@@ -171,7 +171,7 @@ async def test_a_peer_that_resets_the_connection_is_only_a_peer_that_left() -> N
 
 
 async def test_a_hundred_clients_at_once() -> None:
-    config = Config(port=0, limits=LimitsConfig(unauthenticated=1000))
+    config = Config(port=0, limits=LimitsConfig(max_unauthenticated=1000))
     async with real_server(config) as server:
         url = server.addresses[0].url + "/ws/1"
         limiter = trio.CapacityLimiter(20)

@@ -127,7 +127,7 @@ async def test_a_request_for_nothing_is_told_with_its_path(autojump_clock: MockC
 
 async def test_evictions_and_blocks_are_told_with_the_address(autojump_clock: MockClock) -> None:
     notes = Notes()
-    limits = LimitsConfig(unauthenticated=1, forged_tokens=1)
+    limits = LimitsConfig(max_unauthenticated=1, max_invalid_tokens=1)
     async with serving(Config(port=0, limits=limits), observers=[notes]) as harness:
         harness.connect_raw(remote="192.0.2.1:1")
         await trio.testing.wait_all_tasks_blocked()
@@ -137,7 +137,7 @@ async def test_evictions_and_blocks_are_told_with_the_address(autojump_clock: Mo
         await harness.assert_nothing_left()
     assert notes.events == [
         ("evicted", "192.0.2.1", "all"),
-        ("blocked", "192.0.2.2", limits.block_time),
+        ("blocked", "192.0.2.2", limits.ban_duration),
         ("attempted", "token_invalid", False),
         ("closed", 1008, "token_invalid"),
     ]

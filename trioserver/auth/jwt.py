@@ -60,7 +60,7 @@ class JWTAuth(Component):
       for ever. ``user_id_claim``, and ``revoked_claim`` where there is ``revoked``, are required
       anyway.
     - ``max_token_bytes``: a larger token is ``token_too_big``. None leaves it to the server, which
-      takes what fits into the first message: `LimitsConfig.message_bytes_before_ready`.
+      takes what fits into the first message: `LimitsConfig.max_message_bytes_before_ready`.
     - ``user_id_claim``: the claim, a string, that is the user's id.
     - ``revoked``: asked with the ``revoked_claim`` of a token that is good otherwise; plain, then
       it must not block, or async. None asks nobody. An error, and no answer in time, is

@@ -16,7 +16,7 @@ from trioserver.peers.origins import OriginPolicy
 class LimitsConfig:
     """What is taken from peers."""
 
-    connections: int = count(
+    max_connections: int = count(
         10_000,
         1,
         1_000_000,
@@ -24,10 +24,10 @@ class LimitsConfig:
         "Open connections. READY ones are never evicted; where they alone are as many, newcomers "
         "are refused. 64 more may be there for a moment: unauthenticated, or being closed.",
     )
-    unauthenticated: int = count(
+    max_unauthenticated: int = count(
         1_000, 1, 1_000_000, "connections", "Open connections that are not authenticated yet."
     )
-    unauthenticated_per_address: int = count(
+    max_unauthenticated_per_address: int = count(
         50,
         1,
         1_000_000,
@@ -41,7 +41,7 @@ class LimitsConfig:
         "For so long a new connection gives way only where all places are taken, not to others of "
         "its address.",
     )
-    connections_per_user: int = count(
+    max_connections_per_user: int = count(
         100, 1, 1_000_000, "connections", "Of one user; the oldest gives way: `superseded`."
     )
     handshakes_per_second: int = count(
@@ -58,32 +58,32 @@ class LimitsConfig:
         "requests",
         "HTTP requests of one address; a burst may be ten times as many. Beyond: HTTP 429.",
     )
-    forged_tokens: int = count(
+    max_invalid_tokens: int = count(
         20,
         1,
         1_000_000,
         "tokens",
-        "So many answers `token_invalid` within forged_tokens_window block an address; one that is "
+        "So many answers `token_invalid` within invalid_token_window block an address; one that is "
         "authenticated in between starts the count anew.",
     )
-    forged_tokens_window: float = seconds(
+    invalid_token_window: float = seconds(
         60.0, 1.0, DAY, "The time in which a count of forged tokens is forgotten."
     )
-    block_time: float = seconds(
+    ban_duration: float = seconds(
         15.0,
         0.0,
         DAY,
         "An address is blocked for so long, and cannot be again for as long after it. 0: never.",
     )
-    addresses: int = count(
+    max_tracked_addresses: int = count(
         10_000, 1, 10_000_000, "addresses", "How many are remembered, some 500 bytes each."
     )
-    head_bytes: int = in_bytes(16 * 1024, 512, MIB, "The head of the HTTP request.")
+    max_head_bytes: int = in_bytes(16 * 1024, 512, MIB, "The head of the HTTP request.")
     head_timeout: float = seconds(
         5.0, 0.1, 300.0, "For the head of the request to arrive, TLS handshake included."
     )
-    message_bytes: int = in_bytes(MIB, 128, 1024 * MIB, "One message.")
-    message_bytes_before_ready: int = in_bytes(
+    max_message_bytes: int = in_bytes(MIB, 128, 1024 * MIB, "One message.")
+    max_message_bytes_before_ready: int = in_bytes(
         16 * 1024,
         128,
         MIB,
@@ -108,21 +108,21 @@ class LimitsConfig:
         "Pings and pongs from one client, WebSocket frames; a burst may be twice as many, and a "
         "tenth before it is authenticated. Beyond: `rate_limited`.",
     )
-    in_flight: int = count(
+    max_in_flight: int = count(
         256, 1, 100_000, "requests", "Requests of one connection that are not answered yet."
     )
-    streams: int = count(32, 1, 10_000, "streams", "Streams of one connection at a time.")
-    queue: int = count(
+    max_streams: int = count(32, 1, 10_000, "streams", "Streams of one connection at a time.")
+    max_queued_messages: int = count(
         64,
         1,
         100_000,
         "messages",
         "Messages of one connection that wait for `async def` handlers; beyond, reading pauses.",
     )
-    queue_bytes: int = in_bytes(
+    max_queued_bytes: int = in_bytes(
         MIB, 1024, 1024 * MIB, "The same in bytes; what one read gives comes on top of it."
     )
-    memory_bytes: int = in_bytes(
+    max_memory_bytes: int = in_bytes(
         256 * MIB,
         MIB,
         1024 * 1024 * MIB,
@@ -130,7 +130,9 @@ class LimitsConfig:
         "quarters of it on, those that hold most are not read from; beyond it they are closed, "
         "with `slow_consumer` or `server_busy`.",
     )
-    subscriptions: int = count(1_000, 0, 1_000_000, "topics", "Subscriptions of one connection.")
+    max_subscriptions: int = count(
+        1_000, 0, 1_000_000, "topics", "Subscriptions of one connection."
+    )
 
 
 @attrs.frozen(kw_only=True)

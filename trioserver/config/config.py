@@ -49,12 +49,12 @@ class Config(Listener):
                 "networks the proxies are in"
             )
         limits, outbox = self.limits, self.outbox.max_bytes
-        one = (limits.message_bytes + limits.queue_bytes + outbox) * 4 // 3
-        if limits.memory_bytes < one:
+        one = (limits.max_message_bytes + limits.max_queued_bytes + outbox) * 4 // 3
+        if limits.max_memory_bytes < one:
             raise ValueError(
-                f"limits.memory_bytes is {limits.memory_bytes}; it must be at least {one}: a third "
-                "more than limits.message_bytes, limits.queue_bytes and outbox.max_bytes together, "
-                "which are for one connection"
+                f"limits.max_memory_bytes is {limits.max_memory_bytes}; it must be at least {one}, "
+                "so that one connection fits: 4/3 of the sum of limits.max_message_bytes, "
+                "limits.max_queued_bytes and outbox.max_bytes"
             )
 
     @property

@@ -42,7 +42,7 @@ class HandlerConfig:
 
     timeout: float = seconds(30.0, 0.01, DAY, "For an `async def` handler, or a hook.")
     chunk_timeout: float = seconds(60.0, 0.01, DAY, "For the next value of a stream.")
-    slow_inline: float = seconds(
+    sync_handler_warn_after: float = seconds(
         0.02,
         0.0001,
         3600.0,

@@ -104,14 +104,14 @@ class HttpConfig:
         "Serve `/api/v1/admin`. None: to this machine only, unless there is a builtin_listen."
     )
     protocol: bool = flag(True, "Serve `/protocol`, a page to read, and `/asyncapi.json`.")
-    connections: int = count(
+    max_connections: int = count(
         1_000,
         1,
         1_000_000,
         "connections",
         "Open HTTP connections; at this number an idle one gives way, else the oldest.",
     )
-    body_bytes: int = in_bytes(16 * MIB, 0, 1024 * MIB, "The body of one request.")
+    max_body_bytes: int = in_bytes(16 * MIB, 0, 1024 * MIB, "The body of one request.")
     body_timeout: float = seconds(
         10.0, 0.1, 3600.0, "For the next piece of a request's body to arrive."
     )
@@ -154,7 +154,7 @@ class AuditConfig:
             "recorded, and blocks last as long as the process."
         },
     )
-    queue: int = count(
+    max_queued_rows: int = count(
         10_000,
         1,
         1_000_000,
@@ -162,7 +162,7 @@ class AuditConfig:
         "Rows that are kept while the database is away; those beyond it are counted as lost. "
         "A quarter is for administrative acts, and half is not for attempts that fail.",
     )
-    batch: int = count(500, 1, 10_000, "rows", "Rows that are written in one transaction.")
+    max_batch_rows: int = count(500, 1, 10_000, "rows", "Rows that are written in one transaction.")
     flush_interval: float = seconds(
         1.0, 0.01, 60.0, "How long a row may wait for others, to be written along with them."
     )
@@ -187,7 +187,7 @@ class AuditConfig:
     retention: float = seconds(
         90 * DAY, 60.0, 3650 * DAY, "The age at which rows are deleted; 7776000 s are 90 days."
     )
-    block_refresh: float = seconds(
+    block_refresh_interval: float = seconds(
         5.0, 0.1, 3600.0, "How often blocks that another server has made or lifted are looked for."
     )
 
@@ -202,5 +202,5 @@ class AdminConfig:
         "names a nested claim: realm_access.roles.",
     )
     role: str = text("admin", "The role that lets in.")
-    body_bytes: int = in_bytes(64 * 1024, 1024, 16 * MIB, "The body of one request.")
+    max_body_bytes: int = in_bytes(64 * 1024, 1024, 16 * MIB, "The body of one request.")
     body_timeout: float = seconds(10.0, 0.1, 300.0, "For the body of a request to arrive.")

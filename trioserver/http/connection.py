@@ -159,9 +159,9 @@ class HttpConnection:
     async def _serve_one(self, head: Head) -> bytes:
         """Returns what came behind the request."""
         self._head, self._current, self._settled = head, None, trio.Event()
-        limit = self._limits.head_bytes + _PIECE
+        limit = self._limits.max_head_bytes + _PIECE
         self._body = body = Body(head, max_incomplete=limit)
-        if int(head.header("content-length") or 0) > self._config.body_bytes:
+        if int(head.header("content-length") or 0) > self._config.max_body_bytes:
             self._end(RequestRejected(413, "The body of the request is too large."))
             return b""
         await self._hand_over(without_offers(head))
@@ -192,7 +192,7 @@ class HttpConnection:
             step = _STEP if more > 0 else min(2 * step, _PIECE)
             small_chunks = body.small_chunks
             pace.left -= max(0, more) / _CHUNKS_OF_A_READ
-            if body.size > self._config.body_bytes:
+            if body.size > self._config.max_body_bytes:
                 self._end(RequestRejected(413, "The body of the request is too large."))
             elif body.has_too_many_chunks:
                 self._end(RequestRejected(400, "The body comes in too many chunks for its size."))
@@ -242,7 +242,9 @@ class HttpConnection:
             if not begun:
                 return None
             with trio.fail_after(self._limits.head_timeout):
-                head = await read_head(self._stream, max_bytes=self._limits.head_bytes, begun=begun)
+                head = await read_head(
+                    self._stream, max_bytes=self._limits.max_head_bytes, begun=begun
+                )
             self._head = head
             check_head(head)
             if not head.is_upgrade:  # that is checked where it is served

@@ -58,7 +58,7 @@ class Readiness:
         statistics = self._server.statistics()
         if statistics.draining:
             return ["draining"]
-        if statistics.ready >= self._server.config.limits.connections:
+        if statistics.ready >= self._server.config.limits.max_connections:
             return ["full"]
         async with self._asking:
             if trio.current_time() - self._asked_at > _FRESH:

@@ -40,7 +40,7 @@ class HttpService:
         hypercorn = HypercornConfig()
         hypercorn.include_server_header = False
         hypercorn.errorlog = None  # what fails is told to our own log
-        hypercorn.h11_max_incomplete_size = config.limits.head_bytes + 64 * 1024
+        hypercorn.h11_max_incomplete_size = config.limits.max_head_bytes + 64 * 1024
         self._context = WorkerContext(None)
         self._surroundings = Surroundings(config=config, hypercorn=hypercorn, context=self._context)
         self._connections: set[HttpConnection] = set()

@@ -23,7 +23,7 @@ _ADVICE: Final = {
     "http_429": "http_429: the server limits how fast one address connects, and all clients have "
     "one address. Lower --connect-rate, or raise limits.handshakes_per_second while you measure.",
     "server_busy": "server_busy: the server had as many connections as it takes (limits.*).",
-    "superseded": "superseded: limits.connections_per_user was met. Give each client a "
+    "superseded": "superseded: limits.max_connections_per_user was met. Give each client a "
     "user of its own: {client} in --subject, or --tokens-file.",
 }
 """By code. Who meets these measures a limit that is meant to be there."""

@@ -101,7 +101,7 @@ class ConnectionHandler:
         """Other options for connections from now on; those that are open keep what they have."""
         self._config = config
         self.admission.reconfigure(config)
-        self.memory.limit = config.limits.memory_bytes
+        self.memory.limit = config.limits.max_memory_bytes
         self._limit_messages(config)
 
     def _limit_messages(self, config: Config) -> None:
@@ -166,7 +166,7 @@ class ConnectionHandler:
                     arrival.proxied = False
                     if not self.admission.announce(slot, arrival.peer):
                         return None
-                head = await read_head(arrival.stream, max_bytes=limits.head_bytes)
+                head = await read_head(arrival.stream, max_bytes=limits.max_head_bytes)
             if head is None:  # it gave way to somebody else, or has been too slow
                 if trio.current_time() >= scope.deadline:
                     log.debug("request_incomplete", remote=arrival.peer, why="TooSlowError")
@@ -278,7 +278,7 @@ class ConnectionHandler:
 
     def became_ready(self, connection: Connection) -> None:
         """From now on it is there for everybody."""
-        self._registry.became_ready(connection, self._config.limits.connections_per_user)
+        self._registry.became_ready(connection, self._config.limits.max_connections_per_user)
         if connection.route.has_presence:
             connection.route.presence.join(connection, connection._wall_clock())
         self._observer.became_ready(connection)

@@ -88,7 +88,7 @@ class Server:
         self._database = None if url is None else open_database(url)
         self._blocks = Blocks(
             self._database,
-            refresh=config.audit.block_refresh,
+            refresh=config.audit.block_refresh_interval,
             enforce=self._enforce,
             wall_clock=wall_clock,
         )

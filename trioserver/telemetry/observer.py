@@ -41,8 +41,8 @@ class Eviction:
     """A connection that was not authenticated, or HTTP, was evicted, after ``age`` seconds.
 
     ``remote`` is what it was counted under: an IPv4 address, an IPv6 network of 64 bits, or empty
-    where it had no address of its own. ``cap`` is "address" (``unauthenticated_per_address``),
-    "all" (``unauthenticated``), "http" (``http.connections``) or "connections".
+    where it had no address of its own. ``cap`` is "address" (``max_unauthenticated_per_address``),
+    "all" (``max_unauthenticated``), "http" (``http.max_connections``) or "connections".
     """
 
     remote: str

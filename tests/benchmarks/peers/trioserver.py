@@ -20,9 +20,9 @@ from trioserver.auth.ownership import SQLOwner
 
 # All limits are on, and above what one generator at one address does.
 LIMITS: Final = LimitsConfig(
-    connections=20_000,
-    unauthenticated=20_000,
-    unauthenticated_per_address=20_000,
+    max_connections=20_000,
+    max_unauthenticated=20_000,
+    max_unauthenticated_per_address=20_000,
     handshakes_per_second=1_000_000,
     messages_per_second=10_000_000,
     bytes_per_second=1_000_000_000,

@@ -29,7 +29,7 @@ def row(table: str, name: str) -> list[str]:
 def test_all_options_are_listed_with_value_unit_and_origin(invoke: Invoke) -> None:
     table = invoke("config", env={"COLUMNS": "80"}).stdout
     assert row(table, "heartbeat.interval") == ["heartbeat.interval", "30", "s", "default"]
-    assert row(table, "limits.in_flight")[1:] == ["256", "requests", "default"]
+    assert row(table, "limits.max_in_flight")[1:] == ["256", "requests", "default"]
     assert [option.path for option in OPTIONS if f"\n{option.path} " not in table] == []
     assert max(map(len, table.splitlines())) <= 80
 

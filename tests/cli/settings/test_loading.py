@@ -302,8 +302,8 @@ def test_an_unknown_variable_is_a_note_and_no_error(monkeypatch: pytest.MonkeyPa
         ("auth.timeout = nan", "auth.timeout is nan; it must be a number from 0.1 to 300 s"),
         ("auth.timeout = 'soon'", "auth.timeout is 'soon'; it must be a number"),
         (
-            "limits.head_bytes = 1",
-            "limits.head_bytes is 1; it must be a whole number from 512 to 1048576 bytes",
+            "limits.max_head_bytes = 1",
+            "limits.max_head_bytes is 1; it must be a whole number from 512 to 1048576 bytes",
         ),
     ],
 )

@@ -29,9 +29,9 @@ class Hall:
         self.caps: list[str] = []
         self.limiter = ConnectionLimiter(
             LimitsConfig(
-                connections=connections,
-                unauthenticated=everywhere,
-                unauthenticated_per_address=at_one,
+                max_connections=connections,
+                max_unauthenticated=everywhere,
+                max_unauthenticated_per_address=at_one,
                 unauthenticated_grace=grace,
             ),
             http_connections=http,
@@ -330,7 +330,7 @@ def test_it_costs_microseconds_when_two_thousand_come_at_once() -> None:
     for _ in range(3):
         evicted: list[Slot] = []
         limiter = ConnectionLimiter(
-            LimitsConfig(unauthenticated=1000, connections=20_000),
+            LimitsConfig(max_unauthenticated=1000, max_connections=20_000),
             http_connections=1000,
             on_eviction=lambda slot, cap: evicted.append(slot),  # noqa: B023
         )

@@ -56,7 +56,7 @@ async def test_two_hundred_reconnects_at_once_from_one_address_all_get_in(
     autojump_clock: MockClock,
 ) -> None:
     world = World(verify_delay=0.2, owner_delay=0.3)
-    async with serving(config(connections_per_user=1000), world=world) as harness:
+    async with serving(config(max_connections_per_user=1000), world=world) as harness:
         ready = []
 
         async def reconnect(number: int) -> None:
@@ -81,7 +81,7 @@ async def silent(harness: Harness, remote: str, upgraded: bool) -> Client:
 async def test_silent_ones_keep_out_neither_neighbours_nor_others(
     upgraded: bool, autojump_clock: MockClock
 ) -> None:
-    async with serving(config(connections_per_user=1000)) as harness:
+    async with serving(config(max_connections_per_user=1000)) as harness:
         for second in range(5):
             for n in range(40):
                 await silent(harness, f"192.0.2.1:{n}", upgraded)
@@ -99,7 +99,7 @@ async def test_silent_ones_keep_out_neither_neighbours_nor_others(
 async def test_a_thousand_silent_ones_from_many_addresses_keep_out_nobody(
     autojump_clock: MockClock,
 ) -> None:
-    async with serving(config(unauthenticated=100)) as harness:
+    async with serving(config(max_unauthenticated=100)) as harness:
         for n in range(1000):
             harness.connect_raw(remote=f"198.51.100.{n % 30}:{n}")
         await trio.testing.wait_all_tasks_blocked()
@@ -109,7 +109,7 @@ async def test_a_thousand_silent_ones_from_many_addresses_keep_out_nobody(
 
 
 async def test_who_gives_way_after_the_handshake_is_told(autojump_clock: MockClock) -> None:
-    async with serving(config(unauthenticated=1)) as harness:
+    async with serving(config(max_unauthenticated=1)) as harness:
         first = await harness.connect(remote=HERE)
         await first.receive_until("hello")
         await become_ready(harness, THERE)
@@ -121,7 +121,7 @@ async def test_who_gives_way_after_the_handshake_is_told(autojump_clock: MockClo
 async def test_who_gives_way_in_the_middle_of_the_handshake_still_gets_it_answered_first(
     autojump_clock: MockClock,
 ) -> None:
-    async with serving(config(unauthenticated=1)) as harness:
+    async with serving(config(max_unauthenticated=1)) as harness:
         first = harness.connect_raw(lockstep=True, remote=HERE)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first.stream.send_all, GOOD_HANDSHAKE)
@@ -140,7 +140,7 @@ async def test_who_gives_way_in_the_middle_of_the_handshake_still_gets_it_answer
 async def test_who_waits_for_a_slow_look_up_does_not_give_way_to_silent_ones(
     autojump_clock: MockClock,
 ) -> None:
-    async with serving(config(unauthenticated=10), world=World(owner_delay=4.0)) as harness:
+    async with serving(config(max_unauthenticated=10), world=World(owner_delay=4.0)) as harness:
         client = await harness.connect(remote=HERE)
         await client.receive_until("hello")
         await client.send(type="auth", token="alice")
@@ -153,7 +153,7 @@ async def test_who_waits_for_a_slow_look_up_does_not_give_way_to_silent_ones(
 async def test_forged_tokens_that_are_never_closed_take_no_places(
     autojump_clock: MockClock,
 ) -> None:
-    async with serving(config(unauthenticated=5, forged_tokens=1000)) as harness:
+    async with serving(config(max_unauthenticated=5, max_invalid_tokens=1000)) as harness:
         for n in range(20):
             client = await harness.connect(remote=f"192.0.2.1:{n}")
             client.answer_close = False
@@ -166,7 +166,7 @@ async def test_forged_tokens_that_are_never_closed_take_no_places(
 async def test_where_ready_ones_fill_the_server_newcomers_are_told_however_many_are_silent(
     autojump_clock: MockClock,
 ) -> None:
-    async with serving(config(connections=1)) as harness:
+    async with serving(config(max_connections=1)) as harness:
         await become_ready(harness, HERE)
         for crowd in (0, 100):
             for n in range(crowd):
@@ -184,7 +184,9 @@ async def test_of_those_that_are_verified_at_once_no_more_get_ready_than_there_m
     autojump_clock: MockClock,
 ) -> None:
     world = World(owner_delay=1.0)
-    async with serving(config(connections=5, connections_per_user=1000), world=world) as harness:
+    async with serving(
+        config(max_connections=5, max_connections_per_user=1000), world=world
+    ) as harness:
         codes: list[str] = []
 
         async def come() -> None:
@@ -204,8 +206,8 @@ async def test_of_those_that_are_verified_at_once_no_more_get_ready_than_there_m
 async def test_silent_ones_at_the_cap_of_all_connections_keep_nobody_out(
     upgraded: bool, autojump_clock: MockClock
 ) -> None:
-    """With defaults, `limits.connections` may be met before `limits.unauthenticated` is."""
-    async with serving(config(connections=60, connections_per_user=1000)) as harness:
+    """With defaults, `limits.max_connections` may be met before `limits.max_unauthenticated` is."""
+    async with serving(config(max_connections=60, max_connections_per_user=1000)) as harness:
         for second in range(5):
             for n in range(200):
                 await silent(harness, f"198.51.100.{n % 8}:{n}", upgraded)
@@ -217,7 +219,7 @@ async def test_silent_ones_at_the_cap_of_all_connections_keep_nobody_out(
 
 
 async def test_who_fails_and_does_not_close_keeps_nobody_out(autojump_clock: MockClock) -> None:
-    limits = {"connections": 20, "forged_tokens": 100_000, "handshakes_per_second": 1000}
+    limits = {"max_connections": 20, "max_invalid_tokens": 100_000, "handshakes_per_second": 1000}
     async with serving(config(**limits)) as harness:
         for n in range(200):
             client = await harness.connect(remote=f"198.51.100.{n % 8}:{n}")
@@ -259,7 +261,7 @@ async def test_ipv6_counts_by_its_network_and_mapped_ipv4_as_ipv4(
 
 
 async def test_bytes_beyond_the_rate_are_refused_then_closed(autojump_clock: MockClock) -> None:
-    limits = {"bytes_per_second": 1024, "message_bytes": 2048}
+    limits = {"bytes_per_second": 1024, "max_message_bytes": 2048}
     async with serving(config(**limits)) as harness:
         client = await harness.connect()
         ready = await client.authenticate()
@@ -277,7 +279,7 @@ async def test_bytes_beyond_the_rate_are_refused_then_closed(autojump_clock: Moc
 
 
 async def test_one_message_of_the_largest_size_always_fits(autojump_clock: MockClock) -> None:
-    async with serving(config(bytes_per_second=1024, message_bytes=100_000)) as harness:
+    async with serving(config(bytes_per_second=1024, max_message_bytes=100_000)) as harness:
         client = await harness.ready()
         assert (await client.request("echo", {"text": "x" * 99_900}))["type"] == "ack"
 
@@ -288,7 +290,7 @@ async def test_one_message_of_the_largest_size_always_fits(autojump_clock: MockC
 async def test_beyond_the_connections_of_a_user_the_oldest_ends_and_stays_away(
     autojump_clock: MockClock,
 ) -> None:
-    async with serving(config(connections_per_user=2)) as harness:
+    async with serving(config(max_connections_per_user=2)) as harness:
         first, second, third = [await harness.ready() for _ in range(3)]
         await harness.ready(path="/ws/2", token="bob")
         (error,), closed = await first.receive_end()
@@ -303,7 +305,7 @@ async def test_beyond_the_connections_of_a_user_the_oldest_ends_and_stays_away(
 
 
 async def test_the_connections_of_a_user_leave_nothing_behind(autojump_clock: MockClock) -> None:
-    async with serving(config(connections_per_user=1)) as harness:
+    async with serving(config(max_connections_per_user=1)) as harness:
         for _ in range(3):
             client = await harness.ready()
         await client.close()
@@ -315,7 +317,7 @@ async def test_the_connections_of_a_user_leave_nothing_behind(autojump_clock: Mo
 
 
 async def test_forged_tokens_block_an_address_for_a_time(autojump_clock: MockClock) -> None:
-    async with serving(config(forged_tokens=3, block_time=15.0)) as harness:
+    async with serving(config(max_invalid_tokens=3, ban_duration=15.0)) as harness:
         with capture_logs() as lines:
             for _ in range(3):
                 assert await forge(harness, HERE) == "token_invalid"
@@ -334,7 +336,7 @@ async def test_forged_tokens_block_an_address_for_a_time(autojump_clock: MockClo
 
 
 async def test_who_goes_on_while_blocked_is_dropped_unheard(autojump_clock: MockClock) -> None:
-    async with serving(config(forged_tokens=1)) as harness:
+    async with serving(config(max_invalid_tokens=1)) as harness:
         await forge(harness, HERE)
         answers = []
         for _ in range(20):
@@ -354,7 +356,7 @@ async def test_who_goes_on_while_blocked_is_dropped_unheard(autojump_clock: Mock
 async def test_no_other_failure_counts_towards_a_block(
     token: str, autojump_clock: MockClock
 ) -> None:
-    async with serving(config(forged_tokens=1)) as harness:
+    async with serving(config(max_invalid_tokens=1)) as harness:
         for _ in range(3):
             assert await forge(harness, HERE, token) != "token_invalid"
         assert harness.server.statistics().address_blocks == 0
@@ -365,7 +367,7 @@ async def test_neither_an_unreachable_database_nor_a_full_server_counts(
     autojump_clock: MockClock,
 ) -> None:
     world = World(owner_error=OSError("gone"))
-    async with serving(config(forged_tokens=1, connections=1), world=world) as harness:
+    async with serving(config(max_invalid_tokens=1, max_connections=1), world=world) as harness:
         assert await forge(harness, HERE, "alice") == "unavailable"
         await trio.sleep(0.1)
         world.owner_error = None
@@ -377,7 +379,7 @@ async def test_neither_an_unreachable_database_nor_a_full_server_counts(
 
 
 async def test_a_forged_refresh_counts_too(autojump_clock: MockClock) -> None:
-    async with serving(config(forged_tokens=1)) as harness:
+    async with serving(config(max_invalid_tokens=1)) as harness:
         client = await become_ready(harness, HERE)
         await client.send(type="auth", token="forged")
         await client.receive_end()
@@ -385,7 +387,7 @@ async def test_a_forged_refresh_counts_too(autojump_clock: MockClock) -> None:
 
 
 async def test_users_behind_the_same_address_keep_it_open(autojump_clock: MockClock) -> None:
-    async with serving(config(forged_tokens=3)) as harness:
+    async with serving(config(max_invalid_tokens=3)) as harness:
         for _ in range(5):
             await forge(harness, HERE)
             await forge(harness, HERE)
@@ -435,7 +437,7 @@ async def test_only_a_trusted_proxy_is_believed_and_only_in_the_header_that_it_s
 async def test_limits_and_blocks_are_for_who_is_behind_the_proxy(
     autojump_clock: MockClock,
 ) -> None:
-    async with serving(behind_proxy(forged_tokens=1, handshakes_per_second=1)) as harness:
+    async with serving(behind_proxy(max_invalid_tokens=1, handshakes_per_second=1)) as harness:
         client = await harness.connect(remote="10.0.0.1:1", x_forwarded_for="192.0.2.1")
         await client.send(type="auth", token="forged")
         await client.receive_end()
@@ -453,8 +455,8 @@ async def test_silent_ones_behind_a_proxy_are_counted_by_their_own_address(
     autojump_clock: MockClock,
 ) -> None:
     limits: dict[str, Any] = {
-        "unauthenticated": 6,
-        "unauthenticated_per_address": 2,
+        "max_unauthenticated": 6,
+        "max_unauthenticated_per_address": 2,
         "unauthenticated_grace": 0,
     }
     async with serving(behind_proxy(**limits)) as harness:

@@ -33,11 +33,11 @@ from trioserver.server.operations.reloading import compare
 
 
 def test_what_is_different_is_named_with_both_values() -> None:
-    old = Config(limits=LimitsConfig(connections=10))
-    new = Config(limits=LimitsConfig(connections=20), heartbeat=HeartbeatConfig(interval=5.0))
+    old = Config(limits=LimitsConfig(max_connections=10))
+    new = Config(limits=LimitsConfig(max_connections=20), heartbeat=HeartbeatConfig(interval=5.0))
     outcome = compare(old, new)
     assert outcome.changed == {
-        "limits.connections": "10 -> 20",
+        "limits.max_connections": "10 -> 20",
         "heartbeat.interval": "30.0 -> 5.0",
     }
     assert outcome.needs_restart == ()
@@ -92,9 +92,9 @@ async def test_new_connections_get_the_new_options_and_open_ones_keep_theirs(
     async with serving(Config(port=0)) as harness:
         before = await harness.ready()
         outcome = await harness.server.reconfigure(
-            Config(port=0, limits=LimitsConfig(message_bytes=200))
+            Config(port=0, limits=LimitsConfig(max_message_bytes=200))
         )
-        assert outcome.changed == {"limits.message_bytes": "1048576 -> 200"}
+        assert outcome.changed == {"limits.max_message_bytes": "1048576 -> 200"}
         after = await harness.connect()
         ready = await after.authenticate()
         assert ready["limits"]["max_message_bytes"] == 200
@@ -107,7 +107,7 @@ async def test_caps_count_at_once(autojump_clock: object) -> None:
     async with serving(Config(port=0)) as harness:
         silent = [await harness.connect() for _ in range(3)]
         good = await harness.ready()
-        limits = LimitsConfig(connections=1, unauthenticated=1)
+        limits = LimitsConfig(max_connections=1, max_unauthenticated=1)
         await harness.server.reconfigure(Config(port=0, limits=limits))
         for client in silent[:2]:
             assert (await client.receive_end())[1] == Closed(1013, "server_busy")
@@ -122,12 +122,12 @@ async def test_a_certificate_that_will_not_do_changes_nothing(tmp_path: Path) ->
     config = Config(port=0, certificate=files.certificate, key=files.key)
     async with running(config) as server:
         bad = attrs.evolve(
-            config, certificate=tmp_path / "nothing.pem", limits=LimitsConfig(connections=1)
+            config, certificate=tmp_path / "nothing.pem", limits=LimitsConfig(max_connections=1)
         )
         with pytest.raises(CannotListen, match="cannot use the certificate"):
             await server.reconfigure(bad)
         assert server.config == config
-        assert server._handler.admission.limiter.limits.connections == 10_000
+        assert server._handler.admission.limiter.limits.max_connections == 10_000
 
 
 # ------------------------------------------------------------------------------ reloading
@@ -164,7 +164,7 @@ async def reload(
 
 
 async def test_configuration_and_keys_are_read_again_and_said() -> None:
-    keys, config = Keys(), Config(port=0, limits=LimitsConfig(connections=7))
+    keys, config = Keys(), Config(port=0, limits=LimitsConfig(max_connections=7))
     server, good, logs = await reload(keys, lambda: config)
     assert good
     assert server.config == config
@@ -173,7 +173,7 @@ async def test_configuration_and_keys_are_read_again_and_said() -> None:
         {
             "event": "reconfigured",
             "log_level": "info",
-            "changed": {"limits.connections": "10000 -> 7"},
+            "changed": {"limits.max_connections": "10000 -> 7"},
             "needs_restart": [],
         },
         {

@@ -65,7 +65,7 @@ async def test_a_service_tells_when_it_is_ready_reloads_and_stops(
             assert "there is no option trioserver.tls.bad" in server.log
             path.write_text("[trioserver]\nport = 1\n[trioserver.limits]\nconnections = 6\n")
             server.signal(signal.SIGHUP)
-            await server.wait_log('"limits.connections": "5 -> 6"')
+            await server.wait_log('"limits.max_connections": "5 -> 6"')
             assert await client.request("echo", 1) == 1
         for _ in range(2):
             await trio.to_thread.run_sync(told, manager_socket)

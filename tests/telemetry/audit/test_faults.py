@@ -82,7 +82,7 @@ async def test_beyond_the_bound_rows_are_lost_counted_said_and_recorded(
     postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
     with capture_logs() as logs:
-        async with recording(postgresql_url, queue=5) as auditor:
+        async with recording(postgresql_url, max_queued_rows=5) as auditor:
             with postgresql.down():
                 act(auditor, 0, 8)
                 statistics = auditor.statistics()
@@ -123,7 +123,7 @@ async def test_the_end_does_not_wait_for_a_database_for_long(
 
 async def test_a_full_disk_costs_nothing_while_there_is_room_in_the_queue(sqlite_url: str) -> None:
     pages = 40
-    async with recording(sqlite_url, batch=20) as auditor:
+    async with recording(sqlite_url, max_batch_rows=20) as auditor:
         engine = auditor._store._database._engine
 
         @event.listens_for(engine, "engine_connect")
@@ -164,7 +164,7 @@ async def test_recording_never_waits(sqlite_url: str) -> None:
     with trio.CancelScope() as scope:  # which would catch any wait
         scope.cancel()
         async with Database(sqlite_url) as database:
-            auditor = Auditor(database, AuditConfig(database=sqlite_url, queue=100))
+            auditor = Auditor(database, AuditConfig(database=sqlite_url, max_queued_rows=100))
             act(auditor, 0, 1000)
             assert auditor.statistics().lost == 900
     connection.execute("ROLLBACK")

@@ -124,7 +124,7 @@ async def test_the_end_of_the_server_tells_what_was_suppressed(sqlite_url: str) 
 async def test_acts_are_kept_while_the_database_is_away_and_many_users_fill_the_queue(
     sqlite_url: str, autojump_clock: MockClock
 ) -> None:
-    auditor = Auditor(Database(sqlite_url), AuditConfig(database=sqlite_url, queue=100))
+    auditor = Auditor(Database(sqlite_url), AuditConfig(database=sqlite_url, max_queued_rows=100))
     for number in range(1000):
         auditor.on_auth_attempt(
             AuthAttempt(method="bearer", user=f"user-{number}", remote="192.0.2.1:80", path="/x")
@@ -143,7 +143,7 @@ async def test_summaries_do_not_fill_the_queue_while_the_database_is_away(
         async def _call(self, *_: object, **__: object) -> Any:
             raise DatabaseUnavailable("driver", "It is away.")
 
-    config = AuditConfig(database=sqlite_url, queue=20, flush_timeout=0.0)
+    config = AuditConfig(database=sqlite_url, max_queued_rows=20, flush_timeout=0.0)
     async with trio.open_nursery() as nursery:
         auditor = Auditor(Away(sqlite_url), config)
         await nursery.start(auditor.run)
@@ -158,7 +158,7 @@ async def test_summaries_do_not_fill_the_queue_while_the_database_is_away(
 async def test_acts_are_kept_while_the_database_is_away_and_strangers_flood_the_queue(
     sqlite_url: str, autojump_clock: MockClock
 ) -> None:
-    options = {"queue": 100, "rows_per_source": 100_000, "rows_per_second": 100_000}
+    options = {"max_queued_rows": 100, "rows_per_source": 100_000, "rows_per_second": 100_000}
     database = Database(sqlite_url)
     auditor = Auditor(database, AuditConfig(database=sqlite_url, **options))
     flood(auditor, 1000)

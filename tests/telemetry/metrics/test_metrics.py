@@ -184,7 +184,7 @@ async def test_a_def_handler_that_holds_the_loop_is_counted() -> None:
         while perf_counter() < end:
             pass
 
-    config = Config(port=0, handlers=HandlerConfig(slow_inline=0.001))
+    config = Config(port=0, handlers=HandlerConfig(sync_handler_warn_after=0.001))
     async with trio.open_nursery() as nursery:
         server = Server(app, config, wall_clock=wall_clock)
         nursery.start_soon(_run, server)
@@ -251,7 +251,7 @@ async def test_heartbeats_tell_the_round_trip(mode: str, autojump_clock: MockClo
 
 
 async def test_those_who_give_way_are_counted(autojump_clock: MockClock) -> None:
-    config = Config(port=0, limits=LimitsConfig(unauthenticated=1))
+    config = Config(port=0, limits=LimitsConfig(max_unauthenticated=1))
     async with serving(config) as harness:
         silent = await harness.connect()
         other = await harness.connect()
@@ -276,7 +276,7 @@ async def test_draining_tells_how_far_it_is(autojump_clock: MockClock) -> None:
 
 
 async def test_no_label_is_a_peers_choice(autojump_clock: MockClock) -> None:
-    config = Config(port=0, limits=LimitsConfig(unauthenticated=100))
+    config = Config(port=0, limits=LimitsConfig(max_unauthenticated=100))
     async with serving(config) as harness:
         client = await harness.ready()
         for n in range(20):

@@ -277,7 +277,7 @@ class _Administration:
         parameters(request, payloads.Nothing)
         config = self._server.config.admin
         return await read_json(
-            request, kind, max_bytes=config.body_bytes, timeout=config.body_timeout
+            request, kind, max_bytes=config.max_body_bytes, timeout=config.body_timeout
         )
 
     def _caller(self, request: HttpRequest) -> User:

@@ -71,7 +71,7 @@ class Dispatcher:
         self._paused = False  # because of the queue
         self._late: bytes | None = None  # an answer for which there was no room
         self._times = times
-        self._slow_inline = handlers.slow_inline
+        self._slow_inline = handlers.sync_handler_warn_after
         self._tracing = tracing = connection._tracing
         self._call_inline: Callable[..., Any] = (
             call_inline if tracing is None else partial(tracing.call_inline, call_inline)
@@ -190,7 +190,10 @@ class Dispatcher:
         if not self._busy:
             self._occupy_loop()
         limits = self._limits
-        if len(self._queue) >= limits.queue or self._queued_bytes >= limits.queue_bytes:
+        if (
+            len(self._queue) >= limits.max_queued_messages
+            or self._queued_bytes >= limits.max_queued_bytes
+        ):
             self._paused = True
             self._websocket.pause()
 
@@ -309,7 +312,10 @@ class Dispatcher:
 
     def _resume_at_half(self) -> None:
         limits = self._limits
-        if len(self._queue) <= limits.queue // 2 and self._queued_bytes <= limits.queue_bytes // 2:
+        if (
+            len(self._queue) <= limits.max_queued_messages // 2
+            and self._queued_bytes <= limits.max_queued_bytes // 2
+        ):
             self._paused = False
             self._websocket.resume()
 
@@ -332,7 +338,7 @@ class Dispatcher:
                 self._late = self._answer_ping(job)
                 return None
             if not isinstance(job, Message):
-                work = run_topics(self._connection, job, most=self._limits.subscriptions)
+                work = run_topics(self._connection, job, most=self._limits.max_subscriptions)
             else:
                 handler = self._handlers[job.type]
                 if handler.kind is Kind.LOOP:

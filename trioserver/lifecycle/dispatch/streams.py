@@ -38,7 +38,7 @@ class Streams:
         times: RouteTimes,
     ) -> None:
         self._connection = connection
-        self._most = limits.streams
+        self._most = limits.max_streams
         self._timeout = handlers.chunk_timeout
         self._times = times
         self._running: dict[Id, trio.CancelScope] = {}

@@ -51,7 +51,8 @@ class AddressRateLimiter:
     """Remembers addresses, by `addresses.key_of`; the empty key is nobody's, and does no wrong.
 
     Time comes in as an argument. Every operation takes constant time, on average. At most
-    ``limits.addresses`` are remembered: those that were seen longest ago are forgotten first.
+    ``limits.max_tracked_addresses`` are remembered: those that were seen longest ago are
+    forgotten first.
     """
 
     def __init__(
@@ -114,20 +115,20 @@ class AddressRateLimiter:
     def forged(self, key: str, now: float) -> None:
         """A token that was never good came from the address."""
         limits = self.limits
-        if not key or limits.block_time == 0:
+        if not key or limits.ban_duration == 0:
             return
         record = self._record(key, now)
         if now < record.pardoned_until:
             return
         if record.forged is None:
-            rate = limits.forged_tokens / limits.forged_tokens_window
-            record.forged = TokenBucket(rate, limits.forged_tokens, now)
+            rate = limits.max_invalid_tokens / limits.invalid_token_window
+            record.forged = TokenBucket(rate, limits.max_invalid_tokens, now)
         record.forged.take(now)
         if record.forged.wait() > 0:
             self._block(key, record, now)
 
     def _block(self, key: str, record: _Record, now: float) -> None:
-        seconds = self.limits.block_time
+        seconds = self.limits.ban_duration
         record.forged = record.refusals = None
         record.blocked_until = now + seconds
         record.pardoned_until = now + 2 * seconds
@@ -155,12 +156,12 @@ class AddressRateLimiter:
     def _forget(self, now: float) -> None:
         """Make room for one: drop who is new again by now, and the oldest where it is full."""
         limits = self.limits
-        expired = now - max(BURST, limits.forged_tokens_window, 2 * limits.block_time)
+        expired = now - max(BURST, limits.invalid_token_window, 2 * limits.ban_duration)
         for _ in range(2):  # more than comes in, so that in time all who are gone are forgotten
             if not self._records:
                 break
             oldest, record = next(iter(self._records.items()))
-            if record.seen > expired and len(self._records) < limits.addresses:
+            if record.seen > expired and len(self._records) < limits.max_tracked_addresses:
                 break
             del self._records[oldest]
             self._blocked.pop(oldest, None)

@@ -16,7 +16,7 @@ from trioserver.config import LimitsConfig
 from trioserver.server.admission.per_key_fifo import PerKeyFifo
 
 SPARE: Final = 64
-"""Connections above ``limits.connections``: those that are being closed, and, up to the half of
+"""Connections above ``limits.max_connections``: those that are being closed, and, up to the half of
 them, those that have yet to show what they are. Without these, a newcomer to a server that is
 nearly full of READY connections could not even be told so."""
 
@@ -29,8 +29,8 @@ _KEPT_SILENT: Final = 16
 HTTP cannot keep WebSockets out, and silence cannot end uploads and downloads."""
 
 Cap: TypeAlias = Literal["address", "all", "http", "connections"]
-"""Which cap made an eviction necessary: ``limits.unauthenticated_per_address``,
-``limits.unauthenticated``, ``http.connections``, or ``limits.connections``."""
+"""Which cap made an eviction necessary: ``limits.max_unauthenticated_per_address``,
+``limits.max_unauthenticated``, ``http.max_connections``, or ``limits.max_connections``."""
 
 
 class SlotState(Enum):
@@ -95,7 +95,7 @@ class Slot:
 
     def serve_http(self, *, spare: bool = False) -> None:
         """It is HTTP. At a cap another one is evicted for it; with ``spare``, for a probe, only at
-        ``http.connections``."""
+        ``http.max_connections``."""
         if self.state is SlotState.SILENT:
             self._limiter._make_room_for_http(self.key, spare=spare)
             self._move(SlotState.BUSY)
@@ -118,16 +118,17 @@ class Slot:
 class ConnectionLimiter:
     """Counts connections in classes, and evicts where a cap is reached.
 
-    - ``limits.unauthenticated_per_address``: the oldest silent one of the same address, unless all
-      of these are younger than ``limits.unauthenticated_grace``. So two hundred that come at once
-      and authenticate promptly all get in, and silent ones keep out no neighbour. The empty key is
-      nobody's address: it has no such cap.
-    - ``limits.unauthenticated``: the oldest silent one, of the same address if none has more, else
-      of the address that has most. Those whose token is being verified have done their part: they
-      are evicted only where nobody is silent, and then only for an address that has fewer.
-    - ``http.connections``: likewise an idle HTTP connection, else one in a request.
-    - ``limits.connections``: an idle HTTP connection, a silent one, one in a request, one that is
-      being verified, in this order. READY ones stay: where they alone fill it, newcomers are told.
+    - ``limits.max_unauthenticated_per_address``: the oldest silent one of the same address, unless
+      all of these are younger than ``limits.unauthenticated_grace``. So two hundred that come at
+      once and authenticate promptly all get in, and silent ones keep out no neighbour. The empty
+      key is nobody's address: it has no such cap.
+    - ``limits.max_unauthenticated``: the oldest silent one, of the same address if none has more,
+      else of the address that has most. Those whose token is being verified have done their part:
+      they are evicted only where nobody is silent, and then only for an address that has fewer.
+    - ``http.max_connections``: likewise an idle HTTP connection, else one in a request.
+    - ``limits.max_connections``: an idle HTTP connection, a silent one, one in a request, one that
+      is being verified, in this order. READY ones stay: where they alone fill it, newcomers are
+      told.
 
     Time comes in as an argument. Every operation takes constant time, whatever the numbers.
     """
@@ -170,15 +171,15 @@ class ConnectionLimiter:
 
     @property
     def is_full(self) -> bool:
-        """Whether READY connections fill ``limits.connections``."""
-        return self._ready >= self.limits.connections
+        """Whether READY connections fill ``limits.max_connections``."""
+        return self._ready >= self.limits.max_connections
 
     def enter(self, evict: Callable[[], None], key: str, now: float) -> Slot | None:
         """Take a slot; None where nobody can be evicted for it."""
         self._make_room_at(key, now)
-        if not self._make_room_before_ready(key, self.limits.unauthenticated - 1):
+        if not self._make_room_before_ready(key, self.limits.max_unauthenticated - 1):
             return None
-        if not self._make_room_of_all(key, self.limits.connections + SPARE // 2 - 1):
+        if not self._make_room_of_all(key, self.limits.max_connections + SPARE // 2 - 1):
             return None
         slot = Slot(self, evict, key, now)
         self.open += 1
@@ -188,8 +189,8 @@ class ConnectionLimiter:
     def reconfigure(self, limits: LimitsConfig) -> None:
         """Other caps, at once: whoever is one too many now is evicted."""
         self.limits = limits
-        self._make_room_before_ready("", limits.unauthenticated)
-        self._make_room_of_all("", limits.connections + SPARE // 2)
+        self._make_room_before_ready("", limits.max_unauthenticated)
+        self._make_room_of_all("", limits.max_connections + SPARE // 2)
 
     # -------------------------------------------------------------------------- of slots
 
@@ -233,7 +234,7 @@ class ConnectionLimiter:
 
     def _make_room_at(self, key: str, now: float) -> None:
         """Under the cap for one address."""
-        silent, most = self._silent, self.limits.unauthenticated_per_address
+        silent, most = self._silent, self.limits.max_unauthenticated_per_address
         while key and silent.count(key) and silent.count(key) + self._verifying.count(key) >= most:
             oldest = silent.oldest(key)
             if now - oldest.since < self.limits.unauthenticated_grace:
@@ -256,7 +257,7 @@ class ConnectionLimiter:
         cap: Cap | None = None
         if self.http >= self._http_connections:
             cap = "http"
-        elif self._ready + self.http >= self.limits.connections and not spare:
+        elif self._ready + self.http >= self.limits.max_connections and not spare:
             cap = "connections"
         victim = None if cap is None else _victim(self._idle, key) or _victim(self._busy, key)
         if cap is not None and victim is not None:

@@ -80,7 +80,7 @@ class AdmissionController(Observer):
         self.addresses = AddressRateLimiter(config.limits, on_block=self._on_block)
         self.limiter = ConnectionLimiter(
             config.limits,
-            http_connections=config.http.connections,
+            http_connections=config.http.max_connections,
             on_eviction=self._on_eviction,
         )
         self._set_policies(config)

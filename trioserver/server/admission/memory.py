@@ -38,18 +38,18 @@ def new_memory(config: Config) -> Memory:
                 suppressed=suppressed,
             )
 
-    memory = Memory(config.limits.memory_bytes, on_pressure=tell)
+    memory = Memory(config.limits.max_memory_bytes, on_pressure=tell)
     return memory
 
 
 def check_outbox(config: Config) -> None:
     """Say so where a client may send what the server could not send back, or to others."""
-    largest, taken = largest_payload(config.outbox.max_bytes), config.limits.message_bytes
+    largest, taken = largest_payload(config.outbox.max_bytes), config.limits.max_message_bytes
     if largest < taken + _ECHO:
         log.warning(
             "outbox_smaller_than_messages",
             meaning="outbox.max_bytes is too small to echo or publish a message of "
-            "limits.message_bytes: that is refused with too_big_to_send",
+            "limits.max_message_bytes: that is refused with too_big_to_send",
             largest_sent_bytes=largest,
             largest_taken_bytes=taken,
         )

@@ -63,9 +63,9 @@ class AuditStatistics:
 class Auditor(Observer):
     """The audit of a server. `run` writes what the observer's methods take.
 
-    Rows are kept in memory up to ``config.queue``, and written in batches. While the database is
-    away they are kept and tried again; those beyond the bound are lost, which is counted, logged,
-    and recorded itself as soon as there is room. A row is never stored twice.
+    Rows are kept in memory up to ``config.max_queued_rows``, and written in batches. While the
+    database is away they are kept and tried again; those beyond the bound are lost, which is
+    counted, logged, and recorded itself as soon as there is room. A row is never stored twice.
 
     ``wall_clock`` gives seconds since the Unix epoch.
     """
@@ -134,11 +134,11 @@ class Auditor(Observer):
         self._put(of_act(act, self._wall_clock()))
 
     def _put(self, entry: Entry) -> None:
-        is_full = 2 * len(self._queue) >= self._config.queue
+        is_full = 2 * len(self._queue) >= self._config.max_queued_rows
         if not self._quotas.allow(entry, trio.current_time(), is_full=is_full):
             self._suppressed += 1
             return
-        room = self._config.queue
+        room = self._config.max_queued_rows
         if not matters(entry):
             room -= room // _KEPT_FOR_ACTS
         if len(self._queue) >= room:
@@ -146,7 +146,7 @@ class Auditor(Observer):
             return
         self._queue.append((f"{self._run_id}-{next(self._numbers)}", entry))
         self._arrived.set()
-        if len(self._queue) >= self._config.batch:
+        if len(self._queue) >= self._config.max_batch_rows:
             self._full.set()
 
     def _lose(self) -> None:
@@ -155,7 +155,7 @@ class Auditor(Observer):
         now = trio.current_time()
         if now - self._said_at >= _SAY_AGAIN:
             self._said_at = now
-            log.error("audit_rows_lost", lost=self._lost, queue=self._config.queue)
+            log.error("audit_rows_lost", lost=self._lost, queue=self._config.max_queued_rows)
 
     # -------------------------------------------------------------------------- writing
 
@@ -212,7 +212,7 @@ class Auditor(Observer):
 
     async def _write_batch(self) -> bool:
         """Store the oldest rows; False where that has failed, and they are still to be stored."""
-        batch = list(islice(self._queue, self._config.batch))
+        batch = list(islice(self._queue, self._config.max_batch_rows))
         try:
             if batch:
                 await self._store.add(batch)
@@ -224,7 +224,7 @@ class Auditor(Observer):
         self._written += len(batch)
         self._has_worked |= bool(batch)
         self._succeeded()
-        if len(self._queue) < self._config.batch:
+        if len(self._queue) < self._config.max_batch_rows:
             self._full = trio.Event()
         if not self._queue:
             self._arrived = trio.Event()

@@ -143,7 +143,7 @@ class Families(Collector):
         statistics = self._measurements.statistics
         yield _gauge(
             "memory_bytes",
-            "What all queues and outboxes hold, to compare with limits.memory_bytes.",
+            "What all queues and outboxes hold, to compare with limits.max_memory_bytes.",
             statistics.memory_bytes,
         )
         yield _gauge(

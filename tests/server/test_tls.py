@@ -403,8 +403,8 @@ async def test_another_client_ca_counts_after_reconfiguring(files: Files, tmp_pa
     [
         ({"client_ca": "ca.pem"}, "client_ca needs TLS"),
         ({"client_certificates": "perhaps"}, "client_certificates is 'perhaps'"),
-        ({"unix_path": "a", "reuse_port": True}, "unix_path and reuse_port exclude each other"),
-        ({"unix_path": "a", "systemd_socket": "web"}, "unix_path and systemd_socket exclude"),
+        ({"unix_path": "a", "reuse_port": True}, "unix_path and reuse_port cannot be combined"),
+        ({"unix_path": "a", "systemd_socket": "web"}, "unix_path and systemd_socket cannot"),
         ({"reuse_port": 1}, "reuse_port is 1; it must be true or false"),
     ],
 )

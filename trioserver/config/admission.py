@@ -1,12 +1,10 @@
-"""How much is taken of whom, from which pages, and behind which proxies."""
+"""Limits on clients, allowed origins and hosts, and trusted proxies."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import attrs
 
-from trioserver.config.fields import DAY, MIB, count, in_bytes, seconds, texts
+from trioserver.config.fields import DAY, MIB, choice, count, in_bytes, seconds, texts
 from trioserver.peers.addresses import Networks
 from trioserver.peers.hosts import HostPolicy
 from trioserver.peers.origins import OriginPolicy
@@ -14,144 +12,219 @@ from trioserver.peers.origins import OriginPolicy
 
 @attrs.frozen(kw_only=True)
 class LimitsConfig:
-    """What is taken from peers."""
+    """Limits on connections, rates, message sizes and memory."""
 
     max_connections: int = count(
         10_000,
         1,
         1_000_000,
         "connections",
-        "Open connections. READY ones are never evicted; where they alone are as many, newcomers "
-        "are refused. 64 more may be there for a moment: unauthenticated, or being closed.",
+        "Maximum open connections of the server. When it is exceeded, a connection that is not "
+        "ready is evicted; if all are ready, the new one is rejected with `server_busy`. Up to 64 "
+        "more exist for a moment while they authenticate or close. Raise the limit of open files "
+        "along with it.",
     )
     max_unauthenticated: int = count(
-        1_000, 1, 1_000_000, "connections", "Open connections that are not authenticated yet."
+        1_000,
+        1,
+        1_000_000,
+        "connections",
+        "Maximum connections that are not authenticated yet. When it is exceeded, the oldest one "
+        "that has sent nothing is evicted. Raise it if more clients than this reconnect at the "
+        "same moment; each needs about 20 KiB.",
     )
     max_unauthenticated_per_address: int = count(
         50,
         1,
         1_000_000,
         "connections",
-        "The same of one address, an IPv6 network of 64 bits being one; the oldest gives way.",
+        "Maximum connections of one address that are not authenticated yet; an IPv6 /64 network "
+        "counts as one address. When it is exceeded, the oldest one of that address is evicted.",
     )
     unauthenticated_grace: float = seconds(
         2.0,
         0.0,
         300.0,
-        "For so long a new connection gives way only where all places are taken, not to others of "
-        "its address.",
+        "Time after a connection is accepted during which max_unauthenticated_per_address does "
+        "not evict it; max_unauthenticated still does. 0 gives no such protection. Raise it if "
+        "many clients of one address need longer to authenticate.",
     )
     max_connections_per_user: int = count(
-        100, 1, 1_000_000, "connections", "Of one user; the oldest gives way: `superseded`."
+        100,
+        1,
+        1_000_000,
+        "connections",
+        "Maximum ready connections of one user. When it is exceeded, the user's oldest connection "
+        "is closed with `superseded`.",
     )
     handshakes_per_second: int = count(
         100,
         1,
         1_000_000,
         "handshakes",
-        "Of one address; a burst may be ten times as many. Beyond: HTTP 429.",
+        "Maximum WebSocket handshakes per second from one address, with bursts of up to ten times "
+        "as many. A handshake above it gets HTTP 429.",
     )
     requests_per_second: int = count(
         200,
         1,
         1_000_000,
         "requests",
-        "HTTP requests of one address; a burst may be ten times as many. Beyond: HTTP 429.",
+        "Maximum HTTP requests per second from one address, with bursts of up to ten times as "
+        "many. A request above it gets HTTP 429.",
     )
     max_invalid_tokens: int = count(
         20,
         1,
         1_000_000,
         "tokens",
-        "So many answers `token_invalid` within invalid_token_window block an address; one that is "
-        "authenticated in between starts the count anew.",
+        "Number of tokens refused with `token_invalid` within invalid_token_window after which an "
+        "address is banned for ban_duration. A successful authentication from the address resets "
+        "the count.",
     )
     invalid_token_window: float = seconds(
-        60.0, 1.0, DAY, "The time in which a count of forged tokens is forgotten."
+        60.0,
+        1.0,
+        DAY,
+        "Time in which max_invalid_tokens invalid tokens ban an address. Raise it to ban addresses "
+        "that try more slowly.",
     )
     ban_duration: float = seconds(
         15.0,
         0.0,
         DAY,
-        "An address is blocked for so long, and cannot be again for as long after it. 0: never.",
+        "Time for which an address is banned after max_invalid_tokens. It cannot be banned again "
+        "for the same time afterwards. 0 disables bans.",
     )
     max_tracked_addresses: int = count(
-        10_000, 1, 10_000_000, "addresses", "How many are remembered, some 500 bytes each."
+        10_000,
+        1,
+        10_000_000,
+        "addresses",
+        "Maximum addresses for which rates, invalid tokens and bans are remembered, at about 500 "
+        "bytes each. When it is exceeded, the address seen longest ago is forgotten.",
     )
-    max_head_bytes: int = in_bytes(16 * 1024, 512, MIB, "The head of the HTTP request.")
+    max_head_bytes: int = in_bytes(
+        16 * 1024,
+        512,
+        MIB,
+        "Maximum size of an HTTP request's head (request line and headers). A larger one is "
+        "answered with HTTP 431.",
+    )
     head_timeout: float = seconds(
-        5.0, 0.1, 300.0, "For the head of the request to arrive, TLS handshake included."
+        5.0,
+        0.1,
+        300.0,
+        "Time in which the head of an HTTP request must arrive, TLS handshake included; otherwise "
+        "the connection is closed.",
     )
-    max_message_bytes: int = in_bytes(MIB, 128, 1024 * MIB, "One message.")
+    max_message_bytes: int = in_bytes(
+        MIB,
+        128,
+        1024 * MIB,
+        "Maximum size of one message from a client. A larger one closes the connection with "
+        "`message_too_big`.",
+    )
     max_message_bytes_before_ready: int = in_bytes(
         16 * 1024,
         128,
         MIB,
-        "One message of a client that is not authenticated yet, its token included; and the token "
-        "of a refresh.",
+        "Maximum size of a message before authentication, which limits the size of a token; also "
+        "the maximum size of a token that refreshes an old one. Raise it if your tokens are "
+        "larger.",
     )
     messages_per_second: int = count(
-        1_000, 1, 10_000_000, "messages", "From one client; a burst may be twice as many."
+        1_000,
+        1,
+        10_000_000,
+        "messages",
+        "Maximum messages per second from one connection, with bursts of up to twice as many. A "
+        "request above it is answered `rate_limited`; if the client goes on, the connection is "
+        "closed.",
     )
     bytes_per_second: int = count(
         8 * MIB,
         1024,
         1024 * MIB,
         "bytes",
-        "Of messages from one client; a burst may be twice as many, or one message.",
+        "Maximum message bytes per second from one connection, with bursts of up to twice as many "
+        "or one message of any allowed size. Above it the connection gets `rate_limited`.",
     )
     control_frames_per_second: int = count(
         50,
         1,
         1_000_000,
         "frames",
-        "Pings and pongs from one client, WebSocket frames; a burst may be twice as many, and a "
-        "tenth before it is authenticated. Beyond: `rate_limited`.",
+        "Maximum WebSocket Ping and Pong frames per second from one connection, with bursts of up "
+        "to twice as many; a tenth of it before authentication. Above it the connection is closed "
+        "with `rate_limited`.",
     )
     max_in_flight: int = count(
-        256, 1, 100_000, "requests", "Requests of one connection that are not answered yet."
+        256,
+        1,
+        100_000,
+        "requests",
+        "Maximum unanswered requests of one connection. A request above it is answered "
+        "`too_many_in_flight`.",
     )
-    max_streams: int = count(32, 1, 10_000, "streams", "Streams of one connection at a time.")
+    max_streams: int = count(
+        32,
+        1,
+        10_000,
+        "streams",
+        "Maximum streams of one connection that run at the same time. A request for another is "
+        "answered `too_many_in_flight`.",
+    )
     max_queued_messages: int = count(
         64,
         1,
         100_000,
         "messages",
-        "Messages of one connection that wait for `async def` handlers; beyond, reading pauses.",
+        "Maximum messages of one connection that wait for `async def` handlers. While it is "
+        "reached, the server does not read from the connection.",
     )
     max_queued_bytes: int = in_bytes(
-        MIB, 1024, 1024 * MIB, "The same in bytes; what one read gives comes on top of it."
+        MIB,
+        1024,
+        1024 * MIB,
+        "Maximum bytes of one connection's messages that wait for `async def` handlers, plus the "
+        "bytes of one read. While it is reached, the server does not read from the connection.",
     )
     max_memory_bytes: int = in_bytes(
         256 * MIB,
         MIB,
         1024 * 1024 * MIB,
-        "What all connections of a process may hold together in queues and outboxes. From three "
-        "quarters of it on, those that hold most are not read from; beyond it they are closed, "
-        "with `slow_consumer` or `server_busy`.",
+        "Maximum bytes in the queues of all connections of the process together, in both "
+        "directions. From three quarters of it, the server stops reading from the connections "
+        "that hold most; above it, it closes them with `slow_consumer` or `server_busy`.",
     )
     max_subscriptions: int = count(
-        1_000, 0, 1_000_000, "topics", "Subscriptions of one connection."
+        1_000,
+        0,
+        1_000_000,
+        "topics",
+        "Maximum topics that one connection may be subscribed to; 0 allows no subscription.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class OriginConfig:
-    """Which web pages may connect, and by which names the server is known. Clients that send no
-    Origin header are no web pages."""
+    """Which web pages may connect, and which host names the server answers to. A client that sends
+    no Origin header is not a web page, and `allow` does not apply to it."""
 
     allow: tuple[str, ...] = texts(
-        "As `https://example.org` or `https://*.example.org`, which is all below it; `same-host` "
-        "is the host that is connected to, and `*` is every page. None: `same-host`.",
+        "Origins whose pages may connect: `https://example.org`, `https://*.example.org` for all "
+        "its subdomains, `same-host` for the host that the client connects to, or `*` for any "
+        "page. If empty, `same-host` applies.",
         OriginPolicy,
         "a list of origins",
     )
 
     hosts: tuple[str, ...] = texts(
-        "The names by which the server is asked for, as `chat.example.org`, `*.example.org`, an "
-        "address, or `loopback`, which is localhost and the like; requests for any other are "
-        "answered 421, health checks aside. None: all names, but over loopback only loopback names "
-        "are the `same-host`.",
+        "Host names that the server answers to: `chat.example.org`, `*.example.org`, an IP "
+        "address, or `loopback` for localhost and its addresses. A request for any other name "
+        "gets HTTP 421, except health checks. If empty, all names are answered, but a page on a "
+        "loopback connection is `same-host` only under a loopback name.",
         HostPolicy,
         "a list of hosts",
     )
@@ -159,24 +232,19 @@ class OriginConfig:
 
 @attrs.frozen(kw_only=True)
 class ProxyConfig:
-    """Proxies in front of the server, whose word is taken for who the client is."""
+    """Reverse proxies in front of the server, whose headers name the client's address."""
 
     trusted: tuple[str, ...] = texts(
-        "Their networks or addresses, as `10.0.0.0/8`, and `unix` for those that come by a Unix "
-        "socket. None: nobody's word is taken.",
+        "Addresses or networks of the proxies, such as `10.0.0.0/8`; `unix` for proxies that "
+        "connect through a Unix socket. If empty, no forwarding header is trusted, and the "
+        "client's address is the one that connects.",
         Networks,
         "a list of networks",
     )
-    header: str = attrs.field(
-        default="x-forwarded-for",
-        metadata={
-            "allowed": "x-forwarded-for, forwarded or none",
-            "help": "Where they say it: `x-forwarded-for`, `forwarded` (RFC 7239), or `none`. Only "
-            "name one that each of them sets: what it leaves alone is the client's invention.",
-        },
+    header: str = choice(
+        "x-forwarded-for",
+        ("x-forwarded-for", "forwarded", "none"),
+        "Header from which the client's address is read, if a trusted proxy sent it: "
+        "`x-forwarded-for`, `forwarded` (RFC 7239), or `none` to ignore both. Every trusted proxy "
+        "must set or remove this header, otherwise a client can forge its address.",
     )
-
-    @header.validator
-    def _check_header(self, _: Any, value: str) -> None:
-        if value not in ("x-forwarded-for", "forwarded", "none"):
-            raise ValueError(f"header is {value!r}; it must be x-forwarded-for, forwarded or none")

@@ -1,4 +1,4 @@
-"""What a connection goes through: authentication, heartbeat, handlers, outbox."""
+"""Options of one connection: authentication, heartbeat, handlers, and the queue of what is sent."""
 
 from __future__ import annotations
 
@@ -9,44 +9,77 @@ from trioserver.config.fields import DAY, MIB, in_bytes, seconds
 
 @attrs.frozen(kw_only=True)
 class AuthConfig:
-    """How long authentication may take, and what happens as a token ends."""
+    """How long authentication may take, and when a client is warned that its token expires."""
 
     timeout: float = seconds(
-        10.0, 0.1, 300.0, "For everything from the accepted handshake to the sent `ready`."
+        10.0,
+        0.1,
+        300.0,
+        "Time for authentication, from the accepted handshake to the `ready` message, including "
+        "token verification and the owner check. A client that takes longer is closed with "
+        "`auth_timeout`.",
     )
     ownership_timeout: float = seconds(
-        5.0, 0.01, 300.0, "For one verification that the user owns the resource."
+        5.0,
+        0.01,
+        300.0,
+        "Time for the owner check of one connection. If it takes longer, the client is closed with "
+        "`unavailable` and may try again. Keep it below auth.timeout.",
     )
     expiry_warning: float = seconds(
         60.0,
         0.0,
         DAY,
-        "How long before a token's expiry the client is warned; half of what is left, where less "
-        "is left.",
+        "How long before its token expires a client gets `auth_expiring`, so that it can send a "
+        "new token. If a token has less than twice this time left, the client is warned at half "
+        "of what is left. 0 sends no warning.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class HeartbeatConfig:
-    """A ping each ``interval``; a client that is silent for ``timeout`` after it is closed."""
+    """How the server finds out that a client is gone: by pings that are not answered."""
 
-    interval: float = seconds(30.0, 0.1, DAY, "From one ping to the next.")
+    interval: float = seconds(
+        30.0,
+        0.1,
+        DAY,
+        "Time between two pings to a client. Lower it if a proxy closes idle connections sooner.",
+    )
     timeout: float = seconds(
-        10.0, 0.1, 3600.0, "A client that is silent for so long after a ping is closed."
+        10.0,
+        0.1,
+        3600.0,
+        "Time after a ping within which something must arrive from the client; otherwise it is "
+        "closed with `heartbeat_timeout`. Raise it for clients on slow networks.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class HandlerConfig:
-    """How long handlers may take; beyond it the request is answered ``unavailable``."""
+    """How long handlers may run. If one takes longer, its request is answered ``unavailable``."""
 
-    timeout: float = seconds(30.0, 0.01, DAY, "For an `async def` handler, or a hook.")
-    chunk_timeout: float = seconds(60.0, 0.01, DAY, "For the next value of a stream.")
+    timeout: float = seconds(
+        30.0,
+        0.01,
+        DAY,
+        "Time for one call of an `async def` handler or a hook. If it takes longer, it is "
+        "cancelled and the request is answered `unavailable`.",
+    )
+    chunk_timeout: float = seconds(
+        60.0,
+        0.01,
+        DAY,
+        "Time for a stream to produce its next value. If it takes longer, the stream is cancelled "
+        "and ends with `unavailable`.",
+    )
     sync_handler_warn_after: float = seconds(
         0.02,
         0.0001,
         3600.0,
-        "A `def` handler that holds up all others for longer is counted, and named in a warning.",
+        "Duration above which a call of a `def` handler is logged as a warning and counted, "
+        "because it blocks all other connections while it runs. Such a handler is not "
+        "interrupted.",
     )
 
 

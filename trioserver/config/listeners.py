@@ -1,4 +1,4 @@
-"""Where a server listens, and how it keeps its certificates."""
+"""Where the server listens, and how its TLS certificates are kept up to date."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Listener:
     host: str = attrs.field(
         default="127.0.0.1",
         metadata={
-            "help": "An address, or a name that resolves to some. 0.0.0.0 is all of this machine's "
-            "of IPv4, :: all that it has, of IPv6 and IPv4."
+            "help": "Address to listen on, or a name that resolves to addresses. 0.0.0.0 is all "
+            "IPv4 addresses of this machine, :: all IPv6 and IPv4 addresses."
         },
     )
     port: int = attrs.field(
@@ -28,93 +28,105 @@ class Listener:
             "unit": "",
             "low": 0,
             "high": 65535,
-            "help": "The TCP port; 0 picks a free one.",
+            "help": "TCP port to listen on; 0 picks a free one.",
         },
     )
     unix_path: Path | None = attrs.field(
         default=None,
         converter=to_path,
-        metadata={"help": "A Unix socket's file, in place of host and port. None: TCP."},
+        metadata={
+            "help": "File of a Unix socket to listen on, in place of host and port. If not set, "
+            "the listener uses TCP."
+        },
     )
     systemd_socket: str | None = attrs.field(
         default=None,
         converter=to_text,
         metadata={
-            "help": "The name (FileDescriptorName=) of sockets that systemd has opened for this "
-            "listener, in place of host, port and unix_path; * is all of them. None: none."
+            "help": "Name (FileDescriptorName=) of the sockets passed by systemd to listen on, in "
+            "place of host, port and unix_path; * takes all of them. If not set, the server opens "
+            "its own socket."
         },
     )
     reuse_port: bool = flag(
         False,
-        "Let other processes of the same user listen on this port as well (SO_REUSEPORT), for a "
-        "restart without a gap.",
+        "Let other processes of the same user listen on the same port (SO_REUSEPORT), for a "
+        "restart without an interruption.",
     )
     proxy_protocol: bool = flag(
         False,
-        "Each connection begins with a header of the PROXY protocol, version 1 or 2, from a proxy "
-        "of proxy.trusted; one that does not is dropped.",
+        "Require each connection to begin with a PROXY protocol header, version 1 or 2, from a "
+        "proxy of proxy.trusted. A connection without one is dropped.",
     )
     certificate: Path | None = attrs.field(
         default=None,
         converter=to_path,
         metadata={
-            "help": "The certificate chain in PEM. With it and its key, TLS 1.2 and up. None: no "
-            "TLS."
+            "help": "PEM file with the TLS certificate chain; key must be set as well. With both, "
+            "the listener accepts TLS 1.2 and newer. If not set, it does not use TLS."
         },
     )
     key: Path | None = attrs.field(
         default=None,
         converter=to_path,
-        metadata={"help": "The certificate's private key in PEM, unencrypted. None: no TLS."},
+        metadata={
+            "help": "PEM file with the certificate's private key, unencrypted; certificate must "
+            "be set as well. If not set, the listener does not use TLS."
+        },
     )
     client_ca: Path | None = attrs.field(
         default=None,
         converter=to_path,
         metadata={
-            "help": "Certificates of CAs in PEM: clients are asked for a certificate that one of "
-            "them has issued. None: they are not asked."
+            "help": "PEM file with CA certificates: clients must authenticate with a certificate "
+            "issued by one of them, see client_certificates. If not set, no client certificate is "
+            "requested."
         },
     )
     client_certificates: str = choice(
         "required",
         ("required", "optional"),
-        "Where there is a client_ca: whether a client without a certificate is turned away in the "
-        "TLS handshake. One with a bad certificate always is.",
+        "With client_ca, whether the TLS handshake fails for a client without a certificate. It "
+        "always fails for a client with an invalid one.",
     )
 
 
-# What a Unix socket cannot have, and why.
 _TCP_ONLY: Final = {
-    "certificate": "TLS is for TCP",
-    "systemd_socket": "systemd has bound its sockets already",
-    "reuse_port": "a Unix socket's file has one owner",
+    "certificate": "TLS needs a TCP listener",
+    "systemd_socket": "the sockets of systemd are already bound",
+    "reuse_port": "only one process can own the file of a Unix socket",
 }
+"""Options that a Unix socket cannot have, and why."""
 
 
 @attrs.frozen(kw_only=True)
 class ListenConfig(Listener):
-    """Where to accept connections: TCP, TLS over TCP, a Unix socket, or one that systemd passes."""
+    """One listener: TCP, TLS over TCP, a Unix socket, or a socket passed by systemd."""
 
     def __attrs_post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
-            raise ValueError("certificate and key go together: set both, or neither")
+            given, missing = ("certificate", "key") if self.certificate else ("key", "certificate")
+            raise ValueError(f"{given} is set without {missing}; set both, or neither")
         if self.client_ca is not None and self.certificate is None:
-            raise ValueError("client_ca needs TLS: set certificate and key as well")
+            raise ValueError("client_ca needs TLS; set certificate and key as well")
         if self.unix_path is None:
             return
         for name in ("certificate", "systemd_socket", "reuse_port"):
             if getattr(self, name):
-                raise ValueError(f"unix_path and {name} exclude each other: {_TCP_ONLY[name]}")
+                raise ValueError(
+                    f"unix_path and {name} cannot be combined, because {_TCP_ONLY[name]}; "
+                    "remove one of them"
+                )
 
 
 @attrs.frozen(kw_only=True)
 class TLSConfig:
-    """How certificates are kept up to date."""
+    """How the server notices that a certificate was renewed."""
 
     check_interval: float = seconds(
         10.0,
         0.1,
         DAY,
-        "How often it is looked whether the files of a certificate have changed; new handshakes "
-        "then use the new ones.",
+        "Time between two checks whether the certificate files have changed. If they have, new "
+        "TLS handshakes use the new certificate; open connections are kept.",
     )

@@ -1,4 +1,4 @@
-"""What surrounds the connections: the end, logs, spans, HTTP, audit, administration."""
+"""Options around the connections: shutdown, logs, tracing, HTTP, audit, administration."""
 
 from __future__ import annotations
 
@@ -23,16 +23,29 @@ from trioserver.config.listeners import ListenConfig
 
 @attrs.frozen(kw_only=True)
 class ShutdownConfig:
-    """How the server and its connections end."""
+    """How the server shuts down, and how a connection is closed."""
 
     drain_period: float = seconds(
-        10.0, 0.0, 3600.0, "Clients are sent away over this time, each in a slot of its own."
+        10.0,
+        0.0,
+        3600.0,
+        "Time over which a shutdown spreads the closing of all connections, so that clients do "
+        "not reconnect at the same moment. 0 closes all at once. Raise it with the number of "
+        "clients.",
     )
     close_timeout: float = seconds(
-        5.0, 0.1, 300.0, "For the closing handshake of a connection that was ready."
+        5.0,
+        0.1,
+        300.0,
+        "Time for the closing handshake of a connection that was ready. Then the connection is "
+        "aborted.",
     )
     close_timeout_before_ready: float = seconds(
-        1.0, 0.1, 60.0, "For the closing handshake of a connection that was not ready."
+        1.0,
+        0.1,
+        60.0,
+        "Time for the closing handshake of a connection that was not ready yet. Then the "
+        "connection is aborted.",
     )
 
 
@@ -42,116 +55,150 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 @attrs.frozen(kw_only=True)
 class LogConfig:
-    """What a program that serves writes to stderr, and how many lines others may cause. A program
-    that embeds the server formats and filters as it likes; the bounds count there too.
+    """What the commands log to stderr, and how many lines clients can cause. In a program that
+    embeds the server, format, level and exception_messages have no effect; the limits do.
     """
 
     format: str = choice(
-        "auto", LOG_FORMATS, "`auto` is coloured text on a terminal, and JSON lines elsewhere."
+        "auto",
+        LOG_FORMATS,
+        "Format of log lines: `text`, `json`, or `auto` for coloured text on a terminal and JSON "
+        "otherwise.",
     )
     level: str = choice(
         "info",
         LOG_LEVELS,
-        "For the server and the application; other libraries are heard from warning on.",
+        "Lowest level that the server and the application log. Other libraries log from warning "
+        "on.",
     )
     lines_per_source: int = count(
         5,
         1,
         100_000,
         "lines/s",
-        "Lines that one address may cause, or one user who is authenticated; 20 times as many at "
-        "once. Beyond, they are counted, and `lines_suppressed` says how many.",
+        "Maximum log lines per second caused by one address or one authenticated user, with "
+        "bursts of up to 20 times as many. Further lines are suppressed and counted in "
+        "`lines_suppressed`.",
     )
     lines_per_second: int = count(
         50,
         1,
         1_000_000,
         "lines/s",
-        "Lines that all who are not authenticated may cause together; 20 times as many at once.",
+        "Maximum log lines per second caused by all unauthenticated clients together, with bursts "
+        "of up to 20 times as many. Further lines are suppressed and counted in "
+        "`lines_suppressed`.",
     )
     exception_messages: str = choice(
         "off",
         ("off", "on"),
-        "`on` writes the text of exceptions into tracebacks. It may hold what clients sent, tokens "
-        "included: for development only.",
+        "Whether tracebacks contain the text of exceptions. `on` is for development only, because "
+        "the text may contain what clients sent, tokens included.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class TracingConfig:
-    """Spans for a tracing system, by OpenTelemetry, which is the extra ``otel``."""
+    """Spans for a tracing system, through OpenTelemetry (the extra ``otel``)."""
 
     spans: str = choice(
         "off",
         ("off", "on"),
-        "Whether handshakes, authentications, ownership checks and handlers make spans, with the "
+        "Whether handshakes, authentications, owner checks and handlers create spans, with the "
         "tracer provider of the process.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class HttpConfig:
-    """HTTP on the port of the WebSockets; it needs the extra ``http``. ``builtin_listen``, when
-    given, is a listener of its own for the built-in routes, which are not served elsewhere then.
+    """HTTP on the same port as the WebSockets (the extra ``http``). With ``builtin_listen``, the
+    built-in routes are served by a listener of their own, and not on the other ports.
     """
 
-    health: bool = flag(True, "Serve `/healthz` and `/readyz`.")
+    health: bool = flag(True, "Serve the probes `/healthz` and `/readyz`.")
     metrics: bool | None = maybe_flag(
-        "Serve `/metrics`, where the server has metrics. None: to this machine only, unless there "
-        "is a builtin_listen."
+        "Serve `/metrics` for Prometheus, if the server has metrics. If not set, it is served to "
+        "loopback addresses only, or to everyone who reaches builtin_listen."
     )
     admin: bool | None = maybe_flag(
-        "Serve `/api/v1/admin`. None: to this machine only, unless there is a builtin_listen."
+        "Serve the administration API at `/api/v1/admin`. If not set, it is served to loopback "
+        "addresses only, or to everyone who reaches builtin_listen; a token with the role is "
+        "needed in any case."
     )
-    protocol: bool = flag(True, "Serve `/protocol`, a page to read, and `/asyncapi.json`.")
+    protocol: bool = flag(
+        True, "Serve a description of the protocol: the page `/protocol` and `/asyncapi.json`."
+    )
     max_connections: int = count(
         1_000,
         1,
         1_000_000,
         "connections",
-        "Open HTTP connections; at this number an idle one gives way, else the oldest.",
+        "Maximum open HTTP connections. When it is exceeded, an idle one is closed; if none is "
+        "idle, the oldest.",
     )
-    max_body_bytes: int = in_bytes(16 * MIB, 0, 1024 * MIB, "The body of one request.")
+    max_body_bytes: int = in_bytes(
+        16 * MIB,
+        0,
+        1024 * MIB,
+        "Maximum size of a request body. A larger one gets HTTP 413. 0 allows no body.",
+    )
     body_timeout: float = seconds(
-        10.0, 0.1, 3600.0, "For the next piece of a request's body to arrive."
+        10.0,
+        0.1,
+        3600.0,
+        "Time to wait for the next piece of a request body. If it takes longer, the request gets "
+        "HTTP 408.",
     )
     response_timeout: float = seconds(
         60.0,
         0.1,
         DAY,
-        "For an application to take a piece of the body, and to begin its answer; also for what it "
-        "does after the connection has ended.",
+        "Time for the application to read the next piece of a request body and to begin its "
+        "response; then it is cancelled and the request gets HTTP 503. Also the time that it may "
+        "run on after the connection has ended.",
     )
     send_timeout: float = seconds(
-        10.0, 0.1, 3600.0, "For the client to take 64 KiB of an answer, or what is left of it."
+        10.0,
+        0.1,
+        3600.0,
+        "Time for the client to receive 64 KiB of a response, or the rest of it. If it takes "
+        "longer, the connection is closed.",
     )
     keep_alive_timeout: float = seconds(
         75.0,
         0.1,
         3600.0,
-        "From one answer to the first byte of the next request; to be longer than that of a load "
-        "balancer in front, most of which have 60 s.",
+        "Time that a connection may be idle between a response and the next request. Keep it "
+        "longer than the idle timeout of a load balancer in front (often 60 s), otherwise the "
+        "balancer answers 502 now and then.",
     )
-    check_timeout: float = seconds(2.0, 0.01, 60.0, "For all checks of `/readyz`, side by side.")
+    check_timeout: float = seconds(
+        2.0,
+        0.01,
+        60.0,
+        "Time for all checks of `/readyz`, which run concurrently. A check that takes longer has "
+        "failed.",
+    )
     builtin_listen: ListenConfig | None = None
 
     @property
     def listeners(self) -> tuple[ListenConfig, ...]:
-        """What there is besides the listeners of the WebSockets."""
+        """Listeners in addition to those of the WebSockets."""
         return () if self.builtin_listen is None else (self.builtin_listen,)
 
 
 @attrs.frozen(kw_only=True)
 class AuditConfig:
-    """What is recorded of authentication and administration, and kept of blocks, in a database."""
+    """The audit: a database record of authentications, administrative actions, and blocks."""
 
     database: str | None = attrs.field(
         default=None,
         converter=to_text,
         repr=False,
         metadata={
-            "help": "A path or sqlite:///... for SQLite, or postgresql://... None: nothing is "
-            "recorded, and blocks last as long as the process."
+            "help": "Database of the audit: a file path or sqlite:///... for SQLite, or "
+            "postgresql://... If not set, nothing is recorded, and blocks are lost when the "
+            "process exits."
         },
     )
     max_queued_rows: int = count(
@@ -159,48 +206,73 @@ class AuditConfig:
         1,
         1_000_000,
         "rows",
-        "Rows that are kept while the database is away; those beyond it are counted as lost. "
-        "A quarter is for administrative acts, and half is not for attempts that fail.",
+        "Maximum rows that wait in memory while the database does not answer. Further rows are "
+        "lost and counted. Failed attempts may fill half of it, and all attempts three quarters; "
+        "the rest is reserved for administrative actions.",
     )
-    max_batch_rows: int = count(500, 1, 10_000, "rows", "Rows that are written in one transaction.")
+    max_batch_rows: int = count(500, 1, 10_000, "rows", "Maximum rows written in one transaction.")
     flush_interval: float = seconds(
-        1.0, 0.01, 60.0, "How long a row may wait for others, to be written along with them."
+        1.0,
+        0.01,
+        60.0,
+        "Time that a row may wait for others to be written with it. Lower it to see rows sooner, "
+        "at the cost of more transactions.",
     )
     flush_timeout: float = seconds(
-        5.0, 0.0, 300.0, "For writing what is left in the queue as the server ends."
+        5.0,
+        0.0,
+        300.0,
+        "Time to write the queued rows when the server ends. Rows that are left then are lost; "
+        "with 0, all of them.",
     )
     rows_per_source: int = count(
         1,
         1,
         100_000,
         "rows/s",
-        "Rows that one address may cause by attempts that fail, or one user by attempts that "
-        "succeed; 60 times as many at once. Beyond, they are counted in a row `suppressed`.",
+        "Maximum rows per second for failed attempts of one address, or successful attempts of one "
+        "user, with bursts of up to 60 times as many. Further attempts are counted in a "
+        "`suppressed` row.",
     )
     rows_per_second: int = count(
         10,
         1,
         100_000,
         "rows/s",
-        "Rows that all attempts that fail may cause together; 60 times as many at once.",
+        "Maximum rows per second for failed attempts of all addresses together, with bursts of up "
+        "to 60 times as many. Further attempts are counted in a `suppressed` row.",
     )
     retention: float = seconds(
-        90 * DAY, 60.0, 3650 * DAY, "The age at which rows are deleted; 7776000 s are 90 days."
+        90 * DAY,
+        60.0,
+        3650 * DAY,
+        "Age at which rows are deleted. The default is 90 days.",
     )
     block_refresh_interval: float = seconds(
-        5.0, 0.1, 3600.0, "How often blocks that another server has made or lifted are looked for."
+        5.0,
+        0.1,
+        3600.0,
+        "Time between two queries for blocks that another server has made or lifted. Lower it to "
+        "have blocks take effect on all servers sooner.",
     )
 
 
 @attrs.frozen(kw_only=True)
 class AdminConfig:
-    """Who may use the administration, and how much it takes."""
+    """Who may use the administration API, and limits on its requests."""
 
     role_claim: str = text(
         "role",
-        "The claim that holds an administrator's role: text, or a list of texts. A path with dots "
-        "names a nested claim: realm_access.roles.",
+        "Token claim that contains the administrator's role, as text or a list of texts. Dots "
+        "name a nested claim, such as realm_access.roles.",
     )
-    role: str = text("admin", "The role that lets in.")
-    max_body_bytes: int = in_bytes(64 * 1024, 1024, 16 * MIB, "The body of one request.")
-    body_timeout: float = seconds(10.0, 0.1, 300.0, "For the body of a request to arrive.")
+    role: str = text("admin", "Value of the role_claim that allows access.")
+    max_body_bytes: int = in_bytes(
+        64 * 1024, 1024, 16 * MIB, "Maximum size of a request body. A larger one gets HTTP 413."
+    )
+    body_timeout: float = seconds(
+        10.0,
+        0.1,
+        300.0,
+        "Time for the whole request body to arrive. If it takes longer, the request gets HTTP 408.",
+    )

@@ -126,5 +126,5 @@ def test_who_is_as_good_as_new_is_forgotten_in_time() -> None:
     "name", ["max_invalid_tokens", "handshakes_per_second", "max_tracked_addresses"]
 )
 def test_limits_begin_at_one(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be from 1"):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be a whole number from 1"):
         make(**{name: 0})

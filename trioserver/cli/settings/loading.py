@@ -30,6 +30,7 @@ from trioserver.cli.settings.options import (
     Option,
 )
 from trioserver.config import Config, ListenConfig
+from trioserver.config.fields import alternatives
 
 OTHER_VARIABLES: Final = {
     "TRIOSERVER_ADMIN_TOKEN": True,
@@ -147,13 +148,8 @@ def _unknown_key(
     near = get_close_matches(path.replace("-", "_"), list(known), n=3)
     near += [name for name in known if name.rpartition(".")[2] == last and name not in near]
     beside = sorted(name for name in known if name.rpartition(".")[0] == table)
-    hint = f"did you mean {_or(near)}?" if near else f"known here: {', '.join(beside)}"
+    hint = f"did you mean {alternatives(near[:3])}?" if near else f"known here: {', '.join(beside)}"
     return SettingsError(f"{file}: there is no option {SECTION}.{prefix}{path}; {hint}")
-
-
-def _or(names: list[str]) -> str:
-    *most, last = names[:3]
-    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _file_source(table: dict[str, Any], file: Path | None) -> Iterator[_Source]:

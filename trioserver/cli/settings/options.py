@@ -12,6 +12,7 @@ from typed_settings.cls_utils import deep_options
 from typed_settings.types import OptionInfo
 
 from trioserver.config import Config, ListenConfig
+from trioserver.config.fields import alternatives
 
 SECTION: Final = "trioserver"
 """The table of the TOML file."""
@@ -31,7 +32,7 @@ _KINDS: Final = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
-    str: "text, not empty",
+    str: "text that is not empty",
     Path: "a path",
     tuple: "a list of texts",
 }
@@ -91,7 +92,7 @@ class Option:
     def bounds(self) -> str:
         """What is allowed: "from 0.1 to 300 s", "a or b"; empty where any text is."""
         if self.choices:
-            return " or ".join(self.choices)
+            return alternatives(self.choices)
         if self.kind is bool:
             return _KINDS[bool]
         if self.low is None or self.high is None:

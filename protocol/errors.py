@@ -159,7 +159,7 @@ _PRIVATE: Final = 4000
 
 
 class Refusal(Exception):
-    """A refusal that is told to the peer: raise it in a handler, an authenticator, an owner check.
+    """A refusal that is told to the peer: raise it in a handler, an authenticator, an authorizer.
 
     In a handler, whether it ends the connection depends on the code: see ``fatal`` in `ERRORS`.
     `RequestError` never does, `Disconnect` always does.

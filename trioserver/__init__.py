@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from protocol import Disconnect, Id, Refusal, RequestError, TooBigToSendError
-    from trioserver.app.application import Application, anyone
+    from trioserver.app.application import Application, allow_any_user
     from trioserver.app.connection import Connection, ConnectionStatistics
-    from trioserver.app.mailbox import Mailbox, MailboxFull, Posted
+    from trioserver.app.mailbox import Mailbox, MailboxFull, SendReceipt
     from trioserver.app.member import Member
     from trioserver.app.presence import Presence, PresenceEntry
     from trioserver.app.route import Route
@@ -96,7 +96,6 @@ __all__ = [
     "Observer",
     "OriginConfig",
     "OutboxConfig",
-    "Posted",
     "Presence",
     "PresenceEntry",
     "ProxyConfig",
@@ -106,6 +105,7 @@ __all__ = [
     "Request",
     "RequestError",
     "Route",
+    "SendReceipt",
     "Server",
     "ServerStatistics",
     "ShutdownConfig",
@@ -115,7 +115,7 @@ __all__ = [
     "TooManyBlocks",
     "TracingConfig",
     "User",
-    "anyone",
+    "allow_any_user",
     "run",
     "serve",
 ]
@@ -162,7 +162,7 @@ _HOMES: Final = {
     "Observer": "trioserver.telemetry.observer",
     "OriginConfig": "trioserver.config",
     "OutboxConfig": "trioserver.config",
-    "Posted": "trioserver.app.mailbox",
+    "SendReceipt": "trioserver.app.mailbox",
     "Presence": "trioserver.app.presence",
     "PresenceEntry": "trioserver.app.presence",
     "ProxyConfig": "trioserver.config",
@@ -181,7 +181,7 @@ _HOMES: Final = {
     "TooManyBlocks": "trioserver.auth.blocks",
     "TracingConfig": "trioserver.config",
     "User": "trioserver.auth",
-    "anyone": "trioserver.app.application",
+    "allow_any_user": "trioserver.app.application",
     "run": "trioserver.http.serving",
     "serve": "trioserver.http.serving",
 }

@@ -16,7 +16,7 @@ from protocol import Refusal, codec
 from protocol.messages import Message
 from tests.support.app import World
 from tests.support.client import Client
-from trioserver import Application, Component, Config, Connection, Id, Server, anyone, serve
+from trioserver import Application, Component, Config, Connection, Id, Server, allow_any_user, serve
 from trioserver.app.functions import Kind, unwrap
 from trioserver.app.handlers import make_handler
 
@@ -106,8 +106,8 @@ def application() -> Application:
 
 def test_paths_match_whole_and_parameters_are_one_segment() -> None:
     app = application()
-    app.route("/ws", owner=anyone)
-    app.route("/ws/{a}/x.y/{b}", owner=anyone)
+    app.route("/ws", authorize=allow_any_user)
+    app.route("/ws/{a}/x.y/{b}", authorize=allow_any_user)
     match = app.match("/ws/1/x.y/é")
     assert match is not None
     assert match.resource == {"a": "1", "b": "é"}
@@ -118,11 +118,11 @@ def test_paths_match_whole_and_parameters_are_one_segment() -> None:
 @pytest.mark.parametrize("path", ["ws", "/{", "/{1}", "/{a}/{a}", "/{a-b}", "/a}"])
 def test_paths_that_are_malformed_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"path|parameters"):
-        application().route(path, owner=anyone)
+        application().route(path, authorize=allow_any_user)
 
 
 def test_a_route_with_parameters_needs_an_owner_and_every_route_an_authenticator() -> None:
-    with pytest.raises(ValueError, match="owner"):
+    with pytest.raises(ValueError, match="authorize"):
         application().route("/ws/{id}")
     with pytest.raises(ValueError, match="authenticator"):
         Application().route("/ws")
@@ -286,9 +286,9 @@ async def test_a_lifespan_is_given_the_server_where_it_takes_one(autojump_clock:
 
 
 def test_a_session_is_one_of_the_paths_parameters() -> None:
-    application().route("/ws/{id}", owner=anyone, session="id")
+    application().route("/ws/{id}", authorize=allow_any_user, session="id")
     with pytest.raises(ValueError, match="'nothing'"):
-        application().route("/ws/{id}", owner=anyone, session="nothing")
+        application().route("/ws/{id}", authorize=allow_any_user, session="nothing")
 
 
 def test_a_handler_takes_the_id_after_the_payload() -> None:

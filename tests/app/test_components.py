@@ -47,7 +47,7 @@ class Rules:
 async def test_the_methods_of_an_object_that_is_no_component_are_never_called() -> None:
     rules = Rules()
     app = Application(auth=World().authenticate)
-    app.route("/ws/{id}", owner=rules)
+    app.route("/ws/{id}", authorize=rules)
     with capture_logs() as lines:
         async with running(Config(port=0), app) as server:
             assert await server.reload()
@@ -74,7 +74,7 @@ async def test_whatever_looks_like_a_component_and_is_none_is_named() -> None:
 
 
 class Watched(Component):
-    """A component of each kind: an authenticator, and an owner check."""
+    """A component of each kind: an authenticator, and an authorizer."""
 
     def __init__(self) -> None:
         self.called: list[str] = []
@@ -100,8 +100,8 @@ class Watched(Component):
 async def test_a_component_is_called_once_however_many_have_it() -> None:
     shared, only_http = Watched(), Watched()
     app = Application(auth=shared)
-    app.route("/a/{id}", owner=shared)
-    app.route("/b/{id}", owner=shared)
+    app.route("/a/{id}", authorize=shared)
+    app.route("/b/{id}", authorize=shared)
     app.include(Application(auth=only_http))  # for its pages: no route has it
     async with running(Config(port=0), app) as server:
         assert await server.reload()
@@ -117,7 +117,7 @@ async def test_a_component_that_overrides_nothing_does_nothing() -> None:
             return True
 
     app = Application(auth=World().authenticate)
-    app.route("/ws/{id}", owner=Plain())
+    app.route("/ws/{id}", authorize=Plain())
     with capture_logs() as lines:
         async with running(Config(port=0), app) as server:
             assert await server.reload()

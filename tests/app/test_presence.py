@@ -243,7 +243,7 @@ def test_a_topic_has_the_path_as_a_url_has_it() -> None:
 
     presence = Presence()
     app = Application(auth=owns)  # type: ignore[arg-type]
-    app.route("/ws/{room}/{part}", owner=owns, presence=presence)
+    app.route("/ws/{room}/{part}", authorize=owns, presence=presence)
     assert presence.topic({"room": "a/b", "part": "ü {x}"}) == "presence:/ws/a%2Fb/%C3%BC%20%7Bx%7D"
     with pytest.raises(KeyError):
         presence.topic({"room": "a"})

@@ -7,8 +7,8 @@ from typing import Any
 
 import trio
 
-from trioserver import Application, Connection, JWTAuth, Route, anyone
-from trioserver.auth.ownership import SQLOwner
+from trioserver import Application, Connection, JWTAuth, Route, allow_any_user
+from trioserver.auth import SQLAuthorizer
 
 SECRET = "a secret of these tests, which opens nothing else"
 
@@ -40,10 +40,10 @@ class Site:
 def make() -> Application:
     """With ``ROOMS`` in the environment, a database's URL, there are rooms that somebody owns."""
     app = Application(auth=JWTAuth(secret=SECRET), http=Site())
-    _serve(app.route("/ws", owner=anyone))
+    _serve(app.route("/ws", authorize=allow_any_user))
     if "ROOMS" in os.environ:
-        owner = SQLOwner(os.environ["ROOMS"], query=_MAY_ENTER)
-        _serve(app.route("/rooms/{room_id}", owner=owner))
+        may_enter = SQLAuthorizer(os.environ["ROOMS"], query=_MAY_ENTER)
+        _serve(app.route("/rooms/{room_id}", authorize=may_enter))
     return app
 
 

@@ -26,7 +26,7 @@ _KIB = 1024
 async def test_a_database_that_is_killed_and_started_again_under_load(
     tmp_path: Path, report: list[Figures], postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
-    """Both that of the owner check and that of the audit."""
+    """Both that of the authorizer and that of the audit."""
     postgresql.execute("DROP TABLE IF EXISTS public.rooms")
     postgresql.execute("CREATE TABLE public.rooms (id text PRIMARY KEY)")
     postgresql.execute("INSERT INTO public.rooms VALUES ('1')")

@@ -10,8 +10,7 @@ import pytest
 import trio
 
 from trioserver import Application, Config, JWTAuth, serve
-from trioserver.auth import make_secret, make_token
-from trioserver.auth.ownership import SQLOwner
+from trioserver.auth import SQLAuthorizer, make_secret, make_token
 from trioserver.client import ConnectionLostError, ConnectRejectedError, connect
 from trioserver.examples import conversations
 
@@ -22,9 +21,9 @@ async def test_who_is_being_looked_up_while_the_share_is_taken_back_is_not_let_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, go_on = trio.Event(), trio.Event()
-    load = SQLOwner._load
+    load = SQLAuthorizer._load
 
-    async def load_slowly(self: SQLOwner, keys: Any) -> Mapping[Any, bool]:
+    async def load_slowly(self: SQLAuthorizer, keys: Any) -> Mapping[Any, bool]:
         answers = await load(self, keys)
         if any(key[0] == "bob" for key in keys):
             assert list(answers.values()) == [True]
@@ -32,7 +31,7 @@ async def test_who_is_being_looked_up_while_the_share_is_taken_back_is_not_let_i
             await go_on.wait()
         return answers
 
-    monkeypatch.setattr(SQLOwner, "_load", load_slowly)
+    monkeypatch.setattr(SQLAuthorizer, "_load", load_slowly)
     url = f"sqlite:///{tmp_path}/c.db"
     app: Application = conversations.make(
         url, auth=JWTAuth(secret=SECRET), seed={"alice": ["c1"], "bob": ["c2"]}

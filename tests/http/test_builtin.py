@@ -22,7 +22,7 @@ from tests.support.http import site
 from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
 from trioserver import Application, Config, HttpConfig, ListenConfig, Server, ShutdownConfig
-from trioserver.auth.ownership import SQLOwner
+from trioserver.auth import SQLAuthorizer
 from trioserver.http.builtin import builtin_routes
 
 
@@ -171,11 +171,13 @@ async def test_readyz_says_draining_on_the_second_listener_to_the_end() -> None:
 # ------------------------------------------------------------------------------ readiness
 
 
-async def test_readyz_asks_the_database_behind_an_owner_check(postgresql: PostgreSQL) -> None:
+async def test_readyz_asks_the_database_behind_an_authorizer(postgresql: PostgreSQL) -> None:
     def app() -> Application:
-        owner = SQLOwner(postgresql.url, table="pg_class", id_column="oid", owner_column="relowner")
+        owner = SQLAuthorizer(
+            postgresql.url, table="pg_class", id_column="oid", owner_column="relowner"
+        )
         application = make_application(World())
-        application.route("/ws/rooms/{id}", owner=owner)
+        application.route("/ws/rooms/{id}", authorize=owner)
         return application
 
     async with site(app()) as place:
@@ -185,7 +187,7 @@ async def test_readyz_asks_the_database_behind_an_owner_check(postgresql: Postgr
             http = await place.open()
             answer = await http.get("/readyz")
             assert answer.status == 503
-            assert answer.json == {"status": "unavailable", "failed": ["ownership"]}
+            assert answer.json == {"status": "unavailable", "failed": ["authorization"]}
             assert "not_ready" in [entry["event"] for entry in logs]
             assert (await http.get("/healthz")).status == 200
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from trioserver import Application, Connection, JWTAuth, anyone
+from trioserver import Application, Connection, JWTAuth, allow_any_user
 
 
 async def site(scope: Any, receive: Any, send: Any) -> None:
@@ -24,7 +24,7 @@ async def site(scope: Any, receive: Any, send: Any) -> None:
 
 def make() -> Application:
     app = Application(auth=JWTAuth(secret=os.environ["INTEROP_SECRET"]), http=site)
-    route = app.route("/ws", owner=anyone)
+    route = app.route("/ws", authorize=allow_any_user)
 
     @route.on("echo")
     def echo(connection: Connection, data: Any) -> Any:

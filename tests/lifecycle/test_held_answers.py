@@ -23,7 +23,7 @@ async def _anybody(credentials: Any, request: Any) -> User:
 
 def make_application() -> Application:
     app = Application(auth=_anybody)
-    route = app.route("/ws", owner=None)
+    route = app.route("/ws", authorize=None)
 
     @route.on("pour")
     async def pour(connection: Connection, _: Any) -> None:

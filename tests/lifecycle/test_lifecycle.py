@@ -98,7 +98,7 @@ async def test_the_deadline_covers_the_verification_too(
 ) -> None:
     world = World()
     setattr(world, slow, 100.0)
-    config = Config(port=0, auth=AuthConfig(timeout=2.0, ownership_timeout=50.0))
+    config = Config(port=0, auth=AuthConfig(timeout=2.0, authorization_timeout=50.0))
     async with serving(config, world=world) as harness:
         client = await harness.connect()
         begun = trio.current_time()

@@ -138,7 +138,7 @@ def _config(options: ServerOptions) -> Config:
         auth=AuthConfig(
             **seconds(
                 timeout=options.auth_timeout_ms,
-                ownership_timeout=options.ownership_timeout_ms,
+                authorization_timeout=options.ownership_timeout_ms,
                 expiry_warning=options.expiry_warning_ms,
             )
         ),

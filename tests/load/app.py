@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import trio
 
-from trioserver import Application, Connection, JWTAuth, Refusal, anyone
+from trioserver import Application, Connection, JWTAuth, Refusal, allow_any_user
 
 SECRET = "a secret of these tests, which opens nothing else"
 
 
 def make() -> Application:
     app = Application(auth=JWTAuth(secret=SECRET))
-    rooms = app.route("/ws/rooms/{room_id}", owner=anyone)
+    rooms = app.route("/ws/rooms/{room_id}", authorize=allow_any_user)
 
     @rooms.on("echo")
     def echo(connection: Connection, payload: dict[str, str]) -> dict[str, str]:

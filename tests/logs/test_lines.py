@@ -23,7 +23,7 @@ from trioserver import (
     Presence,
     Request,
     User,
-    anyone,
+    allow_any_user,
 )
 from trioserver.logs.context import MAX_USER
 from trioserver.logs.throttle import SOURCES, Suppressed, Throttle
@@ -158,7 +158,7 @@ async def test_all_that_a_client_makes_handlers_do_wrong_is_some_lines_and_a_sum
 
     @route.on("wrong")
     def wrong(connection: Connection) -> object:
-        return anyone(None, {})
+        return allow_any_user(None, {})
 
     @presence.on_leave
     def left(user: User, resource: Any) -> None:

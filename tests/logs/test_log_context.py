@@ -79,7 +79,7 @@ async def owns(user: User, resource: Mapping[str, str]) -> bool:
 
 def make_application() -> Application:
     app = Application(auth=authenticate)
-    route = app.route("/ws/{id}", owner=owns)
+    route = app.route("/ws/{id}", authorize=owns)
 
     @route.on("inline")
     def inline(connection: Connection) -> None:

@@ -40,11 +40,10 @@ from trioserver import (
     Request,
     Server,
     User,
-    anyone,
+    allow_any_user,
     serve,
 )
-from trioserver.auth import JWKS, JWTAuth, Key, make_secret, make_token
-from trioserver.auth.ownership import SQLOwner
+from trioserver.auth import JWKS, JWTAuth, Key, SQLAuthorizer, make_secret, make_token
 from trioserver.client.url import WebSocketURL
 from trioserver.http.admin.views import connection_view
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
@@ -151,12 +150,14 @@ def make_application() -> Application:
     jwks = "https://127.0.0.1:1/keys?key=" + QUERY
     database = f"postgresql://somebody:{PASSWORD}@127.0.0.1:1/nowhere"
     app.route("/crash/authenticator", auth=crashing_authenticator)
-    app.route("/crash/{owner}", owner=crashing_owner)
-    app.route("/database/{id}", owner=SQLOwner(database, table="things"))
+    app.route("/crash/{owner}", authorize=crashing_owner)
+    app.route("/database/{id}", authorize=SQLAuthorizer(database, table="things"))
     app.route("/jwks", auth=JWTAuth(jwks=JWKS(jwks, fetch=private_keys)))
     app.route("/no-jwks", auth=JWTAuth(jwks=JWKS(jwks, fetch=no_keys)))
     app.route("/jwks-down", auth=JWTAuth(jwks=JWKS(jwks)))
-    route = app.route("/ws/{id}", owner=anyone, auth_aliases=["initial"], allow_query_token=True)
+    route = app.route(
+        "/ws/{id}", authorize=allow_any_user, auth_aliases=["initial"], allow_query_token=True
+    )
 
     seen: list[str] = []
     app.state["seen"] = seen
@@ -422,7 +423,7 @@ async def test_no_secret_comes_out_of_a_server(
         "request_refused",
         "handler_failed",
         "authenticator_failed",
-        "ownership_failed",
+        "authorizer_failed",
         "connection_crashed",
         "http_application_failed",
         "crash_inline",

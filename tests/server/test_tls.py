@@ -320,7 +320,7 @@ async def test_a_tls_stream_of_whoever_embeds_the_server_is_secure_too(files: Fi
         return await any_user(credentials, request)
 
     app = Application(auth=authenticate)
-    app.route("/ws", owner=None)
+    app.route("/ws", authorize=None)
     asking = tls_context(TLSFiles(certificate=files.certificate, key=files.key, client_ca=files.ca))
     context = files.client("a@example.org", common_name="alice")
     async with running(Config(port=0), app) as server, trio.open_nursery() as nursery:
@@ -341,7 +341,7 @@ async def test_a_tls_stream_of_whoever_embeds_the_server_is_secure_too(files: Fi
 
 async def test_noise_on_an_open_connection_ends_that_one_alone(files: Files) -> None:
     app = Application(auth=any_user)
-    app.route("/ws", owner=None)
+    app.route("/ws", authorize=None)
     async with running(config_of(files), app) as server:
         streams = [
             await trio.open_ssl_over_tcp_stream(

@@ -17,9 +17,8 @@ from tests.support.pgbouncer import PgBouncer
 from tests.support.postgresql import PostgreSQL
 from trioserver import AuditConfig
 from trioserver.app.mailbox import Mailbox
-from trioserver.auth import User
+from trioserver.auth import SQLAuthorizer, User
 from trioserver.auth.blocks import Block, Blocks
-from trioserver.auth.ownership import SQLOwner
 from trioserver.storage import Database
 from trioserver.storage.lookup import QueryLookup
 from trioserver.telemetry.audit import Auditor
@@ -74,11 +73,13 @@ async def test_nobody_is_admitted_by_the_answer_to_another_owners_query(
     pgbouncer: PgBouncer, tables: str
 ) -> None:
     where = "= :id AND user_id = :user_id"
-    members = SQLOwner(pgbouncer.url, query=f"SELECT 1 FROM {tables}_members WHERE room_id {where}")
-    rooms = SQLOwner(pgbouncer.url, query=f"SELECT 1 FROM {tables}_rooms WHERE id {where}")
+    members = SQLAuthorizer(
+        pgbouncer.url, query=f"SELECT 1 FROM {tables}_members WHERE room_id {where}"
+    )
+    rooms = SQLAuthorizer(pgbouncer.url, query=f"SELECT 1 FROM {tables}_rooms WHERE id {where}")
     answers: Counter[tuple[str, bool | str]] = Counter()
 
-    async def ask(name: str, owner: SQLOwner) -> None:
+    async def ask(name: str, owner: SQLAuthorizer) -> None:
         for _ in range(60):
             try:
                 answers[name, await owner(User(id="mallory"), {"id": "1"})] += 1

@@ -110,7 +110,7 @@ class World:
 def make_application(world: World, path: str = "/ws/{id}", **options: Any) -> Application:
     """The application of the transcripts, and a little more."""
     app = Application(auth=world.authenticate)
-    route = app.route(path, owner=world.owns, auth_aliases=["initial"], **options)
+    route = app.route(path, authorize=world.owns, auth_aliases=["initial"], **options)
 
     @route.on("echo")
     def echo(connection: Connection, payload: Text) -> Text:

@@ -74,7 +74,7 @@ async def test_a_connection_opens_in_one_trace(autojump_clock: MockClock, world:
         "enduser.id": "alice",
         "outcome": "ready",
     }
-    for name in ("handshake", "authentication", "ownership"):
+    for name in ("handshake", "authentication", "authorization"):
         step = traced.span(name)
         assert step.parent is not None
         assert step.parent.span_id == context(connect).span_id
@@ -86,7 +86,7 @@ async def test_a_connection_opens_in_one_trace(autojump_clock: MockClock, world:
     [
         ("forged", "/ws/1", "authentication", "token_invalid", StatusCode.UNSET),
         ("broken", "/ws/1", "authentication", "internal_error", StatusCode.ERROR),
-        ("alice", "/ws/2", "ownership", "access_denied", StatusCode.UNSET),
+        ("alice", "/ws/2", "authorization", "access_denied", StatusCode.UNSET),
     ],
 )
 async def test_a_refusal_is_told_by_its_code(
@@ -119,7 +119,7 @@ async def test_who_leaves_while_verified_ends_the_spans(
         await client.send(type="auth", token="alice")
         await trio.sleep(1)
         client.vanish()
-    assert attributes(traced.span("ownership"))["outcome"] == "cancelled"
+    assert attributes(traced.span("authorization"))["outcome"] == "cancelled"
     assert attributes(traced.span("connect"))["outcome"] == "client_disconnected"
 
 

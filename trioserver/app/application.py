@@ -14,7 +14,7 @@ from trioserver.app.mailbox import Mailbox
 from trioserver.app.presence import Presence
 from trioserver.app.publishing import Publisher
 from trioserver.app.route import Route
-from trioserver.auth import Authenticator, Owner
+from trioserver.auth import Authenticator, Authorizer
 from trioserver.engine.memory import MemoryEngine
 
 HealthCheck: TypeAlias = Callable[[], Awaitable[object]]
@@ -120,7 +120,7 @@ class Application:
         self,
         path: str,
         *,
-        owner: Owner | None = None,
+        authorize: Authorizer | None = None,
         auth: Authenticator | None = None,
         greeting: str | None = None,
         auth_aliases: Iterable[str] = (),
@@ -134,7 +134,8 @@ class Application:
     ) -> Route:
         """Add a route. ``path`` may have parameters: "/ws/conversations/{conversation_id}".
 
-        - ``owner``: whether the path's resource is the user's; required where it has parameters.
+        - ``authorize``: whether the user may use the resource that the path's parameters name;
+          required if the path has parameters. See `trioserver.auth.Authorizer`.
         - ``auth``: the route's authenticator, in place of the application's.
         - ``greeting``: a text for `hello`.
         - ``auth_aliases``: message types that are accepted as `auth`, for deployed clients.
@@ -148,7 +149,7 @@ class Application:
         - ``mailbox``: deliver the messages that the application's mailbox keeps for the user.
         - ``session``: the path parameter that is a session's id. A block of that session closes
           the connections to it, whatever their token, and later ones are refused with
-          ``session_blocked`` after the owner check.
+          ``session_blocked`` after the authorization.
 
         Raises `ValueError` with what to change.
         """
@@ -160,7 +161,7 @@ class Application:
         route = Route(
             path,
             auth=auth,
-            owner=owner,
+            authorize=authorize,
             greeting=greeting,
             auth_aliases=auth_aliases,
             allow_query_token=allow_query_token,
@@ -171,10 +172,10 @@ class Application:
             mailbox=self.mailbox if mailbox else None,
             session=session,
         )
-        if owner is None and route.parameters:
+        if authorize is None and route.parameters:
             raise ValueError(
-                f"{path}: its resource needs an owner=..., an async function (user, resource) -> "
-                "bool; owner=anyone says that every authenticated user may connect"
+                f"{path}: a path with parameters needs authorize=..., an async function (user, "
+                "resource) -> bool; authorize=allow_any_user admits every authenticated user"
             )
         self._check_free(path)
         if presence is not None:
@@ -227,7 +228,7 @@ class Application:
         yield "mailbox", self._mailbox
         for route in self._routes:
             yield "auth", route.auth
-            yield "ownership", route.owner
+            yield "authorization", route.authorize
             if route.has_presence:
                 yield "presence", route.presence
         for other in self._included:
@@ -240,6 +241,6 @@ class Application:
             self._mailbox.max_message_bytes = self._publisher.max_message_bytes
 
 
-async def anyone(user: Any, resource: Mapping[str, str]) -> bool:
-    """An owner check for resources that are every authenticated user's."""
+async def allow_any_user(user: Any, resource: Mapping[str, str]) -> bool:
+    """An `Authorizer` that admits every authenticated user."""
     return True

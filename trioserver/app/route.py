@@ -13,7 +13,7 @@ from trioserver.app.mailbox import Mailbox
 from trioserver.app.mailbox.acknowledging import ACKNOWLEDGE, make_acknowledge
 from trioserver.app.paths import PathPattern
 from trioserver.app.presence import Presence
-from trioserver.auth import Authenticator, Owner
+from trioserver.auth import Authenticator, Authorizer
 from trioserver.peers.origins import OriginPolicy
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -37,7 +37,7 @@ class Route:
         path: str,
         *,
         auth: Authenticator,
-        owner: Owner | None,
+        authorize: Authorizer | None,
         greeting: str | None,
         auth_aliases: Iterable[str],
         allow_query_token: bool,
@@ -51,7 +51,7 @@ class Route:
         self._pattern = PathPattern(path)
         self.path = path
         self.auth = auth
-        self.owner = owner
+        self.authorize = authorize
         self.greeting = greeting
         self.auth_aliases = frozenset(auth_aliases)
         self.allow_query_token = allow_query_token

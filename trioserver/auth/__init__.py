@@ -6,13 +6,15 @@ from trioserver.auth.inspect import Inspection, inspect_token
 from trioserver.auth.jwks import JWKS
 from trioserver.auth.jwt import JWTAuth
 from trioserver.auth.keys import Key, KeySet, WeakSecret, make_secret
+from trioserver.auth.sql_authorizer import SQLAuthorizer
 from trioserver.auth.tokens import make_token
-from trioserver.auth.user import Authenticator, Credentials, Owner, User, id_if_given, id_of
+from trioserver.auth.user import Authenticator, Authorizer, Credentials, User, id_if_given, id_of
 from trioserver.auth.user_id import TrustedUserId
 
 __all__ = [
     "JWKS",
     "Authenticator",
+    "Authorizer",
     "ClientCertificateAuth",
     "Component",
     "Credentials",
@@ -20,7 +22,7 @@ __all__ = [
     "JWTAuth",
     "Key",
     "KeySet",
-    "Owner",
+    "SQLAuthorizer",
     "TrustedUserId",
     "User",
     "WeakSecret",

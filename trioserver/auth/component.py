@@ -10,7 +10,7 @@ import trio
 class Component:
     """Something with a part in the life of the server that uses it. Subclass it and override.
 
-    Authenticators, owner checks, presences and mailboxes may be components; the server calls these
+    Authenticators, authorizers, presences and mailboxes may be components; the server calls these
     methods of them, each component once, however many routes have it. An object that is not a
     `Component` may have methods of the same names: they are its own, and never called.
     """

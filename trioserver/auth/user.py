@@ -75,7 +75,9 @@ Authenticator: TypeAlias = Callable[[Credentials, Request], Awaitable[User | Ref
 It may be a `Component`, which has background work, files to reload, or a say in the addresses.
 """
 
-Owner: TypeAlias = Callable[[User, Mapping[str, str]], Awaitable[bool]]
-"""Whether the user owns the resource (the route's path parameters). Raising `Refusal` refuses with
-that code; any other exception is ``unavailable``: a look-up that fails admits nobody. It may
-be a `Component`."""
+Authorizer: TypeAlias = Callable[[User, Mapping[str, str]], Awaitable[bool]]
+"""An async function ``(user, resource)``: whether the user may use the resource, which is given by
+the route's path parameters. If it returns False, the client is refused with ``access_denied``.
+
+Raising a `Refusal` refuses with that code. Any other exception refuses with ``unavailable``: a
+look-up that fails admits nobody. It may be a `Component`."""

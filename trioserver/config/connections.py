@@ -16,14 +16,14 @@ class AuthConfig:
         0.1,
         300.0,
         "Time for authentication, from the accepted handshake to the `ready` message, including "
-        "token verification and the owner check. A client that takes longer is closed with "
+        "token verification and authorization. A client that takes longer is closed with "
         "`auth_timeout`.",
     )
-    ownership_timeout: float = seconds(
+    authorization_timeout: float = seconds(
         5.0,
         0.01,
         300.0,
-        "Time for the owner check of one connection. If it takes longer, the client is closed with "
+        "Time for the authorization of one connection. If it takes longer, the client is closed with "
         "`unavailable` and may try again. Keep it below auth.timeout.",
     )
     expiry_warning: float = seconds(

@@ -104,7 +104,7 @@ class TracingConfig:
     spans: str = choice(
         "off",
         ("off", "on"),
-        "Whether handshakes, authentications, owner checks and handlers create spans, with the "
+        "Whether handshakes, authentications, authorizations and handlers create spans, with the "
         "tracer provider of the process.",
     )
 

@@ -117,7 +117,7 @@ def make(
     application.add_health_check("dashboard", database.check_health)
     route = application.route(
         PATH,
-        owner=is_administrator,
+        authorize=is_administrator,
         allow_query_token=True,
         origins=origins,
         presence=presence,

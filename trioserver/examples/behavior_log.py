@@ -202,7 +202,7 @@ def make(
     route = application.route(
         PATH,
         auth=JWTAuth(secret=secret, audience=audiences.BEHAVIOR_LOG, required=own),
-        owner=is_theirs,
+        authorize=is_theirs,
         session="session_id",
         allow_query_token=True,
     )

@@ -23,8 +23,7 @@ import msgspec
 import trio
 
 from trioserver import Application, Connection, Mailbox, Presence, Refusal, Server
-from trioserver.auth import Authenticator
-from trioserver.auth.ownership import SQLOwner
+from trioserver.auth import Authenticator, SQLAuthorizer
 from trioserver.examples.conversation_store import Page, Store, answered, words_of
 from trioserver.storage import Database
 
@@ -79,7 +78,7 @@ def make(
     mailbox = Mailbox(database, box="conversations")
     application = Application(auth=auth, lifespan=lifespan, mailbox=mailbox)
     application.add_health_check("database", database.check_health)
-    owner = SQLOwner(
+    may_join = SQLAuthorizer(
         database,
         table="members",
         id_column="conversation_id",
@@ -88,7 +87,7 @@ def make(
     )
     route = application.route(
         PATH,
-        owner=owner,
+        authorize=may_join,
         auth_aliases=["initial"],
         presence=Presence(grace=GRACE),
         mailbox=True,

@@ -341,7 +341,7 @@ class Lifecycle:
             self.connection,
             credentials,
             blocks=self._blocks,
-            ownership_timeout=self._config.auth.ownership_timeout,
+            authorization_timeout=self._config.auth.authorization_timeout,
         )
 
     # -------------------------------------------------------------------------- time

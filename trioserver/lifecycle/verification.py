@@ -25,7 +25,7 @@ async def verify(
     credentials: Credentials,
     *,
     blocks: Blocks,
-    ownership_timeout: float,
+    authorization_timeout: float,
 ) -> User:
     """The user, authenticated, found to own the resource, and not blocked. Raises `Refusal`.
 
@@ -47,8 +47,8 @@ async def verify(
         session = connection.session
         if session is None:  # where there is one, whose it is comes first
             blocks.check(user)
-        with step(connection, "ownership"):
-            await _check_owner(connection, user, ownership_timeout)
+        with step(connection, "authorization"):
+            await _authorize(connection, user, authorization_timeout)
         blocks.check(user, connection.resource, session=session)
         if user.expires_at is not None and user.expires_at <= connection._wall_clock():
             raise Refusal("token_expired")  # perhaps only while the owner was looked up
@@ -70,19 +70,19 @@ async def _authenticate(connection: Connection, credentials: Credentials) -> Use
     return user
 
 
-async def _check_owner(connection: Connection, user: User, timeout: float) -> None:
-    owner = connection.route.owner
-    if owner is None:
+async def _authorize(connection: Connection, user: User, timeout: float) -> None:
+    authorize = connection.route.authorize
+    if authorize is None:
         return
-    owned: object = False
+    allowed: object = False
     try:
         with trio.move_on_after(timeout) as scope:  # `fail_after` costs a generator
-            owned = await owner(user, connection.resource)
+            allowed = await authorize(user, connection.resource)
         if scope.cancelled_caught:
             raise trio.TooSlowError
     except Exception as error:
-        raise _refusal_for(connection, "ownership_failed", error, "unavailable") from None
-    if owned is not True:  # nothing that is merely truthy, such as a forgotten coroutine
+        raise _refusal_for(connection, "authorizer_failed", error, "unavailable") from None
+    if allowed is not True:  # nothing that is merely truthy, such as a forgotten coroutine
         raise Refusal("access_denied")
 
 

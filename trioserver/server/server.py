@@ -147,7 +147,7 @@ class Server:
         return part.lifespan(part) if len(wanted) == 1 else part.lifespan(part, self)
 
     def _parts(self) -> list[Any]:
-        """Authenticators, owner checks and the like, each once."""
+        """Authenticators, authorizers and the like, each once."""
         return list({id(part): part for _, part in self.application.components()}.values())
 
     def _services(self) -> list[Callable[..., Any]]:
@@ -298,7 +298,7 @@ class Server:
         when all its parameters do.
 
         Connections that are being verified match as well, so whoever withdraws a right in a
-        database and then calls this keeps out a connection whose owner check was on its way. Where
+        database and then calls this keeps out a connection whose authorizer was on its way. Where
         it is not known yet who that is, the connection is closed as soon as it is known; such are
         not counted. Connections that come later are not affected: see `block`.
 

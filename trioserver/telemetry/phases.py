@@ -17,7 +17,7 @@ class Phase(StrEnum):
     AUTHENTICATING = "authenticating"
     """Until the authenticator has returned the user."""
     AUTHORIZING = "authorizing"
-    """Until the owner check has succeeded and `ready` has been written to the transport."""
+    """Until the authorizer has succeeded and `ready` has been written to the transport."""
     READY = "ready"
     """Messages are handled. Registry, presence, observers, audit and hooks see it from here on."""
     CLOSING = "closing"

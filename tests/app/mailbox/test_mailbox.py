@@ -31,13 +31,13 @@ from trioserver import (
     Credentials,
     Mailbox,
     MailboxFull,
-    Posted,
     Refusal,
     Request,
+    SendReceipt,
     Server,
     TooBigToSendError,
     User,
-    anyone,
+    allow_any_user,
     serve,
 )
 from trioserver.app.mailbox.room import Room, Totals
@@ -108,7 +108,7 @@ async def posting(
 ) -> AsyncIterator[Post]:
     mailbox = Mailbox(database, **options)
     app = Application(auth=by_name, mailbox=mailbox)
-    app.route("/ws/{id}", owner=anyone, mailbox=True)
+    app.route("/ws/{id}", authorize=allow_any_user, mailbox=True)
     app.route("/no-mail")
     async with trio.open_nursery() as nursery:
         server = await nursery.start(serve, app, config or Config(port=0))
@@ -814,7 +814,7 @@ async def test_a_database_of_the_applications_own_is_not_closed(database_url: st
 async def test_sending_cancelled_at_any_moment_leaves_the_mailbox_whole(sqlite_url: str) -> None:
     async with posting(sqlite_url) as post:
         client = await post.connect()
-        sent: list[Posted] = []
+        sent: list[SendReceipt] = []
         for n in range(40):
             with trio.move_on_after(n * 0.0002):
                 sent.append(await post.mailbox.send("alice", "note", n))

@@ -16,7 +16,7 @@ import structlog
 from tests.benchmarks.peers.common import announce
 from tests.benchmarks.settings import TOPIC, Settings
 from trioserver import Application, Config, Connection, JWTAuth, LimitsConfig, Server, run
-from trioserver.auth.ownership import SQLOwner
+from trioserver.auth import SQLAuthorizer
 
 # All limits are on, and above what one generator at one address does.
 LIMITS: Final = LimitsConfig(
@@ -41,8 +41,8 @@ class Length:
 
 def make_application(settings: Settings) -> Application:
     app = Application(auth=JWTAuth(secret=settings.secret))
-    owner = SQLOwner(f"sqlite:///{settings.database}", table="rooms")
-    rooms = app.route("/ws/rooms/{room_id}", owner=owner)
+    owner = SQLAuthorizer(f"sqlite:///{settings.database}", table="rooms")
+    rooms = app.route("/ws/rooms/{room_id}", authorize=owner)
 
     def handle(connection: Connection, message: Message) -> Length:
         return Length(len(message.text))

@@ -202,7 +202,7 @@ async def test_it_checks_a_server_with_its_secret(tmp_path: Path) -> None:
     async def owns(user: User, resource: Mapping[str, str]) -> bool:
         return user.id == "alice"
 
-    app.route("/ws/{id}", owner=owns)
+    app.route("/ws/{id}", authorize=owns)
     app.route("/open")
     config = Config(port=0, auth=AuthConfig(timeout=0.3))
     token = make_token(secret, subject="alice")

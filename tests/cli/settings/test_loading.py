@@ -249,7 +249,10 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
             "heartbeat.intervall = 1",
             "trioserver.heartbeat.intervall; did you mean heartbeat.interval",
         ),
-        ("auth.zzzz = 1", "known here: auth.expiry_warning, auth.ownership_timeout, auth.timeout"),
+        (
+            "auth.zzzz = 1",
+            "known here: auth.expiry_warning, auth.authorization_timeout, auth.timeout",
+        ),
         (
             "zzzzzzzz = 1",
             "trioserver.zzzzzzzz; known here: admin, audit, auth, certificate, client_ca, ",

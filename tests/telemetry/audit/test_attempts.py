@@ -15,7 +15,15 @@ from starlette.routing import Route
 
 from tests.support.databases import eventually, sqlite
 from tests.support.http import Site, site
-from trioserver import Application, AuditConfig, AuditQuery, Config, JWTAuth, OriginConfig, anyone
+from trioserver import (
+    Application,
+    AuditConfig,
+    AuditQuery,
+    Config,
+    JWTAuth,
+    OriginConfig,
+    allow_any_user,
+)
 from trioserver.auth import make_secret, make_token
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate, record_attempt
@@ -47,7 +55,7 @@ async def recording(url: str) -> AsyncIterator[Site]:
     routes = [Route("/login", log_in), Route("/verify", verify)]
     web = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)
     application = Application(auth=JWTAuth(secret=SECRET), http=web)
-    application.route("/ws", owner=anyone)
+    application.route("/ws", authorize=allow_any_user)
     audit = AuditConfig(database=url, flush_interval=0.01)
     origins = OriginConfig(allow=("https://good.test",))
     async with site(application, Config(port=0, audit=audit, origins=origins)) as place:

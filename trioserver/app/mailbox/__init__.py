@@ -12,7 +12,7 @@ with a connection that dies with bytes on their way. It comes twice when the ser
 moment between a delivery and its record: the ``id`` tells.
 """
 
-from trioserver.app.mailbox.mailbox import Mailbox, Posted
+from trioserver.app.mailbox.mailbox import Mailbox, SendReceipt
 from trioserver.app.mailbox.room import MailboxFull
 
-__all__ = ["Mailbox", "MailboxFull", "Posted"]
+__all__ = ["Mailbox", "MailboxFull", "SendReceipt"]

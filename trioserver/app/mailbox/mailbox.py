@@ -40,7 +40,7 @@ _log: Final = structlog.get_logger("trioserver")
 
 
 @attrs.frozen(kw_only=True)
-class Posted:
+class SendReceipt:
     """What became of a message: its ``id``, and to how many connections it has been given.
 
     With 0 ``connections`` it waits. ``dropped`` counts older messages of the user that had to go to
@@ -60,8 +60,8 @@ class Mailbox(Component):
     mailboxes of several applications apart that share a database; each is for one server process.
 
     For each user at most ``max_messages`` wait, of ``max_bytes`` together, for ``max_age`` seconds.
-    Beyond that the oldest go: `Posted` tells the sender how many, and ``mailbox.dropped`` the user,
-    with the ``count``, at the next `ready`.
+    Beyond that the oldest are dropped: `SendReceipt` tells the sender how many, and the message
+    ``mailbox.dropped``, with the ``count``, tells the user at the next `ready`.
 
     For all users of the box together at most ``max_total_messages`` wait, of ``max_total_bytes``
     together, for ``max_users`` different users. Beyond that nothing goes: `send` raises
@@ -129,7 +129,7 @@ class Mailbox(Component):
         *,
         resource: Mapping[str, str] | None = None,
         key: str | None = None,
-    ) -> Posted:
+    ) -> SendReceipt:
         """Send a message to a user: now, where the user is connected, or at the next `ready`.
 
         When this returns, the message survives a crash. Messages are delivered in the order in
@@ -162,7 +162,7 @@ class Mailbox(Component):
                 given = desk.give(letter, here)
         if dropped:
             _log.warning("kept_messages_dropped", count=dropped)
-        return Posted(id=letter.id, connections=given, dropped=dropped)
+        return SendReceipt(id=letter.id, connections=given, dropped=dropped)
 
     async def withdraw(self, user: str | User, key: str) -> bool:
         """Take back the message with this ``key``; whether it still waited. Raises as `send`.

@@ -1,8 +1,8 @@
-"""Whose is it? Ownership looked up in a database, for all who wait in one query.
+"""Authorization by a look-up in a database: one query for all look-ups that wait.
 
-A look-up ends in one of three ways: it is theirs, it is not (or is not there, which looks the
-same), or nobody can say at the moment. The last is ``unavailable``, never ``access_denied``: a
-database that is down says nothing about anybody, and admits nobody.
+A look-up has one of three results. The resource is the user's; it is not, or does not exist, which
+looks the same; or the database did not answer. The last is ``unavailable``, never
+``access_denied``: a database that is down says nothing about a user, and admits none.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ from trioserver.storage import Batcher, BatchFailed, BatchOverflow, Database
 if TYPE_CHECKING:
     from trioserver.storage.lookup import Key, Lookup
 
-_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
+_log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("trioserver")
 
 
-class SQLOwner(Component):
-    """An `Owner` that asks SQLite or PostgreSQL. Pass it as ``owner=`` of a route.
+class SQLAuthorizer(Component):
+    """An `Authorizer` that asks SQLite or PostgreSQL. Pass it as ``authorize=`` of a route.
 
-    Either ``table`` says where to look: a row with the path's id in ``id_column`` and the user's
-    id in ``owner_column``. ``parameter`` names the path parameter, None means the only one. Or
-    ``query`` is a SELECT with ``:user_id`` and the names of path parameters, which finds a row
-    whose first value is not zero, false or NULL if the user may. The table is several times
-    faster, the query is for all else: conditions, joins, an id that thousands may use.
+    Give either a table or a query:
 
-    Ids are compared as text: "01" is not 1, and a UUID is written in lower case, with hyphens.
-    An id column should have an index, and be of a type of integers, text or uuid to make use of it.
+    - ``table``: the user may use the resource if there is a row with the path's id in
+      ``id_column`` and the user's id in ``owner_column``. ``parameter`` names the path parameter;
+      None means the only one. This is several times faster than a query.
+    - ``query``: a SELECT with ``:user_id`` and the names of path parameters. The user may use the
+      resource if the first value of the first row is not zero, false or NULL. It can express
+      conditions and joins, and suits an id that thousands of users may use.
 
-    ``denied`` is the message of an ``access_denied``; None has the look-up return False instead.
-    ``timeout``, in seconds, bounds a look-up. ``max_waiting`` is how many may wait at once.
+    Ids are compared as text: "01" is not 1, and a UUID is written in lower case, with hyphens. The
+    id column needs an index, which is used if the column's type is an integer, text or uuid.
 
-    A URL is opened by `run` and closed at its end; a `Database` is whoever's opened it. Raises
-    `ValueError` and `ImportError` as `Database` does.
+    ``denied`` is the message of the error ``access_denied``; if None, the default message is sent.
+    ``timeout``, in seconds, bounds a look-up. ``max_waiting`` bounds how many wait at once.
+
+    If ``database`` is a URL, `run` opens and closes it; a `Database` is opened by its owner. Raises
+    `ValueError` and `ImportError`, as `Database` does.
     """
 
     def __init__(
@@ -77,9 +80,9 @@ class SQLOwner(Component):
                 self._lookup = QueryLookup(query)
                 self._parameters = self._lookup.parameters
             case _:
-                raise ValueError("SQLOwner takes one of the two: table= or query=")
+                raise ValueError("give either table= or query=, not both")
         self._denied = denied
-        # A little less than its callers wait, so that they hear the reason.
+        # A little less than its callers wait, so that they get the reason.
         self._read_timeout = 0.9 * timeout
         self._trouble: str | None = None
         # The database's own deadline comes first, even in a busy process: it is what gets logged.
@@ -88,25 +91,30 @@ class SQLOwner(Component):
         )
 
     async def __call__(self, user: User, resource: Mapping[str, str]) -> bool:
-        """Raises `Refusal`: ``unavailable``, or ``access_denied`` if ``denied`` was given. Raises
-        `RuntimeError` while `run` is not running. Cancelling it leaves nothing behind."""
+        """Return whether the user may use the resource.
+
+        Raises `Refusal`: ``unavailable``, or ``access_denied`` if ``denied`` was given. Raises
+        `RuntimeError` while `run` is not running. Cancelling it leaves nothing behind.
+        """
         key = (user.id, *self._values(resource))
         try:
-            owns = all(map(self._plausible, key)) and await self._batcher.get(key)
+            allowed = all(map(self._plausible, key)) and await self._batcher.get(key)
         except (trio.TooSlowError, BatchFailed, BatchOverflow) as error:
             raise Refusal("unavailable") from error
-        if not owns and self._denied is not None:
+        if not allowed and self._denied is not None:
             raise Refusal("access_denied", self._denied)
-        return owns
+        return allowed
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answers look-ups until it is cancelled. Starts with the database down, too; only an
-        SQLite file in an impossible place stops it, with `DatabaseUnavailable`."""
+        """Answer look-ups until cancelled. It also starts while the database is down.
+
+        Raises `DatabaseUnavailable` if the file of an SQLite database cannot be where it should be.
+        """
         async with self._database if self._opens else nullcontext():
             await self._batcher.run(task_status=task_status)
 
     async def check_health(self) -> None:
-        """Raises while the database does not answer."""
+        """Raise `DatabaseUnavailable` while the database does not answer."""
         await self._database.check_health()
 
     def _values(self, resource: Mapping[str, str]) -> list[str]:
@@ -116,8 +124,8 @@ class SQLOwner(Component):
             (only,) = resource.values()
         except (KeyError, ValueError):
             raise LookupError(
-                f"the look-up needs {self._parameters or 'one path parameter, or parameter='}, "
-                f"the route has {tuple(resource)}"
+                f"SQLAuthorizer needs {self._parameters or 'one path parameter, or parameter='}, "
+                f"but the route's path has the parameters {tuple(resource)}"
             ) from None
         return [only]
 
@@ -133,11 +141,11 @@ class SQLOwner(Component):
         return answers
 
     def _note(self, trouble: str | None) -> None:
-        """One line when it begins and one when it ends, however many look-ups fail meanwhile."""
+        """Log one line when look-ups begin to fail, and one when they succeed again."""
         if trouble == self._trouble:
             return
         self._trouble = trouble
         if trouble is None:
-            _log.info("ownership_available", database=repr(self._database))
+            _log.info("authorizer_available", database=repr(self._database))
         else:
-            _log.error("ownership_unavailable", database=repr(self._database), reason=trouble)
+            _log.error("authorizer_unavailable", database=repr(self._database), reason=trouble)

@@ -15,7 +15,7 @@ from protocol import Refusal
 from tests.support.databases import eventually
 from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
-from trioserver.auth.ownership import SQLOwner
+from trioserver.auth import SQLAuthorizer
 from trioserver.auth.user import User
 from trioserver.storage import Database, DatabaseUnavailable
 
@@ -76,7 +76,7 @@ async def test_owners_are_told_from_others_whatever_the_columns_are(
     database: Database, way: Way, nursery: trio.Nursery
 ) -> None:
     await fill(database, INTEGERS, (1, 7), (2, 8), (-3, 7), (4, None), (2**63 - 1, 7))
-    owner = SQLOwner(database, **BY[way])
+    owner = SQLAuthorizer(database, **BY[way])
     await nursery.start(owner.run)
     for id_, expected in {
         "1": True,
@@ -95,7 +95,7 @@ async def test_ids_that_are_text_are_compared_letter_by_letter(
 ) -> None:
     ids = ["abc", "01", "1.0", "1e3", "٣", "a'b", "%", UUID.upper(), "x" * 1024]
     await fill(database, TEXTS, *((id_, "ann") for id_ in ids))
-    owner = SQLOwner(database, **BY[way])
+    owner = SQLAuthorizer(database, **BY[way])
     await nursery.start(owner.run)
     for id_ in ids:
         assert await owner(user("ann"), conversation(id_)), id_
@@ -109,7 +109,7 @@ async def test_uuids_mean_the_same_in_any_case_and_have_no_other_spelling(
     database: Database, way: Way, nursery: trio.Nursery
 ) -> None:
     await fill(database, "id UUID PRIMARY KEY, user_id UUID", (UUID, UUID))
-    owner = SQLOwner(database, **BY[way])
+    owner = SQLAuthorizer(database, **BY[way])
     await nursery.start(owner.run)
     assert await owner(user(UUID), conversation(UUID))
     has_the_type = "postgresql" in repr(database)  # to SQLite they are text like any other
@@ -138,7 +138,7 @@ async def test_garbage_is_nobodys_and_disturbs_nobody(
     real = "1" if column != "UUID" else UUID.replace("a", "b")
     value: object = int(real) if column not in {"UUID", "TEXT"} else real
     await fill(database, f"id {column} PRIMARY KEY, user_id {column}", (value, value))
-    owner = SQLOwner(database, **BY[way], timeout=5)
+    owner = SQLAuthorizer(database, **BY[way], timeout=5)
     await nursery.start(owner.run)
     answers: dict[tuple[str, str], bool] = {}
 
@@ -157,7 +157,7 @@ async def test_2000_that_wait_at_once_share_few_queries(
     database: Database, nursery: trio.Nursery
 ) -> None:
     await fill(database, INTEGERS, *((number, number % 2) for number in range(1000)))
-    owner = SQLOwner(database, **BY["table"], timeout=10)
+    owner = SQLAuthorizer(database, **BY["table"], timeout=10)
     await nursery.start(owner.run)
     answers: list[bool] = []
 
@@ -179,7 +179,7 @@ async def test_an_integer_column_is_searched_by_its_index_on_postgresql(
     async with Database(postgresql_url) as database:
         await fill(database, INTEGERS, *((number, 7) for number in range(3)))
         await database.run(lambda c: c.execute(text("SET enable_seqscan = off")))
-        owner = SQLOwner(database, **BY["table"])
+        owner = SQLAuthorizer(database, **BY["table"])
         await nursery.start(owner.run)
         with queries_of(database) as queries:
             assert await owner(user(), conversation("1"))
@@ -196,7 +196,7 @@ async def test_a_table_may_have_a_schema_other_columns_and_many_owners(
         schema = await database.read(lambda c: c.execute(text("SHOW search_path")).scalar_one())
         await database.run(lambda c: c.execute(text('CREATE TABLE "order" ("Room" INT, who INT)')))
         await database.run(lambda c: c.execute(text('INSERT INTO "order" VALUES (1, 7), (1, 8)')))
-        owner = SQLOwner(
+        owner = SQLAuthorizer(
             database,
             table=f"{schema}.order",
             id_column="Room",
@@ -216,7 +216,7 @@ async def test_letters_the_database_does_not_have_are_nobodys(
     url = postgresql.url.replace("/postgres?", f"/latin_{way}?")
     async with Database(url) as database:
         await fill(database, TEXTS, ("é", "7"), ("b", "7"))
-        owner = SQLOwner(database, **BY[way])
+        owner = SQLAuthorizer(database, **BY[way])
         await nursery.start(owner.run)
         answers = {}
 
@@ -243,7 +243,7 @@ async def test_a_query_whose_row_says_no_means_no(
     database: Database, query: str, owns: bool, nursery: trio.Nursery
 ) -> None:
     await fill(database, INTEGERS, (1, 7))
-    owner = SQLOwner(database, query=query)
+    owner = SQLAuthorizer(database, query=query)
     await nursery.start(owner.run)
     assert await owner(user(), conversation("1")) is owns
 
@@ -252,7 +252,7 @@ async def test_user_id_is_the_tokens_whatever_the_path_says(
     database: Database, nursery: trio.Nursery
 ) -> None:
     await fill(database, INTEGERS, (1, 7))
-    owner = SQLOwner(database, query=QUERY)
+    owner = SQLAuthorizer(database, query=QUERY)
     await nursery.start(owner.run)
     assert not await owner(user("8"), {"conversation_id": "1", "user_id": "7"})
 
@@ -261,7 +261,7 @@ async def test_denied_says_the_same_for_what_is_not_there_and_what_is_anothers(
     database: Database, way: Way, nursery: trio.Nursery
 ) -> None:
     await fill(database, INTEGERS, (1, 7), (2, 8))
-    owner = SQLOwner(database, **BY[way], denied="Not yours, or not there.")
+    owner = SQLAuthorizer(database, **BY[way], denied="Not yours, or not there.")
     await nursery.start(owner.run)
     assert await owner(user(), conversation("1"))
     refusals = []
@@ -277,7 +277,7 @@ async def test_denied_says_the_same_for_what_is_not_there_and_what_is_anothers(
 # --- When nobody can say ---
 
 
-async def refused(owner: SQLOwner, id_: str = "1") -> str:
+async def refused(owner: SQLAuthorizer, id_: str = "1") -> str:
     with pytest.raises(Refusal) as caught:
         await owner(user(), conversation(id_))
     return caught.value.code
@@ -286,14 +286,14 @@ async def refused(owner: SQLOwner, id_: str = "1") -> str:
 async def test_a_missing_table_is_unavailable_till_it_is_there_and_logged_once(
     database: Database, way: Way, nursery: trio.Nursery
 ) -> None:
-    owner = SQLOwner(database, **BY[way], denied="no")
+    owner = SQLAuthorizer(database, **BY[way], denied="no")
     await nursery.start(owner.run)
     with capture_logs() as log:
         for _ in range(3):
             assert await refused(owner) == "unavailable"
         await fill(database, INTEGERS, (1, 7))
         assert await owner(user(), conversation("1"))
-    assert [line["event"] for line in log] == ["ownership_unavailable", "ownership_available"]
+    assert [line["event"] for line in log] == ["authorizer_unavailable", "authorizer_available"]
     assert "conversations" in log[0]["reason"]
 
 
@@ -301,7 +301,7 @@ async def test_a_column_may_change_its_type_under_way(
     database: Database, nursery: trio.Nursery
 ) -> None:
     await fill(database, INTEGERS, (1, 7))
-    owner = SQLOwner(database, table="conversations")
+    owner = SQLAuthorizer(database, table="conversations")
     await nursery.start(owner.run)
     assert await owner(user(), conversation("1"))
     await database.run(lambda c: c.execute(text("DROP TABLE conversations")))
@@ -315,7 +315,7 @@ async def test_a_server_starts_with_its_database_down_and_recovers_when_it_is_ba
 ) -> None:
     async with Database(postgresql_url) as database:
         await fill(database, INTEGERS, (1, 7))
-    owner = SQLOwner(postgresql_url, **BY[way], denied="no", timeout=1)
+    owner = SQLAuthorizer(postgresql_url, **BY[way], denied="no", timeout=1)
     with postgresql.down():
         await nursery.start(owner.run)
         assert await refused(owner) == "unavailable"
@@ -331,7 +331,7 @@ async def test_a_hung_database_is_unavailable_in_time_and_recovers(
 ) -> None:
     async with Database(postgresql_url) as database:
         await fill(database, INTEGERS, (1, 7))
-    owner = SQLOwner(postgresql_url, **BY["table"], denied="no", timeout=1)
+    owner = SQLAuthorizer(postgresql_url, **BY["table"], denied="no", timeout=1)
     await nursery.start(owner.run)
     assert await owner(user(), conversation("1"))
     codes: list[str] = []
@@ -357,7 +357,7 @@ async def test_a_hung_database_is_unavailable_in_time_and_recovers(
 
 async def test_a_full_queue_is_unavailable(database: Database, nursery: trio.Nursery) -> None:
     await fill(database, INTEGERS, (1, 7))
-    owner = SQLOwner(database, **BY["table"], max_waiting=2)
+    owner = SQLAuthorizer(database, **BY["table"], max_waiting=2)
     await nursery.start(owner.run)
     results: list[object] = []
 
@@ -377,7 +377,7 @@ async def test_cancelling_at_any_moment_leaves_nothing_behind(
     database: Database, way: Way, nursery: trio.Nursery
 ) -> None:
     await fill(database, INTEGERS, (1, 7))
-    owner = SQLOwner(database, **BY[way])
+    owner = SQLAuthorizer(database, **BY[way])
     await nursery.start(owner.run)
     for ticks in range(20):
         async with trio.open_nursery() as callers:
@@ -393,12 +393,12 @@ async def test_cancelling_at_any_moment_leaves_nothing_behind(
 
 async def test_without_run_it_says_what_is_missing(database: Database) -> None:
     with pytest.raises(RuntimeError, match="run in a nursery"):
-        await SQLOwner(database, table="conversations")(user(), conversation("1"))
+        await SQLAuthorizer(database, table="conversations")(user(), conversation("1"))
 
 
 async def test_an_sqlite_file_in_an_impossible_place_stops_the_start() -> None:
     with pytest.raises(DatabaseUnavailable, match="Make /nowhere a directory"):
-        await SQLOwner("sqlite:////nowhere/test.db", table="conversations").run()
+        await SQLAuthorizer("sqlite:////nowhere/test.db", table="conversations").run()
 
 
 # --- Options ---
@@ -407,8 +407,8 @@ async def test_an_sqlite_file_in_an_impossible_place_stops_the_start() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "one of the two"),
-        ({"table": "t", "query": QUERY}, "one of the two"),
+        ({}, "either table= or query="),
+        ({"table": "t", "query": QUERY}, "either table= or query="),
         ({"query": "SELECT 1 FROM t WHERE id = :id"}, "no :user_id"),
         ({"table": "t; DROP TABLE t"}, "is not the name"),
         ({"table": 'a"b'}, "is not the name"),
@@ -421,7 +421,7 @@ async def test_an_sqlite_file_in_an_impossible_place_stops_the_start() -> None:
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        SQLOwner("test.db", **options)
+        SQLAuthorizer("test.db", **options)
 
 
 @pytest.mark.parametrize(
@@ -436,5 +436,5 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], reason:
 async def test_a_route_without_the_parameter_is_a_mistake_and_admits_nobody(
     options: dict[str, Any], resource: dict[str, str]
 ) -> None:
-    with pytest.raises(LookupError, match="the look-up needs"):
-        await SQLOwner("test.db", **options)(user(), resource)
+    with pytest.raises(LookupError, match="SQLAuthorizer needs"):
+        await SQLAuthorizer("test.db", **options)(user(), resource)

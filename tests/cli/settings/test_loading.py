@@ -251,7 +251,7 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
         ),
         (
             "auth.zzzz = 1",
-            "known here: auth.expiry_warning, auth.authorization_timeout, auth.timeout",
+            "known here: auth.authorization_timeout, auth.expiry_warning, auth.timeout",
         ),
         (
             "zzzzzzzz = 1",

@@ -23,8 +23,8 @@ class AuthConfig:
         5.0,
         0.01,
         300.0,
-        "Time for the authorization of one connection. If it takes longer, the client is closed with "
-        "`unavailable` and may try again. Keep it below auth.timeout.",
+        "Time for the authorization of one connection. If it takes longer, the client is closed "
+        "with `unavailable` and may try again. Keep it below auth.timeout.",
     )
     expiry_warning: float = seconds(
         60.0,

@@ -240,7 +240,6 @@ class Connection:
     # ------------------------------------------------------------- for the rest of the server
 
     @property
-    @property
     def _was_ready(self) -> bool:
         """Whether `ready` has left."""
         return self._phases.ready is not None

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from protocol import Disconnect, Id, Refusal, RequestError, TooBigToSendError
     from trioserver.app.application import Application, allow_any_user
     from trioserver.app.connection import Connection, ConnectionStatistics
-    from trioserver.app.mailbox import Mailbox, MailboxFull, SendReceipt
+    from trioserver.app.mailbox import Mailbox, MailboxFullError, SendReceipt
     from trioserver.app.member import Member
     from trioserver.app.presence import Presence, PresenceEntry
     from trioserver.app.route import Route
     from trioserver.auth import ClientCertificateAuth, Component, Credentials, JWTAuth, User
-    from trioserver.auth.blocks import Block, TooManyBlocks
+    from trioserver.auth.blocks import Block, TooManyBlocksError
     from trioserver.config import (
         AdminConfig,
         AuditConfig,
@@ -91,7 +91,7 @@ __all__ = [
     "ListenConfig",
     "LogConfig",
     "Mailbox",
-    "MailboxFull",
+    "MailboxFullError",
     "Member",
     "Observer",
     "OriginConfig",
@@ -112,7 +112,7 @@ __all__ = [
     "TLSConfig",
     "TaskReport",
     "TooBigToSendError",
-    "TooManyBlocks",
+    "TooManyBlocksError",
     "TracingConfig",
     "User",
     "allow_any_user",
@@ -157,7 +157,7 @@ _HOMES: Final = {
     "ListenConfig": "trioserver.config",
     "LogConfig": "trioserver.config",
     "Mailbox": "trioserver.app.mailbox",
-    "MailboxFull": "trioserver.app.mailbox",
+    "MailboxFullError": "trioserver.app.mailbox",
     "Member": "trioserver.app.member",
     "Observer": "trioserver.telemetry.observer",
     "OriginConfig": "trioserver.config",
@@ -178,7 +178,7 @@ _HOMES: Final = {
     "TLSConfig": "trioserver.config",
     "TooBigToSendError": "protocol",
     "TaskReport": "trioserver.server.inspection",
-    "TooManyBlocks": "trioserver.auth.blocks",
+    "TooManyBlocksError": "trioserver.auth.blocks",
     "TracingConfig": "trioserver.config",
     "User": "trioserver.auth",
     "allow_any_user": "trioserver.app.application",

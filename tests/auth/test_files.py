@@ -14,7 +14,7 @@ from jwt.algorithms import ECAlgorithm
 from structlog.testing import capture_logs
 
 from protocol import Refusal
-from trioserver.auth import JWTAuth, WeakSecret, make_secret, make_token
+from trioserver.auth import JWTAuth, WeakSecretError, make_secret, make_token
 
 FIRST, SECOND = make_secret(), make_secret()
 PRIVATE = generate_private_key(SECP256R1())
@@ -157,7 +157,7 @@ def test_a_bad_file_stops_the_start(tmp_path: Path) -> None:
     path.write_text("changeme")
     with pytest.raises(ValueError, match=r"`trioserver secret`"):
         JWTAuth(secret_file=path)
-    assert issubclass(WeakSecret, ValueError)
+    assert issubclass(WeakSecretError, ValueError)
 
 
 @pytest.mark.parametrize("form", ["PEM", "JWK", "JWK set"])

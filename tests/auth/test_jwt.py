@@ -18,7 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import Refusal
-from trioserver.auth import Credentials, JWTAuth, Key, User, WeakSecret, make_secret, make_token
+from trioserver.auth import (
+    Credentials,
+    JWTAuth,
+    Key,
+    User,
+    WeakSecretError,
+    make_secret,
+    make_token,
+)
 from trioserver.auth.tokens import PrivateKey
 from trioserver.websocket.request import Request
 
@@ -431,7 +439,7 @@ def test_a_wrong_option_is_refused(options: dict[str, Any], message: str) -> Non
 
 
 def test_a_weak_secret_is_refused() -> None:
-    with pytest.raises(WeakSecret):
+    with pytest.raises(WeakSecretError):
         JWTAuth(secret="your-256-bit-secret")
 
 

@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trioserver.auth import Key, KeySet, WeakSecret, make_secret, make_token
+from trioserver.auth import Key, KeySet, WeakSecretError, make_secret, make_token
 from trioserver.auth.keys import Material
 
 RSA = rsa.generate_private_key(65537, 2048)
@@ -178,7 +178,7 @@ def test_a_secret_has_the_algorithms_it_is_long_enough_for(
 def test_a_weak_secret_is_refused_in_one_sentence_that_says_what_to_do(
     secret: str | bytes | None, fault: str
 ) -> None:
-    with pytest.raises(WeakSecret, match=fault) as caught:
+    with pytest.raises(WeakSecretError, match=fault) as caught:
         Key.secret(secret)
     message = str(caught.value)
     assert "`trioserver secret`" in message
@@ -206,10 +206,10 @@ GOOD = make_secret()
 def test_what_stands_around_a_secret_is_not_silently_part_of_it(
     secret: str | bytes, fault: str
 ) -> None:
-    with pytest.raises(WeakSecret, match=f"^The secret {fault}") as caught:
+    with pytest.raises(WeakSecretError, match=f"^The secret {fault}") as caught:
         Key.secret(secret)
     assert GOOD not in str(caught.value)
-    with pytest.raises(WeakSecret, match=f"^The secret {fault}"):
+    with pytest.raises(WeakSecretError, match=f"^The secret {fault}"):
         make_token(secret, subject="alice")
 
 
@@ -240,7 +240,7 @@ def test_a_public_key_in_any_form_is_not_taken_for_a_secret(algorithm: str) -> N
         base64.encodebytes(der),
         json.dumps(jwk_of(algorithm)),
     ):
-        with pytest.raises(WeakSecret, match=r"Key\.from_pem"):
+        with pytest.raises(WeakSecretError, match=r"Key\.from_pem"):
             Key.secret(form)
 
 

@@ -17,7 +17,7 @@ from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
 from trioserver.auth import SQLAuthorizer
 from trioserver.auth.user import User
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 
 QUERY = "SELECT 1 FROM conversations WHERE id = :conversation_id AND user_id = :user_id"
 UUID = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
@@ -348,8 +348,8 @@ async def test_a_hung_database_is_unavailable_in_time_and_recovers(
         await eventually(lambda: bool(log))
     assert codes == ["unavailable"] * 600
     assert [line["reason"] for line in log] == [
-        "trioserver.storage.errors.DatabaseUnavailable: The database did not answer within 0.9 s "
-        "(postgresql+psycopg:///postgres)."
+        "trioserver.storage.errors.DatabaseUnavailableError: "
+        "The database did not answer within 0.9 s (postgresql+psycopg:///postgres)."
     ]
     assert await owner(user(), conversation("1"))
     nursery.cancel_scope.cancel()
@@ -397,7 +397,7 @@ async def test_without_run_it_says_what_is_missing(database: Database) -> None:
 
 
 async def test_an_sqlite_file_in_an_impossible_place_stops_the_start() -> None:
-    with pytest.raises(DatabaseUnavailable, match="Make /nowhere a directory"):
+    with pytest.raises(DatabaseUnavailableError, match="Make /nowhere a directory"):
         await SQLAuthorizer("sqlite:////nowhere/test.db", table="conversations").run()
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from trioserver.auth import JWTAuth, Key, WeakSecret, make_secret, make_token
+from trioserver.auth import JWTAuth, Key, WeakSecretError, make_secret, make_token
 from trioserver.auth.tokens import PrivateKey
 
 PRIVATE: dict[str, PrivateKey] = {
@@ -97,7 +97,7 @@ def test_an_algorithm_that_does_not_fit_the_key_is_refused(key: str, algorithm: 
 
 
 def test_a_weak_secret_signs_nothing() -> None:
-    with pytest.raises(WeakSecret):
+    with pytest.raises(WeakSecretError):
         make_token("changeme", subject="alice")
 
 

@@ -18,7 +18,7 @@ from tests.support.http import Answer, Site, site
 from trioserver import AdminConfig, Application, Config, JWTAuth, Refusal
 from trioserver.auth import make_secret, make_token
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, read_json, refuse
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 
 SECRET = make_secret()
 OTHER = make_secret()
@@ -46,7 +46,7 @@ FAILURES: dict[str, Exception] = {
     "refusal": Refusal("not_found", "There is no such thing."),
     "api": ApiError(418, "teapot", "Short and stout."),
     "rate": Refusal("rate_limited", retry_after=2.5),
-    "database": DatabaseUnavailable("timeout", "The database did not answer within 5 s."),
+    "database": DatabaseUnavailableError("timeout", "The database did not answer within 5 s."),
 }
 
 

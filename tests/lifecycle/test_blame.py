@@ -12,10 +12,10 @@ from protocol import ERRORS, Refusal
 from tests.support.app import World, make_application, wall_clock
 from tests.support.client import Client, Closed
 from trioserver import Config, Connection, HandlerConfig, Server, serve
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 
 OWN_FAULTS: dict[str, Exception] = {
-    "database": DatabaseUnavailable("overload", "no space left"),
+    "database": DatabaseUnavailableError("overload", "no space left"),
     "defect": RuntimeError("a defect"),
     "unavailable": Refusal("unavailable"),
     "busy": Refusal("no_model_free", retry="backoff"),

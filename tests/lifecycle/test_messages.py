@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from tests.support.app import serving
 from tests.support.client import Closed, Message, masked
 from trioserver import Config, Connection, HandlerConfig, LimitsConfig
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 
 
 async def test_every_kind_of_handler_answers(autojump_clock: MockClock) -> None:
@@ -319,7 +319,7 @@ async def test_a_handler_whose_database_is_away_is_answered_unavailable(
         app = harness.server.application
 
         async def fetch(connection: Connection) -> None:
-            raise DatabaseUnavailable("timeout", "The database did not answer within 5 s.")
+            raise DatabaseUnavailableError("timeout", "The database did not answer within 5 s.")
 
         app.routes[0].on("fetch")(fetch)
         client = await harness.ready()

@@ -14,7 +14,7 @@ import structlog
 from protocol import Refusal
 from trioserver.logs.setup import set_up_logging
 from trioserver.logs.tracebacks import name_of, show_exception_messages, traceback_of
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 
 SECRET = "eyJ-a-token-that-a-library-quotes"
 
@@ -140,7 +140,10 @@ class Known(Exception):
         (OSError(SECRET), "OSError"),
         (ssl.SSLError(1, SECRET), "ssl.SSLError"),
         (Refusal("not_found", SECRET), "protocol.errors.Refusal: not_found"),
-        (DatabaseUnavailable("timeout", "It is slow."), "DatabaseUnavailable: It is slow."),
+        (
+            DatabaseUnavailableError("timeout", "It is slow."),
+            "DatabaseUnavailableError: It is slow.",
+        ),
         (Known("two of three answered"), "Known: two of three answered"),
     ],
 )

@@ -18,7 +18,7 @@ from tests.support.http import Site, site
 from tests.support.postgresql import PostgreSQL
 from trioserver import Application, AuditConfig, Config, Credentials, Mailbox, Request, User
 from trioserver.http import health
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 
 
 async def by_name(credentials: Credentials, request: Request) -> User:
@@ -77,7 +77,7 @@ async def test_a_primary_that_was_demoted_under_a_server_with_letters_on_their_w
                 await trio.sleep(0.2)
                 client = await connect(place)
                 assert (await client.receive())["data"] == {"number": 1}
-                with pytest.raises(DatabaseUnavailable) as refused:
+                with pytest.raises(DatabaseUnavailableError) as refused:
                     await mailbox.send("bob", "note", {})
                 assert refused.value.cause == "read_only"
                 done = await place.server.block(user="eve")
@@ -113,7 +113,7 @@ async def test_a_table_that_was_dropped_ends_no_server(
                 await trio.aclose_forcefully((await connect(place, "bob")).stream)
                 try:
                     await mailbox.send("alice", "note", {})
-                except DatabaseUnavailable as error:
+                except DatabaseUnavailableError as error:
                     assert error.cause == "missing_table"  # noqa: PT017
                 await trio.sleep(0.2)
             await client.send(type="ping", id="p")
@@ -191,7 +191,7 @@ async def test_a_mailbox_that_takes_no_writes_is_not_ready(tmp_path: Path) -> No
         await eventually_ready(place)
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(DatabaseUnavailableError):
             await mailbox.send("alice", "note", {})
         assert (await readiness(place))["failed"] == ["mailbox"]
         other.execute("ROLLBACK")

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trioserver.storage import Batcher, BatchFailed, BatchOverflow
+from trioserver.storage import Batcher, BatchFailedError, BatchOverflowError
 
 
 class Loads:
@@ -81,10 +81,10 @@ async def test_a_failing_load_fails_its_own_batch_only(
     autojump_clock: MockClock, batcher: Batcher[int, int], loads: Loads
 ) -> None:
     loads.error = ZeroDivisionError("oh")
-    failures: list[BatchFailed] = []
+    failures: list[BatchFailedError] = []
 
     async def ask() -> None:
-        with pytest.raises(BatchFailed, match="oh") as caught:
+        with pytest.raises(BatchFailedError, match="oh") as caught:
             await batcher.get(1)
         failures.append(caught.value)
 
@@ -103,7 +103,7 @@ async def test_a_key_that_the_load_left_out_fails_alone(
 ) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(batcher.get, 1)
-        with pytest.raises(BatchFailed, match="left this key out"):
+        with pytest.raises(BatchFailedError, match="left this key out"):
             await batcher.get(-1)
 
 
@@ -112,7 +112,7 @@ async def test_a_load_that_hangs_is_ended_and_the_next_one_works(
 ) -> None:
     loads.seconds = float("inf")
     start = trio.current_time()
-    with pytest.raises((trio.TooSlowError, BatchFailed)):
+    with pytest.raises((trio.TooSlowError, BatchFailedError)):
         await batcher.get(1)
     assert trio.current_time() - start == pytest.approx(10)
     loads.seconds = 1
@@ -172,7 +172,7 @@ async def test_more_callers_than_the_bound_are_refused_at_once(
         for _ in range(2_500):
             nursery.start_soon(batcher.get, 1)
         await wait_all_tasks_blocked()
-        with pytest.raises(BatchOverflow, match="2500 calls wait"):
+        with pytest.raises(BatchOverflowError, match="2500 calls wait"):
             await batcher.get(1)
     assert await batcher.get(1) == 2
 
@@ -198,7 +198,7 @@ async def test_whoever_waits_when_it_stops_is_told_and_it_can_start_again(
     batcher = Batcher(loads)
 
     async def ask(key: int) -> None:
-        with pytest.raises(BatchFailed, match="has stopped"):
+        with pytest.raises(BatchFailedError, match="has stopped"):
             await batcher.get(key)
 
     async with trio.open_nursery() as callers, trio.open_nursery() as nursery:

@@ -17,12 +17,14 @@ from sqlalchemy.exc import DBAPIError
 from tests.support.databases import eventually
 from tests.support.pgbouncer import PgBouncer, running_pgbouncer
 from tests.support.postgresql import PostgreSQL
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.storage.advice import EXPLAINED
 
 
-async def failure(database: Database, work: Callable[[Connection], object]) -> DatabaseUnavailable:
-    with pytest.raises(DatabaseUnavailable) as caught:
+async def failure(
+    database: Database, work: Callable[[Connection], object]
+) -> DatabaseUnavailableError:
+    with pytest.raises(DatabaseUnavailableError) as caught:
         await database.run(work)
     return caught.value
 
@@ -31,7 +33,7 @@ def does(statement: str) -> Callable[[Connection], object]:
     return lambda connection: connection.execute(text(statement))
 
 
-async def opening(url: str | Path) -> DatabaseUnavailable:
+async def opening(url: str | Path) -> DatabaseUnavailableError:
     """What a first call fails with."""
     async with Database(url, timeout=3) as database:
         return await failure(database, does("SELECT 1"))
@@ -287,7 +289,7 @@ async def test_a_server_that_became_read_only_is_left_for_one_that_takes_writes(
         async def refused() -> bool:
             try:
                 await notes.run(insert)
-            except DatabaseUnavailable as error:
+            except DatabaseUnavailableError as error:
                 return error.cause == "read_only"
             await notes.run(does("DELETE FROM notes"))
             return False
@@ -306,7 +308,7 @@ async def eventually_writes(database: Database) -> None:
             try:
                 await database.check_writable()
                 return
-            except DatabaseUnavailable:
+            except DatabaseUnavailableError:
                 await trio.sleep(0.01)
 
 
@@ -320,9 +322,9 @@ async def test_a_server_that_takes_no_writes_is_not_healthy_until_it_does(
                 try:
                     await notes.run(does("INSERT INTO notes VALUES (1, '')"))
                     await notes.run(does("DELETE FROM notes"))
-                except DatabaseUnavailable:
+                except DatabaseUnavailableError:
                     break
-        with pytest.raises(DatabaseUnavailable) as caught:
+        with pytest.raises(DatabaseUnavailableError) as caught:
             await notes.check_health()
         assert caught.value.cause == "read_only"
     await eventually_writes(notes)

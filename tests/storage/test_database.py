@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.support.databases import eventually
 from tests.support.postgresql import PostgreSQL
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.storage import database as database_module
 
 
@@ -136,7 +136,7 @@ async def test_what_comes_too_late_is_rolled_back(database: Database) -> None:
         insert(connection)
         assert go_on.wait(10)
 
-    with pytest.raises(DatabaseUnavailable, match=r"did not answer within 0\.1 s") as caught:
+    with pytest.raises(DatabaseUnavailableError, match=r"did not answer within 0\.1 s") as caught:
         await database.run(slow, timeout=0.1)
     assert caught.value.category == "timeout"
     go_on.set()
@@ -151,7 +151,7 @@ async def test_what_nobody_waits_for_any_more_is_not_begun(database: Database) -
         for _ in range(4):
             nursery.start_soon(database.run, lambda _: go_on.wait(10))
         await eventually(lambda: threads_in_use(database) == database._writers.total_tokens)
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(DatabaseUnavailableError):
             await database.run(begun.append, timeout=0.05)
         go_on.set()
     assert not begun
@@ -200,7 +200,7 @@ async def test_too_many_callers_are_refused_at_once(
         for _ in range(int(database._writers.total_tokens) + 3):
             nursery.start_soon(database.run, lambda _: go_on.wait(10))
         await eventually(lambda: database._writers.statistics().tasks_waiting == 3)
-        with pytest.raises(DatabaseUnavailable, match="Too many") as caught:
+        with pytest.raises(DatabaseUnavailableError, match="Too many") as caught:
             await database.run(insert)
         go_on.set()
     assert caught.value.category == "overload"
@@ -250,7 +250,7 @@ async def test_sqlite_locked_by_another_process_is_unavailable_till_it_lets_go(
         await database.run(lambda c: c.execute(text("CREATE TABLE notes (body TEXT)")))
         other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(DatabaseUnavailableError):
             await database.run(insert, timeout=0.15)
         assert await database.read(count) == 0
         other.execute("ROLLBACK")
@@ -263,7 +263,7 @@ async def test_sqlite_locked_by_another_process_is_unavailable_till_it_lets_go(
 async def test_sqlite_stops_a_query_that_nobody_waits_for(sqlite_url: str) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT max(i) FROM n"
     async with Database(sqlite_url) as database:
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(DatabaseUnavailableError):
             await database.read(lambda c: c.execute(text(endless)).all(), timeout=0.1)
         await idle(database)
         assert await database.read(one) == 1
@@ -282,7 +282,7 @@ async def test_sqlite_in_an_impossible_place_says_what_to_do(
 ) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
-    with pytest.raises(DatabaseUnavailable) as caught:
+    with pytest.raises(DatabaseUnavailableError) as caught:
         await Database(tmp_path / path).__aenter__()
     parent = (tmp_path / path).parent
     assert str(caught.value) == (
@@ -303,7 +303,9 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_sqlite_in_a_read_only_directory_says_what_to_do(read_only: Path) -> None:
-    with pytest.raises(DatabaseUnavailable, match=r"Permission denied\. Make .* or give another"):
+    with pytest.raises(
+        DatabaseUnavailableError, match=r"Permission denied\. Make .* or give another"
+    ):
         await Database(read_only / "test.db").__aenter__()
 
 
@@ -322,7 +324,7 @@ async def test_a_hung_postgresql_ties_up_no_thread_and_is_used_again_when_it_goe
     remote: Database, postgresql: PostgreSQL
 ) -> None:
     with postgresql.hung():
-        with pytest.raises(DatabaseUnavailable, match=r"within 0\.2 s"):
+        with pytest.raises(DatabaseUnavailableError, match=r"within 0\.2 s"):
             await remote.run(insert, timeout=0.2)
         # Cut off from the server, the thread ends while that still hangs.
         await eventually(lambda: threads_in_use(remote) == 0)
@@ -336,7 +338,7 @@ async def test_a_hung_postgresql_ties_up_no_thread_and_is_used_again_when_it_goe
 
 async def expect_unavailable(database: Database) -> None:
     # Far below what a database that hangs takes, and above what a busy machine does.
-    with trio.fail_after(5), pytest.raises(DatabaseUnavailable):
+    with trio.fail_after(5), pytest.raises(DatabaseUnavailableError):
         await database.read(one, timeout=0.2)
 
 
@@ -364,7 +366,7 @@ async def test_a_killed_postgresql_is_unavailable_and_tells_the_drivers_class_on
 ) -> None:
     with postgresql.down():
         for _ in range(3):
-            with pytest.raises(DatabaseUnavailable) as caught:
+            with pytest.raises(DatabaseUnavailableError) as caught:
                 await remote.run(insert)
     assert caught.value.category == "driver"
     assert caught.value.driver_error
@@ -386,7 +388,7 @@ async def test_a_transaction_that_was_begun_is_not_repeated(
         postgresql.execute(f"SELECT pg_terminate_backend({backend}, 2000)")
         insert(connection)
 
-    with pytest.raises(DatabaseUnavailable, match="AdminShutdown 57P01"):
+    with pytest.raises(DatabaseUnavailableError, match="AdminShutdown 57P01"):
         await remote.run(killed_in_the_middle)
     assert calls == 1
     assert await remote.read(count) == 0
@@ -440,10 +442,10 @@ def test_an_option_out_of_bounds_is_refused_by_name(options: dict[str, float]) -
 
 async def test_no_error_holds_a_password_sql_or_a_parameter(postgresql: PostgreSQL) -> None:
     async with Database("postgresql://someone:hush@127.0.0.1:1/d?sslpassword=hush") as database:
-        with pytest.raises(DatabaseUnavailable) as refused:
+        with pytest.raises(DatabaseUnavailableError) as refused:
             await database.read(one)
     async with Database(postgresql.url) as database:
-        with pytest.raises(DatabaseUnavailable) as late:
+        with pytest.raises(DatabaseUnavailableError) as late:
             await database.read(
                 lambda c: c.execute(text("SELECT :x, pg_sleep(2)"), {"x": "hush"}).all(),
                 timeout=0.1,

@@ -13,7 +13,7 @@ import trio
 from sqlalchemy import Connection, text
 from structlog.testing import capture_logs
 
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.storage.sqlite_file import WAL_BYTES
 
 
@@ -48,11 +48,11 @@ async def test_a_file_that_was_deleted_is_said_and_no_new_one_is_made_in_its_pla
 ) -> None:
     moved = path.rename(path.with_name("moved.db"))
     for work in (database.run, database.read):
-        with pytest.raises(DatabaseUnavailable) as caught:
+        with pytest.raises(DatabaseUnavailableError) as caught:
             await work(count)
         assert caught.value.cause == "file_missing"
         assert str(path) in str(caught.value)
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(DatabaseUnavailableError):
         await database.check_health()
     assert not path.exists()
     moved.rename(path)
@@ -85,7 +85,7 @@ async def test_nothing_is_written_to_a_file_that_is_no_longer_there(
     kept.hardlink_to(path)
     size = kept.stat().st_size
     path.unlink()
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(DatabaseUnavailableError):
         await database.run(insert)
     assert kept.stat().st_size == size
 
@@ -102,14 +102,14 @@ async def test_a_database_that_is_opened_again_takes_what_is_there(path: Path) -
 async def test_reading_only_writes_nothing(database: Database, path: Path) -> None:
     async with Database(path, read_only=True) as reader:
         assert await reader.read(count) == 1
-        with pytest.raises(DatabaseUnavailable) as caught:
+        with pytest.raises(DatabaseUnavailableError) as caught:
             await reader.run(insert)
         assert caught.value.cause == "read_only"
 
 
 async def test_reading_only_makes_no_file(tmp_path: Path) -> None:
     async with Database(tmp_path / "none.db", read_only=True) as reader:
-        with pytest.raises(DatabaseUnavailable) as caught:
+        with pytest.raises(DatabaseUnavailableError) as caught:
             await reader.read(count)
     assert caught.value.cause == "file_access"
     assert list(tmp_path.iterdir()) == []

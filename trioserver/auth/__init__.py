@@ -5,7 +5,7 @@ from trioserver.auth.component import Component
 from trioserver.auth.inspect import Inspection, inspect_token
 from trioserver.auth.jwks import JWKS
 from trioserver.auth.jwt import JWTAuth
-from trioserver.auth.keys import Key, KeySet, WeakSecret, make_secret
+from trioserver.auth.keys import Key, KeySet, WeakSecretError, make_secret
 from trioserver.auth.sql_authorizer import SQLAuthorizer
 from trioserver.auth.tokens import make_token
 from trioserver.auth.user import Authenticator, Authorizer, Credentials, User, id_if_given, id_of
@@ -25,7 +25,7 @@ __all__ = [
     "SQLAuthorizer",
     "TrustedUserId",
     "User",
-    "WeakSecret",
+    "WeakSecretError",
     "id_if_given",
     "id_of",
     "inspect_token",

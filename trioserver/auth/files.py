@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from trioserver.auth.keys import Key, WeakSecret
+from trioserver.auth.keys import Key, WeakSecretError
 from trioserver.config.private_files import tell_if_open
 
 
@@ -42,8 +42,9 @@ def _secrets(text: str) -> list[Key]:
 def secrets_in(text: str) -> list[str]:
     """The secrets of a file's text, one a line, of which the first is to sign with.
 
-    Empty lines, and white space around a secret, are left out. Raises `WeakSecret` for whatever
-    else is no secret: a comment, quotes or a name around it would be one that others can guess.
+    Empty lines, and white space around a secret, are left out. Raises `WeakSecretError` for
+    whatever else is no secret: a comment, quotes or a name around it would be one that others can
+    guess.
     """
     found: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -51,18 +52,18 @@ def secrets_in(text: str) -> list[str]:
         if not secret:
             continue
         if secret.startswith(("#", "//", ";")):
-            raise WeakSecret(
+            raise WeakSecretError(
                 f"of line {number} looks like a comment", "remove it, the file has secrets only"
             )
         Key.secret(secret)
         if secret.split() != [secret]:
-            raise WeakSecret(
+            raise WeakSecretError(
                 f"of line {number} has white space in it, as a sentence has",
                 "the file has secrets only, one a line",
             )
         found.append(secret)
     if not found:
-        raise WeakSecret("is empty")
+        raise WeakSecretError("is empty")
     return found
 
 

@@ -88,7 +88,7 @@ random secret may have one anywhere, but behind no such name."""
 _QUOTES: Final = "'\"`"
 
 
-class WeakSecret(ValueError):
+class WeakSecretError(ValueError):
     """An HMAC secret that is missing, too short, a placeholder, or no secret at all.
 
     The message says what is wrong and what to do, and never holds the secret.
@@ -129,29 +129,29 @@ def _check_edges(secret: bytes) -> None:
     if not text.lstrip("\ufeff").strip().isprintable():
         return  # these too
     if text.startswith("\ufeff"):
-        raise WeakSecret("begins with a byte order mark, U+FEFF", "remove it")
+        raise WeakSecretError("begins with a byte order mark, U+FEFF", "remove it")
     if text != text.strip():
-        raise WeakSecret("begins or ends with white space", "remove it")
+        raise WeakSecretError("begins or ends with white space", "remove it")
     if text[0] in _QUOTES and text[-1] == text[0]:
-        raise WeakSecret("stands in quotes, which would be part of it", "remove them")
+        raise WeakSecretError("stands in quotes, which would be part of it", "remove them")
     if _ASSIGNMENT.match(text):
-        raise WeakSecret("looks like NAME=value, all of it", "give the value only")
+        raise WeakSecretError("looks like NAME=value, all of it", "give the value only")
 
 
 def _check_secret(secret: bytes) -> None:
     text = secret.decode("latin-1").lower()
     periods = range(1, min(len(text) // 2, _PERIOD_MAX_BYTES) + 1)
     if not secret:
-        raise WeakSecret("is empty")
+        raise WeakSecretError("is empty")
     if _is_public_key(secret):
-        raise WeakSecret("is a key or certificate for `Key.from_pem` or `Key.from_jwk`")
+        raise WeakSecretError("is a key or certificate for `Key.from_pem` or `Key.from_jwk`")
     if 2 * len(_PLACEHOLDER.sub("", text)) < min(SECRET_MIN_BYTES, len(text)):
-        raise WeakSecret("is a well-known placeholder")
+        raise WeakSecretError("is a well-known placeholder")
     _check_edges(secret)
     if len(secret) < SECRET_MIN_BYTES:
-        raise WeakSecret(f"is shorter than {SECRET_MIN_BYTES} bytes")
+        raise WeakSecretError(f"is shorter than {SECRET_MIN_BYTES} bytes")
     if len(set(secret)) < _DISTINCT_MIN_BYTES or any(text[n:] == text[:-n] for n in periods):
-        raise WeakSecret("is a repeated pattern")
+        raise WeakSecretError("is a repeated pattern")
 
 
 def _algorithms_of(material: Material) -> tuple[str, ...]:
@@ -211,7 +211,7 @@ class Key:
     ``material``; with ``algorithm``, the key is for that one alone. From ``valid_until`` on, in
     seconds since the Unix epoch, nothing verifies with the key; None is no end.
 
-    Raises `WeakSecret` or another `ValueError` for what cannot be used.
+    Raises `WeakSecretError` or another `ValueError` for what cannot be used.
     """
 
     kid: str | None = None
@@ -244,14 +244,14 @@ class Key:
     ) -> Key:
         """An HMAC secret: HS256, and HS384 from 48 bytes on, HS512 from 64. Text is UTF-8.
 
-        Raises `WeakSecret`; None is a secret that is missing.
+        Raises `WeakSecretError`; None is a secret that is missing.
         """
         if secret is None:
-            raise WeakSecret("is missing")
+            raise WeakSecretError("is missing")
         try:
             material = secret.encode() if isinstance(secret, str) else bytes(secret)
         except UnicodeEncodeError:  # it would carry the text along
-            raise WeakSecret("is not Unicode text") from None
+            raise WeakSecretError("is not Unicode text") from None
         return cls(material=material, kid=kid, valid_until=valid_until)
 
     @classmethod

@@ -18,7 +18,7 @@ _WHITE_SPACE: Final = re.compile(r"\\r|\\n|\s")
 """Real, and as an environment variable or a JSON file spells it: a backslash and a letter."""
 
 
-class NotAPublicKey(ValueError):
+class NotAPublicKeyError(ValueError):
     """The text is not a public key or certificate in PEM. Its message never quotes the text."""
 
 
@@ -26,11 +26,11 @@ def public_keys_of(text: str) -> list[PublicKeyTypes]:
     """Return all public keys in ``text``, of which there is at least one.
 
     A certificate stands for the key in it; its dates, issuer and use are not looked at. Raises
-    `NotAPublicKey` where any block cannot be used.
+    `NotAPublicKeyError` where any block cannot be used.
     """
     blocks = _BLOCK.findall(text)
     if not blocks or len(blocks) != text.count("-----BEGIN"):
-        raise NotAPublicKey(
+        raise NotAPublicKeyError(
             "This is not a public key in PEM ('BEGIN PUBLIC KEY' or 'BEGIN CERTIFICATE')."
         )
     return [_public_key(label, body) for label, body in blocks]
@@ -38,7 +38,7 @@ def public_keys_of(text: str) -> list[PublicKeyTypes]:
 
 def _public_key(label: str, body: str) -> PublicKeyTypes:
     if "PRIVATE KEY" in label:
-        raise NotAPublicKey(
+        raise NotAPublicKeyError(
             "This is a private key; tokens are verified with its public half: "
             "`openssl pkey -pubout` prints it."
         )
@@ -50,6 +50,6 @@ def _public_key(label: str, body: str) -> PublicKeyTypes:
             return x509.load_pem_x509_certificate(pem).public_key()
         return load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise NotAPublicKey(
+        raise NotAPublicKeyError(
             f"The PEM block {label} holds no public key that can be read."
         ) from None

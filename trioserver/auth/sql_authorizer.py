@@ -19,7 +19,7 @@ from protocol import Refusal
 from trioserver.auth.component import Component
 from trioserver.auth.user import User
 from trioserver.logs.tracebacks import name_of
-from trioserver.storage import Batcher, BatchFailed, BatchOverflow, Database
+from trioserver.storage import Batcher, BatchFailedError, BatchOverflowError, Database
 
 if TYPE_CHECKING:
     from trioserver.storage.lookup import Key, Lookup
@@ -99,7 +99,7 @@ class SQLAuthorizer(Component):
         key = (user.id, *self._values(resource))
         try:
             allowed = all(map(self._plausible, key)) and await self._batcher.get(key)
-        except (trio.TooSlowError, BatchFailed, BatchOverflow) as error:
+        except (trio.TooSlowError, BatchFailedError, BatchOverflowError) as error:
             raise Refusal("unavailable") from error
         if not allowed and self._denied is not None:
             raise Refusal("access_denied", self._denied)
@@ -108,13 +108,14 @@ class SQLAuthorizer(Component):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Answer look-ups until cancelled. It also starts while the database is down.
 
-        Raises `DatabaseUnavailable` if the file of an SQLite database cannot be where it should be.
+        Raises `DatabaseUnavailableError` if the file of an SQLite database cannot be where it
+        should be.
         """
         async with self._database if self._opens else nullcontext():
             await self._batcher.run(task_status=task_status)
 
     async def check_health(self) -> None:
-        """Raise `DatabaseUnavailable` while the database does not answer."""
+        """Raise `DatabaseUnavailableError` while the database does not answer."""
         await self._database.check_health()
 
     def _values(self, resource: Mapping[str, str]) -> list[str]:

@@ -47,8 +47,8 @@ def make_token(
     - ``issuer``, ``audience``: ``iss`` and ``aud``; None leaves them out.
     - ``clock``: the time now, in seconds since the Unix epoch.
 
-    Raises `ValueError` for a key that `JWTAuth` would not verify with (`WeakSecret` for a secret),
-    an algorithm that does not fit it, an empty subject.
+    Raises `ValueError` for a key that `JWTAuth` would not verify with (`WeakSecretError` for a
+    secret), an algorithm that does not fit it, an empty subject.
     """
     if not subject:
         raise ValueError("A token needs a subject: the id of its user.")

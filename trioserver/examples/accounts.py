@@ -36,7 +36,7 @@ from trioserver.examples import audiences
 from trioserver.examples.attempts import Attempts, Devices, Tries, Try
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, read_json, record_attempt
 from trioserver.peers.addresses import key_of
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 
 T = TypeVar("T")
 
@@ -259,7 +259,7 @@ async def login(request: Request) -> JSONResponse:
         stored, claims = await services.find(wanted.username) or (None, {})
         known = device is not None
         good = await services.passwords.verify(wanted.password, stored, known=known)
-    except (Busy, DatabaseUnavailable) as error:
+    except (Busy, DatabaseUnavailableError) as error:
         services.tries.give_back(this)  # nothing was found out
         raise _too_many(request, 1.0) if isinstance(error, Busy) else error from None
     if not good:

@@ -38,7 +38,7 @@ from trioserver import (
     Presence,
     Refusal,
     Server,
-    TooManyBlocks,
+    TooManyBlocksError,
     User,
 )
 from trioserver.auth import Authenticator
@@ -221,7 +221,7 @@ async def block(connection: Connection, whom: Block) -> dict[str, Any]:
         )
     except ValueError as error:
         raise Refusal("invalid_payload", f"{error}.") from None
-    except TooManyBlocks as error:
+    except TooManyBlocksError as error:
         raise Refusal("too_many_blocks", f"{error}.") from None
     dashboard.acted(connection, "block", {**target, "id": done.block.id}, done.disconnected)
     return {"id": done.block.id, "disconnected": done.disconnected, "stored": done.stored}

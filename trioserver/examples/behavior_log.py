@@ -45,7 +45,7 @@ from trioserver.http.api import (
     record_attempt,
 )
 from trioserver.peers.addresses import key_of
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 
 PATH: Final = "/api/v1/ws/behavior/{session_id}"
 
@@ -303,7 +303,7 @@ async def _counted(
     except ApiError as error:
         record_attempt(request, "mpin", code=error.code, user=user_id or None)
         raise
-    except (Busy, Refusal, DatabaseUnavailable) as error:
+    except (Busy, Refusal, DatabaseUnavailableError) as error:
         services.tries.give_back(this)  # no fault of who asks
         code = error.code if isinstance(error, Refusal) else "unavailable"
         record_attempt(request, "mpin", code=code, user=user_id or None)

@@ -22,7 +22,7 @@ import trio
 from sqlalchemy.dialects.sqlite import insert
 
 from trioserver import Refusal
-from trioserver.storage import Batcher, BatchFailed, BatchOverflow, Database
+from trioserver.storage import Batcher, BatchFailedError, BatchOverflowError, Database
 from trioserver.storage.migrations import Step
 
 metadata: Final = sa.MetaData()
@@ -193,7 +193,7 @@ class Store:
 async def _answer(batcher: Batcher[K, V], key: K) -> V:
     try:
         return await batcher.get(key)
-    except (BatchFailed, BatchOverflow, trio.TooSlowError) as error:
+    except (BatchFailedError, BatchOverflowError, trio.TooSlowError) as error:
         log.error("behavior_store_failed", error=type(error.__cause__ or error).__name__)
         raise Refusal("unavailable") from None
 

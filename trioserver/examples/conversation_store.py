@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from trioserver import Refusal
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 
 MAX_MEMBERS: Final = 20
 """Of one conversation, its owner included. Each is told of each message."""
@@ -146,7 +146,7 @@ async def answered(call: Awaitable[T]) -> T:
     """A database that does not answer is nobody's fault here, and may come back."""
     try:
         return await call
-    except DatabaseUnavailable:
+    except DatabaseUnavailableError:
         raise Refusal("unavailable") from None
 
 

@@ -18,7 +18,7 @@ from trioserver import (
     Application,
     AuditQuery,
     Connection,
-    MailboxFull,
+    MailboxFullError,
     Member,
     Observer,
     Presence,
@@ -27,7 +27,7 @@ from trioserver import (
     User,
 )
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.telemetry.audit import as_json
 
 INTERVAL: Final = 1.0
@@ -123,7 +123,7 @@ class Dashboard:
                 await trio.sleep(INTERVAL)
                 try:
                     await self._push()
-                except DatabaseUnavailable as error:
+                except DatabaseUnavailableError as error:
                     log.warning("dashboard_unavailable", category=error.category)
                 except Exception as error:
                     log.error("dashboard_failed", traceback=traceback_of(error))
@@ -193,7 +193,7 @@ class Dashboard:
         away = set(known) - {each.user.id for each in hearing}
         self.application.publish("broadcast", said)
         kept = 0
-        with suppress(MailboxFull):  # the answer says for how many it is kept
+        with suppress(MailboxFullError):  # the answer says for how many it is kept
             for each in away:
                 await self.application.mailbox.send(each, "broadcast", said)
                 kept += 1
@@ -208,7 +208,7 @@ class Dashboard:
             connection.execute(admins.delete().where(admins.c.user_id == user))
             connection.execute(admins.insert().values(user_id=user, seen_at=time.time()))
 
-        with suppress(DatabaseUnavailable):
+        with suppress(DatabaseUnavailableError):
             await self.database.run(replace, timeout=REMEMBER_TIMEOUT)
             self._known.add(user)
 

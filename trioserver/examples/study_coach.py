@@ -38,7 +38,7 @@ from trioserver.examples.study.responders import Composer, Responder
 from trioserver.examples.study.uploads import Uploads, receive_file
 from trioserver.examples.upgrade import upgrade
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, refuse
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 
 PATH: Final = "/api/chat/ws"
 TEXTS: Final = "/api/chat/texts"
@@ -123,7 +123,7 @@ async def ask(connection: Connection, question: Question) -> AsyncIterator[dict[
     assert isinstance(coach, Coach)
     try:
         passages = await coach.library.find(connection.user.id, question.text, PASSAGES)
-    except DatabaseUnavailable:
+    except DatabaseUnavailableError:
         raise Refusal("unavailable") from None
     for passage in passages:
         yield {"kind": "passage", **attrs.asdict(passage)}

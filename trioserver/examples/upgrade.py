@@ -16,7 +16,8 @@ made for a client, a database has much less."""
 async def upgrade(database_url: str, component: str, steps: Sequence[Step]) -> None:
     """Do the steps that the database does not have yet, all of them in one transaction.
 
-    Raises `DatabaseUnavailable`, and `SchemaTooNew` if a newer version has made the tables.
+    Raises `DatabaseUnavailableError`, and `SchemaTooNewError` if a newer version has made the
+    tables.
     """
     async with Database(database_url, timeout=TIMEOUT) as database:
         await database.migrate(component, steps)

@@ -26,7 +26,7 @@ from trioserver.http import bearer
 from trioserver.http.bearer import api_error
 from trioserver.http.bodies import read_json
 from trioserver.http.errors import ApiError, unavailable
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from trioserver.app.application import Application
@@ -103,6 +103,6 @@ async def _unavailable(request: HttpRequest, error: Any) -> Response:
 EXCEPTION_HANDLERS: Final[Mapping[Any, Any]] = {
     Refusal: _refused,
     ApiError: _failed,
-    DatabaseUnavailable: _unavailable,
+    DatabaseUnavailableError: _unavailable,
 }
 """For Starlette: what an endpoint raises becomes its answer."""

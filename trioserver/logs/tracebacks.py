@@ -7,8 +7,8 @@ that of types which are known to quote nothing:
 
 - `OSError`: its error number, in words; of `ssl.SSLError` its reason.
 - `protocol.Refusal`: its code.
-- Types with a class attribute ``safe_to_log`` that is True, as `DatabaseUnavailable` has it. An
-  application can set it on exceptions of its own.
+- Types with a class attribute ``safe_to_log`` that is True, as `DatabaseUnavailableError` has it.
+  An application can set it on exceptions of its own.
 """
 
 from __future__ import annotations

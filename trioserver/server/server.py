@@ -340,7 +340,7 @@ class Server:
         this returns, or, where the database is away, as soon as that is back: ``stored`` says.
         Clients get ``session_blocked``, or ``token_revoked`` where a token id is given.
 
-        Cancelling this leaves the block in force. Raises `ValueError`, and `TooManyBlocks`.
+        Cancelling this leaves the block in force. Raises `ValueError`, and `TooManyBlocksError`.
         """
         block = Block(
             user=id_if_given(user),
@@ -366,8 +366,8 @@ class Server:
     ) -> int:
         """Lift the block with this ``id``, or those that name exactly what is given; how many.
 
-        Raises `ValueError` when nothing is given. Raises `DatabaseUnavailable`, and then nothing
-        is lifted.
+        Raises `ValueError` when nothing is given. Raises `DatabaseUnavailableError`, and then
+        nothing is lifted.
         """
         target = {
             "user": id_if_given(user),

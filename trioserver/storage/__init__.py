@@ -3,15 +3,15 @@
 Importing it needs no database library; making a `Database` does.
 """
 
-from trioserver.storage.batch import Batcher, BatchFailed, BatchOverflow, BatchStatistics
+from trioserver.storage.batch import Batcher, BatchFailedError, BatchOverflowError, BatchStatistics
 from trioserver.storage.database import Database
-from trioserver.storage.errors import DatabaseUnavailable
+from trioserver.storage.errors import DatabaseUnavailableError
 
 __all__ = [
-    "BatchFailed",
-    "BatchOverflow",
+    "BatchFailedError",
+    "BatchOverflowError",
     "BatchStatistics",
     "Batcher",
     "Database",
-    "DatabaseUnavailable",
+    "DatabaseUnavailableError",
 ]

@@ -21,11 +21,11 @@ MAX_BATCH: Final = 500
 """Keys in one load. Larger ones gained nothing when measured, and hold up those who wait longer."""
 
 
-class BatchFailed(Exception):
+class BatchFailedError(Exception):
     """The load of this batch failed; its error is the cause. The next batch is tried anew."""
 
 
-class BatchOverflow(Exception):
+class BatchOverflowError(Exception):
     """More callers wait than are allowed."""
 
 
@@ -85,13 +85,13 @@ class Batcher(Generic[K, V]):
     async def get(self, key: K) -> V:
         """The answer for ``key``, from a load that began after this call. Callers share loads.
 
-        Raises `trio.TooSlowError`, `BatchFailed`, `BatchOverflow`, and `RuntimeError` when `run`
-        is not running. Cancelling it takes the key out of the batch that gathers.
+        Raises `trio.TooSlowError`, `BatchFailedError`, `BatchOverflowError`, and `RuntimeError`
+        when `run` is not running. Cancelling it takes the key out of the batch that gathers.
         """
         if not self._running:
             raise RuntimeError("nobody answers: start Batcher.run in a nursery first")
         if self._waiting >= self._max_waiting:
-            raise BatchOverflow(f"{self._waiting} calls wait already")
+            raise BatchOverflowError(f"{self._waiting} calls wait already")
         entry = self._gathering.get(key)
         if entry is None:
             entry = self._gathering[key] = _Entry()
@@ -110,11 +110,11 @@ class Batcher(Generic[K, V]):
                 del self._gathering[key]
         if entry.error is not None:
             # One exception of its own for each: raising a shared one mixes up the tracebacks.
-            raise BatchFailed(str(entry.error)) from entry.error
+            raise BatchFailedError(str(entry.error)) from entry.error
         return entry.answer  # type: ignore[return-value]  # set with `done`
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answers until it is cancelled; then whoever still waits gets `BatchFailed`."""
+        """Answers until it is cancelled; then whoever still waits gets `BatchFailedError`."""
         if self._running:
             raise RuntimeError("this Batcher is running already")
         self._running = True

@@ -1,7 +1,7 @@
 """What a driver's error means: whose fault it is, what is wrong, and what an operator can do.
 
 A database error belongs to one of two kinds. Either the database cannot do its work now (it is
-down, read-only, full, has lost a table, ...): the caller gets `DatabaseUnavailable`. Or the
+down, read-only, full, has lost a table, ...): the caller gets `DatabaseUnavailableError`. Or the
 statement or its values are wrong: that is a mistake in the program, and the caller gets the
 driver's own exception. SQLSTATE decides, not the driver's class: psycopg raises a read-only server
 as `InternalError`, a missing privilege as `ProgrammingError`.
@@ -16,7 +16,7 @@ from typing import Any, Final
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
 
 from trioserver.storage.advice import explain
-from trioserver.storage.errors import Cause, DatabaseUnavailable
+from trioserver.storage.errors import Cause, DatabaseUnavailableError
 
 _STATES: Final[dict[str, Cause]] = {
     "25006": "read_only",
@@ -95,14 +95,14 @@ _MISSING: Final = re.compile(
 """Names from the program's own SQL, never from a value."""
 
 
-def as_unavailable(error: Exception, where: str) -> DatabaseUnavailable | None:
+def as_unavailable(error: Exception, where: str) -> DatabaseUnavailableError | None:
     """What a caller gets to see when the database is to blame; None for a mistake in the SQL.
 
     ``where`` describes the database without secrets.
     """
     if isinstance(error, TimeoutError):
         text = "All connections to the database are taken."
-        return DatabaseUnavailable("overload", f"{text} ({where})", cause="overload")
+        return DatabaseUnavailableError("overload", f"{text} ({where})", cause="overload")
     if not isinstance(error, DBAPIError):
         return None
     driver: Any = error.orig
@@ -116,7 +116,7 @@ def as_unavailable(error: Exception, where: str) -> DatabaseUnavailable | None:
     named = _MISSING.search(str(driver))
     detail = name if named is None else f"{next(filter(None, named.groups()))}: {name}"
     text = explain(cause, where, detail)
-    return DatabaseUnavailable("driver", text, driver_error=name, cause=cause)
+    return DatabaseUnavailableError("driver", text, driver_error=name, cause=cause)
 
 
 def _of_sqlite(driver: sqlite3.Error) -> Cause | None:

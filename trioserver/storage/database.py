@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import trio
 
-from trioserver.storage.errors import Cause, DatabaseUnavailable
+from trioserver.storage.errors import Cause, DatabaseUnavailableError
 from trioserver.storage.job import Job
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Database:
         return f"<Database {self._where}>"
 
     async def __aenter__(self) -> Self:
-        """Raises `DatabaseUnavailable` when SQLite's file cannot be where it should be."""
+        """Raises `DatabaseUnavailableError` when SQLite's file cannot be where it should be."""
         if self._open:
             raise RuntimeError(f"{self!r} is open already")
         if not self._read_only:
@@ -114,7 +114,7 @@ class Database:
         plain values, not a result that is still to be read. The connection goes back to the pool
         as it is: use SET LOCAL, not SET.
 
-        Raises `DatabaseUnavailable`, and whatever ``fn`` raises. Neither a time-out nor a
+        Raises `DatabaseUnavailableError`, and whatever ``fn`` raises. Neither a time-out nor a
         cancellation waits for the thread: the transaction is rolled back, unless the commit is
         under way already. After either it is unknown whether it was done; it is never half done.
         """
@@ -133,7 +133,7 @@ class Database:
         """Do what is missing of ``steps`` for the tables of ``component``: see `migrations`.
 
         Where nothing is missing it only reads, so that it works on a read-only database. Raises
-        `SchemaTooNew`, and as `run` does.
+        `SchemaTooNewError`, and as `run` does.
         """
         from trioserver.storage import migrations
 
@@ -154,7 +154,7 @@ class Database:
         """Write something that changes nothing. Raises as `run` does."""
         try:
             await self.run(self._keys.touch)
-        except DatabaseUnavailable as error:
+        except DatabaseUnavailableError as error:
             if error.cause != "privilege":  # to make a temporary table, which nothing here needs
                 raise
 
@@ -163,7 +163,7 @@ class Database:
     ) -> T:
         try:
             result = await self._call_in_thread(fn, transaction, timeout)
-        except DatabaseUnavailable as error:
+        except DatabaseUnavailableError as error:
             if transaction and error.cause not in _SAYS_NOTHING_OF_WRITES:
                 self._write_failed = True
             raise
@@ -178,7 +178,7 @@ class Database:
             raise RuntimeError(f"{self!r} is not open: use it inside of `async with database:`")
         limiter = self._writers if transaction else self._readers
         if limiter.statistics().tasks_waiting >= _MAX_WAITING:
-            raise DatabaseUnavailable(
+            raise DatabaseUnavailableError(
                 "overload",
                 f"Too many calls wait for the database ({self._place}).",
                 cause="overload",
@@ -241,7 +241,7 @@ class Database:
             with trio.fail_after(seconds):
                 yield
         except trio.TooSlowError:
-            raise DatabaseUnavailable(
+            raise DatabaseUnavailableError(
                 "timeout",
                 f"The database did not answer within {seconds:g} s ({self._place}).",
                 cause="timeout",

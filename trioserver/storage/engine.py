@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from trioserver.config.extras import needs
 from trioserver.config.private_files import create_file, tell_if_open
-from trioserver.storage.errors import DatabaseUnavailable
+from trioserver.storage.errors import DatabaseUnavailableError
 from trioserver.storage.job import opened
 from trioserver.storage.sqlite_file import WAL_BYTES, SQLiteFile, read_only_uri
 
@@ -195,7 +195,7 @@ def sqlite_path(url: URL) -> Path | None:
 def check_location(url: URL) -> None:
     """Looks whether an SQLite database can be where it should be; PostgreSQL is not looked at.
 
-    Raises `DatabaseUnavailable` with a sentence that says what to do. Blocks.
+    Raises `DatabaseUnavailableError` with a sentence that says what to do. Blocks.
     """
     path = sqlite_path(url)
     if path is None:
@@ -212,7 +212,7 @@ def check_location(url: URL) -> None:
             raise PermissionError(0, "the file may not be read and written")
         tell_if_open(path)
     except OSError as error:
-        raise DatabaseUnavailable(
+        raise DatabaseUnavailableError(
             "location",
             f"SQLite cannot keep its database in {path}: {error.strerror}. "
             f"Make {path.parent} a directory this process may write to, or give another path.",

@@ -39,7 +39,7 @@ Cause: TypeAlias = Literal[
 ]
 
 
-class DatabaseUnavailable(Exception):
+class DatabaseUnavailableError(Exception):
     """The database cannot be used now; the same call may succeed later, or once an operator acts.
 
     ``category`` is ``timeout`` (no answer in time), ``overload`` (too many callers wait already),

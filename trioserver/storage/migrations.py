@@ -36,12 +36,12 @@ _SCHEMA: Final = Table(
 )
 
 
-class SchemaTooNew(ValueError):
+class SchemaTooNewError(ValueError):
     """A newer version of the server has made these tables; nothing was touched."""
 
 
 def is_current(connection: Connection, component: str, steps: Sequence[Step]) -> bool:
-    """Whether all steps have been done. Only reads. Raises `SchemaTooNew`."""
+    """Whether all steps have been done. Only reads. Raises `SchemaTooNewError`."""
     if not inspect(connection).has_table(_SCHEMA.name):
         return False
     return _version(connection, component, steps) == len(steps)
@@ -51,7 +51,7 @@ def migrate(connection: Connection, component: str, steps: Sequence[Step]) -> No
     """Do the steps that have not been done yet, all in the transaction of ``connection``.
 
     Where all have been done it writes nothing. `Database.migrate` reads first, and begins a
-    transaction only where there is something to do. Raises `SchemaTooNew`.
+    transaction only where there is something to do. Raises `SchemaTooNewError`.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -71,7 +71,7 @@ def _version(connection: Connection, component: str, steps: Sequence[Step]) -> i
     mine = _SCHEMA.c.component == component
     version = connection.execute(select(_SCHEMA.c.version).where(mine)).scalar_one_or_none()
     if version is not None and version > len(steps):
-        raise SchemaTooNew(
+        raise SchemaTooNewError(
             f"the database holds version {version} of the tables for {component}, and this server "
             f"knows {len(steps)}: start the newer server, or give another database"
         )

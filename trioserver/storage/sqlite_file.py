@@ -21,7 +21,7 @@ from urllib.parse import quote
 import structlog
 
 from trioserver.storage.advice import explain
-from trioserver.storage.errors import DatabaseUnavailable
+from trioserver.storage.errors import DatabaseUnavailableError
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -58,8 +58,9 @@ class SQLiteFile:
             self._known = None
 
     def before_opening(self) -> None:
-        """Raises `DatabaseUnavailable` if opening would make a new, empty file in the place of one
-        that was deleted: blocks and records would be gone in silence."""
+        """Raises `DatabaseUnavailableError` if opening would make a new, empty file in the place of
+        one that was deleted: blocks and records would be gone in silence.
+        """
         with self._lock:
             if self._known is None:
                 return
@@ -77,7 +78,7 @@ class SQLiteFile:
 
     def is_current(self, info: dict[str, Any]) -> bool:
         """Whether the file at the path is the one that this connection has open. Raises
-        `DatabaseUnavailable` if there is none: it may come back, and then all goes on."""
+        `DatabaseUnavailableError` if there is none: it may come back, and then all goes on."""
         if self._found() != info.get(_KEY):
             return False
         if None in self._known_beside:  # SQLite makes them when it first needs them
@@ -109,7 +110,7 @@ class SQLiteFile:
     def _found(self) -> _Identity:
         found = _identity(self._path)
         if found is None:
-            raise DatabaseUnavailable(
+            raise DatabaseUnavailableError(
                 "location", explain("file_missing", self._where), cause="file_missing"
             )
         return found

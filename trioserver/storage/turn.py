@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import trio
 
-from trioserver.storage.errors import DatabaseUnavailable
+from trioserver.storage.errors import DatabaseUnavailableError
 
 
 class Turn:
     """A lock for ``async with``; ``timeout`` bounds the wait for it, in seconds.
 
-    Raises `DatabaseUnavailable` where it takes longer.
+    Raises `DatabaseUnavailableError` where it takes longer.
     """
 
     def __init__(self, lock: trio.Lock, timeout: float) -> None:
@@ -22,7 +22,7 @@ class Turn:
             await self._lock.acquire()
         if scope.cancelled_caught:
             text = "The database did not answer those who asked before."
-            raise DatabaseUnavailable("timeout", text, cause="timeout")
+            raise DatabaseUnavailableError("timeout", text, cause="timeout")
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()

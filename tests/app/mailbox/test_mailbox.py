@@ -30,7 +30,7 @@ from trioserver import (
     Connection,
     Credentials,
     Mailbox,
-    MailboxFull,
+    MailboxFullError,
     Refusal,
     Request,
     SendReceipt,
@@ -44,8 +44,8 @@ from trioserver.app.mailbox.room import Room, Totals
 from trioserver.app.mailbox.store import Bounds, Store, Swept
 from trioserver.app.mailbox.sweeping import PAUSE, ROWS, sweep, sweep_forever
 from trioserver.config import OutboxConfig
-from trioserver.storage import Database, DatabaseUnavailable
-from trioserver.storage.migrations import SchemaTooNew
+from trioserver.storage import Database, DatabaseUnavailableError
+from trioserver.storage.migrations import SchemaTooNewError
 
 ACK = {"mailbox": "ack"}
 
@@ -400,7 +400,7 @@ async def test_all_mailboxes_together_are_bounded_and_nobody_pushes_out_others(
         for user in ("alice", "alice", "bob", "carol"):
             await post.mailbox.send(user, "note", user)
         for user in ("alice", "dave"):
-            with pytest.raises(MailboxFull) as full:
+            with pytest.raises(MailboxFullError) as full:
                 await post.mailbox.send(user, "note", "one more")
             assert (full.value.code, full.value.retry) == ("mailbox_full", "backoff")
         client = await post.connect()
@@ -408,7 +408,7 @@ async def test_all_mailboxes_together_are_bounded_and_nobody_pushes_out_others(
         await post.leave(client)
         for _ in range(2):
             await post.mailbox.send("dave", "note", "there is room again")
-        with pytest.raises(MailboxFull):
+        with pytest.raises(MailboxFullError):
             await post.mailbox.send("dave", "note", "one more")
         assert [await post.mailbox.waiting(user) for user in ("bob", "carol", "dave")] == [1, 1, 2]
 
@@ -418,12 +418,12 @@ async def test_a_full_box_is_not_counted_for_each_letter(
 ) -> None:
     async with posting(sqlite_url, max_messages=1, max_total_messages=1) as post:
         await post.mailbox.send("alice", "note", 1)
-        with pytest.raises(MailboxFull):
+        with pytest.raises(MailboxFullError):
             await post.mailbox.send("bob", "note", 1)
         client = await post.connect()
         assert await post.deliver(client, 1) == [1]
         await post.leave(client)
-        with pytest.raises(MailboxFull):
+        with pytest.raises(MailboxFullError):
             await post.mailbox.send("bob", "note", 1)
         monkeypatch.setattr("trioserver.app.mailbox.room.COUNT_INTERVAL", 0.0)
         await post.mailbox.send("bob", "note", 1)
@@ -432,7 +432,7 @@ async def test_a_full_box_is_not_counted_for_each_letter(
 async def test_the_bytes_of_all_mailboxes_together_are_bounded(database_url: str) -> None:
     async with posting(database_url, max_bytes=2048, max_total_bytes=2048) as post:
         await post.mailbox.send("alice", "note", "x" * 1000)
-        with pytest.raises(MailboxFull):
+        with pytest.raises(MailboxFullError):
             await post.mailbox.send("bob", "note", "x" * 1000)
         await post.mailbox.send("bob", "note", "x" * 100)
 
@@ -441,7 +441,7 @@ async def test_users_are_bounded_and_those_who_have_a_mailbox_keep_it(database_u
     async with posting(database_url, max_users=2) as post:
         await post.mailbox.send("alice", "note", 1)
         await post.mailbox.send("bob", "note", 1)
-        with pytest.raises(MailboxFull):
+        with pytest.raises(MailboxFullError):
             await post.mailbox.send("carol", "note", 1)
         for user in ("alice", "bob"):
             await post.mailbox.send(user, "note", 2)
@@ -453,7 +453,7 @@ async def test_many_messages_for_one_user_leave_room_for_another(database_url: s
         for number in range(3):
             await post.mailbox.send("alice", "note", number)
         await post.mailbox.send("bob", "note", 1)
-        with pytest.raises(MailboxFull):
+        with pytest.raises(MailboxFullError):
             await post.mailbox.send("carol", "note", 1)
 
 
@@ -463,14 +463,14 @@ async def test_senders_do_not_wait_one_after_the_other_for_a_database_that_hangs
     class Hung(Store):
         async def totals(self) -> Totals:
             await trio.sleep(5.0)
-            raise DatabaseUnavailable("timeout", "It hangs.")
+            raise DatabaseUnavailableError("timeout", "It hangs.")
 
     store = Hung(Database(sqlite_url), "default", Bounds(messages=9, bytes=9999, age=60.0))
     room = Room(store, Totals(letters=9, bytes=9999, users=9), timeout=5.0)
     refused: list[str] = []
 
     async def take(user: str) -> None:
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(DatabaseUnavailableError):
             await room.take(user, 1)
         refused.append(user)
 
@@ -590,7 +590,7 @@ class SlowStore:
         self.asked.append((trio.current_time(), rows))
         await trio.sleep(0.01)
         if rows > self.manages:
-            raise DatabaseUnavailable("timeout", "too slow")
+            raise DatabaseUnavailableError("timeout", "too slow")
         taken = min(rows, self.left)
         self.left -= taken
         return Swept(letters=taken, is_last=taken < rows)
@@ -613,7 +613,7 @@ async def test_a_database_that_cannot_take_away_one_row_is_left_alone_until_the_
     autojump_clock: MockClock,
 ) -> None:
     store = SlowStore(left=5, manages=0)
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(DatabaseUnavailableError):
         await sweep(store, lambda: 0.0)  # type: ignore[arg-type]
     assert store.asked[-1][1] == 1
     with trio.move_on_after(3 * 3600):
@@ -666,7 +666,7 @@ async def test_tables_of_a_newer_version_stop_the_start(database_url: str) -> No
     with pytest.raises(ExceptionGroup) as stopped:
         async with posting(database_url):
             pass
-    assert stopped.group_contains(SchemaTooNew)
+    assert stopped.group_contains(SchemaTooNewError)
 
 
 async def test_a_message_larger_than_any_that_is_sent_is_refused(sqlite_url: str) -> None:
@@ -793,7 +793,7 @@ async def test_a_database_that_is_down_is_said_and_survived(
         await post.mailbox.send("alice", "note", 1)
         with postgresql.down():
             client = await post.connect()  # the mailbox is no reason to refuse anybody
-            with pytest.raises(DatabaseUnavailable):
+            with pytest.raises(DatabaseUnavailableError):
                 await post.mailbox.send("alice", "note", "never")
             careful = await post.connect("bob", **ACK)
             await careful.send(type="mailbox.ack", id=1, data={"ids": ["x"]})

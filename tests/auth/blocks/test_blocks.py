@@ -13,11 +13,11 @@ from trio.testing import MockClock
 from tests.support.app import EPOCH, World, serving, wall_clock
 from tests.support.databases import eventually
 from tests.support.postgresql import PostgreSQL
-from trioserver import Block, Refusal, TooManyBlocks, User
+from trioserver import Block, Refusal, TooManyBlocksError, User
 from trioserver.auth.blocks import Blocks
 from trioserver.auth.blocks import blocks as blocks_module
 from trioserver.auth.blocks.table import BLOCKS
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 
 ALICE = User(id="alice", token_id="t1", claims={"sid": "s1"})
 
@@ -96,7 +96,7 @@ async def test_blocks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = Blocks(wall_clock=lambda: now)
     for number in range(3):
         await blocks.add(Block(user=str(number), until=10.0))
-    with pytest.raises(TooManyBlocks):
+    with pytest.raises(TooManyBlocksError):
         await blocks.add(Block(user="x"))
     now = 11.0  # those whose time has passed make room
     await blocks.add(Block(user="x"))
@@ -354,7 +354,7 @@ async def test_a_clock_that_is_ahead_makes_no_room_among_the_blocks(
     await blocks.add(Block(user="alice", until=9000.0 + 12 * 3600))
     blocks._retention.start()
     jump = 86400.0
-    with pytest.raises(TooManyBlocks):
+    with pytest.raises(TooManyBlocksError):
         await blocks.add(Block(user="bob"))
     jump = 0.0
     assert [block.user for block in blocks.all] == ["alice"]
@@ -388,7 +388,7 @@ async def test_a_block_made_while_the_database_is_away_is_in_force_and_stored_la
             assert not blocks.is_stored(block)
             with pytest.raises(Refusal):
                 blocks.check(ALICE)
-            with pytest.raises(DatabaseUnavailable):
+            with pytest.raises(DatabaseUnavailableError):
                 await blocks.remove([kept])
             assert kept in blocks.all  # lifted as a whole, or not at all
         await eventually(lambda: blocks.is_stored(block))

@@ -16,7 +16,7 @@ from trioserver import Block, Refusal, User
 from trioserver.auth.blocks import Blocks
 from trioserver.auth.blocks.blocks import LOADED_AT_ONCE
 from trioserver.auth.blocks.storing import ANSWER_WITHIN
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ async def test_those_who_lift_blocks_do_not_queue_for_a_database_that_hangs(
             await blocks.add(Block(user=f"u{number}"))
 
         async def fail_to_lift(block: Block) -> None:
-            with pytest.raises(DatabaseUnavailable):
+            with pytest.raises(DatabaseUnavailableError):
                 await blocks.remove([block])
 
         with postgresql.hung(), trio.fail_after(2):

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from tests.support.databases import eventually
 from trioserver import Act, AuditConfig, AuditQuery, AuthAttempt
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.telemetry.audit import Auditor, Entry
 from trioserver.telemetry.audit.quotas import Quotas
 
@@ -141,7 +141,7 @@ async def test_summaries_do_not_fill_the_queue_while_the_database_is_away(
 ) -> None:
     class Away(Database):
         async def _call(self, *_: object, **__: object) -> Any:
-            raise DatabaseUnavailable("driver", "It is away.")
+            raise DatabaseUnavailableError("driver", "It is away.")
 
     config = AuditConfig(database=sqlite_url, max_queued_rows=20, flush_timeout=0.0)
     async with trio.open_nursery() as nursery:

@@ -13,6 +13,6 @@ moment between a delivery and its record: the ``id`` tells.
 """
 
 from trioserver.app.mailbox.mailbox import Mailbox, SendReceipt
-from trioserver.app.mailbox.room import MailboxFull
+from trioserver.app.mailbox.room import MailboxFullError
 
-__all__ = ["Mailbox", "MailboxFull", "SendReceipt"]
+__all__ = ["Mailbox", "MailboxFullError", "SendReceipt"]

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol import Refusal
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 
 ACKNOWLEDGE: Final = "mailbox.ack"
 
@@ -35,7 +35,7 @@ def make_acknowledge(mailbox: _Mailbox) -> Callable[[Any, AckPayload], Awaitable
     async def acknowledge(connection: Any, payload: AckPayload) -> None:
         try:
             await mailbox.acknowledge(connection.user.id, payload.ids)
-        except DatabaseUnavailable:
+        except DatabaseUnavailableError:
             raise Refusal("unavailable") from None
 
     return acknowledge

@@ -17,7 +17,7 @@ import trio
 from protocol import Refusal, TooBigToSendError, codec, raw
 from protocol.messages import Message
 from trioserver.app.mailbox.letter import Letter
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 from trioserver.websocket.headers import MAX_HEADER
 from trioserver.websocket.outbox import OutboxClosed
 
@@ -161,7 +161,7 @@ class Courier:
                 try:
                     await self._catch_up()
                     await self._attend()
-                except DatabaseUnavailable as error:
+                except DatabaseUnavailableError as error:
                     self._connection.log.warning(
                         "mailbox_unavailable", error=str(error), category=error.category
                     )

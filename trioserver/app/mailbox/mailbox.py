@@ -65,7 +65,7 @@ class Mailbox(Component):
 
     For all users of the box together at most ``max_total_messages`` wait, of ``max_total_bytes``
     together, for ``max_users`` different users. Beyond that nothing goes: `send` raises
-    `MailboxFull`, so that nobody can push out what is kept for others.
+    `MailboxFullError`, so that nobody can push out what is kept for others.
 
     Raises `ValueError` and `ImportError`, as `Database` does.
     """
@@ -139,9 +139,9 @@ class Mailbox(Component):
         ``key``: the message takes the place of one with the same key that still waits for the
         user. Use it for notices of which only the last one counts: they cannot push out others.
 
-        Raises `DatabaseUnavailable` and `MailboxFull`, and `ValueError` or `TypeError` for what
-        cannot be sent, of which `protocol.TooBigToSendError` is one; then nothing was. Cancelling
-        this leaves it unknown whether it was sent.
+        Raises `DatabaseUnavailableError` and `MailboxFullError`, and `ValueError` or `TypeError`
+        for what cannot be sent, of which `protocol.TooBigToSendError` is one; then nothing was.
+        Cancelling this leaves it unknown whether it was sent.
         """
         name = id_of(user)
         letter = new_letter(name, type, data, resource, self._clock.stamp(), key)
@@ -182,7 +182,7 @@ class Mailbox(Component):
     async def acknowledge(self, user: str | User, ids: Sequence[str]) -> None:
         """The user has these messages; returns when they will not be delivered again.
 
-        Raises `DatabaseUnavailable`.
+        Raises `DatabaseUnavailableError`.
         """
         name = id_of(user)
         await self._store.remove(ids, user=name)
@@ -210,8 +210,8 @@ class Mailbox(Component):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Note what has been delivered, and take away what is too old; the server runs it.
 
-        Raises `DatabaseUnavailable` where SQLite's file cannot be where it should be, and
-        `SchemaTooNew`.
+        Raises `DatabaseUnavailableError` where SQLite's file cannot be where it should be, and
+        `SchemaTooNewError`.
         """
         self._clock.start()
         async with AsyncExitStack() as stack:
@@ -231,12 +231,12 @@ class Mailbox(Component):
         try:
             await self._store.create()
         except ValueError:
-            raise  # `SchemaTooNew`: a newer server has made the tables
+            raise  # `SchemaTooNewError`: a newer server has made the tables
         except Exception as error:  # it is tried again with the first letter
             say_unavailable(error)
 
     async def check_health(self) -> None:
-        """Raises `DatabaseUnavailable` while messages can be neither kept nor read."""
+        """Raises `DatabaseUnavailableError` while messages can be neither kept nor read."""
         await self._database.check_health()
 
     @contextmanager

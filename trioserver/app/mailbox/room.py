@@ -21,7 +21,7 @@ COUNT_INTERVAL: Final = 5.0
 _log: Final = structlog.get_logger("trioserver")
 
 
-class MailboxFull(Refusal):
+class MailboxFullError(Refusal):
     """All mailboxes together hold as much as they may. Nothing was stored; try again later.
 
     Raised in a handler and not caught, it is answered ``mailbox_full`` with retry "backoff".
@@ -63,13 +63,13 @@ class Room:
     async def take(self, user: str, size: int) -> None:
         """Count a letter that is about to be stored.
 
-        Raises `MailboxFull` and `DatabaseUnavailable`.
+        Raises `MailboxFullError` and `DatabaseUnavailableError`.
         """
         if self._counted is None or self._is_full(size):
             await self._count_again(size)
         if self._is_full(size) and not await self._is_only_short_of_users(user, size):
             self._tell()
-            raise MailboxFull
+            raise MailboxFullError
         self._letters += 1
         self._bytes += size
         self._since_counted.add(user)

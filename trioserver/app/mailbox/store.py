@@ -104,7 +104,7 @@ class Swept:
 
 
 class Store:
-    """One box. Each method is one transaction, and raises `DatabaseUnavailable`."""
+    """One box. Each method is one transaction, and raises `DatabaseUnavailableError`."""
 
     def __init__(self, database: Database, box: str, bounds: Bounds) -> None:
         if not 0 < len(box) <= _BOX or not box.isascii() or not box.isprintable():
@@ -115,7 +115,7 @@ class Store:
         self._there = False
 
     async def create(self) -> None:
-        """Make the tables, or bring them up to date. Raises `SchemaTooNew` too."""
+        """Make the tables, or bring them up to date. Raises `SchemaTooNewError` too."""
         if not self._there:
             await self._database.migrate(_COMPONENT, _STEPS)
             self._there = True

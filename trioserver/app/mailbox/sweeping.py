@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from trioserver.app.mailbox.store import Store
@@ -39,7 +39,7 @@ async def sweep_forever(store: Store, clock: Callable[[], float]) -> None:
 
 
 async def sweep(store: Store, clock: Callable[[], float]) -> None:
-    """Take away all that is too old now, `ROWS` at a time. Raises `DatabaseUnavailable`.
+    """Take away all that is too old now, `ROWS` at a time. Raises `DatabaseUnavailableError`.
 
     A database that does not manage so many rows within its time limit is asked for fewer.
     """
@@ -48,7 +48,7 @@ async def sweep(store: Store, clock: Callable[[], float]) -> None:
         while True:
             try:
                 swept = await store.sweep(clock(), rows)
-            except DatabaseUnavailable as error:
+            except DatabaseUnavailableError as error:
                 if error.category != "timeout" or rows == 1:
                     raise
                 rows //= 2
@@ -65,7 +65,7 @@ async def sweep(store: Store, clock: Callable[[], float]) -> None:
 
 def say_unavailable(error: Exception, **values: int) -> None:
     """Log that the database of a mailbox failed, and how; never what it was asked."""
-    if isinstance(error, DatabaseUnavailable):
+    if isinstance(error, DatabaseUnavailableError):
         text = str(error)  # what is wrong and what to do, without SQL and values
         _log.warning("mailbox_unavailable", category=error.category, error=text, **values)
     else:

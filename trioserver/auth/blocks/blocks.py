@@ -16,7 +16,7 @@ from trioserver.auth.blocks.block import Block
 from trioserver.auth.blocks.index import BlockIndex
 from trioserver.auth.blocks.storing import Storing, Trouble
 from trioserver.auth.blocks.withdrawals import Withdrawals
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.storage.retention import RetentionClock
 
 log: Final = structlog.get_logger("trioserver")
@@ -45,7 +45,7 @@ _TURN: Final = 0.002
 """Seconds for which many blocks may hold the loop."""
 
 
-class TooManyBlocks(Exception):
+class TooManyBlocksError(Exception):
     """There are `MAX_BLOCKS` already."""
 
 
@@ -109,18 +109,18 @@ class Blocks:
         return self._storing is not None and self._storing.is_stored(block.id)
 
     async def check_health(self) -> None:
-        """Raises `DatabaseUnavailable` while nobody is let in, because blocks were never read, and
-        while the database's own file is gone.
+        """Raises `DatabaseUnavailableError` while nobody is let in, because blocks were never read,
+        and while the database's own file is gone.
 
         Otherwise a database that is away changes nothing for clients.
         """
         await trio.lowlevel.checkpoint()
         if not self._known:
-            raise DatabaseUnavailable(
+            raise DatabaseUnavailableError(
                 "driver", f"Nobody is let in before the blocks have been read: {self._trouble}"
             )
         if self._trouble.is_lost:
-            raise DatabaseUnavailable("location", str(self._trouble))
+            raise DatabaseUnavailableError("location", str(self._trouble))
 
     # -------------------------------------------------------------------------- looking
 
@@ -154,13 +154,13 @@ class Blocks:
 
         It is stored in the background. This waits for that, but no longer than a second, and not
         at all while the database fails: `is_stored` says whether it is. Cancelling this leaves it
-        in force, and it is stored all the same. Raises `TooManyBlocks`.
+        in force, and it is stored all the same. Raises `TooManyBlocksError`.
         """
         if len(self._index) >= MAX_BLOCKS:
             for id in self._index.over(self._retention.now()):
                 self._index.discard(id)
         if len(self._index) >= MAX_BLOCKS:
-            raise TooManyBlocks(f"there are {MAX_BLOCKS} blocks already: lift some")
+            raise TooManyBlocksError(f"there are {MAX_BLOCKS} blocks already: lift some")
         self._index.insert(block)
         if self._storing is not None:
             self._since_read.add(block.id)
@@ -171,7 +171,10 @@ class Blocks:
         return met
 
     async def remove(self, blocks: Iterable[Block]) -> int:
-        """Lift blocks; how many were there. Raises `DatabaseUnavailable`, and then lifts none."""
+        """Lift blocks, and return how many there were.
+
+        Raises `DatabaseUnavailableError`, and then lifts none.
+        """
         found = [block for block in blocks if block.id in self._index]
         await trio.lowlevel.checkpoint()
         if found and self._storing is not None:
@@ -186,7 +189,7 @@ class Blocks:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep in step with the database, and with the clock, until cancelled.
 
-        Raises `SchemaTooNew` at the start.
+        Raises `SchemaTooNewError` at the start.
         """
         self._retention.start()
         if self._database is not None:
@@ -212,7 +215,7 @@ class Blocks:
             await self._read(self._database)
             self._trouble.succeeded("reading")
         except Exception as error:
-            if first and isinstance(error, ValueError):  # `SchemaTooNew`
+            if first and isinstance(error, ValueError):  # `SchemaTooNewError`
                 raise
             self._trouble.failed("reading", error, nobody_gets_in=not self._known)
             return

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from trioserver.auth.blocks.block import Block
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.storage.errors import Cause
 from trioserver.storage.turn import Turn
 
@@ -58,12 +58,12 @@ class Trouble:
         return "; ".join(self._texts.values()) or "they have not been read yet"
 
     def failed(self, what: str, error: Exception, *, nobody_gets_in: bool = False) -> None:
-        text = str(error) if isinstance(error, DatabaseUnavailable) else type(error).__name__
+        text = str(error) if isinstance(error, DatabaseUnavailableError) else type(error).__name__
         if not self._texts:
             log.warning("blocks_unavailable", error=text, nobody_gets_in=nobody_gets_in)
         self._texts[what] = text
         self._lost.discard(what)
-        if isinstance(error, DatabaseUnavailable) and error.cause in _LOST:
+        if isinstance(error, DatabaseUnavailableError) and error.cause in _LOST:
             self._lost.add(what)
 
     def succeeded(self, what: str) -> None:
@@ -114,7 +114,7 @@ class Storing:
                 await self._attempted.wait()
 
     async def remove(self, blocks: Sequence[Block]) -> None:
-        """Delete blocks, all or none. Raises `DatabaseUnavailable`, within its time limit."""
+        """Delete blocks, all or none. Raises `DatabaseUnavailableError`, within its time limit."""
         async with Turn(self._lock, self._database.timeout):
             # What may be half-way there must not come after: storing it waits for that.
             first = [block for block in blocks if block.id in self._doubtful]
@@ -155,7 +155,7 @@ class Storing:
             try:
                 if batch:
                     await self._write(batch)
-            except DatabaseUnavailable as error:
+            except DatabaseUnavailableError as error:
                 self._failures += 1
                 self._trouble.failed("storing", error)
             else:
@@ -172,7 +172,7 @@ class Storing:
         self._doubtful.update(ids)
         try:
             await self._database.run(partial(self._table.add, blocks=batch))
-        except DatabaseUnavailable:
+        except DatabaseUnavailableError:
             raise
         except Exception as error:  # one of them has letters that the database's encoding lacks
             self._doubtful.difference_update(ids)

@@ -12,7 +12,7 @@ from trioserver.cli.output.terminal import Exit, Failure, print_error, print_jso
 from trioserver.cli.parameters.audit_filters import filter_options, print_entries
 from trioserver.cli.parameters.server import config_option
 from trioserver.cli.settings.loading import load_settings
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStore, as_json
 
 
@@ -80,7 +80,7 @@ def _read(url: str, query: AuditQuery) -> AuditPage:
         return trio.run(_query, database, query)
     except (ValueError, ImportError) as error:
         raise Failure(f"audit.database: {error}", Exit.CONFIGURATION) from None
-    except DatabaseUnavailable as error:
+    except DatabaseUnavailableError as error:
         raise Failure(str(error)) from None
 
 

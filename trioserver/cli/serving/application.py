@@ -15,7 +15,7 @@ import click
 import structlog
 
 from trioserver.app.application import Application
-from trioserver.auth import WeakSecret
+from trioserver.auth import WeakSecretError
 from trioserver.cli.output.terminal import Exit, Failure, one_line
 
 _log = structlog.get_logger(__name__)
@@ -117,6 +117,6 @@ def _failed(doing: str, error: BaseException) -> CannotLoad:
         if Path(frame.filename).is_relative_to(Path.cwd()) and "site-packages" not in frame.filename
     ]
     where = f" at {Path(here[-1].filename).name}, line {here[-1].lineno}" if here else ""
-    if isinstance(error, WeakSecret):
+    if isinstance(error, WeakSecretError):
         return CannotLoad(f"{doing} failed{where}. {error}", Exit.CONFIGURATION)
     return CannotLoad(f"{doing} failed{where}: {type(error).__name__}: {one_line(error)}")

@@ -9,7 +9,7 @@ from trioserver.cli.output.terminal import Exit, Failure
 from trioserver.config import Config
 from trioserver.http.serving import run
 from trioserver.server.server import Server
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 from trioserver.websocket.errors import CannotListen
 
 
@@ -39,6 +39,6 @@ def _explained(error: Exception) -> Exception:
     if isinstance(cause, CannotListen):
         return Failure(str(cause), Exit.CANNOT_LISTEN)
     # An authenticator refuses the addresses; a database's file cannot be where it should be.
-    if isinstance(cause, ValueError | DatabaseUnavailable):
+    if isinstance(cause, ValueError | DatabaseUnavailableError):
         return Failure(str(cause), Exit.CONFIGURATION)
     return error

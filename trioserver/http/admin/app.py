@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol import Refusal
 from trioserver.auth import Authenticator, Inspection, JWTAuth, User, inspect_token
-from trioserver.auth.blocks import TooManyBlocks
+from trioserver.auth.blocks import TooManyBlocksError
 from trioserver.http.admin import payloads
 from trioserver.http.admin.access import Gate
 from trioserver.http.admin.payloads import given, pair, parameters, seconds
@@ -35,7 +35,7 @@ from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.server.inspection import ConnectionFilter
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 from trioserver.telemetry.audit import AuditQuery, as_json
 from trioserver.telemetry.observer import Act
 
@@ -118,7 +118,7 @@ class _Administration:
                 return await endpoint(request)
             except ApiError as error:
                 return error.response
-            except DatabaseUnavailable:
+            except DatabaseUnavailableError:
                 return unavailable("The database does not answer.").response
             except Exception as error:
                 path = masked_path(request.url.path)
@@ -207,7 +207,7 @@ class _Administration:
             )
         except ValueError as error:
             raise invalid(f"{error}.") from None
-        except TooManyBlocks as error:
+        except TooManyBlocksError as error:
             raise ApiError(409, "too_many_blocks", f"{error}.") from None
         self._acted(request, "block", target | {"id": done.block.id}, done.disconnected)
         later = not done.stored and self._server.audit is not None

@@ -14,7 +14,7 @@ from trioserver.app.functions import unwrap
 from trioserver.logs.lines import may_log
 from trioserver.logs.seldom import Seldom
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 from trioserver.telemetry.handling_times import Outcome
 from trioserver.websocket.errors import without_departure
 from trioserver.websocket.headers import encode_text
@@ -78,7 +78,7 @@ def judge(
         return Outcome.REFUSED, error
     log = connection.log if id is None else connection.log.bind(request_id=id)
     user = connection.user.id
-    if isinstance(error, DatabaseUnavailable):
+    if isinstance(error, DatabaseUnavailableError):
         if may_log("handler_without_database", user=user):
             log.warning(
                 "handler_without_database",

@@ -15,7 +15,7 @@ import trio
 
 from trioserver.app.connection import Connection
 from trioserver.config import AuditConfig
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.telemetry.audit.entry import (
     Entry,
     of_act,
@@ -105,7 +105,7 @@ class Auditor(Observer):
         )
 
     async def check_health(self) -> None:
-        """Raises `DatabaseUnavailable` until rows could be written for the first time.
+        """Raises `DatabaseUnavailableError` until rows could be written for the first time.
 
         A new server whose audit never works should not take the place of one that does. Later on,
         clients do not pay for an audit that fails.
@@ -115,7 +115,7 @@ class Auditor(Observer):
             self._has_worked = True
 
     async def query(self, query: AuditQuery) -> AuditPage:
-        """The newest entries that fit and are stored. Raises `DatabaseUnavailable`."""
+        """The newest entries that fit and are stored. Raises `DatabaseUnavailableError`."""
         return await self._store.query(query)
 
     # -------------------------------------------------------------------------- what happens
@@ -162,11 +162,12 @@ class Auditor(Observer):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write until cancelled; then what is left, for no longer than ``flush_timeout``.
 
-        A database that is away does not keep it from starting. Raises `SchemaTooNew` at the start.
+        A database that is away does not keep it from starting. Raises `SchemaTooNewError` at the
+        start.
         """
         try:
             await self._store.prepare()
-        except DatabaseUnavailable as error:
+        except DatabaseUnavailableError as error:
             self._failed(error)
         task_status.started()
         try:
@@ -237,7 +238,9 @@ class Auditor(Observer):
         self._failures += 1
         if self._failures == 1:
             # Of another error only the kind: its text may quote what was to be stored.
-            text = str(error) if isinstance(error, DatabaseUnavailable) else type(error).__name__
+            text = (
+                str(error) if isinstance(error, DatabaseUnavailableError) else type(error).__name__
+            )
             log.warning("audit_unavailable", error=text, queued=len(self._queue))
 
     def _succeeded(self) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 import trio
 
-from trioserver.storage import DatabaseUnavailable
+from trioserver.storage import DatabaseUnavailableError
 from trioserver.storage.retention import RetentionClock
 from trioserver.telemetry.audit.store import EXPIRE_ROWS, AuditStore
 
@@ -41,7 +41,7 @@ async def _expire(store: AuditStore, before: float) -> None:
             if some < EXPIRE_ROWS:
                 break
             await trio.sleep(_BREATH)
-    except DatabaseUnavailable as error:
+    except DatabaseUnavailableError as error:
         log.warning("audit_retention_failed", error=str(error))
     except Exception as error:  # the table was dropped, say: the next write makes it again
         log.warning("audit_retention_failed", error=type(error).__name__)

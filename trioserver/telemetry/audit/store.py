@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from trioserver.storage import Database, DatabaseUnavailable
+from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.telemetry.audit.entry import Entry, plainer
 from trioserver.telemetry.audit.query import AuditPage, AuditQuery
 
@@ -19,7 +19,7 @@ EXPIRE_ROWS: Final = 1000
 class AuditStore:
     """The table of the audit in a `Database`, which somebody else opens.
 
-    All methods raise `DatabaseUnavailable`. The constructor raises `ImportError` with what to
+    All methods raise `DatabaseUnavailableError`. The constructor raises `ImportError` with what to
     install.
     """
 
@@ -33,12 +33,12 @@ class AuditStore:
         self._prepared = False
 
     async def prepare(self) -> None:
-        """Make the table if it is not there. Raises `SchemaTooNew` too."""
+        """Make the table if it is not there. Raises `SchemaTooNewError` too."""
         await self._database.migrate(self._table.COMPONENT, self._table.STEPS)
         self._prepared = True
 
     async def check_writable(self) -> None:
-        """Raises if rows cannot be written now. Raises `SchemaTooNew` too."""
+        """Raises if rows cannot be written now. Raises `SchemaTooNewError` too."""
         if not self._prepared:
             await self.prepare()
         await self._database.check_writable()
@@ -58,7 +58,7 @@ class AuditStore:
         except DataError:  # the database has another encoding
             plain = [(key, plainer(entry)) for key, entry in rows]
             await self._database.run(lambda connection: self._table.add(connection, plain))
-        except DatabaseUnavailable as error:
+        except DatabaseUnavailableError as error:
             if error.cause == "missing_table":  # somebody has dropped it
                 self._prepared = False
             raise

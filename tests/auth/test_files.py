@@ -110,11 +110,11 @@ def test_a_secret_that_others_may_read_is_told_of(secret_file: Path, mode: int, 
         logs
         == [
             {
-                "event": "file_open_to_others",
+                "event": "file_permissions_too_open",
                 "log_level": "warning",
                 "path": str(secret_file),
                 "mode": f"{mode:04o}",
-                "advice": f"chmod 600 {secret_file}",
+                "hint": f"chmod 600 {secret_file}",
             }
         ]
         * told

@@ -340,8 +340,8 @@ async def test_keys_that_nobody_fetches_are_an_error_in_the_log_once() -> None:
     with provider_of(shape) as (provider, auth), capture_logs() as log:
         for _ in range(3):
             assert (await refused(auth, provider.token(shape.claims))).code == "unavailable"
-    assert [line["event"] for line in log] == ["jwks_not_fetched"]
-    assert "Component" in log[0]["advice"]
+    assert [line["event"] for line in log] == ["jwks_fetcher_not_running"]
+    assert "Component" in log[0]["hint"]
 
 
 async def test_a_login_can_be_revoked_by_another_claim_than_jti() -> None:

@@ -91,4 +91,4 @@ async def test_it_warns_once_as_the_server_starts(nursery: trio.Nursery) -> None
     with capture_logs() as logs:
         await nursery.start(AUTH.run)
     assert [line["log_level"] for line in logs] == ["warning"]
-    assert "development only" in logs[0]["event"]
+    assert (logs[0]["event"], logs[0]["log_level"]) == ("user_ids_not_verified", "warning")

@@ -45,8 +45,12 @@ async def test_a_database_that_is_there_keeps_its_mode_and_is_told_of_if_it_is_o
             await database.run(lambda c: c.execute(text("CREATE TABLE notes (body TEXT)")))
     assert modes(tmp_path) == {"given.db": 0o664}
     (line,) = logs
-    assert (line["event"], line["path"], line["mode"]) == ("file_open_to_others", str(path), "0664")
-    assert line["advice"] == f"chmod 600 {path}"
+    assert (line["event"], line["path"], line["mode"]) == (
+        "file_permissions_too_open",
+        str(path),
+        "0664",
+    )
+    assert line["hint"] == f"chmod 600 {path}"
 
 
 def test_a_directory_is_made_for_this_user_only(tmp_path: Path) -> None:
@@ -64,7 +68,7 @@ def test_a_directory_that_is_there_is_told_of_if_it_is_open(tmp_path: Path) -> N
     with capture_logs() as logs:
         make_directory(path)
     assert modes(tmp_path) == {"data": 0o755}
-    assert [line["advice"] for line in logs] == [f"chmod 700 {path}"]
+    assert [line["hint"] for line in logs] == [f"chmod 700 {path}"]
 
 
 def test_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:

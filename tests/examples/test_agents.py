@@ -78,8 +78,8 @@ def test_a_development_secret_is_made_for_each_run_and_said_so(running: Demo) ->
             with one.open("/ws") as talk:
                 talk.send(type="auth", token=other.token("alice"))
                 assert talk.refused()[2] == "token_invalid"
-            log = one.log_until("development_secret_made")
-            (said,) = [line for line in log.splitlines() if "development_secret_made" in line]
+            log = one.log_until("development_secret_created")
+            (said,) = [line for line in log.splitlines() if "development_secret_created" in line]
             assert json.loads(said)["level"] == "warning"
             assert "this run only" in said
 
@@ -181,7 +181,7 @@ def test_a_good_secret_is_used_and_neither_it_nor_a_token_is_in_any_word() -> No
             with running.open(f"/ws?token={running.token(name)}") as talk:
                 talk.receive()
         log = running.log_until("token_expired")
-    assert "development_secret_made" not in log
+    assert "development_secret_created" not in log
     assert secret not in log + json.dumps(running.facts)
     for name in ("alice", "alice_expired"):
         assert running.token(name) not in log

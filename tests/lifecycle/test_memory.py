@@ -118,7 +118,7 @@ async def test_together_they_are_bounded_and_those_who_hold_most_wait(
             statistics = harness.server.statistics()
         assert statistics.memory_bytes <= limits.max_memory_bytes
         assert statistics.memory_waiting + statistics.memory_closed > 0
-        (line,) = [line for line in lines if line["event"] == "memory_short"]
+        (line,) = [line for line in lines if line["event"] == "memory_pressure"]
         assert line["limit_bytes"] == 16 * MIB
         assert (await good.request("echo", {"text": "still here"}))["type"] == "ack"
 

@@ -255,5 +255,5 @@ async def test_an_outbox_too_small_for_what_is_taken_is_said_at_the_start(
     with capture_logs() as lines:
         async with place(CONFIG):
             pass
-    (line,) = [line for line in lines if line["event"] == "outbox_smaller_than_messages"]
+    (line,) = [line for line in lines if line["event"] == "send_queue_smaller_than_messages"]
     assert (line["largest_sent_bytes"], line["largest_taken_bytes"]) == (LARGEST, 200_000)

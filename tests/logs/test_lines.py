@@ -97,7 +97,7 @@ async def test_refused_requests_of_one_address_are_some_lines_and_a_summary(
             await refuse(harness, 5, "192.0.2.2")
             assert count(lines)["request_refused"] == 25
             await trio.sleep(10)
-    (summary,) = (line for line in lines if line["event"] == "lines_suppressed")
+    (summary,) = (line for line in lines if line["event"] == "log_lines_suppressed")
     assert summary["of"] == "request_refused"
     assert (summary["remote"], summary["count"]) == ("192.0.2.1", 280)
 
@@ -109,8 +109,8 @@ async def test_refused_connections_of_many_addresses_have_a_bound_together(
         async with serving(config()) as harness:
             for n in range(200):
                 await fail(harness, 1, f"192.0.2.{n}")
-    kept = count(lines)["connection_refused"] + count(lines)["connection_closed"]
-    told = sum(line["count"] for line in lines if line["event"] == "lines_suppressed")
+    kept = count(lines)["authentication_failed"] + count(lines)["connection_closed"]
+    told = sum(line["count"] for line in lines if line["event"] == "log_lines_suppressed")
     assert kept < 120
     assert kept + told == 400
 
@@ -138,7 +138,7 @@ async def test_failing_handlers_of_one_client_are_some_lines_and_a_summary(
             for n in range(60):
                 assert (await client.request("fail_inline", id=n))["code"] == "internal_error"
     assert count(lines)["handler_failed"] == 20
-    told = [line for line in lines if line["event"] == "lines_suppressed"]
+    told = [line for line in lines if line["event"] == "log_lines_suppressed"]
     assert [(line["user"], line["count"]) for line in told if line["of"] == "handler_failed"] == [
         ("alice", 40)
     ]
@@ -171,7 +171,7 @@ async def test_all_that_a_client_makes_handlers_do_wrong_is_some_lines_and_a_sum
                 assert (await client.request("wrong"))["code"] == "internal_error"
                 await client.close()
             await harness.assert_nothing_left()
-    told = [line for line in lines if line["event"] == "lines_suppressed"]
+    told = [line for line in lines if line["event"] == "log_lines_suppressed"]
     assert {line["of"] for line in told} >= {
         "handler_not_awaited",
         "handler_failed",

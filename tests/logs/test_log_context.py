@@ -249,7 +249,7 @@ async def test_a_refusal_is_one_line_that_says_why_and_who(
 ) -> None:
     async with talking(token, path) as client:
         await client.receive_end()
-    line = log.line("connection_refused")
+    line = log.line("authentication_failed")
     assert line["reason"] == reason
     assert line["remote"].startswith("127.0.0.1:")
     assert (line["route"], line["path"]) == ("/ws/{id}", path)
@@ -263,7 +263,7 @@ async def test_a_good_connection_is_no_refusal(log: Log) -> None:
     async with talking() as client:
         await client.receive_until("ready")
         await client.close()
-    assert not log.lines("connection_refused")
+    assert not log.lines("authentication_failed")
 
 
 async def test_a_new_token_that_is_refused_is_a_line(log: Log) -> None:
@@ -271,7 +271,7 @@ async def test_a_new_token_that_is_refused_is_a_line(log: Log) -> None:
         await client.receive_until("ready")
         await client.send(type="auth", token="bob-s")
         await client.receive_end()
-    line = log.line("refresh_refused")
+    line = log.line("token_refresh_failed")
     assert (line["reason"], line["user"]) == ("access_denied", "alice")
     assert line["token"] == fingerprint("bob-s")
 
@@ -302,7 +302,7 @@ async def test_a_def_handler_that_holds_the_loop_is_named_once_a_minute(log: Log
         await client.receive_until("ready")
         for id in range(3):
             await client.request("slow", id=id)
-    line = log.line("inline_handler_slow")
+    line = log.line("sync_handler_slow")
     assert line["level"] == "warning"
     assert (line["route"], line["type"]) == ("/ws/{id}", "slow")
     assert line["handler"].endswith("slow")

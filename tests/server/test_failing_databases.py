@@ -172,13 +172,15 @@ async def test_a_file_that_is_deleted_under_a_server_is_not_ready_until_it_is_ba
         async with serving(str(path), mailbox=str(tmp_path / "mailbox.db")) as (place, _):
             await eventually_ready(place)
             path.rename(elsewhere)
-            await eventually(lambda: "blocks_unavailable" in [line["event"] for line in logs])
+            await eventually(
+                lambda: "access_blocks_unavailable" in [line["event"] for line in logs]
+            )
             assert (await readiness(place))["failed"] == ["blocks"]
             client = await connect(place)  # who is blocked is still known
             await trio.aclose_forcefully(client.stream)
             elsewhere.rename(path)
             await eventually_ready(place)
-    (told,) = [line["error"] for line in logs if line["event"] == "blocks_unavailable"]
+    (told,) = [line["error"] for line in logs if line["event"] == "access_blocks_unavailable"]
     assert "was deleted or moved" in told
     assert str(path) in told
 

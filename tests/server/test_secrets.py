@@ -418,8 +418,8 @@ async def test_no_secret_comes_out_of_a_server(
     # It has been everywhere: else the test would find nothing, whatever came out.
     for event in (
         "connection_closed",
-        "connection_refused",
-        "refresh_refused",
+        "authentication_failed",
+        "token_refresh_failed",
         "request_refused",
         "handler_failed",
         "authenticator_failed",

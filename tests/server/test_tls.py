@@ -219,10 +219,10 @@ async def test_a_bad_pair_is_refused_once_and_the_old_one_stays(files: Files) ->
             look = partial(serial_of, port_of(server), files.trusting())
             before = await trio.to_thread.run_sync(look)
             files.key.write_text("this is no key")
-            await until_logged(logs, "certificate_refused")
+            await until_logged(logs, "certificate_reload_failed")
             assert await trio.to_thread.run_sync(look) == before
             await server._listening.reload_changed_certificates()
-            refused = [each for each in logs if each["event"] == "certificate_refused"]
+            refused = [each for each in logs if each["event"] == "certificate_reload_failed"]
             assert len(refused) == 1
             assert str(files.key) in refused[0]["error"]
             files.certificate.unlink()  # gone altogether

@@ -35,7 +35,7 @@ that has just been rotated in still find the next one."""
 
 Fetch = Callable[[str], Awaitable[bytes]]
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("trioserver")
 
 
 class JWKSError(FetchError):
@@ -144,7 +144,7 @@ class JWKS:
         """Say once that tokens are refused because no keys are fetched."""
         if not self._has_complained:
             self._has_complained = True
-            _log.error("jwks_not_fetched", url=self._place, advice=_NOBODY_FETCHES)
+            _log.error("jwks_fetcher_not_running", url=self._place, hint=_NOBODY_FETCHES)
 
     async def _cool_down(self) -> None:
         """Wait until a fetch that was asked for may be made."""
@@ -168,13 +168,13 @@ class JWKS:
             self.failing, self._begun_at = False, begun_at
         except Exception as error:  # down, slow, broken: whatever it is, the keys at hand stay
             self.failing = True
-            _log.warning("no keys from the JWKS URL", url=self._place, error=name_of(error))
+            _log.warning("jwks_fetch_failed", url=self._place, error=name_of(error))
             return failures + 1
         finally:
             self._fetching = False
             self._fetched.set()
             self._fetched = trio.Event()
-        _log.info("keys fetched from the JWKS URL", url=self._place, keys=len(self.keys.keys))
+        _log.info("jwks_fetched", url=self._place, keys=len(self.keys.keys))
         return 0
 
 

@@ -28,7 +28,7 @@ Revoked: TypeAlias = Callable[[str], bool | Awaitable[bool]]
 
 _NOT_KNOWN_YET: Final = "The token's key is not known, and its provider cannot be asked now."
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("trioserver")
 
 
 class JWTAuth(Component):
@@ -259,7 +259,7 @@ class JWTAuth(Component):
         except Refusal:
             raise
         except Exception as error:  # of the application; not knowing admits nobody
-            _log.error("revocation_unknown", traceback=traceback_of(error))
+            _log.error("revocation_check_failed", traceback=traceback_of(error))
             raise Refusal("unavailable") from None
         return bool(answer)
 

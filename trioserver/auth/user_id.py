@@ -17,7 +17,7 @@ from trioserver.websocket.request import Request
 _MAX_INTEGER: Final = 2**63
 """Ids are integers of a database at most; and Python refuses to print very long ones."""
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("trioserver")
 
 
 class TrustedUserId(Component):
@@ -46,7 +46,10 @@ class TrustedUserId(Component):
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Logs a warning, once, as the server starts."""
-        _log.warning("every client is trusted to name its own user_id: for development only")
+        _log.warning(
+            "user_ids_not_verified",
+            hint="TrustedUserId lets every client be any user: for development only",
+        )
         await trio.lowlevel.checkpoint()
         task_status.started()
 

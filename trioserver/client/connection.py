@@ -39,7 +39,7 @@ from trioserver.client.url import WebSocketURL
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds to send what is queued and close, and to wait for the Close after a fatal error."""
 
-_log: Final = structlog.get_logger("trioserver.client")
+_log: Final = structlog.get_logger("trioserver")
 
 
 class ClientConnection:
@@ -242,4 +242,4 @@ class ClientConnection:
                     token = await self._options.ask_for_token()
                     await self.requests.refresh(token, self._options.heartbeat)
             except Exception as error:  # also of the program's callable
-                _log.warning("token_not_refreshed", error=type(error).__name__)
+                _log.warning("client_token_refresh_failed", error=type(error).__name__)

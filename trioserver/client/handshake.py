@@ -34,7 +34,7 @@ _SWITCHING_PROTOCOLS: Final = 101
 _STATUS: Final = re.compile(rb"HTTP/1\.\d (\d{3})")
 _RETRY_AFTER: Final = re.compile(rb"\r\nretry-after:[ \t]*(\d{1,6})[ \t]*\r\n", re.IGNORECASE)
 
-_log: Final = structlog.get_logger("trioserver.client")
+_log: Final = structlog.get_logger("trioserver")
 
 
 class WatchedStream(trio.abc.Stream):
@@ -138,7 +138,9 @@ async def run_websocket(
             if not opened:
                 reading.cancel_scope.cancel()
     except* Exception as errors:
-        _log.debug("websocket_ended", how=[type(error).__name__ for error in errors.exceptions])
+        _log.debug(
+            "client_websocket_closed", errors=[type(error).__name__ for error in errors.exceptions]
+        )
     if not opened:
         task_status.started(None)
 

@@ -24,7 +24,7 @@ PUSHED_BYTES: Final = 1024 * 1024
 """Bytes of pushed messages that wait for `Client.messages`. Further ones are dropped and counted,
 because a program that does not read them must not block everything else."""
 
-_log: Final = structlog.get_logger("trioserver.client")
+_log: Final = structlog.get_logger("trioserver")
 
 
 class State(Enum):
@@ -78,7 +78,9 @@ class Reconnector:
             if pause is None or self._leaving:
                 self.close(self.close_reason)
                 return
-            _log.info("reconnecting", url=str(self.url), why=self.close_reason.code, s=pause)
+            _log.info(
+                "client_reconnecting", url=str(self.url), reason=self.close_reason.code, pause=pause
+            )
             if self.state is State.READY:
                 self._set_state(State.RECONNECTING)
             await trio.sleep(pause)

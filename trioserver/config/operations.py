@@ -78,7 +78,7 @@ class LogConfig:
         "lines/s",
         "Maximum log lines per second caused by one address or one authenticated user, with "
         "bursts of up to 20 times as many. Further lines are suppressed and counted in "
-        "`lines_suppressed`.",
+        "`log_lines_suppressed`.",
     )
     lines_per_second: int = count(
         50,
@@ -87,7 +87,7 @@ class LogConfig:
         "lines/s",
         "Maximum log lines per second caused by all unauthenticated clients together, with bursts "
         "of up to 20 times as many. Further lines are suppressed and counted in "
-        "`lines_suppressed`.",
+        "`log_lines_suppressed`.",
     )
     exception_messages: str = choice(
         "off",

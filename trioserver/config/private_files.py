@@ -50,8 +50,8 @@ def tell_if_open(path: Path) -> None:
         if mode & _OTHERS:
             wanted = _DIRECTORY if stat.S_ISDIR(status.st_mode) else _FILE
             _log.warning(
-                "file_open_to_others",
+                "file_permissions_too_open",
                 path=str(path),
                 mode=f"{mode:04o}",
-                advice=f"chmod {wanted:o} {path}",
+                hint=f"chmod {wanted:o} {path}",
             )

@@ -89,8 +89,8 @@ class Exchange:
         finally:
             self._output.close()
         if self._cancel_scope.cancelled_caught:
-            if self._may_log("http_application_too_slow"):
-                log.error("http_application_too_slow", path=self._shown_path)
+            if self._may_log("http_application_timeout"):
+                log.error("http_application_timeout", path=self._shown_path)
             return RequestRejected(503, "The server did not answer in time. Try again later.")
         unanswered = not (failed or gone or self.started)
         if unanswered and self._may_log("http_application_failed"):

@@ -45,7 +45,7 @@ def make_http(server: Server) -> HttpSide | None:
     except MissingExtra:
         if wanted:
             raise
-        log.info("http_off", meaning="for /healthz and more: pip install 'trioserver[http]'")
+        log.info("http_disabled", hint="for /healthz and more: pip install 'trioserver[http]'")
         return None
     wanted = wanted or config.metrics is not False or config.admin is not False
     if not (wanted or config.health or config.protocol):

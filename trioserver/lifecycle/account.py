@@ -43,7 +43,9 @@ class Account:
         attempt = Attempt(outcome=outcome, duration=duration, refresh=refresh, token=self.token)
         self._observer.attempted(self._connection, attempt)
         if outcome not in ("ready", "refreshed", CLIENT_DISCONNECTED):
-            self._log_refusal("refresh_refused" if refresh else "connection_refused", outcome)
+            self._log_refusal(
+                "token_refresh_failed" if refresh else "authentication_failed", outcome
+            )
 
     def _log_refusal(self, event: str, reason: str) -> None:
         """Who the user is stands beside it where the token was good, and so does the token's id."""
@@ -52,6 +54,7 @@ class Account:
             return
         connection.log.info(
             event,
+            method="websocket",
             reason=reason,
             remote=connection.request.remote,
             path=masked_path(connection.request.path),

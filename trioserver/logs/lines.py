@@ -1,8 +1,7 @@
-"""A bound on log lines that strangers, or one client, can cause; the rest is counted, and told.
+"""Limits on the log lines that a client can cause. Suppressed lines are counted and summarized.
 
 Each server has a `LineThrottle`. Code that runs on behalf of one of its connections finds it in a
-context variable, as structlog finds whose line it is:
-``if may_log("tls_handshake_failed", remote): ...``.
+context variable: ``if may_log("tls_handshake_failed", remote): log.info(...)``.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ class LineThrottle:
                 assert isinstance(kind, _Kind)
                 source = suppressed.source or "several"
                 whose = {"user": source} if kind.by_user else {"remote": source}
-                log.warning("lines_suppressed", of=kind.event, count=suppressed.count, **whose)
+                log.warning("log_lines_suppressed", of=kind.event, count=suppressed.count, **whose)
 
 
 _THROTTLE: Final[ContextVar[LineThrottle | None]] = ContextVar("trioserver_lines", default=None)

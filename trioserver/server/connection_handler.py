@@ -169,7 +169,7 @@ class ConnectionHandler:
                 head = await read_head(arrival.stream, max_bytes=limits.max_head_bytes)
             if head is None:  # it gave way to somebody else, or has been too slow
                 if trio.current_time() >= scope.deadline:
-                    log.debug("request_incomplete", remote=arrival.peer, why="TooSlowError")
+                    log.debug("request_incomplete", remote=arrival.peer, reason="timeout")
                 return None
             check_head(head)
         except BadProxyHeader as bad:
@@ -182,7 +182,7 @@ class ConnectionHandler:
                 if may_log("tls_handshake_failed", arrival.peer):
                     log.info("tls_handshake_failed", remote=arrival.peer, reason=cause.reason)
             else:
-                log.debug("request_incomplete", remote=arrival.peer, why="PeerLeft")
+                log.debug("request_incomplete", remote=arrival.peer, reason="client_disconnected")
         else:
             return head
         return None

@@ -453,7 +453,7 @@ def _warn_of_look_alikes(parts: Iterable[object]) -> None:
             log.warning(
                 "not_a_component",
                 part=type(part).__qualname__,
-                meaning="it has a run(*, task_status), which is not called: derive it from "
+                hint="its run(*, task_status) is not called: derive the class from "
                 "trioserver.Component",
             )
 

@@ -62,7 +62,7 @@ class HandlerTimes:
         suppressed = self._seldom.ask(perf_counter())
         if suppressed is not None:
             _log.warning(
-                "inline_handler_slow",
+                "sync_handler_slow",
                 route=route,
                 type=handler.type,
                 handler=getattr(handler.function, "__qualname__", type(handler.function).__name__),

@@ -201,7 +201,7 @@ class Readiness:
         try:
             start()
         except Exception as error:
-            _log.error("readiness_source_failed", traceback=traceback_of(error))
+            _log.error("poll_handler_failed", traceback=traceback_of(error))
 
     def _serve_ready(self) -> bool:
         """Serve what is ready; False where nothing is."""
@@ -248,7 +248,7 @@ class Readiness:
             self._failed(source, error)
 
     def _failed(self, source: Source, error: Exception) -> None:
-        _log.error("readiness_source_failed", traceback=traceback_of(error))
+        _log.error("poll_handler_failed", traceback=traceback_of(error))
         for fd, other in [*self._sources.items()]:
             if other is source:
                 self.unwatch(fd, source)

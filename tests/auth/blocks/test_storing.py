@@ -104,7 +104,7 @@ async def test_a_block_that_cannot_be_stored_keeps_no_other_from_being_stored_an
         assert all(here.is_stored(block) for block in here.all if block is not greek)
         with pytest.raises(Refusal):
             here.check(User(id="αλίκη"))
-        (line,) = [line for line in logs if line["event"] == "block_not_stored"]
+        (line,) = [line for line in logs if line["event"] == "access_block_not_stored"]
         assert line["error"] == "UntranslatableCharacter"
         assert await here.remove([greek]) == 1
         assert users(here) == {"bob", "carol", "dave", "mallory"}
@@ -122,7 +122,7 @@ async def test_a_row_that_is_no_block_keeps_no_block_from_being_read(database_ur
             await blocks._synchronize()
             await blocks._synchronize()
     assert users(blocks) == {"bob"}
-    assert [line["id"] for line in logs if line["event"] == "block_unreadable"] == ["a", "b"]
+    assert [line["id"] for line in logs if line["event"] == "access_block_unreadable"] == ["a", "b"]
 
 
 class Watched(Database):

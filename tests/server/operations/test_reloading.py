@@ -194,7 +194,7 @@ async def test_a_bad_configuration_is_refused_and_keys_are_read_all_the_same() -
     assert not good
     assert server.config == Config(port=0)
     assert keys.name == "new"
-    assert [each["event"] for each in logs] == ["reload_refused", "keys_reloaded"]
+    assert [each["event"] for each in logs] == ["reload_failed", "keys_reloaded"]
     assert "port is 70000" in logs[0]["reason"]
 
 
@@ -213,7 +213,7 @@ async def test_bad_keys_are_refused_and_only_what_is_for_reading_is_said(
     _, good, logs = await reload(keys)
     assert not good
     assert keys.name == "old"
-    assert [each["event"] for each in logs] == ["reconfigured", "reload_refused"]
+    assert [each["event"] for each in logs] == ["reconfigured", "reload_failed"]
     assert logs[1]["reason"] == said
 
 

@@ -118,7 +118,7 @@ async def test_the_end_does_not_wait_for_a_database_for_long(
             act(auditor, 0, 3)
     assert auditor.statistics().lost == 3
     lost = [line for line in logs if line["event"] == "audit_rows_lost"]
-    assert [(line["lost"], line["why"]) for line in lost] == [(3, "the server has ended")]
+    assert [(line["lost"], line["reason"]) for line in lost] == [(3, "shutdown")]
 
 
 async def test_a_full_disk_costs_nothing_while_there_is_room_in_the_queue(sqlite_url: str) -> None:

@@ -194,10 +194,10 @@ async def test_rows_beyond_the_age_are_deleted_in_small_batches(database_url: st
         async with trio.open_nursery() as nursery:
             server = await nursery.start(run_later)
             server.administered(Act(actor="new", name="x", target={}, affected=0))
-            await eventually(lambda: any(line["event"] == "audit_expired" for line in logs))
+            await eventually(lambda: any(line["event"] == "audit_rows_expired" for line in logs))
             assert {entry.user for entry in await entries(server)} == {"new"}
             nursery.cancel_scope.cancel()
-    assert [line["rows"] for line in logs if line["event"] == "audit_expired"] == [2500]
+    assert [line["rows"] for line in logs if line["event"] == "audit_rows_expired"] == [2500]
 
 
 def test_a_database_that_cannot_be_is_refused_before_the_start() -> None:

@@ -232,7 +232,7 @@ class Courier:
         try:
             self._connection._transmit(message)
         except TooBigToSendError:
-            self._connection.log.error("kept_message_too_large", bytes=len(message))
+            self._connection.log.error("mailbox_message_too_big", bytes=len(message))
             return None
         return None if self._is_over() else self._outbox.position
 

@@ -161,7 +161,7 @@ class Mailbox(Component):
                     raise
                 given = desk.give(letter, here)
         if dropped:
-            _log.warning("kept_messages_dropped", count=dropped)
+            _log.warning("mailbox_messages_dropped", count=dropped)
         return SendReceipt(id=letter.id, connections=given, dropped=dropped)
 
     async def withdraw(self, user: str | User, key: str) -> bool:

@@ -60,7 +60,7 @@ async def sweep(store: Store, clock: Callable[[], float]) -> None:
             await trio.sleep(PAUSE)
     finally:
         if count:
-            _log.warning("kept_messages_dropped", count=count, too_old=True)
+            _log.warning("mailbox_messages_dropped", count=count, too_old=True)
 
 
 def say_unavailable(error: Exception, **values: int) -> None:

@@ -217,7 +217,7 @@ class Blocks:
         except Exception as error:
             if first and isinstance(error, ValueError):  # `SchemaTooNewError`
                 raise
-            self._trouble.failed("reading", error, nobody_gets_in=not self._known)
+            self._trouble.failed("reading", error, rejects_all=not self._known)
             return
         try:
             await self._expire(self._database)
@@ -257,7 +257,7 @@ class Blocks:
     async def _load(self, database: Database, ids: list[str]) -> None:
         blocks, wrong = await database.read(partial(table().load, ids=ids))
         for id in wrong:
-            log.error("block_unreadable", id=id, meaning="it keeps nobody out")
+            log.error("access_block_unreadable", id=id, hint="it is not enforced")
         self._unreadable.update(wrong)
         now, turns = self._wall_clock(), _Turns()
         new = [block for block in blocks if block.id not in self._index]

@@ -57,10 +57,10 @@ class Trouble:
     def __str__(self) -> str:
         return "; ".join(self._texts.values()) or "they have not been read yet"
 
-    def failed(self, what: str, error: Exception, *, nobody_gets_in: bool = False) -> None:
+    def failed(self, what: str, error: Exception, *, rejects_all: bool = False) -> None:
         text = str(error) if isinstance(error, DatabaseUnavailableError) else type(error).__name__
         if not self._texts:
-            log.warning("blocks_unavailable", error=text, nobody_gets_in=nobody_gets_in)
+            log.warning("access_blocks_unavailable", error=text, rejects_all=rejects_all)
         self._texts[what] = text
         self._lost.discard(what)
         if isinstance(error, DatabaseUnavailableError) and error.cause in _LOST:
@@ -69,7 +69,7 @@ class Trouble:
     def succeeded(self, what: str) -> None:
         self._lost.discard(what)
         if self._texts.pop(what, None) is not None and not self._texts:
-            log.info("blocks_available")
+            log.info("access_blocks_available")
 
 
 class Storing:
@@ -187,10 +187,10 @@ class Storing:
         self._waiting.pop(block.id, None)
         self._refused.add(block.id)
         log.error(
-            "block_not_stored",
+            "access_block_not_stored",
             id=block.id,
             error=type(getattr(error, "orig", error)).__name__,
-            meaning="it is in force on this server, until that ends",
+            hint="this server enforces it until it stops; other servers do not",
         )
 
 

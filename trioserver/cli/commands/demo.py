@@ -208,8 +208,8 @@ def _settings() -> agents.Settings:
     if agents.SECRET_VARIABLE in os.environ:
         return settings  # whether it is a good one, the applications will say
     log.warning(
-        "development_secret_made",
-        meaning="for this run only; set TRIOSERVER_SECRET to keep tokens good across runs",
+        "development_secret_created",
+        hint="tokens are valid for this run only; set TRIOSERVER_SECRET to keep them valid",
     )
     return agents.Settings(secret=make_secret(), token_lifetime=settings.token_lifetime)
 

@@ -18,7 +18,7 @@ from trioserver.app.application import Application
 from trioserver.auth import WeakSecretError
 from trioserver.cli.output.terminal import Exit, Failure, one_line
 
-_log = structlog.get_logger(__name__)
+_log = structlog.get_logger("trioserver")
 
 
 class CannotLoad(Failure):
@@ -106,7 +106,7 @@ def _suggestions(name: str, namespace: dict[str, Any]) -> Iterable[str]:
 
 def _failed(doing: str, error: BaseException) -> CannotLoad:
     """With the line of the innermost frame that is the user's own."""
-    _log.debug("application_failed", exc_info=error)
+    _log.debug("application_load_failed", exc_info=error)
     if isinstance(error, SystemExit):
         return CannotLoad(f"{doing} ended the program: keep what it runs under `if __name__ ...`")
     if isinstance(error, SyntaxError):

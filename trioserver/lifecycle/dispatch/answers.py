@@ -79,17 +79,17 @@ def judge(
     log = connection.log if id is None else connection.log.bind(request_id=id)
     user = connection.user.id
     if isinstance(error, DatabaseUnavailableError):
-        if may_log("handler_without_database", user=user):
+        if may_log("handler_database_unavailable", user=user):
             log.warning(
-                "handler_without_database",
+                "handler_database_unavailable",
                 handler=name,
                 category=error.category,
                 error=str(error),
             )
         return Outcome.FAILED, Refusal("unavailable")
     if isinstance(error, trio.TooSlowError):
-        if may_log("handler_too_slow", user=user):
-            log.warning("handler_too_slow", handler=name)
+        if may_log("handler_timeout", user=user):
+            log.warning("handler_timeout", handler=name)
         return Outcome.TIMEOUT, Refusal("unavailable", "This took too long; try again later.")
     if may_log("handler_failed", user=user):
         log.error("handler_failed", handler=name, traceback=traceback_of(error))

@@ -254,7 +254,7 @@ class AdmissionController(Observer):
         """Few lines in the log: who is dropped unheard may come thousands of times a second."""
         suppressed = self._drops.ask(trio.current_time())
         if suppressed is not None:
-            log.warning("connections_dropped", reason=code, more_before=suppressed)
+            log.warning("connections_dropped", reason=code, suppressed=suppressed)
         self._observer.request_refused(
             RefusedRequest(remote=peer, path="", status=0, reason=reason, code=code)
         )

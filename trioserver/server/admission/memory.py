@@ -30,7 +30,7 @@ def new_memory(config: Config) -> Memory:
         suppressed = seldom.ask(trio.current_time())
         if suppressed is not None:
             log.warning(
-                "memory_short",
+                "memory_pressure",
                 held_bytes=memory.held,
                 limit_bytes=memory.limit,
                 waiting=memory.waiting,
@@ -47,9 +47,9 @@ def check_outbox(config: Config) -> None:
     largest, taken = largest_payload(config.outbox.max_bytes), config.limits.max_message_bytes
     if largest < taken + _ECHO:
         log.warning(
-            "outbox_smaller_than_messages",
-            meaning="outbox.max_bytes is too small to echo or publish a message of "
-            "limits.max_message_bytes: that is refused with too_big_to_send",
+            "send_queue_smaller_than_messages",
+            hint="outbox.max_bytes is too small to echo or publish a message of "
+            "limits.max_message_bytes: such a message is rejected with too_big_to_send",
             largest_sent_bytes=largest,
             largest_taken_bytes=taken,
         )

@@ -150,7 +150,7 @@ class ListenerManager:
             try:
                 context = await load(files)
             except CannotListen as error:
-                _log.error("certificate_refused", error=str(error))
+                _log.error("certificate_reload_failed", error=str(error))
                 continue
             if place.files == files:
                 place.use(files, stamp, context)

@@ -150,7 +150,7 @@ class Reloader:
                 await work()
         except Exception as error:
             known = isinstance(error, ValueError | CannotListen)  # made to be read, no secrets
-            log.error("reload_refused", reason=str(error) if known else type(error).__name__)
+            log.error("reload_failed", reason=str(error) if known else type(error).__name__)
             return False
         return True
 

@@ -100,4 +100,4 @@ class SystemdNotifier:
                 notify.send(text.encode())
         except OSError as error:
             with suppress(Exception):
-                _log.warning("service_manager_not_told", error=os.strerror(error.errno or 0))
+                _log.warning("systemd_notify_failed", error=os.strerror(error.errno or 0))

@@ -208,7 +208,7 @@ class Auditor(Observer):
                     await trio.sleep(self._pause())
         if self._queue:
             self._lost += len(self._queue)
-            log.error("audit_rows_lost", lost=self._lost, why="the server has ended")
+            log.error("audit_rows_lost", lost=self._lost, reason="shutdown")
             self._queue.clear()
 
     async def _write_batch(self) -> bool:

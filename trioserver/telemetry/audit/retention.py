@@ -46,4 +46,4 @@ async def _expire(store: AuditStore, before: float) -> None:
     except Exception as error:  # the table was dropped, say: the next write makes it again
         log.warning("audit_retention_failed", error=type(error).__name__)
     if deleted:
-        log.info("audit_expired", rows=deleted)
+        log.info("audit_rows_expired", rows=deleted)

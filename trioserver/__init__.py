@@ -40,13 +40,12 @@ if TYPE_CHECKING:
     from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.telemetry.metrics.statistics import ServerStatistics
     from trioserver.telemetry.observer import (
-        Act,
-        AddressBlock,
-        Attempt,
+        AddressBan,
+        AdminAction,
         AuthAttempt,
         Eviction,
         Observer,
-        RefusedRequest,
+        Rejection,
     )
     from trioserver.websocket.errors import CannotListen, ConnectionEnded
     from trioserver.websocket.listeners import Address
@@ -55,12 +54,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Act",
     "Address",
-    "AddressBlock",
+    "AddressBan",
+    "AdminAction",
     "AdminConfig",
     "Application",
-    "Attempt",
     "AuditConfig",
     "AuditPage",
     "AuditQuery",
@@ -101,7 +99,7 @@ __all__ = [
     "ProxyConfig",
     "ReconfigureResult",
     "Refusal",
-    "RefusedRequest",
+    "Rejection",
     "Request",
     "RequestError",
     "Route",
@@ -121,12 +119,11 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "Act": "trioserver.telemetry.observer",
+    "AdminAction": "trioserver.telemetry.observer",
     "Address": "trioserver.websocket.listeners",
-    "AddressBlock": "trioserver.telemetry.observer",
+    "AddressBan": "trioserver.telemetry.observer",
     "AdminConfig": "trioserver.config",
     "Application": "trioserver.app.application",
-    "Attempt": "trioserver.telemetry.observer",
     "AuditConfig": "trioserver.config",
     "AuditPage": "trioserver.telemetry.audit",
     "AuditQuery": "trioserver.telemetry.audit",
@@ -168,7 +165,7 @@ _HOMES: Final = {
     "ProxyConfig": "trioserver.config",
     "ReconfigureResult": "trioserver.server.operations.reloading",
     "Refusal": "protocol",
-    "RefusedRequest": "trioserver.telemetry.observer",
+    "Rejection": "trioserver.telemetry.observer",
     "Request": "trioserver.websocket.request",
     "RequestError": "protocol",
     "Route": "trioserver.app.route",

@@ -18,7 +18,7 @@ from tests.support.app import Harness, World, serving, wall_clock
 from tests.support.databases import eventually
 from tests.support.postgresql import PostgreSQL
 from trioserver import (
-    Act,
+    AdminAction,
     AdminConfig,
     AuditConfig,
     AuthAttempt,
@@ -46,12 +46,12 @@ def token(
 
 class Acts(Observer):
     def __init__(self) -> None:
-        self.acts: list[Act] = []
+        self.acts: list[AdminAction] = []
 
         self.attempts: list[AuthAttempt] = []
 
-    def administered(self, act: Act) -> None:
-        self.acts.append(act)
+    def on_admin_action(self, action: AdminAction) -> None:
+        self.acts.append(action)
 
     def on_auth_attempt(self, attempt: AuthAttempt) -> None:
         self.attempts.append(attempt)
@@ -63,7 +63,7 @@ class Admin:
 
     harness: Harness
     http: httpx.AsyncClient
-    acts: list[Act]
+    acts: list[AdminAction]
     attempts: list[AuthAttempt]
     app: Any
 

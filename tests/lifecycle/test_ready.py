@@ -15,6 +15,7 @@ from tests.support.app import Harness, World, serving
 from tests.support.client import Client, Ended
 from trioserver import (
     Application,
+    AuthAttempt,
     AuthConfig,
     Config,
     Connection,
@@ -46,15 +47,15 @@ class Watch(Observer):
     def _left(self, user: User, resource: Mapping[str, str]) -> None:
         self._note("presence", "went")
 
-    def became_ready(self, connection: Connection) -> None:
+    def on_ready(self, connection: Connection) -> None:
         self._note("observer", "came")
 
-    def attempted(self, connection: Connection, attempt: Any) -> None:
-        self.outcomes.append(attempt.outcome)
-        if attempt.outcome == "ready":
+    def on_auth_attempt(self, attempt: AuthAttempt) -> None:
+        self.outcomes.append(attempt.code or "ready")
+        if attempt.code is None:
             self._note("attempts", "came")
 
-    def closed(self, connection: Connection, code: int, reason: str, phases: Any) -> None:
+    def on_closed(self, connection: Connection, code: int, reason: str, phases: Any) -> None:
         if phases.ready is not None:
             self._note("phases", "came")
 
@@ -128,7 +129,7 @@ async def test_a_connection_that_ends_in_the_moment_it_is_ready_was_there_for_ev
     watch = watching()
 
     class Impatient(Observer):
-        def became_ready(self, connection: Connection) -> None:
+        def on_ready(self, connection: Connection) -> None:
             connection.disconnect()
 
     observers = [watch, Impatient()]
@@ -189,7 +190,7 @@ async def test_an_observer_that_raises_ends_the_connection_that_it_was_told_of_a
     autojump_clock: MockClock,
 ) -> None:
     class Broken(Observer):
-        def became_ready(self, connection: Connection) -> None:
+        def on_ready(self, connection: Connection) -> None:
             if connection.user.id == "bob":
                 raise RuntimeError("the observer is broken")
 

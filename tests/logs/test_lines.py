@@ -93,12 +93,12 @@ async def test_refused_requests_of_one_address_are_some_lines_and_a_summary(
     with capture_logs() as lines:
         async with serving(config()) as harness:
             await refuse(harness, 300, "192.0.2.1")
-            assert count(lines)["request_refused"] == 20
+            assert count(lines)["request_rejected"] == 20
             await refuse(harness, 5, "192.0.2.2")
-            assert count(lines)["request_refused"] == 25
+            assert count(lines)["request_rejected"] == 25
             await trio.sleep(10)
     (summary,) = (line for line in lines if line["event"] == "log_lines_suppressed")
-    assert summary["of"] == "request_refused"
+    assert summary["of"] == "request_rejected"
     assert (summary["remote"], summary["count"]) == ("192.0.2.1", 280)
 
 
@@ -187,4 +187,4 @@ async def test_bounds_can_be_changed_while_it_runs(autojump_clock: MockClock) ->
             more = Config(port=0, log=LogConfig(lines_per_source=1000))
             await harness.server.reconfigure(more)
             await refuse(harness, 100, "192.0.2.1")
-    assert count(lines)["request_refused"] == 120
+    assert count(lines)["request_rejected"] == 120

@@ -288,7 +288,7 @@ async def test_a_refused_request_is_a_line_with_a_short_path_without_tokens(log:
             while await stream.receive_some():
                 pass
         nursery.cancel_scope.cancel()
-    line = log.line("request_refused")
+    line = log.line("request_rejected")
     assert (line["status"], line["path"]) == (404, "/aaaa***")
     assert line["token"] == fingerprint(TOKEN)
     assert TOKEN not in log.stream.getvalue()

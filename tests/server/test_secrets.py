@@ -420,7 +420,7 @@ async def test_no_secret_comes_out_of_a_server(
         "connection_closed",
         "authentication_failed",
         "token_refresh_failed",
-        "request_refused",
+        "request_rejected",
         "handler_failed",
         "authenticator_failed",
         "authorizer_failed",

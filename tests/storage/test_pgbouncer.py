@@ -22,7 +22,7 @@ from trioserver.auth.blocks import Block, Blocks
 from trioserver.storage import Database
 from trioserver.storage.lookup import QueryLookup
 from trioserver.telemetry.audit import Auditor
-from trioserver.telemetry.observer import Act
+from trioserver.telemetry.observer import AdminAction
 
 _numbers: Final = itertools.count()
 
@@ -142,7 +142,7 @@ async def test_mailbox_blocks_and_audit_work(pgbouncer: PgBouncer) -> None:
             for number in range(20):
                 await mailbox.send(user, "note", {"number": number})
                 await blocks.add(Block(user=f"{user}-{number}"))
-                audit.administered(Act(actor=user, name="x", target={}, affected=number))
+                audit.on_admin_action(AdminAction(actor=user, name="x", target={}, affected=number))
 
         async with trio.open_nursery() as users:
             for user in ("alice", "bob", "carol"):

@@ -9,16 +9,16 @@ from trio.testing import MockClock
 from tests.support.app import serving
 from tests.support.client import Rejected
 from trioserver import (
-    AddressBlock,
+    AddressBan,
     Application,
-    Attempt,
+    AuthAttempt,
     Config,
     Connection,
     Credentials,
     Eviction,
     LimitsConfig,
     Observer,
-    RefusedRequest,
+    Rejection,
     Request,
     User,
 )
@@ -32,22 +32,22 @@ class Notes(Observer):
     def __init__(self) -> None:
         self.events: list[tuple[object, ...]] = []
 
-    def request_refused(self, request: RefusedRequest) -> None:
-        self.events.append(("refused", request.status, request.path))
+    def on_request_rejected(self, rejection: Rejection) -> None:
+        self.events.append(("rejected", rejection.status, rejection.path))
 
-    def evicted(self, eviction: Eviction) -> None:
+    def on_evicted(self, eviction: Eviction) -> None:
         self.events.append(("evicted", eviction.remote, eviction.cap))
 
-    def address_blocked(self, block: AddressBlock) -> None:
-        self.events.append(("blocked", block.remote, block.duration))
+    def on_address_banned(self, ban: AddressBan) -> None:
+        self.events.append(("banned", ban.remote, ban.duration))
 
-    def attempted(self, connection: Connection, attempt: Attempt) -> None:
-        self.events.append(("attempted", attempt.outcome, attempt.refresh))
+    def on_auth_attempt(self, attempt: AuthAttempt) -> None:
+        self.events.append(("auth", attempt.code, attempt.refresh))
 
-    def became_ready(self, connection: Connection) -> None:
+    def on_ready(self, connection: Connection) -> None:
         self.events.append(("ready", connection.user.id))
 
-    def closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
+    def on_closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
         self.events.append(("closed", code, reason))
 
 
@@ -63,8 +63,8 @@ async def test_a_good_life_is_told_from_its_first_token_to_its_end(
         await harness.assert_nothing_left()
     assert notes.events == [
         ("ready", "alice"),
-        ("attempted", "ready", False),
-        ("attempted", "refreshed", True),
+        ("auth", None, False),
+        ("auth", None, True),
         ("closed", 1006, "client_disconnected"),
     ]
 
@@ -82,7 +82,7 @@ async def test_a_refusal_is_told_with_its_code(
         await client.send(type="auth", token=token)
         await client.receive_end()
         await harness.assert_nothing_left()
-    assert notes.events == [("attempted", code, False), ("closed", 1008, code)]
+    assert notes.events == [("auth", code, False), ("closed", 1008, code)]
 
 
 async def test_a_user_that_cannot_be_told_is_a_refusal_too(autojump_clock: MockClock) -> None:
@@ -101,7 +101,7 @@ async def test_a_user_that_cannot_be_told_is_a_refusal_too(autojump_clock: MockC
         await client.receive_end()
         await harness.assert_nothing_left()
     code = "internal_error"
-    assert notes.events == [("attempted", code, False), ("closed", 1011, code)]
+    assert notes.events == [("auth", code, False), ("closed", 1011, code)]
 
 
 async def test_who_leaves_before_a_token_has_left(autojump_clock: MockClock) -> None:
@@ -111,7 +111,7 @@ async def test_who_leaves_before_a_token_has_left(autojump_clock: MockClock) -> 
         client.vanish()
         await harness.assert_nothing_left()
     assert notes.events == [
-        ("attempted", "client_disconnected", False),
+        ("auth", "client_disconnected", False),
         ("closed", 1006, "client_disconnected"),
     ]
 
@@ -122,10 +122,10 @@ async def test_a_request_for_nothing_is_told_with_its_path(autojump_clock: MockC
         with pytest.raises(Rejected):
             await harness.connect("/nowhere")
         await harness.assert_nothing_left()
-    assert notes.events == [("refused", 404, "/nowhere")]
+    assert notes.events == [("rejected", 404, "/nowhere")]
 
 
-async def test_evictions_and_blocks_are_told_with_the_address(autojump_clock: MockClock) -> None:
+async def test_evictions_and_bans_are_told_with_the_address(autojump_clock: MockClock) -> None:
     notes = Notes()
     limits = LimitsConfig(max_unauthenticated=1, max_invalid_tokens=1)
     async with serving(Config(port=0, limits=limits), observers=[notes]) as harness:
@@ -137,8 +137,8 @@ async def test_evictions_and_blocks_are_told_with_the_address(autojump_clock: Mo
         await harness.assert_nothing_left()
     assert notes.events == [
         ("evicted", "192.0.2.1", "all"),
-        ("blocked", "192.0.2.2", limits.ban_duration),
-        ("attempted", "token_invalid", False),
+        ("banned", "192.0.2.2", limits.ban_duration),
+        ("auth", "token_invalid", False),
         ("closed", 1008, "token_invalid"),
     ]
 
@@ -152,7 +152,7 @@ def test_several_observers_are_each_told_everything() -> None:
 
     names = [name for name in vars(Observer) if not name.startswith("_")]
     for name in names:
-        arguments = {"attempted": 2, "closed": 4}.get(name, 1)
+        arguments = {"on_closed": 4}.get(name, 1)
         getattr(Observers([All(), All()]), name)(*[None] * arguments)
     assert told == [name for name in names for _ in range(2)]
 

@@ -30,7 +30,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from trioserver import Act, Application, Connection, Id, JWTAuth, Refusal, User
+from trioserver import AdminAction, Application, Connection, Id, JWTAuth, Refusal, User
 from trioserver.auth import make_token
 from trioserver.examples import audiences
 from trioserver.examples.accounts import Busy, Passwords
@@ -359,5 +359,7 @@ async def _set_blocked(request: Request, *, blocked: bool) -> JSONResponse:
     if blocked:  # also who is being verified, and has been found not to be blocked
         met = server.disconnect(resource={"session_id": id}, code="session_blocked")
     name = "block_session" if blocked else "unblock_session"
-    server.administered(Act(actor=user.id, name=name, target={"session": id}, affected=met))
+    server.record_admin_action(
+        AdminAction(actor=user.id, name=name, target={"session": id}, affected=met)
+    )
     return JSONResponse({"blocked": blocked, "disconnected": met}, headers=HEADERS)

@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from trioserver import (
-    Act,
+    AdminAction,
     Application,
     AuditQuery,
     Connection,
@@ -77,13 +77,13 @@ class Watcher(Observer):
         self._closed: deque[dict[str, Any]] = deque(maxlen=MOST)
         self._count = 0
 
-    def became_ready(self, connection: Connection) -> None:
+    def on_ready(self, connection: Connection) -> None:
         self._ready.add(connection.id)
         self._count += 1
         user, route = connection.user.id, connection.route.path
         self._opened.append({"id": connection.id, "user": user, "route": route})
 
-    def closed(self, connection: Connection, code: int, reason: str, phases: Any) -> None:
+    def on_closed(self, connection: Connection, code: int, reason: str, phases: Any) -> None:
         if connection.id in self._ready:
             self._ready.discard(connection.id)
             self._count += 1
@@ -214,8 +214,8 @@ class Dashboard:
 
     def acted(self, connection: Connection, name: str, target: Mapping[str, Any], met: int) -> None:
         """Every act goes to the audit, with who did it."""
-        self.server.administered(
-            Act(
+        self.server.record_admin_action(
+            AdminAction(
                 actor=connection.user.id,
                 name=name,
                 target={key: str(value) for key, value in target.items()},

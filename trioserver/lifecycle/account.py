@@ -9,7 +9,7 @@ from trioserver.app.connection import Connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.telemetry.observer import CLIENT_DISCONNECTED, Attempt, Observer
+from trioserver.telemetry.observer import CLIENT_DISCONNECTED, AuthAttempt, Observer
 
 
 class Account:
@@ -39,28 +39,37 @@ class Account:
         self._attempted(outcome, begun, refresh=True)
 
     def _attempted(self, outcome: str, begun: float, *, refresh: bool = False) -> None:
-        duration = trio.current_time() - begun
-        attempt = Attempt(outcome=outcome, duration=duration, refresh=refresh, token=self.token)
-        self._observer.attempted(self._connection, attempt)
-        if outcome not in ("ready", "refreshed", CLIENT_DISCONNECTED):
-            self._log_refusal(
-                "token_refresh_failed" if refresh else "authentication_failed", outcome
-            )
-
-    def _log_refusal(self, event: str, reason: str) -> None:
-        """Who the user is stands beside it where the token was good, and so does the token's id."""
-        connection = self._connection
-        if not self._may_log(event):
-            return
-        connection.log.info(
-            event,
+        connection, user = self._connection, self._connection._user
+        code = None if outcome in ("ready", "refreshed") else outcome
+        attempt = AuthAttempt(
             method="websocket",
-            reason=reason,
+            code=code,
+            refresh=refresh,
+            user=None if user is None else user.id,
             remote=connection.request.remote,
-            path=masked_path(connection.request.path),
+            path=connection.request.path,
+            token_id=None if user is None else user.token_id,
             token=self.token,
-            token_id=None if connection._user is None else connection._user.token_id,
+            duration=trio.current_time() - begun,
+            connection=connection,
         )
+        self._observer.on_auth_attempt(attempt)
+        if code is not None and code != CLIENT_DISCONNECTED:
+            self._log_rejection(attempt, code)
+
+    def _log_rejection(self, attempt: AuthAttempt, code: str) -> None:
+        """If the token was good, ``user`` and ``token_id`` are known and logged as well."""
+        event = "token_refresh_failed" if attempt.refresh else "authentication_failed"
+        if self._may_log(event):
+            self._connection.log.info(
+                event,
+                method=attempt.method,
+                reason=code,
+                remote=attempt.remote,
+                path=attempt.path,
+                token=attempt.token,
+                token_id=attempt.token_id,
+            )
 
     def closed(self) -> None:
         """It is over: one line with the whole story."""
@@ -69,7 +78,7 @@ class Account:
         phases = connection._phases
         code = close.code if close and close.reason else peer.code if peer else 1006
         reason = close.reason if close and close.reason else CLIENT_DISCONNECTED
-        self._observer.closed(connection, code, reason, phases)
+        self._observer.on_closed(connection, code, reason, phases)
         if self._may_log("connection_closed"):
             connection.log.info(
                 "connection_closed",

@@ -281,7 +281,7 @@ class ConnectionHandler:
         self._registry.became_ready(connection, self._config.limits.max_connections_per_user)
         if connection.route.has_presence:
             connection.route.presence.join(connection, connection._wall_clock())
-        self._observer.became_ready(connection)
+        self._observer.on_ready(connection)
 
 
 @attrs.frozen

@@ -36,7 +36,7 @@ from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.metrics.census import Census
 from trioserver.telemetry.metrics.measurements import Measurements
 from trioserver.telemetry.metrics.statistics import ServerStatistics
-from trioserver.telemetry.observer import Act, AuthAttempt, Observer, Observers
+from trioserver.telemetry.observer import AdminAction, AuthAttempt, Observer, Observers
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.listeners import Address
 from trioserver.websocket.readiness import make_readiness
@@ -262,9 +262,9 @@ class Server:
             checks["audit"] = self.audit.check_health
         return checks
 
-    def administered(self, act: Act) -> None:
-        """Tell the observers, the audit among them, of an administrative act."""
-        self._observer.administered(act)
+    def record_admin_action(self, action: AdminAction) -> None:
+        """Report an administrative action to the observers, the audit among them."""
+        self._observer.on_admin_action(action)
 
     def measurements(self) -> Measurements:
         """All numbers, in one go: about a millisecond for each thousand connections."""

@@ -17,9 +17,9 @@ from trioserver.telemetry.handling_times import HandlingTimes
 from trioserver.telemetry.histogram import LIVES, PHASES, Histogram
 from trioserver.telemetry.observer import (
     CLIENT_DISCONNECTED,
-    Attempt,
+    AuthAttempt,
     Observer,
-    RefusedRequest,
+    Rejection,
 )
 from trioserver.telemetry.phases import Phase, PhaseTimes
 
@@ -29,14 +29,12 @@ if TYPE_CHECKING:
 OTHER: Final = "other"
 """Codes of an application's own, which might have been made of anything."""
 
-_CAME_IN: Final = frozenset({"ready", "refreshed", CLIENT_DISCONNECTED})
-
 
 class Counts(Observer):
     """The counters of one server, from its start on.
 
     ``refusals``: those who were not let in, by error code, ``http_<status>``, or
-    `RefusedRequest.code`.
+    `Rejection.code`.
     ``ends``: connections, by what ended them. ``messages_*`` and ``bytes_*`` are those of
     connections that have ended. ``drain_total`` is how many were ready as draining began.
     """
@@ -57,22 +55,24 @@ class Counts(Observer):
         self.round_trips = Histogram(PHASES)
         self.handling = HandlingTimes()
 
-    def request_refused(self, request: RefusedRequest) -> None:
-        if request.code == "bad_request":
-            self.refusals[f"http_{request.status}"] += 1
+    def on_request_rejected(self, rejection: Rejection) -> None:
+        if rejection.code == "bad_request":
+            self.refusals[f"http_{rejection.status}"] += 1
         else:
-            self.refusals[request.code] += 1
+            self.refusals[rejection.code] += 1
 
-    def attempted(self, connection: Connection, attempt: Attempt) -> None:
+    def on_auth_attempt(self, attempt: AuthAttempt) -> None:
+        if attempt.connection is None:
+            return
         if attempt.refresh:
-            self.refreshes[_known(attempt.outcome)] += 1
-        elif attempt.outcome not in _CAME_IN:
-            self.refusals[_known(attempt.outcome)] += 1
+            self.refreshes["refreshed" if attempt.code is None else _known(attempt.code)] += 1
+        elif attempt.code is not None and attempt.code != CLIENT_DISCONNECTED:
+            self.refusals[_known(attempt.code)] += 1
 
-    def became_ready(self, connection: Connection) -> None:
+    def on_ready(self, connection: Connection) -> None:
         self.became_ready_total += 1
 
-    def closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
+    def on_closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
         self.ends[_known(reason)] += 1
         for phase, length in phases.lengths(trio.current_time()).items():
             self.phases[phase].add(length)
@@ -87,4 +87,4 @@ class Counts(Observer):
 
 
 def _known(code: str) -> str:
-    return code if code in ERRORS or code in _CAME_IN else OTHER
+    return code if code in ERRORS or code == CLIENT_DISCONNECTED else OTHER

@@ -1,4 +1,4 @@
-"""What happens in a server, for those who count it or record it."""
+"""What a server reports as it happens, and the interface of those who count or record it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from trioserver.telemetry.phases import PhaseTimes
 
 CLIENT_DISCONNECTED: Final = "client_disconnected"
-"""Why a connection ended, or an authentication: the client closed or left, with any close code."""
+"""Why a connection or an authentication ended: the client disconnected, with any close code."""
 
 
 @attrs.frozen(kw_only=True)
-class RefusedRequest:
-    """A request that was refused before any WebSocket existed.
+class Rejection:
+    """The rejection of a request, before it became a connection or reached the application.
 
-    ``status`` is that of the HTTP answer, 0 where the connection was closed without one, and
-    ``path`` is cut and without tokens (`trioserver.logs.paths`), and empty if it was not requested.
-    ``code`` is one of a few words: "bad_request", "origin", "host", "handshake_rate",
-    "request_rate", "address_blocked", "server_busy", "proxy_protocol". ``origin`` is the page's
-    that was refused, cut off at 256 characters; None for all other codes.
+    ``status`` is that of the HTTP response, or 0 if the connection was closed without one. ``path``
+    is truncated, and whatever looks like a token in it is masked (`trioserver.logs.paths`); it is
+    empty if no path was requested. ``code`` is one of "bad_request", "origin", "host",
+    "handshake_rate", "request_rate", "address_banned", "server_busy" and "proxy_protocol".
+    ``origin`` is the rejected `Origin`, truncated to 256 characters; None for all other codes.
     """
 
     remote: str
@@ -38,11 +38,13 @@ class RefusedRequest:
 
 @attrs.frozen(kw_only=True)
 class Eviction:
-    """A connection that was not authenticated, or HTTP, was evicted, after ``age`` seconds.
+    """A connection that was evicted to make room for another, ``age`` seconds after its start.
 
-    ``remote`` is what it was counted under: an IPv4 address, an IPv6 network of 64 bits, or empty
-    where it had no address of its own. ``cap`` is "address" (``max_unauthenticated_per_address``),
-    "all" (``max_unauthenticated``), "http" (``http.max_connections``) or "connections".
+    It was not authenticated yet, or it was an HTTP connection. ``remote`` is the address it was
+    counted under: an IPv4 address, an IPv6 /64 network, or empty if it had no address of its own.
+    ``cap`` is the limit that was reached: "address"
+    (``max_unauthenticated_per_address``), "all" (``max_unauthenticated``), "http"
+    (``http.max_connections``) or "connections".
     """
 
     remote: str
@@ -51,58 +53,51 @@ class Eviction:
 
 
 @attrs.frozen(kw_only=True)
-class AddressBlock:
-    """An address, or an IPv6 network of 64 bits, is not let in for ``duration`` seconds."""
+class AddressBan:
+    """An IPv4 address or IPv6 /64 network that was banned for ``duration`` seconds."""
 
     remote: str
     duration: float
 
 
 @attrs.frozen(kw_only=True)
-class Attempt:
-    """One authentication of a connection, as it ended.
-
-    ``outcome`` is "ready" or, of a ``refresh``, "refreshed"; else the error code of the refusal, or
-    `CLIENT_DISCONNECTED`. ``duration`` is in seconds, from the accepted handshake, or the new
-    `auth`, on. ``token`` is the fingerprint of the token that was shown, None where none was.
-    """
-
-    outcome: str
-    duration: float
-    refresh: bool = False
-    token: str | None = None
-
-
-@attrs.frozen(kw_only=True)
 class AuthAttempt:
-    """An authentication over HTTP that has ended: a login form, an MPIN, a bearer token.
+    """An authentication that has ended, over a WebSocket or over HTTP.
 
-    ``method`` says how it was tried: "password", "mpin", "bearer", or a word of the application's
-    own. ``code`` is the error's, None where it succeeded. ``user`` is the id of the account that
-    was tried, None where there is no such account: what somebody types into that field may be a
-    password. ``remote`` is the client's "host:port", ``path`` the request's, cut and without
-    tokens. ``token`` is the fingerprint of a token, ``token_id`` its ``jti``; ``duration`` is in
-    seconds.
+    - ``method``: "websocket", or over HTTP "bearer", "password", "mpin" or the application's word.
+    - ``code``: None if it succeeded. Otherwise the error code of the rejection, or
+      `CLIENT_DISCONNECTED`.
+    - ``refresh``: True for a new token on a connection that is ready.
+    - ``user``: the id of the user whose token was good, or of the account that was tried; None if
+      there is no such account, because what was typed into that field may be a password.
+    - ``remote``: the client's "host:port".
+    - ``path``: of the request, truncated, and with whatever looks like a token masked.
+    - ``token``: the fingerprint of the token, if there was one; ``token_id``: its ``jti``.
+    - ``duration``: in seconds, from the accepted handshake or the new token on.
+    - ``connection``: the WebSocket connection; None over HTTP.
     """
 
     method: str
     code: str | None = None
+    refresh: bool = False
     user: str | None = None
     remote: str = ""
     path: str | None = attrs.field(default=None, converter=attrs.converters.optional(masked_path))
     token_id: str | None = None
     token: str | None = None
     duration: float | None = None
+    connection: Connection | None = None
 
 
 @attrs.frozen(kw_only=True)
-class Act:
-    """Something that an administrator did, or was refused.
+class AdminAction:
+    """Something that an administrator did, or tried to do.
 
-    ``actor`` is the user's id, "" where nobody is known. ``affected`` counts what was met, and
-    ``target`` says it. ``code`` is the error's, of a refusal; None: it was done. ``remote`` and
-    ``path`` are the request's, the path cut and without tokens, ``token`` is the fingerprint of the
-    token, and ``duration`` is in seconds; None where there is no such thing.
+    - ``actor``: the administrator's user id, "" if it is not known.
+    - ``name``: what was done. ``target``: to whom or what. ``affected``: how many it applied to.
+    - ``code``: the error code if it was rejected; None if it was done.
+    - ``remote``, ``path``, ``token``, ``token_id``, ``duration``: of the request, as in
+      `AuthAttempt`; None if there was none.
     """
 
     actor: str
@@ -118,82 +113,75 @@ class Act:
 
 
 class Observer:
-    """Does nothing; override what is of interest.
+    """Callbacks for what happens in a server. They do nothing: override those you need.
 
-    Plain functions, called where it happens: they must not block, and must not raise.
+    They are called where it happens, so they must not block and must not raise.
     """
 
-    def request_refused(self, request: RefusedRequest) -> None:
-        """A request was refused before it became a connection."""
-
-    def attempted(self, connection: Connection, attempt: Attempt) -> None:
-        """An authentication has ended; ``connection.user`` is known where the token was good."""
+    def on_request_rejected(self, rejection: Rejection) -> None:
+        """A request was rejected before it became a connection."""
 
     def on_auth_attempt(self, attempt: AuthAttempt) -> None:
-        """An authentication over HTTP has ended: see `Server.record_auth_attempt`."""
+        """An authentication has ended, successful or not."""
 
-    def became_ready(self, connection: Connection) -> None:
-        """A connection is READY: its `ready` has left. It is the same moment for presence."""
+    def on_ready(self, connection: Connection) -> None:
+        """A connection is READY: its `ready` message was sent."""
 
-    def closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
+    def on_closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
         """A connection has ended, with this close code and reason.
 
         ``reason`` is an error code, or `CLIENT_DISCONNECTED`. ``phases`` says when the connection
         entered each phase.
         """
 
-    def administered(self, act: Act) -> None:
-        """An administrator did something, or was refused."""
+    def on_admin_action(self, action: AdminAction) -> None:
+        """An administrator did something, or was rejected."""
 
-    def evicted(self, eviction: Eviction) -> None:
-        """Somebody who was not authenticated had to give way to somebody else."""
+    def on_evicted(self, eviction: Eviction) -> None:
+        """A connection was evicted to make room for another."""
 
-    def address_blocked(self, block: AddressBlock) -> None:
-        """Too many forged tokens came from an address."""
+    def on_address_banned(self, ban: AddressBan) -> None:
+        """An address was banned, because too many invalid tokens came from it."""
 
 
 class Observers(Observer):
-    """Several as one, in order."""
+    """Passes each callback on to several observers, in order."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = tuple(observers)
 
     def add(self, observer: Observer) -> None:
-        """Tell this one too, after the others; what is being told now is not told to it."""
+        """Add an observer after the others. It does not get the callback that is running now."""
         self._observers = (*self._observers, observer)
 
     def remove(self, observer: Observer) -> None:
-        """Tell this one no more."""
+        """Remove an observer."""
         self._observers = tuple(each for each in self._observers if each is not observer)
 
-    def request_refused(self, request: RefusedRequest) -> None:
+    def on_request_rejected(self, rejection: Rejection) -> None:
         for observer in self._observers:
-            observer.request_refused(request)
-
-    def attempted(self, connection: Connection, attempt: Attempt) -> None:
-        for observer in self._observers:
-            observer.attempted(connection, attempt)
+            observer.on_request_rejected(rejection)
 
     def on_auth_attempt(self, attempt: AuthAttempt) -> None:
         for observer in self._observers:
             observer.on_auth_attempt(attempt)
 
-    def became_ready(self, connection: Connection) -> None:
+    def on_ready(self, connection: Connection) -> None:
         for observer in self._observers:
-            observer.became_ready(connection)
+            observer.on_ready(connection)
 
-    def closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
+    def on_closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
         for observer in self._observers:
-            observer.closed(connection, code, reason, phases)
+            observer.on_closed(connection, code, reason, phases)
 
-    def administered(self, act: Act) -> None:
+    def on_admin_action(self, action: AdminAction) -> None:
         for observer in self._observers:
-            observer.administered(act)
+            observer.on_admin_action(action)
 
-    def evicted(self, eviction: Eviction) -> None:
+    def on_evicted(self, eviction: Eviction) -> None:
         for observer in self._observers:
-            observer.evicted(eviction)
+            observer.on_evicted(eviction)
 
-    def address_blocked(self, block: AddressBlock) -> None:
+    def on_address_banned(self, ban: AddressBan) -> None:
         for observer in self._observers:
-            observer.address_blocked(block)
+            observer.on_address_banned(ban)

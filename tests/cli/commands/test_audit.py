@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.cli.conftest import Invoke
-from trioserver import Act, AuditConfig
+from trioserver import AdminAction, AuditConfig
 from trioserver.storage import Database
 from trioserver.telemetry.audit import Auditor
 
@@ -30,8 +30,8 @@ async def record(url: str) -> None:
         await nursery.start(auditor.run)
         for number in range(4):
             now = NOW + number * 3600
-            auditor.administered(
-                Act(
+            auditor.on_admin_action(
+                AdminAction(
                     actor="root" if number else "\x1b[31meve",
                     name="disconnect",
                     target={"user": "alice"},

@@ -323,7 +323,7 @@ async def test_forged_tokens_block_an_address_for_a_time(autojump_clock: MockClo
                 assert await forge(harness, HERE) == "token_invalid"
             code, headers = await status(harness, "192.0.2.1:7777")
         assert (code, headers[b"retry-after"]) == (429, b"15")
-        blocked = [line for line in lines if line["event"] == "address_blocked"]
+        blocked = [line for line in lines if line["event"] == "address_banned"]
         assert [(line["remote"], line["seconds"]) for line in blocked] == [("192.0.2.1", 15.0)]
         await become_ready(harness, THERE)
         statistics = harness.server.statistics()
@@ -347,7 +347,7 @@ async def test_who_goes_on_while_blocked_is_dropped_unheard(autojump_clock: Mock
             except Ended:
                 answers.append(0)
         assert answers == [429] * 10 + [0] * 10
-        assert harness.server.statistics().refused["address_blocked"] == 20
+        assert harness.server.statistics().refused["address_banned"] == 20
 
 
 @pytest.mark.parametrize(

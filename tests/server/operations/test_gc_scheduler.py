@@ -24,7 +24,7 @@ class Ended(Observer):
     def __init__(self) -> None:
         self.connections: list[weakref.ref[Connection]] = []
 
-    def closed(self, connection: Connection, *_: Any) -> None:
+    def on_closed(self, connection: Connection, *_: Any) -> None:
         self.connections.append(weakref.ref(connection))
 
 

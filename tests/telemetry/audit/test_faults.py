@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from tests.support.databases import eventually
 from tests.support.patience import PATIENCE
 from tests.support.postgresql import PostgreSQL
-from trioserver import Act, AuditConfig, AuditQuery
+from trioserver import AdminAction, AuditConfig, AuditQuery
 from trioserver.storage import Database
 from trioserver.storage.retention import DRIFT
 from trioserver.telemetry.audit import Auditor
@@ -36,7 +36,7 @@ async def recording(url: str, *, timeout: float = 1.0, **options: Any) -> AsyncI
 
 def act(auditor: Auditor, number: int, times: int = 1) -> None:
     for each in range(number, number + times):
-        auditor.administered(Act(actor="a", name="x", target={}, affected=each))
+        auditor.on_admin_action(AdminAction(actor="a", name="x", target={}, affected=each))
 
 
 async def stored(auditor: Auditor) -> list[int | None]:

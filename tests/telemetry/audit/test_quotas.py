@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.support.databases import eventually
-from trioserver import Act, AuditConfig, AuditQuery, AuthAttempt
+from trioserver import AdminAction, AuditConfig, AuditQuery, AuthAttempt
 from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.telemetry.audit import Auditor, Entry
 from trioserver.telemetry.audit.quotas import Quotas
@@ -131,7 +131,7 @@ async def test_acts_are_kept_while_the_database_is_away_and_many_users_fill_the_
         )
     lost = auditor.statistics().lost
     for number in range(25):
-        auditor.administered(Act(actor="root", name="block", target={}, affected=number))
+        auditor.on_admin_action(AdminAction(actor="root", name="block", target={}, affected=number))
     statistics = auditor.statistics()
     assert (statistics.queued, statistics.lost) == (100, lost)
 
@@ -163,6 +163,6 @@ async def test_acts_are_kept_while_the_database_is_away_and_strangers_flood_the_
     auditor = Auditor(database, AuditConfig(database=sqlite_url, **options))
     flood(auditor, 1000)
     for number in range(50):
-        auditor.administered(Act(actor="root", name="block", target={}, affected=number))
+        auditor.on_admin_action(AdminAction(actor="root", name="block", target={}, affected=number))
     statistics = auditor.statistics()
     assert (statistics.queued, statistics.lost, statistics.suppressed) == (100, 0, 950)

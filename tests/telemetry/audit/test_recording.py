@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from tests.support.app import World, make_application, wall_clock
 from tests.support.client import Client
 from tests.support.databases import eventually, sqlite
-from trioserver import Act, AuditConfig, AuditQuery, Config, Server, serve
+from trioserver import AdminAction, AuditConfig, AuditQuery, Config, Server, serve
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.telemetry.audit import Entry
 
@@ -113,7 +113,9 @@ async def test_an_act_is_a_row_with_its_actor_and_its_target(database_url: str) 
     async with trio.open_nursery() as nursery:
         server = await start(nursery, config(database_url))
         target = {"user": "ma\0llory\ud800"}
-        server.administered(Act(actor="root", name="disconnect", target=target, affected=3))
+        server.record_admin_action(
+            AdminAction(actor="root", name="disconnect", target=target, affected=3)
+        )
         (entry,) = await entries(server, kind="act")
         nursery.cancel_scope.cancel()
     assert (entry.outcome, entry.user, entry.act, entry.affected) == (
@@ -128,7 +130,9 @@ async def test_an_act_is_a_row_with_its_actor_and_its_target(database_url: str) 
 async def test_what_no_database_takes_is_stored_in_other_words(database_url: str) -> None:
     async with trio.open_nursery() as nursery:
         server = await start(nursery, config(database_url))
-        server.administered(Act(actor="a\0b\ud800" + "c" * 999, name="x", target={}, affected=0))
+        server.record_admin_action(
+            AdminAction(actor="a\0b\ud800" + "c" * 999, name="x", target={}, affected=0)
+        )
         (entry,) = await entries(server)
         nursery.cancel_scope.cancel()
     assert entry.user is not None
@@ -141,7 +145,9 @@ async def test_filters_and_pages_newest_first(database_url: str) -> None:
         server = await start(nursery, config(database_url))
         for number in range(7):
             actor = "even" if number % 2 == 0 else "odd"
-            server.administered(Act(actor=actor, name="x", target={}, affected=number))
+            server.record_admin_action(
+                AdminAction(actor=actor, name="x", target={}, affected=number)
+            )
         assert [e.affected for e in await entries(server, user="even")] == [6, 4, 2, 0]
         assert server.audit is not None
         first = await server.audit.query(AuditQuery(limit=4))
@@ -166,7 +172,7 @@ async def test_what_is_queued_at_the_end_is_written(database_url: str) -> None:
     async with trio.open_nursery() as nursery:
         server = await start(nursery, config(database_url))
         for number in range(1200):
-            server.administered(Act(actor="a", name="x", target={}, affected=number))
+            server.record_admin_action(AdminAction(actor="a", name="x", target={}, affected=number))
         nursery.cancel_scope.cancel()
     assert server.audit is not None
     assert (server.audit.statistics().written, server.audit.statistics().lost) == (1200, 0)
@@ -180,7 +186,7 @@ async def test_rows_beyond_the_age_are_deleted_in_small_batches(database_url: st
     async with trio.open_nursery() as nursery:
         server = await start(nursery, config(database_url))
         for _ in range(2500):
-            server.administered(Act(actor="old", name="x", target={}, affected=0))
+            server.record_admin_action(AdminAction(actor="old", name="x", target={}, affected=0))
         await entries(server)
         nursery.cancel_scope.cancel()
     later = wall_clock() + 3600.0
@@ -193,7 +199,7 @@ async def test_rows_beyond_the_age_are_deleted_in_small_batches(database_url: st
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             server = await nursery.start(run_later)
-            server.administered(Act(actor="new", name="x", target={}, affected=0))
+            server.record_admin_action(AdminAction(actor="new", name="x", target={}, affected=0))
             await eventually(lambda: any(line["event"] == "audit_rows_expired" for line in logs))
             assert {entry.user for entry in await entries(server)} == {"new"}
             nursery.cancel_scope.cancel()

@@ -37,7 +37,7 @@ from trioserver.logs.tracebacks import traceback_of
 from trioserver.server.inspection import ConnectionFilter
 from trioserver.storage import DatabaseUnavailableError
 from trioserver.telemetry.audit import AuditQuery, as_json
-from trioserver.telemetry.observer import Act
+from trioserver.telemetry.observer import AdminAction
 
 if TYPE_CHECKING:
     from trioserver.server.server import Server
@@ -290,8 +290,8 @@ class _Administration:
         started: float
         caller: Caller
         caller, started = request.scope["trioserver.admin"]
-        self._server.administered(
-            Act(
+        self._server.record_admin_action(
+            AdminAction(
                 actor=caller.user.id,
                 name=name,
                 target=_flat(target),

@@ -13,7 +13,6 @@ from typing import Any, Final
 import structlog
 import trio
 
-from trioserver.app.connection import Connection
 from trioserver.app.route import Route
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
@@ -27,12 +26,11 @@ from trioserver.peers.origins import SAME_HOST, OriginPolicy
 from trioserver.server.admission.address_rate_limiter import AddressRateLimiter
 from trioserver.server.admission.connection_limiter import Cap, ConnectionLimiter, Slot
 from trioserver.telemetry.observer import (
-    AddressBlock,
-    Attempt,
+    AddressBan,
     AuthAttempt,
     Eviction,
     Observer,
-    RefusedRequest,
+    Rejection,
 )
 from trioserver.websocket.handshake import Head, RequestRejected
 
@@ -52,7 +50,7 @@ _SAY_WHO: Final = ("x-forwarded-for", "forwarded")
 
 
 class AdmissionRejected(RequestRejected):
-    """A refusal that is no fault of the request's form. ``code`` is as of `RefusedRequest`."""
+    """A refusal that is no fault of the request's form. ``code`` is as of `Rejection`."""
 
     def __init__(
         self,
@@ -61,7 +59,7 @@ class AdmissionRejected(RequestRejected):
         reason: str,
         headers: Sequence[tuple[str, str]] = (),
         *,
-        event: str = "request_refused",
+        event: str = "request_rejected",
         details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(status, reason, headers)
@@ -107,7 +105,7 @@ class AdmissionController(Observer):
         now = trio.current_time()
         key = self._key(peer) if known else ""
         if not self._is_worth_an_answer(key, now):
-            self._drop(peer, "address_blocked", "The address is blocked.")
+            self._drop(peer, "address_banned", "The address is blocked.")
             return None
         slot = self.limiter.enter(evict, key, now)
         if slot is None:
@@ -123,7 +121,7 @@ class AdmissionController(Observer):
         now = trio.current_time()
         key = self._key(peer)
         if not self._is_worth_an_answer(key, now):
-            self._drop(peer, "address_blocked", "The address is blocked.")
+            self._drop(peer, "address_banned", "The address is blocked.")
             return False
         slot.identify(key, now)
         return True
@@ -147,7 +145,7 @@ class AdmissionController(Observer):
         now, key = trio.current_time(), self._key(peer)
         seconds = self.addresses.blocked_for(key, now)
         if seconds > 0:
-            raise _too_many("address_blocked", "Too many forged tokens came from here.", seconds)
+            raise _too_many("address_banned", "Too many forged tokens came from here.", seconds)
         if head.is_upgrade:
             seconds = self.addresses.handshake(key, now)
             if seconds > 0:
@@ -219,11 +217,11 @@ class AdmissionController(Observer):
     def refuse(self, bad: RequestRejected, remote: str, head: Head | None) -> None:
         """Log and count a refusal that is going to be answered."""
         path = "" if head is None else masked_path(head.path)
-        code, event, details = "bad_request", "request_refused", {}
+        code, event, details = "bad_request", "request_rejected", {}
         if isinstance(bad, AdmissionRejected):
             code, event, details = bad.code, bad.event, dict(bad.details)
         if may_log(event, remote):
-            level = log.info if event == "request_refused" else log.warning
+            level = log.info if event == "request_rejected" else log.warning
             level(
                 event,
                 remote=remote,
@@ -233,8 +231,8 @@ class AdmissionController(Observer):
                 token=None if head is None else fingerprint(head.query.get("token")),
                 **details,
             )
-        self._observer.request_refused(
-            RefusedRequest(
+        self._observer.on_request_rejected(
+            Rejection(
                 remote=remote,
                 path=path,
                 status=bad.status,
@@ -255,8 +253,8 @@ class AdmissionController(Observer):
         suppressed = self._drops.ask(trio.current_time())
         if suppressed is not None:
             log.warning("connections_dropped", reason=code, suppressed=suppressed)
-        self._observer.request_refused(
-            RefusedRequest(remote=peer, path="", status=0, reason=reason, code=code)
+        self._observer.on_request_rejected(
+            Rejection(remote=peer, path="", status=0, reason=reason, code=code)
         )
 
     def _is_worth_an_answer(self, key: str, now: float) -> bool:
@@ -264,36 +262,29 @@ class AdmissionController(Observer):
 
     # -------------------------------------------------------------------------- learning
 
-    def attempted(self, connection: Connection, attempt: Attempt) -> None:
-        """Only a forged token counts: an expired one is a laptop that slept, and what fails here
-        is no fault of theirs."""
-        key = self._key(connection.request.remote)
-        if attempt.outcome == "token_invalid":
-            self.addresses.forged(key, trio.current_time())
-        elif attempt.outcome in ("ready", "refreshed"):
-            self.addresses.authenticated(key)
-
     def on_auth_attempt(self, attempt: AuthAttempt) -> None:
-        """A bearer token over HTTP counts as one at a WebSocket does."""
-        if attempt.method == "bearer":
-            key = self._key(attempt.remote)
-            if attempt.code == "token_invalid":
-                self.addresses.forged(key, trio.current_time())
-            elif attempt.code is None:
-                self.addresses.authenticated(key)
+        """Only an invalid token counts against an address: an expired one is a laptop that slept,
+        and a failure of the server is not the client's fault."""
+        if attempt.connection is None and attempt.method != "bearer":
+            return
+        key = self._key(attempt.remote)
+        if attempt.code == "token_invalid":
+            self.addresses.forged(key, trio.current_time())
+        elif attempt.code is None:
+            self.addresses.authenticated(key)
 
     def _key(self, peer: str) -> str:
         """A proxy's own address is nobody's: what is counted there would count for everybody."""
         return "" if peer in self._trusted else key_of(peer)
 
     def _on_block(self, key: str, seconds: float) -> None:
-        if may_log("address_blocked", key):
-            log.warning("address_blocked", remote=key, seconds=seconds)
-        self._observer.address_blocked(AddressBlock(remote=key, duration=seconds))
+        if may_log("address_banned", key):
+            log.warning("address_banned", remote=key, seconds=seconds)
+        self._observer.on_address_banned(AddressBan(remote=key, duration=seconds))
 
     def _on_eviction(self, slot: Slot, cap: Cap) -> None:
         age = trio.current_time() - slot.since
-        self._observer.evicted(Eviction(remote=slot.key, cap=cap, age=age))
+        self._observer.on_evicted(Eviction(remote=slot.key, cap=cap, age=age))
 
     def _warn_of_unheard_proxy(self, peer: str, head: Head) -> None:
         """Once, where somebody nearby, most likely a proxy of the operator's, is not trusted."""

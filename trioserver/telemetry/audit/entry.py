@@ -9,15 +9,8 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from protocol import instant
-from trioserver.app.connection import Connection
 from trioserver.peers.addresses import host_of
-from trioserver.telemetry.observer import (
-    CLIENT_DISCONNECTED,
-    Act,
-    Attempt,
-    AuthAttempt,
-    RefusedRequest,
-)
+from trioserver.telemetry.observer import CLIENT_DISCONNECTED, AdminAction, AuthAttempt, Rejection
 
 Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss", "suppressed"]
 Outcome: TypeAlias = Literal[
@@ -34,8 +27,6 @@ _MAX_PATH: Final = 128
 """Characters of a path over HTTP, which anybody may choose."""
 
 _MAX_TARGET: Final = 2048
-
-_GOOD: Final[dict[str, Outcome]] = {"ready": "accepted", "refreshed": "refreshed"}
 
 
 @attrs.frozen(kw_only=True)
@@ -78,73 +69,58 @@ class Entry:
     id: int = 0
 
 
-def of_attempt(connection: Connection, attempt: Attempt, at: float) -> Entry:
-    """The row for an authentication."""
-    user = connection._user
-    outcome, code = _outcome(attempt.outcome)
+def of_attempt(attempt: AuthAttempt, at: float) -> Entry:
+    """The row for an authentication. ``route`` is the path over HTTP."""
+    outcome, code = _outcome(attempt)
+    connection = attempt.connection
     return Entry(
         at=at,
         kind="refresh" if attempt.refresh else "attempt",
         outcome=outcome,
         code=code,
-        address=_text(host_of(connection.request.remote) or None),
-        route=_text(connection.route.path),
-        user=None if user is None else _text(user.id),
-        token_id=None if user is None else _text(user.token_id),
-        token=attempt.token,
-        duration=attempt.duration,
-        connection=connection.id,
-        method="websocket",
-    )
-
-
-def of_auth_attempt(attempt: AuthAttempt, at: float) -> Entry:
-    """The row for an authentication over HTTP."""
-    return Entry(
-        at=at,
-        kind="attempt",
-        outcome="accepted" if attempt.code is None else "refused",
-        code=_text(attempt.code),
         address=_text(host_of(attempt.remote) or None),
-        route=_text(attempt.path, _MAX_PATH),
+        route=_text(attempt.path, _MAX_PATH)
+        if connection is None
+        else _text(connection.route.path),
         user=_text(attempt.user),
         token_id=_text(attempt.token_id),
         token=attempt.token,
         duration=attempt.duration,
+        connection=None if connection is None else connection.id,
         method=_text(attempt.method),
     )
 
 
-def of_refused_origin(request: RefusedRequest, at: float) -> Entry:
+def of_rejected_origin(rejection: Rejection, at: float) -> Entry:
     """The row for a page that may not connect."""
     return Entry(
         at=at,
         kind="attempt",
         outcome="refused",
-        code=request.code,
-        address=_text(host_of(request.remote) or None),
-        route=_text(request.path, _MAX_PATH),
-        target=_text(json.dumps({"origin": request.origin}), _MAX_TARGET),
+        code=rejection.code,
+        address=_text(host_of(rejection.remote) or None),
+        route=_text(rejection.path, _MAX_PATH),
+        target=_text(json.dumps({"origin": rejection.origin}), _MAX_TARGET),
         method="origin",
     )
 
 
-def of_act(act: Act, at: float) -> Entry:
-    """The row for an administrative act."""
+def of_admin_action(action: AdminAction, at: float) -> Entry:
+    """The row for an administrative action."""
     return Entry(
         at=at,
         kind="act",
-        outcome="done" if act.code is None else "refused",
-        code=_text(act.code),
-        address=_text(host_of(act.remote) or None),
-        route=_text(act.path),
-        user=_text(act.actor or None),
-        token_id=_text(act.token_id),
-        token=act.token,
-        duration=act.duration,
-        act=_text(act.name),
-        target=_text(json.dumps(dict(act.target)), _MAX_TARGET) if act.target else None,
-        affected=act.affected,
+        outcome="done" if action.code is None else "refused",
+        code=_text(action.code),
+        address=_text(host_of(action.remote) or None),
+        route=_text(action.path),
+        user=_text(action.actor or None),
+        token_id=_text(action.token_id),
+        token=action.token,
+        duration=action.duration,
+        act=_text(action.name),
+        target=_text(json.dumps(dict(action.target)), _MAX_TARGET) if action.target else None,
+        affected=action.affected,
     )
 
 
@@ -169,12 +145,12 @@ def plainer(entry: Entry) -> Entry:
     return attrs.evolve(entry, **texts)
 
 
-def _outcome(outcome: str) -> tuple[Outcome, str | None]:
-    if outcome == CLIENT_DISCONNECTED:
+def _outcome(attempt: AuthAttempt) -> tuple[Outcome, str | None]:
+    if attempt.code is None:
+        return ("refreshed" if attempt.refresh else "accepted"), None
+    if attempt.code == CLIENT_DISCONNECTED and attempt.connection is not None:
         return CLIENT_DISCONNECTED, None
-    if outcome in _GOOD:
-        return _GOOD[outcome], None
-    return "refused", _text(outcome)
+    return "refused", _text(attempt.code)
 
 
 def storable(value: str | None) -> str | None:

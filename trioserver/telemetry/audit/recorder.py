@@ -13,21 +13,19 @@ import attrs
 import structlog
 import trio
 
-from trioserver.app.connection import Connection
 from trioserver.config import AuditConfig
 from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.telemetry.audit.entry import (
     Entry,
-    of_act,
+    of_admin_action,
     of_attempt,
-    of_auth_attempt,
-    of_refused_origin,
+    of_rejected_origin,
 )
 from trioserver.telemetry.audit.query import AuditPage, AuditQuery
 from trioserver.telemetry.audit.quotas import Quotas, matters
 from trioserver.telemetry.audit.retention import expire_forever
 from trioserver.telemetry.audit.store import AuditStore
-from trioserver.telemetry.observer import Act, Attempt, AuthAttempt, Observer, RefusedRequest
+from trioserver.telemetry.observer import AdminAction, AuthAttempt, Observer, Rejection
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -120,18 +118,15 @@ class Auditor(Observer):
 
     # -------------------------------------------------------------------------- what happens
 
-    def attempted(self, connection: Connection, attempt: Attempt) -> None:
-        self._put(of_attempt(connection, attempt, self._wall_clock()))
-
     def on_auth_attempt(self, attempt: AuthAttempt) -> None:
-        self._put(of_auth_attempt(attempt, self._wall_clock()))
+        self._put(of_attempt(attempt, self._wall_clock()))
 
-    def request_refused(self, request: RefusedRequest) -> None:
-        if request.code == "origin":
-            self._put(of_refused_origin(request, self._wall_clock()))
+    def on_request_rejected(self, rejection: Rejection) -> None:
+        if rejection.code == "origin":
+            self._put(of_rejected_origin(rejection, self._wall_clock()))
 
-    def administered(self, act: Act) -> None:
-        self._put(of_act(act, self._wall_clock()))
+    def on_admin_action(self, action: AdminAction) -> None:
+        self._put(of_admin_action(action, self._wall_clock()))
 
     def _put(self, entry: Entry) -> None:
         is_full = 2 * len(self._queue) >= self._config.max_queued_rows

@@ -14,7 +14,7 @@ class ServerStatistics:
     """A snapshot.
 
     ``refused`` counts those who were not let in, since the start: requests and connections, by
-    error code, ``http_STATUS``, or `RefusedRequest.code`; the metric ``refusals_total`` has the
+    error code, ``http_STATUS``, or `Rejection.code`; the metric ``refusals_total`` has the
     same numbers. ``ended`` counts all WebSocket connections that have ended, by error code, or
     "client_disconnected".
 

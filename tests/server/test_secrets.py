@@ -433,8 +433,8 @@ async def test_no_secret_comes_out_of_a_server(
         "in crashing_owner",
         "in crashing_authenticator",
         "JSON cannot express this dict",
-        "keys fetched",
-        "no keys from",
+        "jwks_fetched",
+        "jwks_fetch_failed",
     ):
         assert event in written, event
     codes = {json.loads(error).get("code") for error in visitor.errors if error.startswith("{")}

@@ -1,22 +1,20 @@
-"""The wire protocol ``trioserver.v1``, with no I/O and no clock: usable by any Python program."""
+"""The wire protocol ``trioserver.v1``, without I/O and without a clock, for any Python program."""
 
 from protocol.bucket import TokenBucket
 from protocol.client import ClientProtocol, LocalProtocolError, RemoteProtocolError
 from protocol.errors import (
     ERRORS,
-    Disconnect,
     ErrorCode,
     Fatal,
-    Refusal,
-    RequestError,
     Retry,
-    TooBigToSendError,
     close_code_of,
 )
-from protocol.messages import SUBPROTOCOL, Id, instant, milliseconds, raw
+from protocol.fields import SUBPROTOCOL, Id, raw
 from protocol.options import ProtocolOptions
+from protocol.refusals import Disconnect, Refusal, RequestError, TooBigToSendError
 from protocol.server import Close, ServerProtocol
 from protocol.states import CLIENT_TABLE, SERVER_TABLE, ClientState, ServerState
+from protocol.times import instant, milliseconds
 
 __all__ = [
     "CLIENT_TABLE",

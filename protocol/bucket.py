@@ -1,13 +1,12 @@
-"""A token bucket that is told the time."""
+"""`TokenBucket`: a rate limiter that gets the time as an argument."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """Allows ``rate`` a second on average, and ``burst`` at once.
+    """Allows ``rate`` tokens per second on average, and ``burst`` at once. It starts full.
 
-    Starts full. Time, in seconds, comes in as an argument and may come from any clock; a clock
-    that runs backwards adds nothing.
+    Times are in seconds, of any clock. If the clock runs backwards, nothing is added.
     """
 
     __slots__ = ("_level", "_updated", "burst", "rate")
@@ -19,7 +18,7 @@ class TokenBucket:
         self._updated = now
 
     def take(self, now: float, amount: float = 1.0) -> bool:
-        """Take so many; False, and nothing taken, where there are fewer."""
+        """Take ``amount`` tokens; False, and none taken, if there are fewer."""
         level = self._level
         if now > self._updated:
             level = min(self.burst, level + (now - self._updated) * self.rate)
@@ -31,9 +30,9 @@ class TokenBucket:
         return True
 
     def give_back(self, amount: float) -> None:
-        """Undo a `take`."""
+        """Undo a `take` of this amount."""
         self._level += amount
 
-    def wait(self, amount: float = 1.0) -> float:
-        """Seconds from the last `take` until there are so many again."""
+    def seconds_until(self, amount: float = 1.0) -> float:
+        """Seconds, counted from the last `take`, until there are ``amount`` tokens."""
         return max(0.0, (amount - self._level) / self.rate)

@@ -1,8 +1,8 @@
-"""The client's side of a session: text in, messages out, text to send, time as an argument.
+"""The client's side of one connection: text in, messages out, text to send, time as an argument.
 
-The rules are the table in `protocol.states`. What the server must not do raises
-`RemoteProtocolError`; what the caller must not do raises `LocalProtocolError`. Both carry a code
-of `protocol.errors`, and the advice that stands there.
+The states are in the table of `protocol.states`. A violation by the server raises
+`RemoteProtocolError`, one by the caller `LocalProtocolError`. Both have a code of
+`protocol.errors`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from msgspec import UNSET, to_builtins
 
 from protocol import codec
-from protocol.errors import Refusal
+from protocol.fields import HeartbeatMode, Id, raw
 from protocol.messages import (
     Ack,
     Auth,
@@ -24,9 +24,7 @@ from protocol.messages import (
     ClientInfo,
     End,
     Error,
-    HeartbeatMode,
     Hello,
-    Id,
     Message,
     Ping,
     Pong,
@@ -35,16 +33,16 @@ from protocol.messages import (
     ServerMessage,
     Subscribe,
     Unsubscribe,
-    raw,
 )
+from protocol.refusals import Refusal
 from protocol.states import CLIENT_TABLE, ClientState, ClientTrigger
 
 MAX_PENDING: Final = 4096
-"""Requests without an answer that a session keeps track of."""
+"""Requests without an answer that are tracked at most."""
 
 
 class LocalProtocolError(Exception):
-    """The caller did what the protocol does not allow in this state; nothing was sent."""
+    """The caller violated the protocol. Nothing was sent."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
@@ -52,7 +50,7 @@ class LocalProtocolError(Exception):
 
 
 class RemoteProtocolError(Exception):
-    """The server did what the protocol does not allow; close with 1002."""
+    """The server violated the protocol. Close the connection with 1002."""
 
     def __init__(self, message: str) -> None:
         super().__init__("protocol_error", message)
@@ -69,10 +67,11 @@ _TRIGGERS: Final[dict[type, ClientTrigger]] = {
 
 
 class ClientProtocol:
-    """One session. Feed it with `receive`, send what ``outgoing`` collects.
+    """The protocol state of one connection on the client.
 
-    ``last_received`` is the time of the last message, for noticing that the server has gone: with
-    `ready` the server promises a sign of life each ``heartbeat.interval_ms``.
+    Call `receive` with each text message, and send what is appended to ``outgoing``.
+    ``last_received`` is the time of the last message. In `ready` the server promises to send
+    something every ``heartbeat.interval_ms``, so a longer silence means that it has gone.
     """
 
     def __init__(self, now: float) -> None:
@@ -95,11 +94,11 @@ class ClientProtocol:
         in_query: bool = False,
         initial: Mapping[str, Any] | None = None,
     ) -> Id | None:
-        """Send `auth`; when READY that refreshes, and its id is returned.
+        """Send `auth`. When READY this refreshes the token, and the id of the `auth` is returned.
 
-        Without a ``heartbeat`` it is the route's. With ``in_query`` the token stands in the URL,
-        and nothing is sent. The fields of ``initial`` go over those of `auth`: for a route's alias,
-        or what else it wants to know.
+        Without ``heartbeat`` the route's setting is used. With ``in_query`` the token is in the
+        URL, and nothing is sent. The fields of ``initial`` replace or extend those of `auth`, for
+        routes with an alias or with fields of their own.
         """
         refreshing = self.state is ClientState.READY
         self._transition(ClientTrigger.AUTHENTICATE)
@@ -111,41 +110,41 @@ class ClientProtocol:
         return id
 
     def request(self, type: str, data: Any = UNSET) -> Id:
-        """Send an application's message that wants an answer; the id of that answer is returned.
+        """Send an application's message that needs an answer. Returns its id.
 
-        Raises `LocalProtocolError`, also when `MAX_PENDING` requests have no answer yet.
+        Raises `LocalProtocolError`, also if `MAX_PENDING` requests have no answer yet.
         """
         return self._request(Message(type=type, id=self._next_id(), data=_optional(data)))
 
     def send(self, type: str, data: Any = UNSET) -> None:
-        """Send an application's message that wants no answer."""
+        """Send an application's message that needs no answer."""
         self._transition(ClientTrigger.SEND)
         self._send(Message(type=type, data=_optional(data)))
 
     def subscribe(self, *topics: str) -> Id:
-        """Ask for the events of topics; answered with `ack` or `error`."""
+        """Subscribe to topics; answered with `ack` or `error`."""
         return self._request(Subscribe(topics=topics, id=self._next_id()))
 
     def unsubscribe(self, *topics: str) -> Id:
-        """Ask for no more events of topics; answered with `ack` or `error`."""
+        """Unsubscribe from topics; answered with `ack` or `error`."""
         return self._request(Unsubscribe(topics=topics, id=self._next_id()))
 
     def publish(self, topic: str, data: Any) -> Id:
-        """Send data to a topic's subscribers; answered with `ack` or `error`."""
+        """Publish an event; answered with `ack` or `error`."""
         return self._request(Publish(topic=topic, data=raw(data), id=self._next_id()))
 
     def ping(self) -> Id:
-        """Ask for a `pong`."""
+        """Request a `pong`."""
         return self._request(Ping(id=self._next_id()))
 
     def cancel(self, id: Id) -> None:
-        """End a stream early; its `end` still comes. An id that awaits no answer is left be."""
+        """End a stream early. Its `end` still arrives. An id that is not pending is ignored."""
         if id in self._pending:
             self._transition(ClientTrigger.SEND)
             self._send(Cancel(id=id))
 
     def forget(self, id: Id) -> None:
-        """Await the answer to a request no longer; when it comes it is nobody's."""
+        """Stop tracking a request."""
         self._pending.pop(id, None)
 
     def _request(self, message: Any) -> Id:
@@ -171,10 +170,10 @@ class ClientProtocol:
     # -------------------------------------------------------------------------- receiving
 
     def receive(self, data: bytes, now: float) -> ServerMessage | Message | None:
-        """A text message has arrived: what it says, or None where nothing needs to be known.
+        """Process a text message. Returns the message, or None if the caller need not handle it.
 
-        When READY a `ping` is answered here, and returned too. Before that, a message of an
-        unknown type is nobody's: a newer server may have more to say. Raises `RemoteProtocolError`.
+        When READY a `ping` is answered here, and returned too. Before READY a message of an unknown
+        type is ignored, because the server may be newer. Raises `RemoteProtocolError`.
         """
         self.last_received = now
         try:
@@ -221,7 +220,7 @@ class ClientProtocol:
         return message
 
     def lost(self) -> None:
-        """The connection has ended."""
+        """Record that the connection has ended."""
         self.state = ClientState.CLOSED
         self._pending.clear()
 

@@ -1,27 +1,25 @@
-"""Text to messages and back, within limits: any input gives a message or a documented error."""
+"""Encodes and decodes messages, within limits: any input gives a message or a documented error."""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 import msgspec.inspect
 
-from protocol.errors import Refusal
-from protocol.messages import (
-    TYPE_PATTERN,
-    Auth,
-    ClientMessage,
-    Message,
-    ServerMessage,
-)
-from protocol.structure import MAX_DEPTH as MAX_DEPTH
-from protocol.structure import check_depth as check_depth
-from protocol.structure import check_numbers, may_be_deep
+from protocol.fields import TYPE_PATTERN, Id
+from protocol.messages import Auth, ClientMessage, Error, Message, ServerMessage
+from protocol.refusals import Refusal
+from protocol.structure import MAX_DEPTH, check_depth, check_numbers, may_be_deep
 
 MAX_EXPLANATION: Final = 256
-"""Characters of an error's text: what a client sent is not sent back to it at full length."""
+"""Characters of an explanation that may quote what a client sent."""
+
+_MAX_ERROR_TEXT: Final = 1000
+"""Characters of the message of an error. Some quote what was sent, which may be as large as any
+message."""
 
 _T = TypeVar("_T")
 
@@ -36,7 +34,8 @@ def _decoders(union: Any) -> dict[str, Any]:
 
 
 _envelope: Final = msgspec.json.Decoder(Message)
-# By type, not one for the union: where a message has two types, both readings use the same one.
+# One decoder for each type, not one for the union: if a message has two `type` fields, the envelope
+# and the message are decoded by the same one.
 _client: Final[dict[str, msgspec.json.Decoder[ClientMessage]]] = _decoders(ClientMessage)
 _server: Final[dict[str, msgspec.json.Decoder[ServerMessage]]] = _decoders(ServerMessage)
 _type_pattern: Final = re.compile(TYPE_PATTERN)
@@ -45,9 +44,9 @@ encode: Final = msgspec.json.Encoder().encode
 
 
 def decode_envelope(data: bytes) -> Message:
-    """Read what every message has: ``type``, ``id``, ``data``.
+    """Decode the fields that every message has: ``type``, ``id``, ``data``.
 
-    Raises `Refusal`: ``not_utf8``, or ``bad_message``, whose text says what is wrong.
+    Raises `Refusal` with ``not_utf8``, or with ``bad_message`` and a text that says what is wrong.
     """
     if not data.isascii():
         _check_utf8(data)
@@ -60,10 +59,10 @@ def decode_envelope(data: bytes) -> Message:
 
 
 def decode_client(data: bytes, envelope: Message | None = None) -> ClientMessage | Message:
-    """Read what a client sends: a message of the protocol, or an application's `Message`.
+    """Decode a message from a client: one of the protocol, or an application's `Message`.
 
-    Raises `Refusal` as `decode_envelope`, and with ``invalid_payload`` where a message of the
-    protocol has a field that does not fit.
+    Raises `Refusal` as `decode_envelope`, and with ``invalid_payload`` if a field of a message of
+    the protocol has the wrong type.
     """
     envelope = envelope or decode_envelope(data)
     decoder = _client.get(envelope.type)
@@ -71,8 +70,10 @@ def decode_client(data: bytes, envelope: Message | None = None) -> ClientMessage
 
 
 def decode_auth_alias(data: bytes) -> Auth:
-    """Read a first message of another ``type`` as if it were `auth`; fields that do not fit are
-    left out, since they may mean something else there. What they say is in `decode_fields`.
+    """Decode a first message of another ``type`` as an `auth`.
+
+    Fields of the wrong type are left out, because they may mean something else there.
+    `decode_fields` returns them.
     """
     fields = decode_fields(data)
     fields["type"] = "auth"
@@ -91,7 +92,7 @@ def _fits_auth(name: str, value: Any) -> bool:
 
 
 def decode_server(data: bytes) -> ServerMessage | Message:
-    """Read what a server sends. Raises as `decode_client`."""
+    """Decode a message from a server. Raises as `decode_client`."""
     envelope = decode_envelope(data)
     decoder = _server.get(envelope.type)
     return envelope if decoder is None else _decode_reserved(decoder, data)
@@ -105,7 +106,7 @@ def _decode_reserved(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
 
 
 def decode_fields(data: bytes) -> dict[str, Any]:
-    """All fields of a message as plain JSON types. Raises `Refusal` with ``bad_message``."""
+    """Decode all fields of a message as plain JSON types. Raises `Refusal` with ``bad_message``."""
     check_numbers(data, "bad_message")
     try:
         return msgspec.json.decode(data, type=dict[str, Any])
@@ -114,21 +115,24 @@ def decode_fields(data: bytes) -> dict[str, Any]:
 
 
 def payload_decoder(type_: Any) -> msgspec.json.Decoder[Any]:
-    """A decoder for a handler's payload type: attrs class, Struct, dataclass, plain JSON types.
+    """Make a decoder for a handler's payload type.
 
     Raises `TypeError` for a type that JSON cannot be decoded into.
     """
     if isinstance(msgspec.inspect.type_info(type_), msgspec.inspect.CustomType):
-        raise TypeError(f"{type_!r} is no attrs class, Struct, dataclass or JSON type")
+        raise TypeError(
+            f"{type_!r} is not a payload type: use an attrs class, a Struct, a dataclass or plain "
+            "JSON types"
+        )
     return msgspec.json.Decoder(type_)
 
 
 def decode_payload(decoder: msgspec.json.Decoder[_T], message: Message) -> _T:
-    """An application message's ``data``; absent data reads as null.
+    """Decode the ``data`` of an application's message; absent data is decoded as null.
 
-    Raises `Refusal` with ``invalid_payload`` and the path of the field that does not fit. A type's
-    own validation (``__post_init__``, attrs validators) may raise `ValueError` or `TypeError`;
-    its text is the application's and is passed on.
+    Raises `Refusal` with ``invalid_payload`` and the path of the invalid field. The text of a
+    `ValueError` or `TypeError` that the type itself raises (``__post_init__``, attrs validators) is
+    included.
     """
     data = b"null" if message.data is msgspec.UNSET else bytes(message.data)
     check_numbers(data, "invalid_payload")
@@ -138,13 +142,30 @@ def decode_payload(decoder: msgspec.json.Decoder[_T], message: Message) -> _T:
         raise Refusal("invalid_payload", _explain(error)) from None
 
 
+def encode_error(refusal: Refusal, id: Id | None, *, fatal: bool) -> bytes:
+    """Encode an `error` message. Long texts are cut."""
+    after = refusal.retry_after
+    return encode(
+        Error(
+            code=refusal.code,
+            message=refusal.message[:_MAX_ERROR_TEXT],
+            retry=refusal.retry,
+            fatal=fatal,
+            id=id,
+            # Rounded up, so that a client that waits for this long is not too early. The 1e-6
+            # ignores errors of floating-point arithmetic.
+            retry_after_ms=None if after is None else math.ceil(after * 1000 - 1e-6),
+        )
+    )
+
+
 def is_type_name(name: str) -> bool:
-    """Whether an application may give a message this ``type``."""
+    """Whether this is a valid ``type`` of a message."""
     return _type_pattern.fullmatch(name) is not None
 
 
 def _check_utf8(data: bytes) -> None:
-    """msgspec checks only the strings it converts, and what is passed on is not converted."""
+    """Raise `Refusal` for invalid UTF-8. msgspec checks only the strings that it converts."""
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -152,12 +173,14 @@ def _check_utf8(data: bytes) -> None:
 
 
 def _explain(error: Exception) -> str:
-    """What is wrong and where. msgspec names types and paths, and repeats a value only where it
-    is none of a few allowed ones; that value may be long.
+    """Say what is wrong and where.
+
+    msgspec names types and paths. It quotes a value only if that is not one of a few allowed ones;
+    the value may be long.
     """
     if isinstance(error, RecursionError):
-        return f"Nested deeper than {MAX_DEPTH} levels."
+        return f"The message is nested deeper than {MAX_DEPTH} levels."
     if isinstance(error, UnicodeDecodeError):
-        return "A string is not UTF-8."
+        return "A string is not valid UTF-8."
     text = str(error)[:MAX_EXPLANATION]
     return text if text.endswith(".") else text + "."

@@ -1,8 +1,7 @@
-"""The one table of errors: code, close code, advice. Servers, clients and the docs all read it.
+"""The table of errors: code, close code, retry advice. Servers, clients and the docs use it.
 
-A row says who should do what next, not only what went wrong: ``retry`` tells a client whether to
-give up, to fetch another token, or to come back later. Close codes are those of RFC 6455,
-section 7.4, and the private range 4000-4999.
+``retry`` tells a client whether to give up, to fetch another token, or to connect again later.
+Close codes are those of RFC 6455, section 7.4, and the private range 4000-4999.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ RETRIES: Final[tuple[Retry, ...]] = get_args(Retry)
 
 
 class Fatal(Enum):
-    """When an error ends the connection."""
+    """When an error closes the connection. The values are shown in the docs."""
 
     ALWAYS = "always"
     BEFORE_READY = "before ready"
-    WHEN_REPEATED = "when it goes on"
+    WHEN_REPEATED = "when repeated"
     NEVER = "never"
 
 
@@ -29,10 +28,9 @@ class Fatal(Enum):
 class ErrorCode:
     """A row of the table.
 
-    ``close_code`` is what the connection is closed with when the error is fatal, or None when it
-    never is. ``message`` is the default text for people, ``advice`` what the docs tell a client's
-    author to do. ``is_clients_fault``: the client could have known better; errors of which that
-    cannot be said do not count towards ``too_many_errors``.
+    ``close_code`` is the close code when the error is fatal, None if it never is. ``message`` is
+    the default text for people. ``advice`` tells the author of a client what to do. Errors with
+    ``is_clients_fault`` count towards ``too_many_errors``.
     """
 
     name: str
@@ -47,187 +45,116 @@ class ErrorCode:
 _ROWS: Final = (
     ErrorCode("shutdown", 1001, "backoff", Fatal.ALWAYS,
          "The server is shutting down.",
-         "Come back after `reconnect_after_ms` of the `goaway`.", is_clients_fault=False),
+         "Connect again after `reconnect_after_ms` of the `goaway`.", is_clients_fault=False),
     ErrorCode("restart", 1012, "backoff", Fatal.ALWAYS,
          "The server is restarting.",
-         "Come back after `reconnect_after_ms` of the `goaway`.", is_clients_fault=False),
+         "Connect again after `reconnect_after_ms` of the `goaway`.", is_clients_fault=False),
     ErrorCode("protocol_error", 1002, "never", Fatal.ALWAYS,
-         "A frame broke RFC 6455.",
-         "A defect of the client's WebSocket library, or of something between."),
+         "A frame violates RFC 6455.",
+         "The client's WebSocket library, or a proxy, has a defect."),
     ErrorCode("binary_unsupported", 1003, "never", Fatal.ALWAYS,
-         "Only text messages are understood here.",
-         "Send JSON in text messages."),
+         "Binary messages are not supported.",
+         "Send JSON as text messages."),
     ErrorCode("not_utf8", 1007, "never", Fatal.ALWAYS,
-         "A text message was not UTF-8.",
+         "A text message is not valid UTF-8.",
          "Encode text messages as UTF-8."),
     ErrorCode("auth_timeout", 1008, "backoff", Fatal.ALWAYS,
          "Authentication did not finish in time.",
-         "Send `auth` as soon as `hello` has arrived; try again later."),
+         "Send `auth` as soon as `hello` arrives. Connect again later."),
     ErrorCode("auth_required", 1008, "never", Fatal.ALWAYS,
-         "The first message must be 'auth', and nothing else counts before 'ready'.",
-         "Send `auth` first, then wait for `ready`."),
+         "The first message must be 'auth'.",
+         "Send `auth` first, then wait for `ready` before you send anything else."),
     ErrorCode("token_missing", 1008, "never", Fatal.ALWAYS,
          "No token was sent.",
-         "Put the token into the `token` field of `auth`."),
+         "Send the token in the `token` field of `auth`."),
     ErrorCode("token_invalid", 1008, "never", Fatal.ALWAYS,
-         "The token is not valid here.",
-         "Log in again; check the issuer, the audience and the key."),
+         "The token is not valid.",
+         "Log in again. Operators: check issuer, audience and key."),
     ErrorCode("token_too_big", 1008, "never", Fatal.ALWAYS,
          "The token is larger than the limit.",
-         "Ask the issuer for fewer claims, such as groups, or the operator for a higher limit."),
+         "Issue tokens with fewer claims, such as groups, or raise the server's limit."),
     ErrorCode("token_expired", 1008, "refresh_token", Fatal.ALWAYS,
          "The token has expired.",
          "Fetch a new token and connect again."),
     ErrorCode("token_not_yet_valid", 1008, "backoff", Fatal.ALWAYS,
          "The token is not valid yet.",
-         "Try again later; compare the clocks."),
+         "Connect again later. Operators: compare the clocks of issuer and server."),
     ErrorCode("token_revoked", 1008, "never", Fatal.ALWAYS,
          "The token has been revoked.",
          "Log in again."),
     ErrorCode("access_denied", 1008, "never", Fatal.ALWAYS,
          "Not found or access denied.",
-         "The resource does not exist or is not this user's; which of the two is not told."),
+         "The resource does not exist, or is not this user's. The server does not say which."),
     ErrorCode("session_blocked", 1008, "never", Fatal.ALWAYS,
          "The session is blocked.",
-         "Tell the user; an operator has to lift it."),
+         "Tell the user. An administrator must remove the block."),
     ErrorCode("bad_message", 1008, "never", Fatal.BEFORE_READY,
-         "The message is not a JSON object of this protocol.",
-         "Send one JSON object with a `type` per text message."),
+         "The message is not a valid JSON object of this protocol.",
+         "Send one JSON object with a `type` in each text message."),
     ErrorCode("too_many_errors", 1008, "never", Fatal.ALWAYS,
-         "Too many messages were refused.",
-         "Mend the client before it connects again."),
+         "Too many messages caused errors.",
+         "Fix the client before it connects again."),
     ErrorCode("rate_limited", 1008, "backoff", Fatal.WHEN_REPEATED,
          "Too many messages in a short time.",
-         "Wait `retry_after_ms`, then send more slowly."),
+         "Wait for `retry_after_ms`, then send more slowly."),
     ErrorCode("message_too_big", 1009, "never", Fatal.ALWAYS,
          "The message is larger than the limit.",
-         "Keep to `limits.max_message_bytes`, and to 16 KiB before `ready`."),
+         "Send at most `limits.max_message_bytes`, and 16 KiB before `ready`."),
     ErrorCode("internal_error", 1011, "backoff", Fatal.BEFORE_READY,
-         "The server failed; the fault is not yours.",
-         "Try again later; the server's log has the details.", is_clients_fault=False),
+         "The server failed. The client did nothing wrong.",
+         "Try again later. The server's log has the details.", is_clients_fault=False),
     ErrorCode("server_busy", 1013, "backoff", Fatal.ALWAYS,
-         "The server is full.",
+         "The server has too many connections.",
          "Try again later.", is_clients_fault=False),
     ErrorCode("unavailable", 1013, "backoff", Fatal.BEFORE_READY,
-         "Something the server depends on does not answer.",
-         "Try again later; this says nothing about the token or the resource.",
+         "A service that the server depends on does not answer.",
+         "Try again later. The token and the resource may be valid.",
          is_clients_fault=False),
     ErrorCode("heartbeat_timeout", 4000, "backoff", Fatal.ALWAYS,
-         "Nothing was heard from the client for too long.",
-         "Connect again; answer pings within `heartbeat.timeout_ms`."),
+         "Nothing was received from the client for too long.",
+         "Connect again. Answer pings within `heartbeat.timeout_ms`."),
     ErrorCode("disconnected", 4001, "never", Fatal.ALWAYS,
          "Disconnected by an administrator.",
-         "Stay away until the user asks to connect again."),
+         "Do not connect again until the user asks to."),
     ErrorCode("superseded", 4001, "never", Fatal.ALWAYS,
-         "Replaced by a newer connection.",
-         "Stay away: the newer connection lives on."),
+         "Replaced by a newer connection of the same user.",
+         "Do not connect again. The newer connection stays open."),
     ErrorCode("slow_consumer", 4002, "backoff", Fatal.ALWAYS,
-         "Messages were not read fast enough.",
-         "Connect again; read faster or subscribe to less."),
+         "The client did not read messages fast enough.",
+         "Connect again. Read faster, or subscribe to fewer topics."),
     ErrorCode("unknown_type", None, "never", Fatal.NEVER,
-         "There is no such message type here.",
-         "Compare the `type` with the server's documentation."),
+         "The message type is unknown.",
+         "Check the `type` against the documentation of the application."),
     ErrorCode("invalid_payload", None, "never", Fatal.NEVER,
-         "The message's content does not fit its type.",
-         "`message` names the path of the field that does not fit."),
+         "The content of the message does not match its type.",
+         "`message` contains the path of the invalid field."),
     ErrorCode("duplicate_id", None, "never", Fatal.NEVER,
          "A request with this id is still in flight.",
-         "Use an id of its own for each request in flight."),
+         "Use a different id for each request in flight."),
     ErrorCode("too_many_in_flight", None, "backoff", Fatal.NEVER,
          "Too many requests are in flight.",
-         "Wait for answers; keep to `limits.max_in_flight`."),
+         "Wait for answers. Keep at most `limits.max_in_flight` requests in flight."),
     ErrorCode("too_big_to_send", 1008, "never", Fatal.BEFORE_READY,
-         "What was to be sent is larger than the limit.",
-         "Ask for less at a time: no message is larger than `limits.max_server_message_bytes`.",
+         "The answer is larger than the limit.",
+         "Request less data at a time. Messages of the server have at most "
+         "`limits.max_server_message_bytes`.",
          is_clients_fault=False),
     ErrorCode("not_found", None, "never", Fatal.NEVER,
-         "There is no such thing.",
+         "Not found.",
          "Depends on the request."),
     ErrorCode("forbidden", None, "never", Fatal.NEVER,
-         "This is not allowed.",
+         "Not allowed.",
          "Depends on the request."),
 )  # fmt: skip
 
 ERRORS: Final[dict[str, ErrorCode]] = {row.name: row for row in _ROWS}
 
 NORMAL_CLOSURE: Final = 1000
-"""RFC 6455, section 7.4.1: the purpose of the connection has been fulfilled."""
+"""RFC 6455, section 7.4.1: a normal closure."""
 
 _POLICY_VIOLATION: Final = 1008
 _PRIVATE: Final = 4000
-"""RFC 6455, section 7.4.2: from here on a close code means what an application says it does."""
-
-
-class Refusal(Exception):
-    """A refusal that is told to the peer: raise it in a handler, an authenticator, an authorizer.
-
-    In a handler, whether it ends the connection depends on the code: see ``fatal`` in `ERRORS`.
-    `RequestError` never does, `Disconnect` always does.
-
-    ``code`` is a row of `ERRORS` or one of the application's own (1-64 of ``a-z 0-9 _ . -``).
-    ``message`` is for people and defaults to the row's. ``retry`` defaults to the row's, and to
-    "never" for a code of the application's own. ``retry_after``, in seconds, goes with "backoff".
-
-    Whatever is put into it is sent to the peer: no secrets, and nothing about other users.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        message: str | None = None,
-        *,
-        retry: Retry | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        row = ERRORS.get(code)
-        self.code = code
-        self.message = message or (row.message if row else code)
-        self.retry: Retry = retry or (row.retry if row else "never")
-        self.retry_after = retry_after
-        super().__init__(code, self.message)
-
-    @property
-    def is_clients_fault(self) -> bool:
-        """Whether the client could have known better, as the row says; of a code that has none,
-        whether trying again is of no use."""
-        row = ERRORS.get(self.code)
-        return self.retry == "never" if row is None else row.is_clients_fault
-
-
-class RequestError(Refusal):
-    """A refusal that answers one request, and leaves the connection as it is.
-
-    Raises `ValueError` for a code that always ends the connection: say `Disconnect` if you mean it.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        message: str | None = None,
-        *,
-        retry: Retry | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        row = ERRORS.get(code)
-        if row is not None and row.fatal is Fatal.ALWAYS:
-            raise ValueError(
-                f"{code} always ends the connection; raise Disconnect({code!r}), or choose another "
-                "code for the answer, such as forbidden"
-            )
-        super().__init__(code, message, retry=retry, retry_after=retry_after)
-
-
-class TooBigToSendError(RequestError, ValueError):
-    """A message of ``size`` bytes is larger than any that the server sends, which is ``limit``."""
-
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__("too_big_to_send", f"{size:,} bytes; at most {limit:,} are sent.")
-        self.size = size
-        self.limit = limit
-
-
-class Disconnect(Refusal):
-    """A refusal that ends the connection, whatever its code."""
+"""RFC 6455, section 7.4.2: close codes from here on are defined by applications."""
 
 
 def close_code_of(code: str) -> int:
@@ -237,10 +164,10 @@ def close_code_of(code: str) -> int:
 
 
 def row_of_close(close_code: int, reason: str = "") -> ErrorCode | None:
-    """The row that a Close frame means: the one that its ``reason`` names.
+    """The row of a Close frame: the one that ``reason`` names.
 
-    Where the reason names none, it is the first row with this close code, if all rows with this
-    code have the same ``retry``. None where the frame does not say enough.
+    If it names none, the first row with this close code, provided that all rows with this code have
+    the same ``retry``. Otherwise None.
     """
     if reason in ERRORS:
         return ERRORS[reason]
@@ -249,7 +176,7 @@ def row_of_close(close_code: int, reason: str = "") -> ErrorCode | None:
 
 
 def retry_of_close(close_code: int, reason: str = "") -> Retry:
-    """What a client does after a close without an `error` before it, other than a normal one."""
+    """What a client should do after a Close frame without an `error` before it."""
     row = row_of_close(close_code, reason)
     if row is not None:
         return row.retry

@@ -1,47 +1,26 @@
 """The messages of ``trioserver.v1``: frozen values, one Struct for each `type`.
 
-Durations are integers in ms (``_ms``), instants RFC 3339 text in UTC. An application's own types
-travel as `Message`. So that either side can be extended first, unknown fields are ignored, and
-``heartbeat``, ``mode`` and ``retry`` may hold words that are not known here. An optional field is
-None where it is absent and where it is null, except ``data``, which may really be null.
+Durations are integers in milliseconds (``_ms``), times are RFC 3339 text in UTC. An application's
+own messages are a `Message`. Either side may be newer: unknown fields are ignored, and
+``heartbeat``, ``mode`` and ``retry`` may have unknown values. An optional field is None if it is
+absent or null, except ``data``, for which null is a value.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Final, TypeAlias
 
-import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from protocol.errors import RETRIES, Retry
-
-SUBPROTOCOL: Final = "trioserver.v1"
-"""The name offered in Sec-WebSocket-Protocol; a client that offers none is served the same."""
-
-TYPE_PATTERN: Final = r"^[a-z0-9_.:-]{1,64}$"
-
-MAX_SAFE_INTEGER: Final = 2**53 - 1
-"""The largest integer that every JSON implementation keeps exactly (RFC 8259, section 6)."""
-
-Id: TypeAlias = (
-    Annotated[str, Meta(min_length=1, max_length=64)]
-    | Annotated[int, Meta(ge=-MAX_SAFE_INTEGER, le=MAX_SAFE_INTEGER)]
-)
-"""Chosen by the sender of a request, echoed in every answer to it."""
-
-Topic: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
-Topics: TypeAlias = Annotated[tuple[Topic, ...], Meta(min_length=1, max_length=100)]
-HeartbeatMode: TypeAlias = Literal["frame", "message"]
-HEARTBEAT_MODES: Final[tuple[HeartbeatMode, ...]] = get_args(HeartbeatMode)
+from protocol.fields import Id, Topic, Topics
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
-    """An application's message, in either direction; also the envelope every message is read by.
+    """An application's message, in either direction; also the fields that all messages share.
 
-    ``type`` is checked against the registered types, and against `TYPE_PATTERN` when unknown.
-    ``traceparent`` may be anything: `protocol.traceparent` reads it, where it is wanted.
+    ``type`` is compared with the known types, and with `TYPE_PATTERN` if it is unknown.
+    ``traceparent`` is not checked here; see `protocol.traceparent`.
     """
 
     type: str
@@ -51,11 +30,11 @@ class Message(Struct, frozen=True, omit_defaults=True):
 
 
 class _Reserved(Struct, frozen=True, omit_defaults=True, tag_field="type", tag=str.lower):
-    """A message whose `type` the protocol defines."""
+    """Base class of the messages that the protocol defines."""
 
 
 class ClientInfo(Struct, frozen=True, omit_defaults=True):
-    """What a client says of itself; shown to operators, believed by nobody."""
+    """Name and version of a client, as the client says. Shown to operators, not trusted."""
 
     name: Annotated[str, Meta(max_length=64)] | None = None
     version: Annotated[str, Meta(max_length=64)] | None = None
@@ -65,9 +44,9 @@ class ClientInfo(Struct, frozen=True, omit_defaults=True):
 
 
 class Auth(_Reserved, frozen=True):
-    """The first message; after `ready`, a fresh token for the same subject.
+    """The first message; after `ready`, a new token of the same user.
 
-    A ``heartbeat`` that is none of `HEARTBEAT_MODES` counts as absent.
+    An unknown ``heartbeat`` is treated as absent.
     """
 
     token: str | None = None
@@ -80,13 +59,13 @@ class Auth(_Reserved, frozen=True):
 
 
 class Cancel(_Reserved, frozen=True):
-    """Ends a stream early; it still gets its `end`."""
+    """Ends a stream early. The server still sends its `end`."""
 
     id: Id
 
 
 class Subscribe(_Reserved, frozen=True):
-    """Asks for the events of topics; ``events`` is an older name for ``topics``."""
+    """Subscribes to topics. ``events`` is an older name for ``topics``."""
 
     topics: Topics | None = None
     events: Topics | None = None
@@ -94,7 +73,7 @@ class Subscribe(_Reserved, frozen=True):
 
 
 class Unsubscribe(_Reserved, frozen=True):
-    """Asks for no more events of topics."""
+    """Ends the subscription to topics."""
 
     topics: Topics | None = None
     events: Topics | None = None
@@ -102,7 +81,7 @@ class Unsubscribe(_Reserved, frozen=True):
 
 
 class Publish(_Reserved, frozen=True):
-    """Sends data to everybody who is subscribed to a topic."""
+    """Sends an event to all subscribers of a topic."""
 
     topic: Topic
     data: Raw
@@ -113,14 +92,14 @@ class Publish(_Reserved, frozen=True):
 
 
 class Ping(_Reserved, frozen=True):
-    """Asks for a `pong`."""
+    """Requests a `pong`."""
 
     id: Id | None = None
     data: Raw | UnsetType = UNSET
 
 
 class Pong(_Reserved, frozen=True):
-    """Answers a `ping`, with its ``id`` and ``data``; from the server with its time."""
+    """Answers a `ping` with its ``id`` and ``data``; the server adds its time."""
 
     id: Id | None = None
     data: Raw | UnsetType = UNSET
@@ -131,7 +110,7 @@ class Pong(_Reserved, frozen=True):
 
 
 class Hello(_Reserved, frozen=True):
-    """The server's first words: here you are, now authenticate."""
+    """The server's first message. The client must authenticate now."""
 
     protocol: str
     auth_timeout_ms: int
@@ -139,7 +118,7 @@ class Hello(_Reserved, frozen=True):
 
 
 class HeartbeatInfo(Struct, frozen=True):
-    """How the server finds out that a client has gone."""
+    """How the server detects that a client has gone."""
 
     mode: str
     interval_ms: int
@@ -147,7 +126,7 @@ class HeartbeatInfo(Struct, frozen=True):
 
 
 class Limits(Struct, frozen=True, omit_defaults=True):
-    """What the server takes from one connection, and sends to it."""
+    """Limits of one connection."""
 
     max_message_bytes: int
     max_in_flight: int
@@ -160,7 +139,7 @@ class Limits(Struct, frozen=True, omit_defaults=True):
 
 
 class Ready(_Reserved, frozen=True):
-    """Authenticated, and the resource is this user's: from here on messages are handled."""
+    """The client is authenticated and authorized. Messages are handled from now on."""
 
     connection_id: str
     user: dict[str, Any]
@@ -173,14 +152,14 @@ class Ready(_Reserved, frozen=True):
 
 
 class AuthExpiring(_Reserved, frozen=True, tag="auth_expiring"):
-    """The token ends soon: send a new one in `auth`, or be closed at ``expires_at``."""
+    """The token expires soon. Without a new one in an `auth`, the connection is closed then."""
 
     expires_at: str
     expires_in_ms: int
 
 
 class AuthRefreshed(_Reserved, frozen=True, tag="auth_refreshed"):
-    """The new token was accepted."""
+    """The server has accepted the new token."""
 
     expires_at: str | None
     expires_in_ms: int | None
@@ -188,17 +167,14 @@ class AuthRefreshed(_Reserved, frozen=True, tag="auth_refreshed"):
 
 
 class Ack(_Reserved, frozen=True):
-    """A request has been done."""
+    """The answer to a request that succeeded."""
 
     id: Id
     data: Raw | UnsetType = UNSET
 
 
 class Error(_Reserved, frozen=True):
-    """A refusal, of a request (``id``) or of the whole connection (``fatal``).
-
-    ``advice`` is ``retry`` where that is known here, else "backoff".
-    """
+    """The answer to a request that failed (``id``), or the end of the connection (``fatal``)."""
 
     code: str
     message: str
@@ -209,7 +185,7 @@ class Error(_Reserved, frozen=True):
 
     @property
     def advice(self) -> Retry:
-        """What to do: wait and try again, where a newer server says what is not known here."""
+        """``retry``, or "backoff" if a newer server sent an unknown value."""
         return next((known for known in RETRIES if known == self.retry), "backoff")
 
 
@@ -222,7 +198,7 @@ class Chunk(_Reserved, frozen=True):
 
 
 class End(_Reserved, frozen=True):
-    """The last message of a stream."""
+    """The end of a stream."""
 
     id: Id
     data: Raw | UnsetType = UNSET
@@ -230,7 +206,7 @@ class End(_Reserved, frozen=True):
 
 
 class Event(_Reserved, frozen=True):
-    """Something was published; ``offset`` counts the events of this topic, from 1."""
+    """A published event. ``offset`` counts the events of this topic, from 1."""
 
     topic: str
     offset: int
@@ -238,7 +214,7 @@ class Event(_Reserved, frozen=True):
 
 
 class Goaway(_Reserved, frozen=True):
-    """The server leaves: come back after ``reconnect_after_ms``, a slot of this client's own."""
+    """The server stops. The client should reconnect after ``reconnect_after_ms``."""
 
     reason: str
     deadline_ms: int
@@ -269,32 +245,4 @@ def _names(union: Any) -> frozenset[str]:
 CLIENT_TYPES: Final = _names(ClientMessage)
 SERVER_TYPES: Final = _names(ServerMessage)
 RESERVED_TYPES: Final = CLIENT_TYPES | SERVER_TYPES
-"""Names an application cannot give to messages of its own."""
-
-
-def instant(seconds: float) -> str:
-    """RFC 3339 text in UTC, to the millisecond, for seconds since the Unix epoch.
-
-    Times beyond the year 9999, which some tokens carry to mean "never", become its last second.
-    """
-    last = 253402300799.0
-    whole, part = divmod(round(min(max(seconds, 0.0), last) * 1_000_000), 1_000_000)
-    return f"{_second(whole)}.{part // 1000:03d}Z"
-
-
-@lru_cache(maxsize=64)  # in a storm thousands come in the same second, with the same expiry
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
-
-
-def milliseconds(seconds: float) -> int:
-    """A duration in seconds as whole milliseconds, never negative."""
-    return round(min(max(seconds, 0.0), 1e12) * 1000)
-
-
-def raw(data: Any) -> Raw:
-    """Application data as JSON, ready to be put into a message.
-
-    Raises `TypeError` or `ValueError` for what JSON cannot express.
-    """
-    return data if isinstance(data, Raw) else Raw(msgspec.json.encode(data))
+"""Types that an application must not use for its own messages."""

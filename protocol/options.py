@@ -1,20 +1,23 @@
-"""What a server offers and allows, as its sessions need to know it."""
+"""`ProtocolOptions`: what a server offers and allows on each connection."""
 
 from __future__ import annotations
 
 import attrs
 
-from protocol.messages import HeartbeatMode, Limits
+from protocol.fields import HEARTBEAT_MODES, SUBPROTOCOL, HeartbeatMode
+from protocol.messages import HeartbeatInfo, Hello, Limits
+from protocol.times import milliseconds
 
 
 @attrs.frozen(kw_only=True)
 class ProtocolOptions:
-    """What the server offers and allows; durations in seconds.
+    """What a server offers and allows. Durations are in seconds.
 
-    ``auth_aliases`` are types that count as `auth` before READY. ``heartbeat`` is for clients that
-    ask for neither form. ``messages_per_second`` and
-    ``bytes_per_second`` have a burst of twice their size, the latter of one message at the least;
-    beyond that as much again is refused before the session is closed.
+    ``auth_aliases`` are message types that are accepted as `auth` before READY. ``heartbeat`` is
+    used for clients that do not ask for a mode. ``messages_per_second`` and ``bytes_per_second``
+    allow a burst of twice their value, the latter at least one message of the maximum size. A
+    client that exceeds them by as much again is disconnected; before that its messages are
+    rejected.
     """
 
     auth_timeout: float = 10.0
@@ -35,8 +38,17 @@ class ProtocolOptions:
     control_frames_per_second: int = 50
 
     @property
+    def hello(self) -> Hello:
+        """The first message to each client."""
+        return Hello(
+            protocol=SUBPROTOCOL,
+            auth_timeout_ms=milliseconds(self.auth_timeout),
+            message=self.greeting,
+        )
+
+    @property
     def limits(self) -> Limits:
-        """The part of it that `ready` tells the client."""
+        """The limits that `ready` tells the client."""
         return Limits(
             max_message_bytes=self.max_message_bytes,
             max_server_message_bytes=self.max_server_message_bytes,
@@ -46,4 +58,16 @@ class ProtocolOptions:
             messages_per_second=self.messages_per_second,
             bytes_per_second=self.bytes_per_second,
             control_frames_per_second=self.control_frames_per_second,
+        )
+
+    def heartbeat_mode(self, requested: str | None) -> HeartbeatMode:
+        """The mode that a client gets that has requested this one."""
+        return next((mode for mode in HEARTBEAT_MODES if mode == requested), self.heartbeat)
+
+    def heartbeat_info(self, mode: HeartbeatMode) -> HeartbeatInfo:
+        """The heartbeat that `ready` tells the client."""
+        return HeartbeatInfo(
+            mode=mode,
+            interval_ms=milliseconds(self.heartbeat_interval),
+            timeout_ms=milliseconds(self.heartbeat_timeout),
         )

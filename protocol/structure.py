@@ -1,7 +1,7 @@
-"""What a message's JSON costs to parse, judged before it is parsed: nesting, containers, numbers.
+"""Estimates what a message costs to parse, before it is parsed: nesting, containers, numbers.
 
-Everything here is a few passes in C over the bytes, so it stays linear and small whatever the text.
-There is no loop in Python over characters, brackets or levels.
+Everything here consists of a few passes over the bytes in C, so its cost is linear and small for
+any input. There is no Python loop over characters, brackets or levels.
 """
 
 from __future__ import annotations
@@ -10,26 +10,27 @@ from array import array
 from itertools import accumulate
 from typing import Final
 
-from protocol.errors import Refusal
+from protocol.refusals import Refusal
 
 MAX_DEPTH: Final = 64
-"""Levels of nesting in a message. Far below the depth at which a parser runs out of stack."""
+"""Maximum nesting of a message, far below the depth at which a parser runs out of stack."""
 
 SHORT: Final = 2 * MAX_DEPTH
-"""Bytes of a message that cannot be nested too deeply: what opens has to be closed."""
+"""A message up to this size cannot be nested too deeply, because each bracket must be closed."""
 
 CONTAINER_BYTES: Final = 16
-"""Bytes that an array or object counts as, where a message has so many of them that its own bytes
-are fewer. To make one takes as long as to read some hundreds of bytes of text."""
+"""The minimum size that is charged for an array or object. Creating one takes as long as reading
+some hundreds of bytes of text."""
 
 FEW_NUMBERS: Final = 8
 BYTES_FOR_A_NUMBER: Final = 4096
-"""Numbers with an exponent of three digits, or with a hundred digits, that a text may hold: a few,
-and one more for so many bytes. A parser takes 20 to 70 us for one of them, and 0.1 us for others.
-They are rare: the largest float as a stand-in for "none", at the most."""
+"""Numbers with a three-digit exponent, or with a hundred digits, that a text may contain:
+`FEW_NUMBERS`, and one more for each `BYTES_FOR_A_NUMBER` of its size. A parser takes 20 to 70 us
+for one of them, and 0.1 us for other numbers. They are rare in practice: at most the largest float
+as a marker for "none"."""
 
 _LONG: Final = 4096
-"""Bytes of a message in which brackets are counted with no call of a function."""
+"""In a message up to this size, brackets are counted inline, without a function call."""
 
 _OPENING: Final = b"[{"
 _NO_MARKS: Final = bytes(byte for byte in range(256) if byte not in b'[{]}"')
@@ -64,10 +65,10 @@ _SMALLEST: Final = FEW_NUMBERS * len(b"1e308,")
 
 
 def weight(data: bytes) -> int:
-    """How many bytes a message counts as towards its sender's rate.
+    """The number of bytes that is charged to the sender's rate limit for a message.
 
-    That is its size, or `CONTAINER_BYTES` for each array and object, whichever is more; an opening
-    bracket in a string is taken for one. Up to `SHORT` bytes it is the size.
+    That is its size, or `CONTAINER_BYTES` for each array and object, whichever is more. An opening
+    bracket in a string counts as a container. Up to `SHORT` bytes it is the size.
     """
     size = len(data)
     if size <= SHORT:
@@ -82,33 +83,31 @@ def weight(data: bytes) -> int:
 
 
 def may_be_deep(data: bytes) -> bool:
-    """Whether `check_depth` is to be asked: False is certain, and nearly always the answer."""
+    """Whether `check_depth` must be called. False is certain, and the usual result."""
     size = len(data)
     return size > SHORT and (size > _LONG or data.count(b"[") + data.count(b"{") > MAX_DEPTH)
 
 
 def check_depth(data: bytes) -> None:
-    """Raise `Refusal` with ``bad_message`` where brackets nest deeper than `MAX_DEPTH`.
+    """Raise `Refusal` with ``bad_message`` if brackets are nested deeper than `MAX_DEPTH`.
 
-    Few opening brackets settle it without a look at the text. What is no JSON may be refused here
-    or by the parser.
+    A text with few opening brackets is accepted without a closer look. Invalid JSON may be rejected
+    here or by the parser.
     """
     if _opening(data) > MAX_DEPTH and _is_deep(_brackets(data)):
         raise Refusal(
-            "bad_message", f"Brackets do not match or nest deeper than {MAX_DEPTH} levels."
+            "bad_message", f"Brackets do not match or are nested deeper than {MAX_DEPTH} levels."
         )
 
 
 def check_numbers(data: bytes, code: str) -> None:
-    """Raise `Refusal` with ``code`` where too many numbers take long to read."""
+    """Raise `Refusal` with ``code`` if too many numbers are slow to parse."""
     if len(data) < _SMALLEST:
         return
     allowed = FEW_NUMBERS + len(data) // BYTES_FOR_A_NUMBER
-    # Strings are only left out where it matters: hexadecimal digits may look like an exponent.
+    # Strings are removed only if needed: hexadecimal digits in them may look like an exponent.
     if _long_numbers(data) > allowed and _long_numbers(_without_strings(data)) > allowed:
-        raise Refusal(
-            code, "Too many numbers have an exponent of three digits, or a hundred digits."
-        )
+        raise Refusal(code, "Too many numbers have a three-digit exponent or a hundred digits.")
 
 
 def _long_numbers(data: bytes) -> int:
@@ -118,9 +117,9 @@ def _long_numbers(data: bytes) -> int:
 
 
 def _opening(data: bytes) -> int:
-    """How many brackets open, strings included, or some number above `MAX_DEPTH`.
+    """The number of opening brackets, also in strings, or any number above `MAX_DEPTH`.
 
-    To find a few is ten times as fast in a long text as to count them.
+    In a long text, finding the first few is ten times as fast as counting all.
     """
     count = 0
     for bracket in (b"[", b"{"):

@@ -1,4 +1,4 @@
-"""The form of a ``traceparent``: https://www.w3.org/TR/trace-context/, section 3.2.2."""
+"""Validates a ``traceparent``: https://www.w3.org/TR/trace-context/, section 3.2.2."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NO_SPAN: Final = "0" * 16
 
 
 def traceparent_of(message: Message) -> str | None:
-    """The trace that a message says it belongs to; None where it says none, or says it badly.
+    """The ``traceparent`` of a message; None if there is none, or if it is malformed.
 
-    What is malformed is ignored, as section 2.3 has it: a broken tracer shall not break requests.
+    A malformed one is ignored (section 2.3), so that a broken tracer does not break requests.
     """
     given = message.traceparent
     if given is msgspec.UNSET or len(memoryview(given)) > _MAX_BYTES:

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import attrs
 
+from protocol.fields import SUBPROTOCOL
 from protocol.generate.descriptions import EXAMPLES
 from protocol.generate.schema import MESSAGES, components, summary, type_name
-from protocol.messages import SUBPROTOCOL
 
 _ADDRESS: Final = "{route}"
 _CHANNEL: Final = "#/channels/session"

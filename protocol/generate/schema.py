@@ -7,11 +7,10 @@ from typing import Any, Final, get_args
 
 import msgspec
 
+from protocol.fields import SUBPROTOCOL, TYPE_PATTERN
 from protocol.generate.descriptions import EXAMPLES, FIELDS
 from protocol.messages import (
     RESERVED_TYPES,
-    SUBPROTOCOL,
-    TYPE_PATTERN,
     ClientInfo,
     ClientMessage,
     HeartbeatInfo,

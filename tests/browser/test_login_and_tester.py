@@ -132,7 +132,7 @@ def test_the_tester_says_close_codes_in_words(visit: Visit) -> None:
     page.get_by_label("Route").fill("/ws/conversations/alice-1")
     page.get_by_role("button", name="Connect", exact=True).click()
     expect(page.locator("#log li").last).to_contain_text(
-        "closed with 1008 token_invalid: token_invalid: The token is not valid here."
+        "closed with 1008 token_invalid: token_invalid: The token is not valid."
     )
     page.get_by_label("Route").fill("/nowhere")
     page.get_by_role("button", name="Connect", exact=True).click()

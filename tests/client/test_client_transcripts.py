@@ -18,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol import Id, transcript
 from protocol.errors import RETRIES
-from protocol.messages import HEARTBEAT_MODES
+from protocol.fields import HEARTBEAT_MODES
 from protocol.transcript import Step, Transcript, load, mismatch, names
 from tests.client.playground import seeded
 from tests.support.scripted_server import WILDCARDS, ScriptedServer

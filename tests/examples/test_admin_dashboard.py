@@ -147,7 +147,7 @@ def test_the_messages_are_what_deployed_dashboards_know(world: World, source: st
         assert abs(data["at"] - time.time()) < PATIENCE
         connection.send('{"type":"no_such_thing"}')
         error = json.loads(connection.recv(timeout=PATIENCE))
-        assert (error["type"], error["message"]) == ("error", "There is no such message type here.")
+        assert (error["type"], error["message"]) == ("error", "The message type is unknown.")
 
 
 def test_who_subscribes_to_the_figures_gets_them_once_a_second_in_both_forms(world: World) -> None:

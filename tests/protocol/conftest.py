@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from protocol import ProtocolOptions, Refusal, ServerProtocol, codec, transcript
+from protocol.fields import raw
 from protocol.messages import (
     Ack,
     Auth,
@@ -30,7 +31,6 @@ from protocol.messages import (
     Publish,
     Subscribe,
     Unsubscribe,
-    raw,
 )
 from protocol.transcript import Step, Transcript
 

@@ -19,9 +19,9 @@ def test_it_fills_at_its_rate_and_no_higher_than_its_burst() -> None:
 
 def test_it_says_how_long_to_wait() -> None:
     bucket = TokenBucket(rate=4.0, burst=1.0, now=0.0)
-    assert bucket.wait() == 0.0
+    assert bucket.seconds_until() == 0.0
     assert bucket.take(0.0)
-    assert bucket.wait() == 0.25
+    assert bucket.seconds_until() == 0.25
     assert bucket.take(0.25)
 
 

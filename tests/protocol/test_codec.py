@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from protocol import ERRORS, Refusal, codec
 from protocol.messages import Auth, Message, Subscribe
+from protocol.structure import MAX_DEPTH, check_depth
 
 MIB = 1024 * 1024
 DECODERS = (
@@ -204,11 +205,11 @@ def wrapped(levels: list[str | None], inner: Any) -> Any:
 def test_the_depth_is_judged_as_by_a_slow_reader(levels: list[str | None], inner: str) -> None:
     data = json.dumps(wrapped(levels, inner)).encode()
     try:
-        codec.check_depth(data)
+        check_depth(data)
         refused = False
     except Refusal:
         refused = True
-    assert refused == (depth_of(data) > codec.MAX_DEPTH)
+    assert refused == (depth_of(data) > MAX_DEPTH)
 
 
 @given(st.lists(st.sampled_from([b"[" * 40, b"{" * 40, b"]" * 9, b'"', b"\\", b"x", b"{[" * 40])))
@@ -217,17 +218,17 @@ def test_brackets_that_never_match_harm_no_parser(pieces: list[bytes]) -> None:
 
 
 def test_brackets_in_strings_and_side_by_side_do_not_count() -> None:
-    codec.check_depth(b'{"a":"' + b"[" * 1000 + b'"}')
-    codec.check_depth(b"[" + b"[]," * 1000 + b"[]]")
+    check_depth(b'{"a":"' + b"[" * 1000 + b'"}')
+    check_depth(b"[" + b"[]," * 1000 + b"[]]")
 
 
-@pytest.mark.parametrize("depth", [codec.MAX_DEPTH, codec.MAX_DEPTH + 1, 100_000])
+@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 100_000])
 @pytest.mark.parametrize("brackets", [b"[]", b"{}"])
 def test_nesting_ends_at_the_limit(depth: int, brackets: bytes) -> None:
     opening = b'{"a":' if brackets == b"{}" else b"["
     levels = depth - 1  # the message itself is one
     data = b'{"type":"x","data":' + opening * levels + b"1" + brackets[1:] * levels + b"}"
-    if depth > codec.MAX_DEPTH:
+    if depth > MAX_DEPTH:
         assert code_of(data) == "bad_message"
     else:
         assert isinstance(codec.decode_client(data), Message)

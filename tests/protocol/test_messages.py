@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import Refusal, codec
+from protocol.fields import raw
 from protocol.generate.asyncapi import asyncapi_document
 from protocol.generate.descriptions import EXAMPLES
 from protocol.generate.schema import CLIENT, MESSAGES, PARTS, SERVER, messages_schema
@@ -23,10 +24,8 @@ from protocol.messages import (
     End,
     Error,
     Message,
-    instant,
-    milliseconds,
-    raw,
 )
+from protocol.times import instant, milliseconds
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

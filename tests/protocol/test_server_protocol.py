@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from protocol import ERRORS, Close, Fatal, ProtocolOptions, Refusal, ServerProtocol, ServerState
 from protocol.messages import Auth, Cancel, Message, Ping
-from protocol.server import ERROR_BURST, MAX_HELD
+from protocol.rate_limits import ERROR_BURST
+from protocol.server import MAX_HELD
 
 AUTH = b'{"type":"auth","token":"secret"}'
 WALL = 1_900_000_000.0

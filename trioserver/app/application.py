@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from protocol.messages import HeartbeatMode
+from protocol.fields import HeartbeatMode
 from trioserver.app.mailbox import Mailbox
 from trioserver.app.presence import Presence
 from trioserver.app.publishing import Publisher

@@ -7,7 +7,8 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from protocol import TooBigToSendError, codec, raw
-from protocol.messages import MAX_SAFE_INTEGER, Event
+from protocol.fields import MAX_SAFE_INTEGER
+from protocol.messages import Event
 from trioserver.engine.memory import MemoryEngine
 from trioserver.websocket.headers import encode_text
 from trioserver.websocket.memory import shared

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
 from protocol import codec
-from protocol.messages import HeartbeatMode
+from protocol.fields import HeartbeatMode
 from trioserver.app.functions import name_of
 from trioserver.app.handlers import Handler, make_handler
 from trioserver.app.mailbox import Mailbox

@@ -149,7 +149,7 @@ class JWKS:
     async def _cool_down(self) -> None:
         """Wait until a fetch that was asked for may be made."""
         if not self._asked_budget.take(trio.current_time()):
-            await trio.sleep(self._asked_budget.wait())
+            await trio.sleep(self._asked_budget.seconds_until())
             self._asked_budget.take(trio.current_time())
 
     def _pause(self, failures: int) -> float:

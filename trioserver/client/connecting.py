@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from protocol.messages import HeartbeatMode
+from protocol.fields import HeartbeatMode
 from trioserver.client.backoff import Backoff
 from trioserver.client.client import Client
 from trioserver.client.errors import ConnectionLostError, ConnectRejectedError, ConnectTimeoutError

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 import trio
 
-from protocol.messages import HeartbeatMode
+from protocol.fields import HeartbeatMode
 from trioserver.client.backoff import Backoff
 from trioserver.client.handshake import Headers
 from trioserver.client.url import WebSocketURL

@@ -9,7 +9,8 @@ import trio
 
 from protocol import ClientProtocol, Id, LocalProtocolError
 from protocol.errors import ERRORS
-from protocol.messages import Chunk, Error, HeartbeatMode
+from protocol.fields import HeartbeatMode
+from protocol.messages import Chunk, Error
 from trioserver.client.close_reason import CloseReason
 from trioserver.client.errors import ConnectionLostError, RequestRejectedError
 from trioserver.client.pending import Answer, PendingRequest, PendingStream

@@ -53,7 +53,7 @@ class Attempts:
         """Count an attempt. Seconds to wait, and then it is not counted; 0 where it may go on."""
         now = self._clock()
         bucket = self._bucket(who, now)
-        return 0.0 if bucket.take(now) else bucket.wait()
+        return 0.0 if bucket.take(now) else bucket.seconds_until()
 
     def give_back(self, who: str) -> None:
         """The attempt does not count."""

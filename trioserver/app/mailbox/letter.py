@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw
 
 from protocol import codec, raw
 from protocol.messages import RESERVED_TYPES, Message
+from protocol.structure import check_depth
 
 MAX_USER: Final = 255
 """Characters of a user's id. An index of PostgreSQL takes no key longer than some 2,700 bytes."""
@@ -79,7 +80,7 @@ def new_letter(
     if key is not None and not is_key(key):
         raise ValueError(f"a message's key is 1 to {MAX_KEY} characters, without a NUL")
     text = None if data is UNSET else bytes(raw(data)).decode()
-    codec.check_depth(b"[" + (text or "").encode() + b"]")
+    check_depth(b"[" + (text or "").encode() + b"]")
     return Letter(
         id=secrets.token_hex(16),
         user=user,

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 from protocol.errors import ERRORS, Retry
-from protocol.messages import Auth, HeartbeatMode
+from protocol.fields import HeartbeatMode
+from protocol.messages import Auth
 from trioserver.cli.conversation.lines import read_lines
 from trioserver.cli.conversation.talk import Screen, Talk
 from trioserver.cli.output.terminal import print_json, stderr_console, stdout_console

@@ -100,7 +100,7 @@ class AddressRateLimiter:
         if not key:
             return 0.0
         bucket = self._record(key, now).handshakes
-        return 0.0 if bucket.take(now) else bucket.wait()
+        return 0.0 if bucket.take(now) else bucket.seconds_until()
 
     def request(self, key: str, now: float) -> float:
         """Count a request over HTTP; seconds until the next is welcome where it is one too many."""
@@ -110,7 +110,7 @@ class AddressRateLimiter:
         if record.requests is None:
             rate = self.limits.requests_per_second
             record.requests = TokenBucket(rate, rate * BURST, now)
-        return 0.0 if record.requests.take(now) else record.requests.wait()
+        return 0.0 if record.requests.take(now) else record.requests.seconds_until()
 
     def forged(self, key: str, now: float) -> None:
         """A token that was never good came from the address."""
@@ -124,7 +124,7 @@ class AddressRateLimiter:
             rate = limits.max_invalid_tokens / limits.invalid_token_window
             record.forged = TokenBucket(rate, limits.max_invalid_tokens, now)
         record.forged.take(now)
-        if record.forged.wait() > 0:
+        if record.forged.seconds_until() > 0:
             self._block(key, record, now)
 
     def _block(self, key: str, record: _Record, now: float) -> None:

@@ -20,7 +20,7 @@ from trioserver.auth import Credentials, User
 from trioserver.auth.blocks import Blocks
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
-from trioserver.lifecycle.account import Account
+from trioserver.lifecycle.reporting import Account
 from trioserver.lifecycle.dispatch.dispatcher import Dispatcher
 from trioserver.lifecycle.heartbeat import Heartbeat
 from trioserver.lifecycle.verification import verify

@@ -110,7 +110,7 @@ def test_paths_match_whole_and_parameters_are_one_segment() -> None:
     app.route("/ws/{a}/x.y/{b}", authorize=allow_any_user)
     match = app.match("/ws/1/x.y/é")
     assert match is not None
-    assert match.resource == {"a": "1", "b": "é"}
+    assert match.path_params == {"a": "1", "b": "é"}
     for path in ("/", "/ws/", "/ws/1", "/ws/1/xzy/2", "/ws/1/x.y/2/3", "/ws/1/x.y/", "ws"):
         assert app.match(path) is None
 

@@ -18,7 +18,7 @@ class Listener:
     def __init__(self) -> None:
         self.heard: list[dict[str, Any]] = []
 
-    def hear(self, event: bytes) -> None:
+    def deliver(self, event: bytes) -> None:
         self.heard.append(json.loads(event))
 
 
@@ -136,8 +136,8 @@ def test_a_subscriber_may_leave_while_it_hears() -> None:
     engine = MemoryEngine()
 
     class Leaver(Listener):
-        def hear(self, event: bytes) -> None:
-            super().hear(event)
+        def deliver(self, event: bytes) -> None:
+            super().deliver(event)
             engine.unsubscribe("a", self)
 
     leavers = [Leaver() for _ in range(3)]

@@ -229,7 +229,7 @@ async def test_a_presence_hook_meets_only_those_who_are_still_there(
         kept += harness.server.connections
         with capture_logs() as lines:
             for connection in kept:
-                if connection.resource["id"] == "2":
+                if connection.path_params["id"] == "2":
                     leave_now(connection)
             await second.receive_end()
             await third.receive_end()

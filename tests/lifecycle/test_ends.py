@@ -12,7 +12,9 @@ from trio.testing import MockClock
 
 from tests.support.app import World, serving
 from tests.support.client import Closed
-from trioserver import Config, Connection, LimitsConfig, OutboxConfig, ShutdownConfig
+from trioserver import Config, LimitsConfig, OutboxConfig, ShutdownConfig
+from trioserver.lifecycle.server_connection import ServerConnection
+from trioserver.server import registry
 
 
 async def test_events_reach_all_subscribers_the_publisher_included(
@@ -155,13 +157,13 @@ async def test_who_comes_is_compared_with_connections_of_the_same_user_only(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     compared: list[str] = []
-    is_same = Connection._is_same_place
+    is_same = registry._is_same_target
 
-    def noted(self: Connection, other: Connection) -> bool:
-        compared.append(self.user.id)
-        return is_same(self, other)
+    def noted(one: ServerConnection, other: ServerConnection) -> bool:
+        compared.append(one.facade.user.id)
+        return is_same(one, other)
 
-    monkeypatch.setattr(Connection, "_is_same_place", noted)
+    monkeypatch.setattr(registry, "_is_same_target", noted)
     async with serving(supersede=True) as harness:
         for _ in range(2):
             await harness.ready("/ws/2", "bob")

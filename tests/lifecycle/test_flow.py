@@ -18,6 +18,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from tests.support.app import backend_of
 from tests.support.client import Client, Closed, masked
 from tests.support.running import running
 from tests.support.tls import files_in
@@ -201,7 +202,7 @@ async def test_who_reads_steadily_gets_all_answers(
         came = await answers(client, len(asked))
         assert came["error"] == 0, came
         (connection,) = server.server.connections
-        assert connection._websocket.outbox.queued_bytes == 0
+        assert backend_of(connection).websocket.outbox.queued_bytes == 0
 
 
 @pytest.mark.parametrize("kind", ["inline", "loop", "waiting", "stream", "push", "task", "ping"])
@@ -280,9 +281,9 @@ async def test_reading_pauses_while_answers_are_not_read_and_goes_on(
             nursery.start_soon(send)
             await trio.testing.wait_all_tasks_blocked()
             assert len(received) < 10, "in lockstep, what is not read is not sent"
-            assert connection._websocket.paused
+            assert backend_of(connection).websocket.paused
             await answers(client, 40)
-        assert not connection._websocket.paused
+        assert not backend_of(connection).websocket.paused
         assert connection.statistics().queued_bytes == 0
 
 

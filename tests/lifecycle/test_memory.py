@@ -11,7 +11,7 @@ import trio.testing
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.support.app import Harness, serving
+from tests.support.app import Harness, backend_of, serving
 from tests.support.client import Client, masked
 from trioserver import Config, HandlerConfig, LimitsConfig, OutboxConfig
 from trioserver.telemetry.metrics.families import Families
@@ -44,7 +44,7 @@ async def test_the_queue_of_a_connection_is_bounded_in_bytes(autojump_clock: Moc
         harness.nursery.start_soon(send_all, client, 64)
         await trio.testing.wait_all_tasks_blocked()
         (connection,) = harness.server.connections
-        assert connection._websocket.paused
+        assert backend_of(connection).websocket.paused
         held = harness.server.statistics().memory_bytes
         assert MIB < held < 4 * MIB, "the one that is handled, the queue, and what one read gave"
 
@@ -86,7 +86,7 @@ async def test_being_paused_exempts_nobody_from_the_heartbeat(
             harness.nursery.start_soon(client.send_bytes, large(id))
             await trio.testing.wait_all_tasks_blocked()
         (connection,) = harness.server.connections
-        assert connection._websocket.paused
+        assert backend_of(connection).websocket.paused
         client.answer_ping = False
         _, closed = await client.receive_end()
         assert closed.reason == "heartbeat_timeout"

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.support.app import serving
+from tests.support.app import backend_of, serving
 from tests.support.client import Closed, Message, masked
 from trioserver import Config, Connection, HandlerConfig, LimitsConfig
 from trioserver.storage import DatabaseUnavailableError
@@ -201,11 +201,11 @@ async def test_reading_pauses_while_the_loop_is_full_and_goes_on(
         for id in range(30):
             await client.send(type="slow", id=id, data={"ms": 1000})
             await trio.testing.wait_all_tasks_blocked()
-        assert connection._websocket.paused
+        assert backend_of(connection).websocket.paused
         assert connection.statistics().in_flight <= 6
         answers = [await client.receive() for _ in range(30)]
         assert [answer["id"] for answer in answers] == list(range(30))
-        assert not connection._websocket.paused
+        assert not backend_of(connection).websocket.paused
 
 
 async def test_a_busy_client_that_is_not_read_is_not_taken_for_dead(

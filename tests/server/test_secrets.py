@@ -28,6 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route as HttpRoute
 
 from protocol import codec
+from tests.support.app import backend_of
 from tests.support.client import Client, Ended, Rejected
 from tests.support.patience import PATIENCE
 from trioserver import (
@@ -211,8 +212,8 @@ def make_application() -> Application:
     @route.on("look")
     def look(connection: Connection, note: Note) -> None:
         seen.extend(map(repr, (connection, connection.request, connection.user, connection.route)))
-        seen.append(repr(connection._session.auth))
-        seen.append(repr(connection_view(report(connection), tasks=True)))
+        seen.append(repr(backend_of(connection).protocol.auth))
+        seen.append(repr(connection_view(report(backend_of(connection)), tasks=True)))
 
     return app
 
@@ -486,7 +487,7 @@ def test_no_secret_is_in_what_a_wrong_value_raises(make: Any) -> None:
         Credentials(source="message", token=GOOD, fields={"token": GOOD}),
         User(id="alice", claims={"card": "claim-secret-4111"}),
         Request(path="/", query={"token": GOOD}, headers={"cookie": COOKIE}),
-        Request(path=f"/ws/{GOOD}", resource={"id": GOOD}, subprotocols=("bearer", GOOD)),
+        Request(path=f"/ws/{GOOD}", path_params={"id": GOOD}, subprotocols=("bearer", GOOD)),
         WebSocketURL.parse(f"ws://server/ws/{GOOD}?token={GOOD}"),
         codec.decode_client(auth(GOOD).encode()),
         codec.decode_client(message("echo", text=PAYLOAD).encode()),

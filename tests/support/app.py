@@ -30,6 +30,7 @@ from trioserver import (
     User,
     serve,
 )
+from trioserver.lifecycle.server_connection import ServerConnection
 
 EPOCH: Final = 1_700_000_000.0
 """The wall clock at the moment at which Trio's is zero."""
@@ -52,6 +53,13 @@ class To(msgspec.Struct):
 
 class Ms(msgspec.Struct):
     ms: int
+
+
+def backend_of(connection: Connection) -> ServerConnection:
+    """What stands behind the facade that handlers get."""
+    backend = connection._backend
+    assert isinstance(backend, ServerConnection)
+    return backend
 
 
 @attrs.define(slots=False)

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode, Tracer, get_current_span
 from trio.testing import MockClock
 
-from tests.support.app import World, make_application, wall_clock
+from tests.support.app import World, backend_of, make_application, wall_clock
 from tests.support.client import Client
 from trioserver import Application, Config, Connection, Server, TracingConfig
 
@@ -209,7 +209,7 @@ async def test_off_is_off(autojump_clock: MockClock, world: World) -> None:
         await client.authenticate()
         assert (await client.request("note"))["type"] == "ack"
         (connection,) = server.connections
-        assert connection._tracing is None
+        assert backend_of(connection).tracing is None
         client.vanish()
 
 

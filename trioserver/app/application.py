@@ -34,7 +34,7 @@ class RouteMatch:
 
     application: Application
     route: Route
-    resource: Mapping[str, str]
+    path_params: Mapping[str, str]
 
 
 class Application:

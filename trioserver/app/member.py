@@ -22,7 +22,7 @@ class Member(Protocol):
         """The authenticated user."""
 
     @property
-    def resource(self) -> Mapping[str, str]:
+    def path_params(self) -> Mapping[str, str]:
         """The parameters of the path that the client connected to."""
 
     @property

@@ -190,7 +190,7 @@ class Presence(Component):
 
     def join(self, connection: Member, since: float) -> None:
         """Add a connection that has become ready. ``since``: now, in seconds of the Unix epoch."""
-        key = _key(connection.resource)
+        key = _key(connection.path_params)
         users = self._resources.setdefault(key, {})
         present = users.get(connection.user.id)
         if present is None:
@@ -204,7 +204,7 @@ class Presence(Component):
 
     def leave(self, connection: Member) -> None:
         """Remove a connection that has ended, if it had joined."""
-        present = self._resources.get(_key(connection.resource), {}).get(connection.user.id)
+        present = self._resources.get(_key(connection.path_params), {}).get(connection.user.id)
         if present is None or connection not in present.connections:
             return
         del present.connections[connection]

@@ -26,7 +26,7 @@ _FLOORS: Final = 65_536
 class Subscriber(Protocol):
     """Whoever hears a topic. Subscribers are told apart by identity."""
 
-    def hear(self, event: bytes) -> None:
+    def deliver(self, event: bytes) -> None:
         """Take an event, encoded as the engine was told to. It must neither block nor raise."""
 
 
@@ -83,7 +83,7 @@ class MemoryEngine:
         entry.offset = offset = entry.offset + 1
         event = self._encode(Event(topic=topic, offset=offset, data=data))
         for subscriber in tuple(entry.subscribers):
-            subscriber.hear(event)
+            subscriber.deliver(event)
         return offset
 
     def _wake(self, topic: str) -> int:

@@ -221,7 +221,7 @@ async def behavior(connection: Connection, event: Event, id: Id | None) -> dict[
     if len(data) > MAX_EVENT:
         raise Refusal("invalid_payload", f"The event's data is larger than {MAX_EVENT} bytes.")
     stored = Stored(
-        connection.resource["session_id"],
+        connection.path_params["session_id"],
         event.event_id,
         event.event_type,
         json.dumps(event.at),

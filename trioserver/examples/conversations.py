@@ -149,7 +149,7 @@ async def unshare(connection: Connection, whom: Whom) -> None:
     await _store(connection).unshare(conversation, connection.user.id, whom.user)
     server: Server = connection.application.state["server"]
     server.disconnect(
-        user=whom.user, resource=connection.resource, code="access_denied", message=DENIED
+        user=whom.user, resource=connection.path_params, code="access_denied", message=DENIED
     )
     for type in ("shared", "unread"):
         withdrawn = connection.application.mailbox.withdraw(whom.user, _key(type, conversation))
@@ -159,20 +159,20 @@ async def unshare(connection: Connection, whom: Whom) -> None:
 def present(connection: Connection) -> dict[str, Any]:
     """Who is in the conversation, and the topic that tells who comes and goes."""
     presence = connection.route.presence
-    users = [attrs.asdict(user) for user in presence.users(connection.resource)]
-    return {"users": users, "topic": presence.topic(connection.resource)}
+    users = [attrs.asdict(user) for user in presence.users(connection.path_params)]
+    return {"users": users, "topic": presence.topic(connection.path_params)}
 
 
 def may_subscribe(connection: Connection, topic: str) -> bool:
     """Whoever is in a conversation may know who else is, and nothing of any other."""
-    return topic == connection.route.presence.topic(connection.resource)
+    return topic == connection.route.presence.topic(connection.path_params)
 
 
 async def _say(connection: Connection, role: str, text: str) -> int:
     """Store a message, and tell the others: those who are here now, the rest later."""
     conversation, me = _conversation(connection), connection.user.id
     id = await _store(connection).add(conversation, role, me, text)
-    here = connection.route.presence.connections(resource=connection.resource)
+    here = connection.route.presence.connections(resource=connection.path_params)
     for other in here:
         if other is not connection:
             with suppress(trio.ClosedResourceError):
@@ -224,4 +224,4 @@ def _store(connection: Connection) -> Store:
 
 
 def _conversation(connection: Connection) -> str:
-    return connection.resource["conversation_id"]
+    return connection.path_params["conversation_id"]

@@ -20,8 +20,7 @@ import trio
 
 from protocol import Refusal, codec
 from protocol.messages import Ping
-from trioserver.app.connection import Connection
-from trioserver.config import HeartbeatConfig
+from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.websocket.outbox import OutboxClosed
 
 
@@ -35,7 +34,8 @@ class Heartbeat:
         "_config", "_connection", "_listened", "_next_ping", "_number", "_taken", "_waiting_since",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, config: HeartbeatConfig) -> None:
+    def __init__(self, connection: ServerConnection) -> None:
+        config = connection.context.config.heartbeat
         self._connection = connection
         self._config = config
         self._number = 0
@@ -55,7 +55,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """Ping, or end the connection with ``heartbeat_timeout``, or do nothing if it is early."""
-        now, websocket = trio.current_time(), self._connection._websocket
+        now, websocket = trio.current_time(), self._connection.websocket
         outbox = websocket.outbox
         if websocket.last_received >= self._waiting_since:
             self._waiting_since = math.inf
@@ -67,7 +67,7 @@ class Heartbeat:
             self._waiting_since, self._taken = now, outbox.bytes_sent
             self._listened = False
         elif now >= self._gone_at:
-            self._connection._fail(Refusal("heartbeat_timeout"))
+            self._connection.fail(Refusal("heartbeat_timeout"))
             return
         if now >= self._next_ping:
             self._ping()
@@ -76,10 +76,10 @@ class Heartbeat:
             self._next_ping = now + self._config.interval
 
     def _ping(self) -> None:
-        websocket = self._connection._websocket
+        websocket = self._connection.websocket
         self._number += 1
         with suppress(OutboxClosed):  # the reader is about to notice
-            if self._connection._session.heartbeat == "frame":
+            if self._connection.protocol.heartbeat == "frame":
                 websocket.ping_nowait((self._number % 2**32).to_bytes(4, "big"))
             else:
                 websocket.ping_message_nowait(codec.encode(Ping()))

@@ -1,34 +1,27 @@
-"""From a request's head to a connection that can begin: which route, which options."""
+"""Makes a connection from the head of its request: matches the route, sets the options."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from typing import Final
-from weakref import WeakKeyDictionary
 
 import trio
 
 from protocol import ProtocolOptions, ServerProtocol
 from trioserver.app.application import Application, RouteMatch
-from trioserver.app.connection import Connection
 from trioserver.app.route import Route
 from trioserver.config import Config
+from trioserver.lifecycle.context import ConnectionContext
+from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.websocket.handshake import Head, RequestRejected, check_upgrade, subprotocols
-from trioserver.websocket.memory import Memory
 from trioserver.websocket.outbox import largest_payload
-from trioserver.websocket.readiness import Readiness
 from trioserver.websocket.request import Request
 from trioserver.websocket.tls import client_certificate_of
 from trioserver.websocket.tls_stream import is_secure
 from trioserver.websocket.websocket import WebSocket
 
-_OPTIONS: Final[WeakKeyDictionary[Route, tuple[Config, ProtocolOptions]]] = WeakKeyDictionary()
-"""The options of each route's connections, for the configuration that was used last."""
 
-
-def judge(head: Head, application: Application) -> RouteMatch:
-    """The route that a good opening handshake is for. Raises `RequestRejected`."""
+def match_route(head: Head, application: Application) -> RouteMatch:
+    """Return the route for an opening handshake. Raises `RequestRejected`."""
     match = application.match(head.path)
     if match is None:
         raise RequestRejected(404, "There is no WebSocket at this path.")
@@ -40,55 +33,56 @@ def new_connection(
     stream: trio.abc.Stream,
     head: Head,
     match: RouteMatch,
+    context: ConnectionContext,
     *,
-    config: Config,
     remote: str,
-    wall_clock: Callable[[], float],
-    readiness: Readiness | None,
-    memory: Memory,
-) -> Connection:
-    """A connection whose session starts now; the handshake has not been answered yet."""
-    session = ServerProtocol(_options_of(config, match.route), trio.current_time())
+    accepted_at: float,
+) -> ServerConnection:
+    """Make a connection. Its authentication deadline starts now; the handshake is not answered.
+
+    ``accepted_at`` is when the stream was accepted, by Trio's clock.
+    """
+    config = context.config
+    protocol = ServerProtocol(_options_of(context, match.route), trio.current_time())
     request = Request(
         path=head.path,
         query=head.query,
         headers={name: values[0] for name, values in head.headers.items()},
         subprotocols=subprotocols(head),
-        resource=match.resource,
+        path_params=match.path_params,
         remote=remote,
         secure=is_secure(stream),
         certificate=client_certificate_of(stream),
     )
-    return Connection(
+    return ServerConnection(
         id=uuid.uuid4().hex,
         application=match.application,
         route=match.route,
-        resource=match.resource,
         request=request,
-        session=session,
+        protocol=protocol,
         websocket=WebSocket(
             stream,
-            max_message_bytes=session.max_message_bytes,
+            max_message_bytes=protocol.max_message_bytes,
             outbox_bytes=config.outbox.max_bytes,
             outbox_age=config.outbox.max_age,
             control_frames_per_second=config.limits.control_frames_per_second,
-            readiness=readiness,
-            memory=memory,
+            readiness=context.readiness,
+            memory=context.memory,
         ),
-        wall_clock=wall_clock,
+        context=context,
+        accepted_at=accepted_at,
     )
 
 
-def _options_of(config: Config, route: Route) -> ProtocolOptions:
-    """One for all connections to the route, until the configuration is another."""
-    known = _OPTIONS.get(route)
-    if known is None or known[0] is not config:
-        known = _OPTIONS[route] = (config, _session_options(config, route))
-    return known[1]
+def _options_of(context: ConnectionContext, route: Route) -> ProtocolOptions:
+    """Return the options that all connections to the route share under one configuration."""
+    options = context.options.get(route)
+    if options is None:
+        options = context.options[route] = _protocol_options(context.config, route)
+    return options
 
 
-def _session_options(config: Config, route: Route) -> ProtocolOptions:
-    """The configuration as the protocol's session wants it."""
+def _protocol_options(config: Config, route: Route) -> ProtocolOptions:
     limits = config.limits
     return ProtocolOptions(
         auth_timeout=config.auth.timeout,

@@ -1,104 +1,103 @@
-"""What is told of one connection: to the observers, in the spans of its opening, in the log."""
+"""What the observers, the spans and the log are told of a connection."""
 
 from __future__ import annotations
 
 import attrs
 import trio
 
-from trioserver.app.connection import Connection
+from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
-from trioserver.telemetry.observer import CLIENT_DISCONNECTED, AuthAttempt, Observer
+from trioserver.telemetry.observer import CLIENT_DISCONNECTED, AuthAttempt
+from trioserver.websocket.peer_close import ABNORMAL
 
 
-class Account:
-    """Keeps the fingerprint of the latest ``token``."""
+def report_auth_done(connection: ServerConnection) -> None:
+    """Report the first authentication: `ready` was sent, or an error, or the client left."""
+    phases = connection.phases
+    assert phases.awaiting_auth is not None, "done before the handshake was accepted"
+    outcome = "ready" if phases.ready is not None else _reason(connection)
+    if connection.tracing is not None:
+        connection.tracing.finish_auth_span(outcome)
+    _report_attempt(connection, outcome, phases.awaiting_auth)
 
-    __slots__ = ("_connection", "_observer", "token")
 
-    def __init__(self, connection: Connection, observer: Observer) -> None:
-        self._connection = connection
-        self._observer = observer
-        self.token: str | None = None
+def report_refresh(connection: ServerConnection, outcome: str, began: float) -> None:
+    """Report a token refresh: "refreshed", or the error code of the refusal."""
+    _report_attempt(connection, outcome, began, refresh=True)
 
-    def settled(self) -> None:
-        """The first authentication has ended: with `ready`, or a refusal, or the peer has left."""
-        phases, close = self._connection._phases, self._connection._session.close
-        begun = phases.awaiting_auth
-        assert begun is not None, "settled before the handshake was accepted"
-        outcome = "ready"
-        if phases.ready is None:
-            outcome = close.reason if close and close.reason else CLIENT_DISCONNECTED
-        if self._connection._tracing is not None:
-            self._connection._tracing.settled(outcome)
-        self._attempted(outcome, begun)
 
-    def refreshed(self, outcome: str, begun: float) -> None:
-        """That with a new token has: "refreshed", or the error code of the refusal."""
-        self._attempted(outcome, begun, refresh=True)
-
-    def _attempted(self, outcome: str, begun: float, *, refresh: bool = False) -> None:
-        connection, user = self._connection, self._connection._user
-        code = None if outcome in ("ready", "refreshed") else outcome
-        attempt = AuthAttempt(
-            method="websocket",
+def report_closed(connection: ServerConnection) -> None:
+    """Report the end of the connection, and log one summary line."""
+    now, phases, request = trio.current_time(), connection.phases, connection.request
+    close, peer = connection.protocol.close, connection.websocket.peer_close
+    code = close.code if close and close.reason else peer.code if peer else ABNORMAL
+    reason = _reason(connection)
+    connection.context.observer.on_closed(connection.facade, code, reason, phases)
+    if _may_log(connection, "connection_closed"):
+        connection.log.info(
+            "connection_closed",
+            path=masked_path(request.path),
+            remote=request.remote,
             code=code,
-            refresh=refresh,
-            user=None if user is None else user.id,
-            remote=connection.request.remote,
-            path=connection.request.path,
-            token_id=None if user is None else user.token_id,
-            token=self.token,
-            duration=trio.current_time() - begun,
-            connection=connection,
+            reason=reason,
+            duration_ms=round((now - phases.handshake) * 1000),
+            **phases.lengths_ms(now),
+            **attrs.asdict(connection.statistics(), recurse=False),
         )
-        self._observer.on_auth_attempt(attempt)
-        if code is not None and code != CLIENT_DISCONNECTED:
-            self._log_rejection(attempt, code)
+    if connection.tracing is not None:
+        connection.tracing.finish_auth_span(CLIENT_DISCONNECTED)
 
-    def _log_rejection(self, attempt: AuthAttempt, code: str) -> None:
-        """If the token was good, ``user`` and ``token_id`` are known and logged as well."""
-        event = "token_refresh_failed" if attempt.refresh else "authentication_failed"
-        if self._may_log(event):
-            self._connection.log.info(
-                event,
-                method=attempt.method,
-                reason=code,
-                remote=attempt.remote,
-                path=attempt.path,
-                token=attempt.token,
-                token_id=attempt.token_id,
-            )
 
-    def closed(self) -> None:
-        """It is over: one line with the whole story."""
-        connection, now = self._connection, trio.current_time()
-        close, peer = connection._session.close, connection._websocket.peer_close
-        phases = connection._phases
-        code = close.code if close and close.reason else peer.code if peer else 1006
-        reason = close.reason if close and close.reason else CLIENT_DISCONNECTED
-        self._observer.on_closed(connection, code, reason, phases)
-        if self._may_log("connection_closed"):
-            connection.log.info(
-                "connection_closed",
-                path=masked_path(connection.request.path),
-                remote=connection.request.remote,
-                code=code,
-                reason=reason,
-                duration_ms=round((now - phases.handshake) * 1000),
-                **phases.lengths_ms(now),
-                **attrs.asdict(connection.statistics(), recurse=False),
-            )
-        if connection._tracing is not None:
-            connection._tracing.settled(CLIENT_DISCONNECTED)
+def report_error(connection: ServerConnection, event: str, error: Exception) -> None:
+    """Log an unexpected exception with its traceback."""
+    if _may_log(connection, event):
+        connection.log.error(event, traceback=traceback_of(error))
 
-    def failed(self, event: str, error: Exception) -> None:
-        """Something was raised that nobody expected."""
-        if self._may_log(event):
-            self._connection.log.error(event, traceback=traceback_of(error))
 
-    def _may_log(self, event: str) -> bool:
-        user = self._connection._user
-        remote = self._connection.request.remote
-        return may_log(event, remote, user=None if user is None else user.id)
+def _reason(connection: ServerConnection) -> str:
+    """Why the connection has ended: the error code, or that the client disconnected."""
+    close = connection.protocol.close
+    return close.reason if close and close.reason else CLIENT_DISCONNECTED
+
+
+def _report_attempt(
+    connection: ServerConnection, outcome: str, began: float, *, refresh: bool = False
+) -> None:
+    user, request = connection.user, connection.request
+    attempt = AuthAttempt(
+        method="websocket",
+        code=None if outcome in ("ready", "refreshed") else outcome,
+        refresh=refresh,
+        user=None if user is None else user.id,
+        remote=request.remote,
+        path=request.path,
+        token_id=None if user is None else user.token_id,
+        token=connection.token,
+        duration=trio.current_time() - began,
+        connection=connection.facade,
+    )
+    connection.context.observer.on_auth_attempt(attempt)
+    if attempt.code is not None and attempt.code != CLIENT_DISCONNECTED:
+        _log_rejection(connection, attempt)
+
+
+def _log_rejection(connection: ServerConnection, attempt: AuthAttempt) -> None:
+    """Log a rejected token; the user and ``token_id`` too if the token was valid."""
+    event = "token_refresh_failed" if attempt.refresh else "authentication_failed"
+    if _may_log(connection, event):
+        connection.log.info(
+            event,
+            method=attempt.method,
+            reason=attempt.code,
+            remote=attempt.remote,
+            path=attempt.path,
+            token=attempt.token,
+            token_id=attempt.token_id,
+        )
+
+
+def _may_log(connection: ServerConnection, event: str) -> bool:
+    user = connection.user
+    return may_log(event, connection.request.remote, user=None if user is None else user.id)

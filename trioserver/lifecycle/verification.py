@@ -1,7 +1,7 @@
-"""Who it is, and whether the resource is theirs: the application's checks, and what they may raise.
+"""Verifies a token: authentication, authorization and blocks.
 
-A look-up that fails or hangs is no refusal, and admits nobody. Whatever is raised becomes one
-`protocol.Refusal`; what the client is not told goes to the log.
+An authenticator or authorizer that raises something else than a `protocol.Refusal`, or that takes
+too long, admits nobody: the exception becomes a `Refusal` for the client and a line in the log.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import trio
 
 from protocol import Refusal
-from trioserver.app.connection import Connection
 from trioserver.app.functions import unwrap
 from trioserver.auth import Credentials, User
-from trioserver.auth.blocks import Blocks
+from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.context import bind_connection
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
@@ -20,47 +19,43 @@ from trioserver.telemetry.phases import Phase
 from trioserver.telemetry.tracing import step
 
 
-async def verify(
-    connection: Connection,
-    credentials: Credentials,
-    *,
-    blocks: Blocks,
-    authorization_timeout: float,
-) -> User:
-    """The user, authenticated, found to own the resource, and not blocked. Raises `Refusal`.
+async def verify(connection: ServerConnection, credentials: Credentials) -> User:
+    """Return the user, if the user may connect to the resource and is not blocked.
 
-    On a connection that is ready, only its own user will do. What was withdrawn since this began is
-    withdrawn: nothing runs between the last look and the return. Cancelling this leaves nothing
-    behind.
+    Raises `Refusal`. On a connection that is ready, only a token of the same user is accepted.
+    Rights that are withdrawn while this runs count: it does not wait between the last check and the
+    return. Cancelling this leaves nothing behind.
     """
+    context = connection.context
+    blocks = context.blocks
     with blocks.withdrawals.verification() as verification:
-        known = connection._user
+        known = connection.user
         bind_connection(connection.id, None if known is None else known.id)
-        with step(connection, "authentication"):
+        with step(connection.tracing, "authentication"):
             user = await _authenticate(connection, credentials)
         if known is None:
-            connection._phases.enter(Phase.AUTHORIZING, trio.current_time())
-            connection._identify(user)  # from here on a disconnect by user or token meets it
+            connection.phases.enter(Phase.AUTHORIZING, trio.current_time())
+            connection.identify(user)  # from here on a disconnect by user or token matches
             bind_connection(connection.id, user.id)
         elif known.id != user.id:
             raise Refusal("access_denied", "The new token is for another user.")
-        session = connection.session
-        if session is None:  # where there is one, whose it is comes first
+        session = connection.login_session_id
+        if session is None:  # otherwise whether it is the user's is checked first
             blocks.check(user)
-        with step(connection, "authorization"):
-            await _authorize(connection, user, authorization_timeout)
-        blocks.check(user, connection.resource, session=session)
-        if user.expires_at is not None and user.expires_at <= connection._wall_clock():
-            raise Refusal("token_expired")  # perhaps only while the owner was looked up
-        blocks.withdrawals.check(verification, user, connection.resource)
+        with step(connection.tracing, "authorization"):
+            await _authorize(connection, user)
+        blocks.check(user, connection.path_params, session=session)
+        if user.expires_at is not None and user.expires_at <= context.wall_clock():
+            raise Refusal("token_expired")  # perhaps during the authorization
+        blocks.withdrawals.check(verification, user, connection.path_params)
         return user
 
 
-async def _authenticate(connection: Connection, credentials: Credentials) -> User:
+async def _authenticate(connection: ServerConnection, credentials: Credentials) -> User:
     try:
         user = await connection.route.auth(credentials, connection.request)
     except Exception as error:
-        # In no variable: its traceback would hold this frame, and the frame would hold it.
+        # Not kept in a variable: frame and traceback would refer to each other.
         raise _refusal_for(connection, "authenticator_failed", error, "internal_error") from None
     if isinstance(user, Refusal):
         try:
@@ -70,23 +65,24 @@ async def _authenticate(connection: Connection, credentials: Credentials) -> Use
     return user
 
 
-async def _authorize(connection: Connection, user: User, timeout: float) -> None:
+async def _authorize(connection: ServerConnection, user: User) -> None:
     authorize = connection.route.authorize
     if authorize is None:
         return
     allowed: object = False
     try:
+        timeout = connection.context.config.auth.authorization_timeout
         with trio.move_on_after(timeout) as scope:  # `fail_after` costs a generator
-            allowed = await authorize(user, connection.resource)
+            allowed = await authorize(user, connection.path_params)
         if scope.cancelled_caught:
             raise trio.TooSlowError
     except Exception as error:
         raise _refusal_for(connection, "authorizer_failed", error, "unavailable") from None
-    if allowed is not True:  # nothing that is merely truthy, such as a forgotten coroutine
+    if allowed is not True:  # a coroutine that was not awaited is truthy too
         raise Refusal("access_denied")
 
 
-def _refusal_for(connection: Connection, event: str, error: Exception, code: str) -> Refusal:
+def _refusal_for(connection: ServerConnection, event: str, error: Exception, code: str) -> Refusal:
     error = unwrap(error)
     if isinstance(error, Refusal):
         return error

@@ -14,11 +14,12 @@ import trio
 
 from protocol import Refusal
 from trioserver.app.application import Application, RouteMatch
-from trioserver.app.connection import Connection
 from trioserver.auth.blocks import Blocks
 from trioserver.config import Config
+from trioserver.lifecycle.context import ConnectionContext
 from trioserver.lifecycle.lifecycle import Lifecycle
-from trioserver.lifecycle.opening import judge, new_connection
+from trioserver.lifecycle.opening import match_route, new_connection
+from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.lines import LineThrottle, may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.peers.addresses import plain
@@ -89,17 +90,24 @@ class ConnectionHandler:
         self._config = config
         self._lines = lines
         self._registry = registry
-        self._blocks = blocks
-        self._readiness = readiness
         self._counts = counts
         self._observer = Observers([self.admission, observer])
-        self._tracing = tracing
-        self._wall_clock = wall_clock
+        self._context = ConnectionContext(
+            config=config,
+            blocks=blocks,
+            counts=counts,
+            observer=self._observer,
+            tracing=tracing,
+            wall_clock=wall_clock,
+            readiness=readiness,
+            memory=self.memory,
+        )
         self._limit_messages(config)
 
     def reconfigure(self, config: Config) -> None:
         """Other options for connections from now on; those that are open keep what they have."""
         self._config = config
+        self._context = attrs.evolve(self._context, config=config)
         self.admission.reconfigure(config)
         self.memory.limit = config.limits.max_memory_bytes
         self._limit_messages(config)
@@ -196,7 +204,7 @@ class ConnectionHandler:
             if arrival.builtin:
                 raise RequestRejected(404, "There is no WebSocket at this address.")
             admitted.check(head)
-            match = judge(head, self._application)
+            match = match_route(head, self._application)
             secure = is_secure(arrival.stream)
             self.admission.check_origin(arrival.peer, match.route, head, secure=secure)
         except RequestRejected as bad:
@@ -245,23 +253,11 @@ class ConnectionHandler:
             admitted.stream,
             head,
             match,
-            config=self._config,
+            self._context,
             remote=admitted.remote,
-            wall_clock=self._wall_clock,
-            readiness=self._readiness,
-            memory=self.memory,
+            accepted_at=slot.since,
         )
-        lifecycle = Lifecycle(
-            connection,
-            head,
-            place=_Place(self, slot),
-            config=self._config,
-            blocks=self._blocks,
-            counts=self._counts,
-            observer=self._observer,
-            tracing=self._tracing,
-            begun=slot.since,
-        )
+        lifecycle = Lifecycle(connection, head, slot=_Place(self, slot))
         slot.evict, slot.abort = partial(connection.disconnect, "server_busy"), lifecycle.abort
         slot.is_told = True
         return lifecycle
@@ -274,19 +270,19 @@ class ConnectionHandler:
             await lifecycle.run(self.closed_for or busy)
         finally:
             self._registry.remove(connection)
-            self._counts.gone(connection)
+            self._counts.removed(connection.statistics())
 
-    def became_ready(self, connection: Connection) -> None:
+    def became_ready(self, connection: ServerConnection) -> None:
         """From now on it is there for everybody."""
         self._registry.became_ready(connection, self._config.limits.max_connections_per_user)
         if connection.route.has_presence:
-            connection.route.presence.join(connection, connection._wall_clock())
-        self._observer.on_ready(connection)
+            connection.route.presence.join(connection.facade, self._context.wall_clock())
+        self._observer.on_ready(connection.facade)
 
 
 @attrs.frozen
 class _Place:
-    """As of `lifecycle.Place`."""
+    """An `AdmissionSlot`."""
 
     door: ConnectionHandler
     slot: Slot
@@ -297,7 +293,7 @@ class _Place:
     def verified(self) -> bool:
         return self.slot.ready()
 
-    def ready(self, connection: Connection) -> None:
+    def ready(self, connection: ServerConnection) -> None:
         self.door.became_ready(connection)
 
     def refused(self) -> None:

@@ -8,10 +8,12 @@ from typing import Final
 import attrs
 import trio
 
-from trioserver.app.connection import Connection, ConnectionStatistics
+from trioserver.app.connection import ConnectionStatistics
 from trioserver.auth import id_if_given
+from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.paths import masked_parameters
 from trioserver.peers.addresses import host_of
+from trioserver.server.registry import matches
 from trioserver.telemetry.phases import Phase
 
 _MAX_TASKS: Final = 200
@@ -68,32 +70,32 @@ class ConnectionFilter:
     phase: str | None = None
     after: str | None = None
 
-    def fits(self, connection: Connection) -> bool:
+    def fits(self, connection: ServerConnection) -> bool:
         """Whether it does; cheap, it is asked of thousands."""
         return (
             (self.after is None or connection.id > self.after)
-            and (self.phase is None or self.phase == connection._phases.current)
+            and (self.phase is None or self.phase == connection.phases.current)
             and (self.route is None or self.route == connection.route.path)
             and (self.address is None or self.address == host_of(connection.request.remote))
-            and connection._matches(self.user, self.token_id, self.resource, None)
+            and matches(connection, self.user, self.token_id, self.resource, None)
         )
 
 
-def report(connection: Connection) -> ConnectionReport:
+def report(connection: ServerConnection) -> ConnectionReport:
     """How a connection stands at this moment."""
-    user, nursery = connection._user, connection._nursery
+    user, nursery = connection.user, connection.nursery
     return ConnectionReport(
         id=connection.id,
-        phase=connection._phases.current,
+        phase=connection.phases.current,
         user=None if user is None else user.id,
         token_id=None if user is None else user.token_id,
         expires_at=None if user is None else user.expires_at,
         route=connection.route.path,
-        resource=masked_parameters(connection.resource),
+        resource=masked_parameters(connection.path_params),
         address=connection.request.remote,
-        age=trio.current_time() - connection._phases.handshake,
+        age=trio.current_time() - connection.phases.handshake,
         statistics=connection.statistics(),
-        recent=tuple(connection._recent or ()),
+        recent=tuple(connection.recent or ()),
         tasks=() if nursery is None else _tasks(nursery, [_MAX_TASKS], _MAX_DEPTH),
     )
 

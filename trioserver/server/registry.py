@@ -7,8 +7,8 @@ from typing import TypeAlias
 
 import trio
 
-from trioserver.app.connection import Connection
 from trioserver.auth.blocks import Block
+from trioserver.lifecycle.server_connection import ServerConnection
 
 _Person: TypeAlias = tuple[int, str]
 """A user of an authenticator; the users of another may have the same ids."""
@@ -18,13 +18,13 @@ class Registry:
     """The connections of a server: all of them, and those that are ready."""
 
     def __init__(self) -> None:
-        self._connections: dict[str, Connection] = {}
-        self._ready: set[Connection] = set()
-        self._by_user: dict[_Person, dict[Connection, None]] = {}
+        self._connections: dict[str, ServerConnection] = {}
+        self._ready: set[ServerConnection] = set()
+        self._by_user: dict[_Person, dict[ServerConnection, None]] = {}
         self._empty = trio.Event()
 
     @property
-    def ready(self) -> tuple[Connection, ...]:
+    def ready(self) -> tuple[ServerConnection, ...]:
         """Those that are ready, in no order."""
         return tuple(self._ready)
 
@@ -34,7 +34,7 @@ class Registry:
         return len(self._ready)
 
     @property
-    def all(self) -> tuple[Connection, ...]:
+    def all(self) -> tuple[ServerConnection, ...]:
         """Everybody, also those that are not ready yet, in order of arrival."""
         return tuple(self._connections.values())
 
@@ -44,15 +44,15 @@ class Registry:
         return not self._connections
 
     @property
-    def waiting(self) -> list[Connection]:
+    def waiting(self) -> list[ServerConnection]:
         """Those that are not ready yet."""
         return [each for each in self._connections.values() if each not in self._ready]
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: ServerConnection) -> None:
         """It has begun."""
         self._connections[connection.id] = connection
 
-    def became_ready(self, connection: Connection, max_per_user: int) -> None:
+    def became_ready(self, connection: ServerConnection, max_per_user: int) -> None:
         """It is ready; where its route says so, that ends the others in the same place.
 
         Beyond ``max_per_user`` the oldest of the user ends, and not the newest: the oldest may be
@@ -68,10 +68,10 @@ class Registry:
             oldest.disconnect("superseded", "Too many connections of this user.")
         if connection.route.supersede:
             for other in tuple(mine):
-                if other is not connection and other._is_same_place(connection):
+                if other is not connection and _is_same_target(other, connection):
                     other.disconnect("superseded")
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: ServerConnection) -> None:
         """It has ended."""
         del self._connections[connection.id]
         if connection in self._ready:
@@ -80,7 +80,7 @@ class Registry:
         if not self._connections:
             self._empty.set()
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: ServerConnection) -> None:
         mine = self._by_user.get(_person(connection), {})
         mine.pop(connection, None)
         if not mine:
@@ -93,19 +93,19 @@ class Registry:
         token_id: str | None,
         resource: Mapping[str, str] | None,
         connection: str | None,
-    ) -> list[Connection]:
+    ) -> list[ServerConnection]:
         """Those that fit everything that is given, also such as are not ready yet."""
         return [
             candidate
             for candidate in self._connections.values()
-            if candidate._matches(user, token_id, resource, connection)
+            if matches(candidate, user, token_id, resource, connection)
         ]
 
-    def get(self, id: str) -> Connection | None:
+    def get(self, id: str) -> ServerConnection | None:
         """The connection with this id, None where it has ended."""
         return self._connections.get(id)
 
-    def fitting(self, block: Block) -> list[Connection]:
+    def fitting(self, block: Block) -> list[ServerConnection]:
         """Those that a block fits.
 
         Who is still being verified is met too, unless the block names a resource, or they come
@@ -114,14 +114,14 @@ class Registry:
         """
         return [candidate for candidate in self.all if self._fits(block, candidate)]
 
-    def _fits(self, block: Block, candidate: Connection) -> bool:
-        user, session = candidate._user, candidate.session
+    def _fits(self, block: Block, candidate: ServerConnection) -> bool:
+        user, session = candidate.user, candidate.login_session_id
         if user is None:
             return False
-        verified = candidate._session.is_ready
+        verified = candidate.protocol.is_ready
         if not verified and (block.resource is not None or session is not None):
             return False
-        return block.fits(user, candidate.resource, session)
+        return block.fits(user, candidate.path_params, session)
 
     async def wait_empty(self) -> None:
         """Wait until nobody is connected."""
@@ -130,5 +130,31 @@ class Registry:
             await self._empty.wait()
 
 
-def _person(connection: Connection) -> _Person:
+def matches(
+    connection: ServerConnection,
+    user: str | None,
+    token_id: str | None,
+    resource: Mapping[str, str] | None,
+    connection_id: str | None,
+) -> bool:
+    """Whether a connection matches everything that is given; None matches all."""
+    if connection_id is not None and connection_id != connection.id:
+        return False
+    if resource is not None and not resource.items() <= connection.path_params.items():
+        return False
+    if user is None and token_id is None:
+        return True
+    known = connection.user
+    if known is None:
+        return False
+    return (user is None or user == known.id) and (token_id is None or token_id == known.token_id)
+
+
+def _is_same_target(one: ServerConnection, other: ServerConnection) -> bool:
+    """Whether two connections of a user are to the same resource of the same route."""
+    return one.route is other.route and one.path_params == other.path_params
+
+
+def _person(connection: ServerConnection) -> _Person:
+    assert connection.user is not None, "only connections that are ready are indexed by user"
     return id(connection.route.auth), connection.user.id

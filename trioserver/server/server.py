@@ -183,7 +183,7 @@ class Server:
     @property
     def connections(self) -> tuple[Connection, ...]:
         """All that are ready and have not ended, in no order."""
-        return tuple(each for each in self._registry.ready if not each.has_ended)
+        return tuple(each.facade for each in self._registry.ready if not each.has_ended)
 
     def statistics(self) -> ServerStatistics:
         """How it stands at this moment."""

@@ -24,7 +24,7 @@ from trioserver.telemetry.observer import (
 from trioserver.telemetry.phases import Phase, PhaseTimes
 
 if TYPE_CHECKING:
-    from trioserver.app.connection import Connection
+    from trioserver.app.connection import Connection, ConnectionStatistics
 
 OTHER: Final = "other"
 """Codes of an application's own, which might have been made of anything."""
@@ -77,13 +77,12 @@ class Counts(Observer):
         for phase, length in phases.lengths(trio.current_time()).items():
             self.phases[phase].add(length)
 
-    def gone(self, connection: Connection) -> None:
-        """It is in the registry no more: its numbers are kept here from now on."""
-        websocket = connection._websocket
-        self.messages_received += websocket.messages_received
-        self.messages_sent += websocket.messages_sent
-        self.bytes_received += websocket.bytes_received
-        self.bytes_sent += websocket.outbox.bytes_sent
+    def removed(self, statistics: ConnectionStatistics) -> None:
+        """Add the counters of a connection that has been removed from the registry."""
+        self.messages_received += statistics.messages_received
+        self.messages_sent += statistics.messages_sent
+        self.bytes_received += statistics.bytes_received
+        self.bytes_sent += statistics.bytes_sent
 
 
 def _known(code: str) -> str:

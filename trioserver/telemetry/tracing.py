@@ -36,24 +36,27 @@ class Tracing:
             from opentelemetry import trace
         self._tracer = tracer or trace.get_tracer("trioserver")
 
-    def of(self, connection: Connection) -> ConnectionTracing:
-        """The spans of one connection; the first of them, ``connect``, begins now."""
-        return ConnectionTracing(self._tracer, connection)
+    def of(self, connection_id: str, route: str) -> ConnectionTracing:
+        """Begin the spans of one connection with the first of them, ``connect``."""
+        return ConnectionTracing(self._tracer, connection_id, route)
 
 
 class ConnectionTracing:
     """``connect`` lasts until READY, or until that has failed; its steps are below it.
 
-    A handler's span belongs to the trace that its message names, else begins one of its own: a
-    trace of a connection's whole life would have no end. It has a link to ``connect``.
+    A handler's span belongs to the trace that its message names, or starts a trace: a trace of
+    a connection's whole life would have no end. It has a link to ``connect``. ``user_id`` is set
+    when the user is known.
     """
 
-    def __init__(self, tracer: Tracer, connection: Connection) -> None:
+    def __init__(self, tracer: Tracer, connection_id: str, route: str) -> None:
         from opentelemetry import trace
         from opentelemetry.context import Context
 
         self._tracer = tracer
-        self._connection = connection
+        self._connection_id = connection_id
+        self._route = route
+        self.user_id: str | None = None
         self._nothing = Context()
         self._connect: Span | None = tracer.start_span(
             "connect", self._nothing, kind=trace.SpanKind.SERVER, attributes=self._attributes()
@@ -61,7 +64,7 @@ class ConnectionTracing:
         self._below = trace.set_span_in_context(self._connect, self._nothing)
         self._links = [trace.Link(self._connect.get_span_context())]
 
-    def settled(self, outcome: str) -> None:
+    def finish_auth_span(self, outcome: str) -> None:
         """End the span ``connect`` with "ready", an error code, or "client_disconnected".
 
         Only the first call counts.
@@ -144,19 +147,17 @@ class ConnectionTracing:
                 span.set_attribute("trioserver.outcome", outcome)
 
     def _attributes(self) -> dict[str, str]:
-        connection = self._connection
         attributes = {
-            "trioserver.connection_id": connection.id,
-            "trioserver.route": connection.route.path,
+            "trioserver.connection_id": self._connection_id,
+            "trioserver.route": self._route,
         }
-        if connection._user is not None:
-            attributes["enduser.id"] = connection._user.id
+        if self.user_id is not None:
+            attributes["enduser.id"] = self.user_id
         return attributes
 
 
-def step(connection: Connection, name: str) -> AbstractContextManager[Any]:
-    """`ConnectionTracing.step`, where the connection is traced."""
-    tracing = connection._tracing
+def step(tracing: ConnectionTracing | None, name: str) -> AbstractContextManager[Any]:
+    """Make a span with `ConnectionTracing.step` if the connection is traced."""
     return nullcontext() if tracing is None else tracing.step(name)
 
 

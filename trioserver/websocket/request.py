@@ -62,8 +62,8 @@ class Request:
     query: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     subprotocols: tuple[str, ...] = attrs.field(default=(), repr=False)
-    resource: Mapping[str, str] = attrs.field(
-        factory=dict, repr=lambda resource: repr(masked_parameters(resource))
+    path_params: Mapping[str, str] = attrs.field(
+        factory=dict, repr=lambda path_params: repr(masked_parameters(path_params))
     )
     remote: str = ""
     local: str = ""

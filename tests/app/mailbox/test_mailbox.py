@@ -20,6 +20,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from tests.support.app import backend_of
 from tests.support.client import Client, Message
 from tests.support.databases import eventually
 from tests.support.patience import PATIENCE
@@ -89,7 +90,9 @@ class Post:
             couriers = [one for desk in self.mailbox._desks.values() for one in desk.couriers]
             ready = [one for one in self.server.connections if one.route.mailbox is not None]
             done = all(courier._caught_up and not courier._again for courier in couriers)
-            return done and {courier._connection for courier in couriers} == set(ready)
+            return done and {courier._connection for courier in couriers} == {
+                backend_of(one) for one in ready
+            }
 
         await eventually(is_so)
 

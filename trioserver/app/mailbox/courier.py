@@ -9,20 +9,21 @@ without, the next courier takes it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
 from protocol import Refusal, TooBigToSendError, codec, raw
 from protocol.messages import Message
 from trioserver.app.mailbox.letter import Letter
+from trioserver.auth import User
 from trioserver.storage import DatabaseUnavailableError
 from trioserver.websocket.headers import MAX_HEADER
 from trioserver.websocket.outbox import OutboxClosed
+from trioserver.websocket.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from trioserver.app.connection import Connection
     from trioserver.app.mailbox.store import Store
 
 RETRY: Final = 5.0
@@ -30,6 +31,40 @@ RETRY: Final = 5.0
 
 MAX_LATER: Final = 1_000
 """Letters that come while a connection is still sent what has waited; beyond it, it is too slow."""
+
+
+class Recipient(Protocol):
+    """An authenticated connection that messages are delivered to; `ServerConnection` is one."""
+
+    @property
+    def user(self) -> User | None:
+        """The authenticated user."""
+
+    @property
+    def path_params(self) -> Mapping[str, str]:
+        """The parameters of the path that the client connected to."""
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether the client acknowledges each message."""
+
+    @property
+    def websocket(self) -> WebSocket:
+        """Its outbox is where messages wait for the client."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can be sent any more."""
+
+    @property
+    def log(self) -> Any:
+        """A structlog logger."""
+
+    def transmit(self, message: bytes) -> None:
+        """Queue a message. Raises `TooBigToSendError`."""
+
+    def fail(self, refusal: Refusal) -> None:
+        """End the connection with an error."""
 
 
 class Desk:
@@ -115,7 +150,7 @@ class Courier:
     def __init__(
         self,
         desk: Desk,
-        connection: Connection,
+        connection: Recipient,
         *,
         store: Store,
         undone: Callable[[], set[str]],
@@ -123,7 +158,7 @@ class Courier:
     ) -> None:
         self._desk = desk
         self._connection = connection
-        self._outbox = connection._websocket.outbox
+        self._outbox = connection.websocket.outbox
         self._store = store
         self._undone = undone
         self._clock = clock
@@ -136,14 +171,14 @@ class Courier:
 
     def takes(self, letter: Letter) -> bool:
         """Whether it is for this connection."""
-        return letter.is_for(self._connection.resource)
+        return letter.is_for(self._connection.path_params)
 
     def give(self, letter: Letter) -> None:
         """A letter that has just come. Never waits."""
         if self._caught_up:
             self._send(letter)
         elif len(self._later) >= MAX_LATER:
-            self._connection._fail(Refusal("slow_consumer"))
+            self._connection.fail(Refusal("slow_consumer"))
         else:
             self._later.append(letter)
 
@@ -221,7 +256,7 @@ class Courier:
 
     def _send(self, letter: Letter) -> None:
         position = self._put(letter.text)
-        if position is not None and not self._connection._acknowledges:
+        if position is not None and not self._connection.acknowledges:
             self._sent.append((position, letter.id))
             self._work.set()
 
@@ -230,14 +265,14 @@ class Courier:
         if self._is_over():
             return None
         try:
-            self._connection._transmit(message)
+            self._connection.transmit(message)
         except TooBigToSendError:
             self._connection.log.error("mailbox_message_too_big", bytes=len(message))
             return None
         return None if self._is_over() else self._outbox.position
 
     def _is_over(self) -> bool:
-        return self._connection._session.close is not None
+        return self._connection.has_ended
 
     async def _attend(self) -> None:
         """Note what has left; returns when there is something to look for."""

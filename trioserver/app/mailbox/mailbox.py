@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 import structlog
@@ -16,7 +16,7 @@ import trio
 from msgspec import UNSET
 
 from protocol import TooBigToSendError
-from trioserver.app.mailbox.courier import RETRY, Courier, Desk
+from trioserver.app.mailbox.courier import RETRY, Courier, Desk, Recipient
 from trioserver.app.mailbox.letter import is_key, is_user, new_letter
 from trioserver.app.mailbox.room import Room, Totals
 from trioserver.app.mailbox.sweeping import say_unavailable, sweep_forever
@@ -25,9 +25,6 @@ from trioserver.auth.user import User, id_of
 from trioserver.storage import Database
 from trioserver.storage.retention import RetentionClock
 from trioserver.storage.turn import Turn
-
-if TYPE_CHECKING:
-    from trioserver.app.connection import Connection
 
 LAST_WORDS: Final = 2.0
 """Seconds, at the end, for noting what has been delivered."""
@@ -192,9 +189,9 @@ class Mailbox(Component):
 
     # ------------------------------------------------------------- for the rest of the server
 
-    async def serve(self, connection: Connection) -> None:
+    async def serve(self, connection: Recipient) -> None:
         """Deliver to a connection that is ready, until cancelled."""
-        name = connection.user.id
+        name = "" if connection.user is None else connection.user.id
         if not is_user(name):
             return  # there can be nothing for such a user
         with self._at_desk(name) as desk:

@@ -21,11 +21,11 @@ from protocol.messages import Cancel, Message, Ping, Pong
 from trioserver.app.connection import Connection
 from trioserver.app.functions import Kind, call
 from trioserver.app.handlers import Handler, call_inline
-from trioserver.config import HandlerConfig, LimitsConfig
-from trioserver.lifecycle.dispatch.answers import acknowledge, judge, refuse_for
+from trioserver.lifecycle.dispatch.answers import acknowledge, answer_error, refusal_for
 from trioserver.lifecycle.dispatch.streams import Streams
 from trioserver.lifecycle.dispatch.topics import TopicRequest, run_topics
 from trioserver.lifecycle.dispatch.waiting import Parking, go_on
+from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.context import bind_connection, bind_request, context_for
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
 from trioserver.websocket.headers import encode_text
@@ -43,24 +43,20 @@ class Dispatcher:
     """The messages of one connection. `take` and `dispatch` take them, `start` when it is ready."""
 
     __slots__ = (
-        "_busy", "_call_inline", "_connection", "_handlers", "_held_bytes", "_idle", "_job",
-        "_late", "_limits", "_outbox", "_paused", "_queue", "_queued_bytes", "_scope", "_session",
-        "_slow_inline", "_streams", "_timeouts", "_times", "_told_bytes", "_tracing", "_waiting",
-        "_websocket", "run_in_context",
+        "_busy", "_call_async", "_call_inline", "_connection", "_facade", "_handlers",
+        "_held_bytes", "_idle", "_job", "_late", "_limits", "_outbox", "_paused", "_protocol",
+        "_queue", "_queued_bytes", "_scope", "_slow_inline", "_streams", "_timeouts", "_times",
+        "_told_bytes", "_waiting", "_websocket", "run_in_context",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        connection: Connection,
-        *,
-        limits: LimitsConfig,
-        handlers: HandlerConfig,
-        times: RouteTimes,
-    ) -> None:
+    def __init__(self, connection: ServerConnection) -> None:
+        context, tracing = connection.context, connection.tracing
+        limits, handlers = context.config.limits, context.config.handlers
         self._connection = connection
-        self._session = connection._session
-        self._websocket = connection._websocket
-        self._outbox = connection._websocket.outbox
+        self._facade = connection.facade
+        self._protocol = connection.protocol
+        self._websocket = connection.websocket
+        self._outbox = connection.websocket.outbox
         self._handlers = connection.route.handlers
         self._limits = limits
         self._timeouts = handlers
@@ -70,12 +66,14 @@ class Dispatcher:
         self._told_bytes = 0  # what the connection's debt knows of
         self._paused = False  # because of the queue
         self._late: bytes | None = None  # an answer for which there was no room
-        self._times = times
+        self._times: RouteTimes = context.counts.handling.of(connection.route)
         self._slow_inline = handlers.sync_handler_warn_after
-        self._tracing = tracing = connection._tracing
-        self._call_inline: Callable[..., Any] = (
-            call_inline if tracing is None else partial(tracing.call_inline, call_inline)
-        )
+        # Whether calls are traced is asked here, once, and not for each message.
+        self._call_inline: Callable[..., Any] = call_inline
+        self._call_async: Callable[..., Coroutine[Any, Any, Any]] = _call_async
+        if tracing is not None:
+            self._call_inline = partial(tracing.call_inline, call_inline)
+            self._call_async = tracing.call_async
         self.run_in_context: Callable[..., Any] | None = None  # from `start` on: of the user
         self._busy = True  # until the hook has been called, everything waits
         self._idle: Parking | None = None  # of the loop, once that runs
@@ -87,7 +85,7 @@ class Dispatcher:
     def start(self) -> None:
         """The connection is ready: its hook is called, then its messages are handled."""
         connection = self._connection
-        self.run_in_context = context_for(connection.id, connection.user.id).run
+        self.run_in_context = context_for(connection.id, self._facade.user.id).run
         if self._queue or self._connection.route.ready_hook is not None:
             self._start_loop()
         else:
@@ -105,7 +103,7 @@ class Dispatcher:
         can cause."""
         match message:
             case Message():
-                self.take(message, size)
+                self.handle(message, size)
             case Ping():
                 if self._answer_ping(message) is not None:
                     self._enqueue(message, size)
@@ -118,13 +116,13 @@ class Dispatcher:
                 if self._begin(message):
                     self._enqueue(message, size)
 
-    def take(self, message: Message, size: int) -> None:
+    def handle(self, message: Message, size: int) -> None:
         """Take a message for one of the application's handlers, in the connection's context."""
         handler = self._handlers.get(message.type)
         if handler is None:
-            self._connection._refuse(Refusal("unknown_type"), message.id)
+            self._connection.refuse(Refusal("unknown_type"), message.id)
             return
-        (self._connection._recent or self._recent()).append(message.type)
+        (self._connection.recent or self._recent()).append(message.type)
         outbox = self._outbox
         if (
             handler.kind is Kind.INLINE
@@ -133,7 +131,7 @@ class Dispatcher:
         ):
             self._run_inline(handler, message)
         elif handler.kind is Kind.STREAM and message.id is None:
-            self._connection._refuse(Refusal("invalid_payload", "A stream needs an `id`."))
+            self._connection.refuse(Refusal("invalid_payload", "A stream needs an `id`."))
         elif self._begin(message):
             if handler.kind is Kind.STREAM and not self._busy:
                 self._hold(size)
@@ -143,11 +141,11 @@ class Dispatcher:
 
     def _answer_ping(self, ping: Ping) -> bytes | None:
         """Answer a ping; the frame comes back where there is no room for it yet."""
-        frame = encode_text(self._session.pong(ping, self._connection._wall_clock()))
+        frame = encode_text(self._protocol.pong(ping, self._connection.context.wall_clock()))
         try:
-            return None if self._connection._transmit_if_room(frame) else frame
+            return None if self._connection.transmit_if_room(frame) else frame
         except TooBigToSendError as refusal:
-            self._connection._refuse(refusal, ping.id)
+            self._connection.refuse(refusal, ping.id)
             return None
 
     def _cancel(self, id: Id) -> None:
@@ -163,23 +161,21 @@ class Dispatcher:
 
     def _all_streams(self) -> Streams:
         if self._streams is None:
-            self._streams = Streams(
-                self._connection, limits=self._limits, handlers=self._timeouts, times=self._times
-            )
+            self._streams = Streams(self._connection, self._times)
         return self._streams
 
     def _recent(self) -> deque[str]:
         """The latest types, for who inspects the connection: only names that the route knows."""
-        if self._connection._recent is None:
-            self._connection._recent = deque(maxlen=_RECENT)
-        return self._connection._recent
+        if self._connection.recent is None:
+            self._connection.recent = deque(maxlen=_RECENT)
+        return self._connection.recent
 
     def _begin(self, job: _Job) -> bool:
         """Count a request as in flight; False where that is one too many, which is answered."""
         try:
-            self._session.begin(job.id)
+            self._protocol.begin(job.id)
         except Refusal as refusal:
-            self._connection._refuse(refusal, job.id)
+            self._connection.refuse(refusal, job.id)
             return False
         return True
 
@@ -215,12 +211,12 @@ class Dispatcher:
     def _run_inline(self, handler: Handler, message: Message) -> None:
         began = perf_counter()
         try:
-            result = self._call_inline(handler, self._connection, message)
+            result = self._call_inline(handler, self._facade, message)
             late = acknowledge(self._connection, message.id, result)
             if late is not None:
                 self._put_off(late)
         except Exception as error:
-            outcome = refuse_for(self._connection, error, message.type, message.id)
+            outcome = answer_error(self._connection, error, message.type, message.id)
             seconds = perf_counter() - began
             self._times[message.type].add(outcome, seconds)
         else:
@@ -244,17 +240,17 @@ class Dispatcher:
 
     async def _loop(self, idle: Parking) -> None:
         """Call the hook, then work off the queue, one after the other, in order of arrival."""
-        bind_connection(self._connection.id, self._connection.user.id)
+        bind_connection(self._connection.id, self._facade.user.id)
         await self._call_ready_hook()
         self._waiting = False
         try:
-            while self._session.close is None:  # what waits behind the end is for nobody
+            while self._protocol.close is None:  # what waits behind the end is for nobody
                 with trio.CancelScope() as self._scope:
                     await self._work_off(idle)
                 job, self._job = self._job, None
                 if job is not None:
-                    self._session.finish(job.id)
-                    refuse_for(self._connection, trio.TooSlowError(), _name(job), job.id)
+                    self._protocol.finish(job.id)
+                    answer_error(self._connection, trio.TooSlowError(), _name(job), job.id)
         finally:
             self._waiting = True  # what is left in the queue is not worth waiting for any more
             self._queue.clear()
@@ -277,7 +273,7 @@ class Dispatcher:
                 await idle.park()
             if self._late is not None or outbox.queued_bytes > outbox.room_bytes:
                 await self._wait_for_room()
-                if self._session.close is not None:
+                if self._protocol.close is not None:
                     return
                 continue
             job, size = queue.pop(0)
@@ -304,9 +300,9 @@ class Dispatcher:
         self._waiting = True
         try:
             if late is None:
-                await self._connection._wait_for_room()
+                await self._connection.wait_room()
             else:
-                await self._connection._put(late)
+                await self._connection.put(late)
         finally:
             self._waiting = False
 
@@ -325,9 +321,9 @@ class Dispatcher:
             return
         try:
             with trio.fail_after(self._timeouts.timeout):
-                await call(hook, self._connection)
+                await call(hook, self._facade)
         except Exception as error:
-            self._connection._fail(judge(self._connection, error, "on_ready", None)[1])
+            self._connection.fail(refusal_for(self._connection, error, "on_ready", None)[1])
 
     def _begin_work(self, job: _Job, size: int) -> Awaitable[None] | None:
         """Do a job as far as it goes without waiting, which mostly is all of it; else the rest."""
@@ -342,13 +338,13 @@ class Dispatcher:
             else:
                 handler = self._handlers[job.type]
                 if handler.kind is Kind.LOOP:
-                    work = self._call(handler, job)
+                    work = self._call_async(handler, self._facade, job)
                 elif handler.kind is Kind.STREAM:
                     self._hold(size)
                     self._all_streams().start(handler, job, partial(self._hold, -size))
                     return None
                 else:
-                    self._session.finish(job.id)
+                    self._protocol.finish(job.id)
                     assert self.run_in_context is not None, "it has started"
                     self.run_in_context(self._run_inline, handler, job)
                     return None
@@ -388,7 +384,7 @@ class Dispatcher:
 
     def _has_finished(self, job: _Job, began: float, result: Any) -> None:
         try:
-            self._session.finish(job.id)
+            self._protocol.finish(job.id)
             self._late = acknowledge(self._connection, job.id, result)
         except Exception as error:
             self._has_failed(job, began, error)
@@ -397,17 +393,16 @@ class Dispatcher:
             self._times[name].add_ok(perf_counter() - began)
 
     def _has_failed(self, job: _Job, began: float, error: Exception) -> None:
-        self._session.finish(job.id)
-        outcome = refuse_for(self._connection, error, _name(job), job.id)
+        self._protocol.finish(job.id)
+        outcome = answer_error(self._connection, error, _name(job), job.id)
         self._times[_name(job)].add(outcome, perf_counter() - began)
 
-    def _call(self, handler: Handler, message: Message) -> Coroutine[Any, Any, Any]:
-        if self._tracing is not None:
-            return self._tracing.call_async(handler, self._connection, message)
-        work: Coroutine[Any, Any, Any] = handler.function(
-            self._connection, *handler.arguments(message)
-        )
-        return work
+
+def _call_async(
+    handler: Handler, connection: Connection, message: Message
+) -> Coroutine[Any, Any, Any]:
+    work: Coroutine[Any, Any, Any] = handler.function(connection, *handler.arguments(message))
+    return work
 
 
 def _name(job: _Job) -> str:

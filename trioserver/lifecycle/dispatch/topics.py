@@ -1,4 +1,4 @@
-"""Subscribing and publishing, as the application permits it."""
+"""Handles `subscribe`, `unsubscribe` and `publish`, as far as the application permits."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any, TypeAlias
 
 from protocol import Refusal
 from protocol.messages import Publish, Subscribe, Unsubscribe
-from trioserver.app.connection import Connection
 from trioserver.app.functions import call
+from trioserver.lifecycle.server_connection import ServerConnection
 
 TopicRequest: TypeAlias = Subscribe | Unsubscribe | Publish
 
 
-async def run_topics(connection: Connection, request: TopicRequest, *, most: int) -> Any:
-    """The result of a request about topics; ``most`` of them may be subscribed to.
+async def run_topics(connection: ServerConnection, request: TopicRequest, *, most: int) -> Any:
+    """Do what is requested, and return the result. At most ``most`` topics can be subscribed to.
 
-    Raises `Refusal`, and whatever the application's permissions raise.
+    Raises `Refusal`, and what ``allow_subscribe`` and ``allow_publish`` raise.
     """
     match request:
         case Publish():
@@ -28,18 +28,18 @@ async def run_topics(connection: Connection, request: TopicRequest, *, most: int
     return None
 
 
-async def _publish(connection: Connection, request: Publish) -> dict[str, int]:
-    if not await call(connection.route.may_publish, connection, request.topic):
+async def _publish(connection: ServerConnection, request: Publish) -> dict[str, int]:
+    if not await call(connection.route.may_publish, connection.facade, request.topic):
         raise Refusal("forbidden", "Publishing to this topic is not allowed.")
-    return {"offset": connection.publish(request.topic, request.data)}
+    return {"offset": connection.application.publish(request.topic, request.data)}
 
 
-async def _subscribe(connection: Connection, topics: tuple[str, ...], most: int) -> None:
-    """All of the topics or none: half a subscription would be told by no answer."""
+async def _subscribe(connection: ServerConnection, topics: tuple[str, ...], most: int) -> None:
+    """Subscribe to all of the topics or none, because the answer does not name topics."""
     for topic in topics:
-        if not await call(connection.route.may_subscribe, connection, topic):
+        if not await call(connection.route.may_subscribe, connection.facade, topic):
             raise Refusal("forbidden", "Subscribing to this topic is not allowed.")
-    if len(connection.topics.union(topics)) > most:
+    if len(connection.topics.keys() | set(topics)) > most:
         raise Refusal("too_many_in_flight", "Too many subscriptions.")
     for topic in topics:
         connection.subscribe(topic)

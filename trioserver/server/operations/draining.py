@@ -6,10 +6,14 @@ import random
 
 import trio
 
-from trioserver.app.connection import Connection
+from protocol import codec, milliseconds
+from protocol.messages import Goaway
+from trioserver.lifecycle.server_connection import ServerConnection
 
 
-async def drain_connections(connections: list[Connection], *, reason: str, period: float) -> None:
+async def drain_connections(
+    connections: list[ServerConnection], *, reason: str, period: float
+) -> None:
     """Tell each connection its slot, and close it then; slots are spread over ``period`` seconds.
 
     ``reason`` is "shutdown" or "restart". Who leaves earlier makes nobody wait. Returns when the
@@ -19,8 +23,16 @@ async def drain_connections(connections: list[Connection], *, reason: str, perio
     begin = trio.current_time()
     slots = [(begin + period * n / len(leaving), c) for n, c in enumerate(leaving, start=1)]
     for slot, connection in slots:
-        connection._go_away(reason, slot - begin)
+        _say_goaway(connection, reason, slot - begin)
     for slot, connection in slots:
         with trio.move_on_at(slot):
-            await connection._ended.wait()
+            await connection.ended.wait()
         connection.disconnect(reason)
+
+
+def _say_goaway(connection: ServerConnection, reason: str, seconds: float) -> None:
+    """Tell the client when it will be disconnected, and that it can come back then."""
+    if not connection.has_ended:
+        delay = milliseconds(seconds)
+        goaway = Goaway(reason=reason, deadline_ms=delay, reconnect_after_ms=delay)
+        connection.transmit(codec.encode(goaway))

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+from typing import Protocol
+
 import trio
 
-from trioserver.app.connection import Connection
+from protocol import ServerProtocol
 from trioserver.telemetry.counts import Counts
-from trioserver.telemetry.phases import Phase
+from trioserver.telemetry.phases import Phase, PhaseTimes
+from trioserver.websocket.websocket import WebSocket
+
+
+class Measurable(Protocol):
+    """What is counted of a connection; `ServerConnection` is one."""
+
+    @property
+    def phases(self) -> PhaseTimes:
+        """When the connection entered each phase."""
+
+    @property
+    def websocket(self) -> WebSocket:
+        """Its counters of messages and bytes, and the send queue."""
+
+    @property
+    def protocol(self) -> ServerProtocol:
+        """Its requests in flight."""
+
+    @property
+    def topics(self) -> Sized:
+        """What the client is subscribed to."""
 
 
 class Census:
@@ -29,17 +53,17 @@ class Census:
         self.subscriptions = 0
         self._now = trio.current_time()
 
-    def take(self, connection: Connection) -> None:
+    def take(self, connection: Measurable) -> None:
         """Add one, whether it still is connected or has ended since this began."""
-        websocket, session = connection._websocket, connection._session
+        websocket = connection.websocket
         outbox = websocket.outbox
-        self.phases[connection._phases.current] += 1
+        self.phases[connection.phases.current] += 1
         self.messages_received += websocket.messages_received
         self.messages_sent += websocket.messages_sent
         self.bytes_received += websocket.bytes_received
         self.bytes_sent += outbox.bytes_sent
-        self.in_flight += len(session.in_flight)
-        self.subscriptions += len(connection._topics)
+        self.in_flight += len(connection.protocol.in_flight)
+        self.subscriptions += len(connection.topics)
         queued = outbox.queued_bytes
         if queued:
             self.queueing += 1

@@ -1,0 +1,36 @@
+"""What all connections of a server share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from protocol import ProtocolOptions
+from trioserver.app.route import Route
+from trioserver.auth.blocks import Blocks
+from trioserver.config import Config
+from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.observer import Observer
+from trioserver.telemetry.tracing import Tracing
+from trioserver.websocket.memory import Memory
+from trioserver.websocket.readiness import Readiness
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ConnectionContext:
+    """What connections share that began under the same configuration.
+
+    ``tracing`` is None if no spans are made. ``wall_clock`` returns seconds since the Unix epoch.
+    ``options`` are those of each route's protocol, made with the first connection to it.
+    """
+
+    config: Config
+    blocks: Blocks
+    counts: Counts
+    observer: Observer
+    tracing: Tracing | None
+    wall_clock: Callable[[], float]
+    readiness: Readiness | None
+    memory: Memory
+    options: dict[Route, ProtocolOptions] = attrs.field(factory=dict, init=False)

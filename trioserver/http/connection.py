@@ -24,7 +24,7 @@ from hypercorn.typing import ConnectionState
 
 from trioserver.config import Config
 from trioserver.http.body import Body
-from trioserver.http.exchange import Application, ClientGone, Exchange
+from trioserver.http.cycle import Application, ClientGone, Exchange
 from trioserver.logs.paths import masked_path
 from trioserver.websocket.handshake import Head, PeerLeft, RequestRejected, linger, read_head
 from trioserver.websocket.pace import Pace

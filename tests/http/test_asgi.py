@@ -237,3 +237,25 @@ async def misbehave(place: Site, n: int) -> None:
         case 4:
             await http.stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /")
     await trio.aclose_forcefully(http.stream)
+
+
+async def test_a_send_that_the_application_cancels_breaks_the_response_off() -> None:
+    """The rest of it would otherwise follow a gap, and be read as another response."""
+
+    cancelled = trio.Event()
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        size = 50_000_000
+        await send({**START, "headers": [(b"content-length", b"%d" % (size + 5))]})
+        with trio.move_on_after(0.1):
+            await send({**BODY, "body": bytes(size), "more_body": True})
+        cancelled.set()
+        await send(BODY)
+
+    with capture_logs():
+        async with site(app(asgi)) as place:
+            http = await place.open()
+            await http.send("GET", "/")
+            await cancelled.wait()
+            with pytest.raises(NoAnswer):
+                await http.receive()

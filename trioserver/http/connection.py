@@ -1,376 +1,210 @@
 """One HTTP connection: requests, one after the other, until it ends or becomes a WebSocket.
 
-Hypercorn's `H11Protocol` turns bytes into ASGI and back. Here is what surrounds it: each head is
-read and judged by the rules of the first one, a body is cut off where it ends, every wait has a
-deadline, and nothing is sent in a shielded scope. Hypercorn's own `TCPServer` is not used: it would
-read later heads itself, and a reader that has stalled would hold up its end.
+h11 parses requests and encodes responses; what is here bounds them. The head of each request passes
+the same checks as that of the first, every wait has a deadline, and nothing is sent in a shielded
+scope.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Final
 
 import attrs
-import structlog
+import h11
 import trio
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ConnectionState
+from starlette.types import Scope
 
 from trioserver.config import Config
-from trioserver.http.body import Body
-from trioserver.http.cycle import Application, ClientGone, Exchange
-from trioserver.logs.paths import masked_path
-from trioserver.websocket.handshake import Head, PeerLeft, RequestRejected, linger, read_head
-from trioserver.websocket.pace import Pace
+from trioserver.http.cycle import Application, RequestCycle
+from trioserver.http.transport import PIECE_BYTES, Transport
+from trioserver.http.uploads import receive_body
+from trioserver.server.admitted import AdmittedStream
+from trioserver.websocket.handshake import Head, PeerLeft, RequestRejected, read_head
 from trioserver.websocket.strictness import check_head, without_offers
-from trioserver.websocket.tls_stream import is_secure
 
-log: Final = structlog.get_logger("trioserver")
-
-_PIECE: Final = 64 * 1024
-"""Bytes of an answer that a deadline is for, and of a request that are read at once."""
-
-_STEP: Final = 4 * 1024
-"""Bytes of a body that are parsed at once, until it is known not to come in tiny pieces: of those,
-64 KiB would hold everybody up for 50 ms."""
-
-_SMALL: Final = 1024
-_CHUNKS_OF_A_READ: Final = 4
-"""A read of fewer bytes counts; chunks smaller than a KiB count as one for so many of them."""
-
-_LINGER: Final = 1.0  # seconds; closing on unread input would reset the answer away
-
-Address = tuple[str, int]
-Check = Callable[[Head], None]
-Refuse = Callable[[RequestRejected, Head | None], Awaitable[None]]
+_MAX_REQUESTS: Final = 1000
+"""Requests of one connection. Clients that keep theirs open for long come back to another process
+where there are several."""
 
 
-@attrs.frozen(kw_only=True)
-class Surroundings:
-    """What the connections of one server share. ``context`` knows whether it is draining."""
+@attrs.define(kw_only=True)
+class SharedContext:
+    """What the HTTP connections of one server share."""
 
     config: Config
-    hypercorn: HypercornConfig
-    context: WorkerContext
+    is_draining: bool = False
 
 
 class HttpConnection:
-    """Serves one stream. ``refuse`` answers a bad request, in the words of the front door.
-
-    ``check`` raises `RequestRejected` for a request that is not welcome, but for the first one.
-    ``is_local`` says whether a request is this machine's own: ``scope["trioserver.local"]``.
-    ``on_idle`` is told when a wait for the next request begins and ends.
-    """
+    """Serves one stream. ``scope`` is what the ASGI scopes of all its requests have in common."""
 
     def __init__(
         self,
-        stream: trio.abc.Stream,
+        admitted: AdmittedStream,
         application: Application,
-        surroundings: Surroundings,
+        shared: SharedContext,
         *,
-        client: Address | None,
-        server: Address | None,
-        on_idle: Callable[[bool], None],
-        check: Check,
-        is_local: Callable[[Head], bool],
-        refuse: Refuse,
+        scope: Scope,
     ) -> None:
-        self._stream = stream
+        self._admitted = admitted
         self._application = application
-        self._context = surroundings.context
-        self._limits = surroundings.config.limits
-        self._config = surroundings.config.http
-        self._on_idle = on_idle
-        self._check = check
-        self._is_local = is_local
-        self._refuse = refuse
-        self._is_secure = is_secure(stream)
-        self._protocol = H11Protocol(
-            cast(Any, application),  # it comes back to `spawn_app`, and is run there
-            surroundings.hypercorn,
-            self._context,
-            cast(Any, self),  # the task group
-            ConnectionState({}),
-            self._is_secure,
-            client,
-            server,
-            self._take,
-        )
-        self._scope = trio.CancelScope()
-        self._reading = trio.CancelScope()
-        self._sending = trio.Lock()
-        self._settled = trio.Event()
-        self._body: Body | None = None
-        self._exchanges: set[Exchange] = set()  # also those that work on behind their answer
-        self._current: Exchange | None = None
-        self._is_unread = False  # something that has come
-        self._head: Head | None = None
-        self._refusal: RequestRejected | None = None
-        self._is_over = False  # after this answer
-        self._is_gone = False  # nothing can be sent any more
+        self._shared = shared
+        self._scope = scope
+        http = shared.config.http
+        self._transport = Transport(admitted.stream, send_timeout=http.send_timeout)
+        self._cancel_scope = trio.CancelScope()
+        self._cycles: set[RequestCycle] = set()  # also those that go on after their response
+        self._requests = 0
         self._is_idle = False
 
-    # -------------------------------------------------------------------------- from outside
-
     async def serve(self, head: Head) -> Head | None:
-        """Serve this request and those that follow.
+        """Serve this request, whose head has been checked, and those that follow.
 
-        Returns the head of an opening handshake, where one of them is that; the stream is open
-        then. Otherwise it is done with.
+        Return the head of an opening handshake if one of those is that; the stream is open then.
         """
         upgrade: Head | None = None
-        with self._scope:
-            async with trio.open_nursery() as self._nursery:
-                upgrade = await self._serve_all(head)
-                for exchange in self._exchanges:
-                    exchange.limit(self._config.response_timeout)
-                if upgrade is None and not self._is_gone:
-                    await self._finish()
-        return upgrade
+        with self._cancel_scope:
+            async with trio.open_nursery() as nursery:
+                upgrade = await self._serve_all(head, nursery)
+                self._limit_cycles()
+        return None if self._cancel_scope.cancelled_caught else upgrade
 
     def abort(self) -> None:
         """End at once."""
-        self._scope.cancel()
+        self._cancel_scope.cancel()
 
     def drain(self) -> None:
-        """End after the answer that is being given, if there is any."""
+        """End after the current response, if there is one."""
         if self._is_idle:
-            self._reading.cancel()
+            self._transport.interrupt()
 
-    # -------------------------------------------------------------------------- requests
+    async def _serve_all(self, head: Head, nursery: trio.Nursery) -> Head | None:
+        following: Head | None = head
+        while following is not None and not following.is_upgrade:
+            following = await self._serve_one(following, nursery)
+        return following
 
-    async def _serve_all(self, head: Head | None) -> Head | None:
-        while head is not None and not head.is_upgrade:
-            rest = await self._serve_one(head)
-            if self._refusal is not None and not self._is_gone:
-                await self._refuse(self._refusal, head)
-                self._is_gone = True
-            if self._is_over or self._is_gone:
-                return None
-            head = await self._next_head(rest)
-        return head
+    async def _serve_one(self, head: Head, nursery: trio.Nursery) -> Head | None:
+        """Serve one request; return the head of the next, or None if the connection has ended."""
+        config = self._shared.config.http
+        if int(head.header("content-length") or 0) > config.max_body_bytes:
+            message = f"The body of the request is larger than {config.max_body_bytes} bytes."
+            await self._admitted.refuse(RequestRejected(413, message), head)
+            return None
+        cycle = self._new_cycle(head)
+        self._cycles.add(cycle)
+        nursery.start_soon(self._run, cycle)
+        rest = await self._receive_request(cycle, head.rest)
+        await cycle.done.wait()
+        if cycle.refusal is not None:
+            await self._admitted.refuse(cycle.refusal, head)
+        elif cycle.is_answered:
+            if cycle.response.keeps_alive and rest is not None:
+                return await self._next_head(rest)
+            await self._transport.close(unread=bool(rest) or not cycle.body.is_complete)
+        return None
 
-    async def _serve_one(self, head: Head) -> bytes:
-        """Returns what came behind the request."""
-        self._head, self._current, self._settled = head, None, trio.Event()
-        limit = self._limits.max_head_bytes + _PIECE
-        self._body = body = Body(head, max_incomplete=limit)
-        if int(head.header("content-length") or 0) > self._config.max_body_bytes:
-            self._end(RequestRejected(413, "The body of the request is too large."))
-            return b""
-        await self._hand_over(without_offers(head))
-        rest = await self._receive_body(body, head.rest)
-        if self._current is not None and not self._current.started:
-            self._current.limit(self._config.response_timeout)
-        self._is_unread = not body.is_complete or bool(rest)
-        if not rest:
-            rest = await self._receive(math.inf)  # watches whether the client leaves
-            if not rest and not self._settled.is_set():
-                await self._lose()
-        await self._settled.wait()
-        return rest
+    def _new_cycle(self, head: Head) -> RequestCycle:
+        config = self._shared.config
+        parser = h11.Connection(
+            h11.SERVER, max_incomplete_event_size=config.limits.max_head_bytes + PIECE_BYTES
+        )
+        parser.receive_data(without_offers(head))
+        request = parser.next_event()
+        assert isinstance(request, h11.Request), "the head has been parsed before"
+        path, _, query = head.target.partition("?")
+        scope = {
+            **self._scope,
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.1"},
+            "http_version": head.http_version,
+            "method": head.method.upper(),
+            "path": head.path,
+            "raw_path": path.encode("ascii"),
+            "query_string": query.encode("ascii"),
+            "root_path": "",
+            "headers": list(request.headers),
+            "state": {},
+            "extensions": {},
+            "trioserver.local": self._admitted.is_local(head),
+        }
+        self._requests += 1
+        return RequestCycle(
+            self._application, scope, parser, self._transport, is_last=self._is_last
+        )
 
-    async def _receive_body(self, body: Body, data: bytes) -> bytes:
-        """Hand over up to the end of the body; what is behind it comes back.
+    def _is_last(self) -> bool:
+        return self._shared.is_draining or self._requests >= _MAX_REQUESTS
 
-        A body in small pieces is read a little at a time, and at a bounded rate.
+    async def _run(self, cycle: RequestCycle) -> None:
+        try:
+            await cycle.run()
+        finally:
+            self._cycles.discard(cycle)
+
+    async def _receive_request(self, cycle: RequestCycle, data: bytes) -> bytes | None:
+        """Receive the rest of a request, then watch whether the client closes the connection.
+
+        Return what came after the request; None if the client sends no more.
         """
-        step, small_chunks = _STEP, 0
-        pace = Pace(0, trio.current_time())
-        while not (body.is_complete or self._settled.is_set()):
-            if not data:
-                data = await self._receive(self._config.body_timeout)
-                pace.left -= len(data) < _SMALL
-            used = body.take(data[:step]) if data else 0
-            more = body.small_chunks - small_chunks
-            step = _STEP if more > 0 else min(2 * step, _PIECE)
-            small_chunks = body.small_chunks
-            pace.left -= max(0, more) / _CHUNKS_OF_A_READ
-            if body.size > self._config.max_body_bytes:
-                self._end(RequestRejected(413, "The body of the request is too large."))
-            elif body.has_too_many_chunks:
-                self._end(RequestRejected(400, "The body comes in too many chunks for its size."))
-            elif body.is_broken:
-                self._end(RequestRejected(400, "The body of the request is not well-formed."))
-            elif data:
-                await self._hand_over(body.pass_on())
-                if pace.left <= 0 and (rest := pace.rest(trio.current_time())):
-                    await self._rest(rest)
-            elif not self._settled.is_set():
-                self._end(RequestRejected(400, "The body of the request breaks off."))
-            data = data[used:]
-        return data
+        config = self._shared.config.http
+        if cycle.body.is_complete:
+            await cycle.pass_body()
+        else:
+            try:
+                if not data:
+                    await cycle.send_continue()
+                data = await receive_body(cycle, self._transport, data, config)
+            except RequestRejected as rejected:
+                cycle.fail(rejected)
+        if cycle.done.is_set():
+            return data
+        if not cycle.response.is_started:
+            cycle.limit(config.response_timeout)
+        received = data or await self._transport.receive(math.inf)
+        if received == b"":
+            # The client may have closed for sending only, so the response goes on.
+            self._limit_cycles()
+            cycle.disconnect()
+            return None
+        return received or b""
 
-    async def _rest(self, seconds: float) -> None:
-        """Read no more for a while; the end of the answer is the end of that as well."""
-        with trio.move_on_after(seconds):
-            await self._settled.wait()
-
-    async def _hand_over(self, data: bytes) -> None:
-        """Give bytes to Hypercorn, which waits while the application does not read."""
-        if not data:
-            return
-        with trio.move_on_after(self._config.response_timeout) as scope, suppress(ClientGone):
-            await self._protocol.handle(RawData(data))
-        if scope.cancelled_caught:
-            self._end(RequestRejected(503, "The server did not answer in time. Try again later."))
-
-    async def _receive(self, timeout: float) -> bytes:
-        """Some bytes; none when the request is settled, or the client has left or is too slow."""
-        if self._settled.is_set():
-            return b""
-        with trio.move_on_after(timeout) as self._reading:
-            with suppress(trio.BrokenResourceError):
-                return bytes(await self._stream.receive_some(_PIECE))
-        if self._reading.cancelled_caught and not self._settled.is_set():
-            self._end(RequestRejected(408, "The body of the request did not arrive in time."))
-        return b""
+    def _limit_cycles(self) -> None:
+        for cycle in self._cycles:
+            cycle.limit(self._shared.config.http.response_timeout)
 
     async def _next_head(self, rest: bytes) -> Head | None:
-        """The head of the next request, by the same rules as the first; None where none comes."""
-        if self._context.terminated.is_set():
+        """Read the head of the next request; return None if the connection has ended.
+
+        The head passes the same checks as that of the first.
+        """
+        begun = b"" if self._shared.is_draining else rest or await self._wait_for_request()
+        if not begun:
+            await self._transport.close(unread=bool(rest))
             return None
-        self._head = None
+        head: Head | None = None
+        limits = self._shared.config.limits
         try:
-            begun = rest or await self._wait_for_request()
-            if not begun:
-                return None
-            with trio.fail_after(self._limits.head_timeout):
-                head = await read_head(
-                    self._stream, max_bytes=self._limits.max_head_bytes, begun=begun
-                )
-            self._head = head
+            with trio.fail_after(limits.head_timeout):
+                stream = self._admitted.stream
+                head = await read_head(stream, max_bytes=limits.max_head_bytes, begun=begun)
             check_head(head)
-            if not head.is_upgrade:  # that is checked where it is served
-                self._check(head)
-        except RequestRejected as bad:
-            await self._refuse(bad, self._head)
-            self._is_gone = True
+            if not head.is_upgrade:  # an opening handshake is checked when it is served
+                self._admitted.check(head)
+        except RequestRejected as rejected:
+            await self._admitted.refuse(rejected, head)
         except (PeerLeft, trio.TooSlowError):
-            self._is_gone = True
+            pass
         else:
             return head
         return None
 
-    async def _wait_for_request(self) -> bytes:
+    async def _wait_for_request(self) -> bytes | None:
         self._is_idle = True
-        self._on_idle(True)
+        self._admitted.slot.idle(True)
         try:
-            with trio.move_on_after(self._config.keep_alive_timeout) as self._reading:
-                return bytes(await self._stream.receive_some(_PIECE))
-        except trio.BrokenResourceError:
-            pass
+            return await self._transport.receive(self._shared.config.http.keep_alive_timeout)
         finally:
             self._is_idle = False
-            self._on_idle(False)
-        return b""
-
-    # -------------------------------------------------------------------------- Hypercorn's side
-
-    async def spawn_app(
-        self, application: Any, config: Any, scope: Any, send: Callable[[Any], Awaitable[None]]
-    ) -> Callable[[Any], Awaitable[None]]:
-        """Hypercorn has read a head: begin to answer it. Returns where it is to put the body."""
-        assert self._head is not None, "a request without a head"
-        scope["path"] = self._head.path
-        scope["trioserver.local"] = self._is_local(self._head)
-        scope["raw_path"] = self._head.target.partition("?")[0].encode("ascii")
-        exchange = Exchange(self._application, scope, send, closes=self._closes)
-        self._current = exchange
-        self._exchanges.add(exchange)
-        self._nursery.start_soon(self._run, exchange)
-        return exchange.put
-
-    def _closes(self) -> bool:
-        """Whether the connection ends with the answer that begins now: also where that does not
-        wait for the rest of the body."""
-        whole = self._body is not None and self._body.is_complete
-        return bool(self._context.terminated.is_set()) or not whole
-
-    async def _run(self, exchange: Exchange) -> None:
-        settled, begun = self._settled, trio.current_time()
-        try:
-            refusal = await exchange.run()
-        finally:
-            self._exchanges.discard(exchange)
-        log.debug(
-            "http_request",
-            method=exchange.scope["method"],
-            path=masked_path(exchange.scope["path"]),
-            status=exchange.status or getattr(self._refusal or refusal, "status", None),
-            duration_ms=round((trio.current_time() - begun) * 1000),
-        )
-        if settled.is_set():
-            return  # it was answered before; what went wrong since then is in the log
-        if refusal is None:
-            with suppress(ClientGone):
-                await exchange.end()
-            settled.set()
-            self._reading.cancel()
-        else:
-            self._end(refusal)
-
-    async def _take(self, event: Event) -> None:
-        """What Hypercorn wants done."""
-        if isinstance(event, RawData):
-            await self._send(event.data)
-        elif isinstance(event, Closed):
-            self._is_over = True
-            self._settle()
-            await self._protocol.handle(Closed())
-        elif isinstance(event, Updated) and event.idle:
-            self._settle()
-
-    async def _send(self, data: bytes) -> None:
-        """Send, piece by piece, each by its deadline. Raises `ClientGone`."""
-        view = memoryview(data)
-        async with self._sending:
-            for start in range(0, len(view), _PIECE):
-                if self._is_gone or self._refusal is not None:
-                    raise ClientGone
-                try:
-                    with trio.fail_after(self._config.send_timeout):
-                        await self._stream.send_all(view[start : start + _PIECE])
-                except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-                    self._end(None)
-                    raise ClientGone from None
-
-    # -------------------------------------------------------------------------- ends
-
-    def _settle(self) -> None:
-        """This request needs nothing more of its connection."""
-        self._settled.set()
-        self._reading.cancel()
-
-    def _end(self, refusal: RequestRejected | None) -> None:
-        """End the connection: with a refusal, if nothing has been answered yet, else abruptly."""
-        if self._current is not None:
-            self._current.disconnect()
-            if self._current.started:
-                refusal = None
-        self._refusal = refusal
-        self._is_over = True
-        self._is_gone = self._is_gone or refusal is None
-        self._settle()
-
-    async def _lose(self) -> None:
-        """The client sends nothing more. It may still read, so the answer may go on."""
-        self._is_over = True
-        for exchange in self._exchanges:
-            exchange.limit(self._config.response_timeout)
-        await self._protocol.handle(Closed())
-
-    async def _finish(self) -> None:
-        """Close so that the last answer arrives."""
-        lost = (trio.BrokenResourceError, trio.ClosedResourceError)
-        if self._is_unread:
-            with trio.move_on_after(_LINGER), suppress(*lost):
-                await linger(self._stream)
-        with trio.move_on_after(_LINGER), suppress(*lost):
-            await self._stream.aclose()  # tells TLS that nothing is missing
+            self._admitted.slot.idle(False)

@@ -7,8 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
-from hypercorn.config import Config as HypercornConfig
-from hypercorn.trio.worker_context import WorkerContext
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,14 +15,14 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trioserver.http.builtin import builtin_routes
-from trioserver.http.connection import Address, HttpConnection, Surroundings
+from trioserver.http.connection import HttpConnection, SharedContext
 from trioserver.http.lifespan import lifespan
 from trioserver.http.mounting import Mounted, Mounts
 from trioserver.http.pages import plain
 from trioserver.peers.addresses import UNIX, host_of
 from trioserver.server.admitted import AdmittedStream
 from trioserver.websocket.handshake import Head
-from trioserver.websocket.tls_stream import socket_below
+from trioserver.websocket.tls_stream import is_secure, socket_below
 
 if TYPE_CHECKING:
     from trioserver.server.server import Server
@@ -37,12 +35,7 @@ class HttpService:
         self, server: Server, *, metrics: ASGIApp | None = None, admin: ASGIApp | None = None
     ) -> None:
         config = server.config
-        hypercorn = HypercornConfig()
-        hypercorn.include_server_header = False
-        hypercorn.errorlog = None  # what fails is told to our own log
-        hypercorn.h11_max_incomplete_size = config.limits.max_head_bytes + 64 * 1024
-        self._context = WorkerContext(None)
-        self._surroundings = Surroundings(config=config, hypercorn=hypercorn, context=self._context)
+        self._shared = SharedContext(config=config)
         self._connections: set[HttpConnection] = set()
         self._empty = trio.Event()
         self._states: dict[int, dict[str, Any]] = {}
@@ -58,8 +51,8 @@ class HttpService:
         mounts = Mounts(self._mounted, server.application)
         apart = config.http.builtin_listen is not None
         shared = [] if apart else builtin_routes(server, metrics=metrics, admin=admin, shared=True)
-        self._main = _Site(server, shared, mounts)
-        self._builtin = _Site(server, builtin_routes(server, metrics=metrics, admin=admin), None)
+        self._main = _Router(server, shared, mounts)
+        self._builtin = _Router(server, builtin_routes(server, metrics=metrics, admin=admin), None)
 
     def has_builtin(self, path: str) -> bool:
         """Whether a built-in route answers this path on the port of the WebSockets."""
@@ -80,19 +73,14 @@ class HttpService:
 
     async def serve(self, admitted: AdmittedStream, head: Head) -> Head | None:
         """Serve a stream whose first head has been read and checked; as `HttpConnection.serve`."""
-        slot = admitted.slot
-        connection = HttpConnection(
-            admitted.stream,
-            self._builtin if admitted.builtin else self._main,
-            self._surroundings,
-            client=_address(admitted.remote),
-            server=_own_address(admitted.stream),
-            on_idle=slot.idle,
-            check=admitted.check,
-            is_local=admitted.is_local,
-            refuse=admitted.refuse,
-        )
-        slot.evict = slot.abort = connection.abort
+        router = self._builtin if admitted.builtin else self._main
+        scope = {
+            "scheme": "https" if is_secure(admitted.stream) else "http",
+            "client": _client_address(admitted.remote),
+            "server": _server_address(admitted.stream),
+        }
+        connection = HttpConnection(admitted, router, self._shared, scope=scope)
+        admitted.slot.evict = admitted.slot.abort = connection.abort
         self._connections.add(connection)
         try:
             return await connection.serve(head)
@@ -106,7 +94,7 @@ class HttpService:
 
         ``deadline`` is in Trio's time. Who is left then is for the caller to cancel.
         """
-        await self._context.terminated.set()
+        self._shared.is_draining = True
         for connection in tuple(self._connections):
             connection.drain()
         with trio.move_on_at(deadline):
@@ -115,7 +103,7 @@ class HttpService:
                 await self._empty.wait()
 
 
-class _Site:
+class _Router:
     """Built-in routes first, then what is mounted."""
 
     def __init__(self, server: Server, routes: list[BaseRoute], mounts: Mounts | None) -> None:
@@ -142,8 +130,8 @@ async def _explain(request: Request, error: Exception) -> Response:
     return plain(text.get(error.status_code, error.detail), error.status_code, error.headers)
 
 
-def _address(remote: str) -> Address | None:
-    """ "[::1]:80" as ("::1", 80); None for what is no address of a host."""
+def _client_address(remote: str) -> tuple[str, int] | None:
+    """Return "[::1]:80" as ("::1", 80); None if it is not the address of a host."""
     host = host_of(remote)
     if host in ("", UNIX):
         return None
@@ -151,7 +139,7 @@ def _address(remote: str) -> Address | None:
     return host, int(port) if port.isdigit() else 0
 
 
-def _own_address(stream: trio.abc.Stream) -> Address | None:
+def _server_address(stream: trio.abc.Stream) -> tuple[str, int] | None:
     socket = socket_below(stream)
     if socket is None:
         return None

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log: Final = structlog.get_logger("trioserver")
 
-_HTTP_NEEDS: Final = "HTTP needs Hypercorn and Starlette: pip install 'trioserver[http]'"
+_HTTP_NEEDS: Final = "HTTP needs Starlette: pip install 'trioserver[http]'"
 
 
 def make_http(server: Server) -> HttpSide | None:
@@ -38,7 +38,7 @@ def make_http(server: Server) -> HttpSide | None:
     config, parts = server.config.http, server.application.parts
     wanted = any(part.http is not None for part in parts) or config.builtin_listen is not None
     try:
-        with needs(_HTTP_NEEDS, "hypercorn", "starlette"):
+        with needs(_HTTP_NEEDS, "starlette"):
             from trioserver.http.admin import admin_app
             from trioserver.http.service import HttpService
             from trioserver.telemetry.metrics.endpoint import metrics_endpoint

@@ -1,7 +1,7 @@
 """What two parsers could read differently is refused before either of the others sees it.
 
 Request smuggling lives on leniency: RFC 9112, sections 2.2, 3.2, 5.2, 6.1 and 11.2. h11 takes bare
-line feeds and folded headers, and joins lengths that agree. A proxy in front of us, or Hypercorn
+line feeds and folded headers, and joins lengths that agree. A proxy in front of us, or h11
 behind us, might do something else.
 """
 

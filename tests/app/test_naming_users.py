@@ -114,9 +114,9 @@ async def test_what_was_refused_is_counted_once_for_statistics_and_metrics(
         await alice.receive_end()
         await harness.assert_nothing_left()
         statistics = server.statistics()
-        assert statistics.refused == {"token_invalid": 1, "access_denied": 1}
-        assert statistics.refused == server.measurements().counts.refusals
-        assert statistics.ended == {"token_invalid": 1, "access_denied": 1, "disconnected": 1}
+        assert statistics.rejected == {"token_invalid": 1, "access_denied": 1}
+        assert statistics.rejected == server.measurements().counts.rejected
+        assert statistics.closed == {"token_invalid": 1, "access_denied": 1, "disconnected": 1}
 
 
 async def _be_refused(harness: Harness) -> None:

@@ -49,7 +49,7 @@ async def test_a_database_that_is_killed_and_started_again_under_load(
                 await until_let_in(place, ROOM["path"])
                 await trio.sleep(1.0)
             metrics = await place.metrics()
-            unavailable = metrics['refusals_total{reason="unavailable"}']
+            unavailable = metrics['rejected_total{reason="unavailable"}']
             figures.notes.append(f"{unavailable:.0f} newcomers were told `unavailable`")
         await place.server.wait_log("audit_available")
         assert "audit_rows_lost" not in place.server.log

@@ -41,7 +41,7 @@ async def test_a_flood_of_tokens(kind: str, tmp_path: Path, report: list[Figures
             )
             figures.notes += [f"{number:,} {what}" for what, number in fared.most_common(4)]
             metrics = await place.metrics()
-        blocked = metrics.get('refusals_total{reason="address_banned"}', 0)
+        blocked = metrics.get('rejected_total{reason="address_banned"}', 0)
         assert (blocked > 0) == (kind == "forged"), "only forged tokens get an address blocked"
         assert (fared["ready"] > 0) == (kind == "valid")
 

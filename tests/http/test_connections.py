@@ -471,7 +471,7 @@ async def test_requests_of_one_address_have_a_rate_on_a_kept_connection_too(
         for refused in (http, await place.open()):
             answer = await refused.get("/hello")
             assert (answer.status, answer.headers["retry-after"]) == (429, "1")
-        assert place.server.statistics().refused == {"request_rate": 2}
+        assert place.server.statistics().rejected == {"request_rate": 2}
 
 
 async def test_silent_connections_do_not_push_out_a_download(notes: Notes) -> None:

@@ -190,7 +190,7 @@ async def test_a_hundred_clients_that_leave_while_a_task_sends_are_a_hundred_nor
                 await client.close()
             await harness.assert_nothing_left()
         assert complaints(lines) == []
-        assert harness.server.statistics().ended == {"client_disconnected": 100}
+        assert harness.server.statistics().closed == {"client_disconnected": 100}
 
 
 async def test_on_close_that_sends_is_told_so_in_one_line(autojump_clock: MockClock) -> None:

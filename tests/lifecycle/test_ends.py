@@ -99,7 +99,7 @@ async def test_data_that_has_waited_too_long_ends_the_connection(
         await harness.assert_nothing_left()
         assert trio.current_time() == pytest.approx(10.0, abs=0.2)
         statistics = harness.server.statistics()
-        assert (statistics.refused, statistics.ended) == ({}, {"slow_consumer": 1})
+        assert (statistics.rejected, statistics.closed) == ({}, {"slow_consumer": 1})
 
 
 async def test_a_stream_waits_for_a_slow_peer_instead_of_filling_its_outbox(

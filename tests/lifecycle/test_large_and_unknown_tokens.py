@@ -136,7 +136,7 @@ async def test_a_stranger_who_goes_on_with_unknown_kids_is_blocked_as_for_any_fo
     ) as harness:
         for _ in range(3):
             assert (await answer(harness, signed_with("nonsense")))[0] == "token_invalid"
-        assert harness.server.statistics().address_blocks == 1
+        assert harness.server.statistics().address_bans == 1
 
 
 def with_groups(number: int) -> str:

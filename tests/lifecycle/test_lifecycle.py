@@ -63,7 +63,7 @@ async def test_a_refusal_is_an_error_with_advice_and_then_a_close_with_the_same_
         assert closed == Closed(close_code, code)
         await harness.assert_nothing_left()
         assert harness.world.seen == []
-        assert harness.server.statistics().refused == {code: 1}
+        assert harness.server.statistics().rejected == {code: 1}
 
 
 async def test_what_is_not_there_and_what_is_not_yours_look_the_same(
@@ -120,7 +120,7 @@ async def test_the_deadline_covers_sending_the_answer(autojump_clock: MockClock)
         await client.send(type="auth", token="alice")
         await harness.assert_nothing_left()  # the client reads nothing more: no `ready` got out
         assert harness.world.seen == []
-        assert harness.server.statistics().refused == {"auth_timeout": 1}
+        assert harness.server.statistics().rejected == {"auth_timeout": 1}
         assert trio.current_time() == pytest.approx(3.0, abs=0.2)  # and a second for the close
 
 

@@ -141,7 +141,7 @@ async def test_outboxes_count_too_and_beyond_the_limit_the_fullest_go(
             for family in Families(harness.server.measurements()).collect()
             for sample in family.samples
         }
-        assert names["trioserver_memory_closed_total"] == statistics.memory_closed
+        assert names["trioserver_memory_closed_connections_total"] == statistics.memory_closed
         assert names["trioserver_memory_bytes"] == statistics.memory_bytes
 
 

@@ -99,8 +99,8 @@ async def test_a_peer_that_never_reads_its_ready_was_never_there(
         assert watch.of_hooks() == []
         assert watch.outcomes == ["auth_timeout"]
         assert server.measurements().counts.became_ready_total == 0
-        assert server.statistics().refused == {"auth_timeout": 1}
-        assert server.statistics().ended == {"auth_timeout": 1}
+        assert server.statistics().rejected == {"auth_timeout": 1}
+        assert server.statistics().closed == {"auth_timeout": 1}
 
 
 async def test_whoever_has_its_ready_is_there_for_everybody(autojump_clock: MockClock) -> None:
@@ -120,7 +120,7 @@ async def test_whoever_has_its_ready_is_there_for_everybody(autojump_clock: Mock
             "phases": ["came"],
         }
         assert watch.of_hooks() == ["ready", "closed"]
-        assert server.statistics().refused == {}
+        assert server.statistics().rejected == {}
 
 
 async def test_a_connection_that_ends_in_the_moment_it_is_ready_was_there_for_everybody(

@@ -158,7 +158,7 @@ async def test_what_asks_for_another_than_the_configured_hosts_is_refused_on_bot
         assert await place.get("/protocol", THERE, Host="chat.test:80") == 200
         assert await place.get("/protocol", THERE, Host="evil.test") == 421
         assert await place.get("/healthz", THERE, Host="10.0.0.7") == 200
-        assert place.server.statistics().refused == {"host": 2}
+        assert place.server.statistics().rejected == {"host": 2}
 
 
 # ------------------------------------------------------------------------------ this machine's own

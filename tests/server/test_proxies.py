@@ -137,7 +137,7 @@ async def test_without_a_good_header_of_a_trusted_proxy_it_is_dropped_with_a_lin
         (line,) = (line for line in lines if line["event"] == "proxy_protocol_failed")
         assert reason in line["reason"]
         assert line["remote"].startswith("127.0.0.1:")
-        assert server.statistics().refused == {"proxy_protocol": 1}
+        assert server.statistics().rejected == {"proxy_protocol": 1}
 
 
 async def test_a_header_on_a_listener_that_expects_none_is_no_request() -> None:

@@ -167,7 +167,7 @@ async def test_a_peer_that_resets_the_connection_is_only_a_peer_that_left() -> N
         with trio.fail_after(PATIENCE):
             while server.statistics().open:  # noqa: ASYNC110 -- the kernel says when
                 await trio.sleep(0.01)
-        assert server.statistics().refused == {}
+        assert server.statistics().rejected == {}
 
 
 async def test_a_hundred_clients_at_once() -> None:
@@ -184,4 +184,4 @@ async def test_a_hundred_clients_at_once() -> None:
             for _ in range(100):
                 nursery.start_soon(partial(trio.to_thread.run_sync, talk, limiter=limiter))
         assert server.statistics().accepted == 100
-        assert server.statistics().refused == {}
+        assert server.statistics().rejected == {}

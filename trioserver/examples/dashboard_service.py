@@ -166,7 +166,7 @@ class Dashboard:
             "ready": now.ready,
             "users": len({connection.user.id for connection in self.server.connections}),
             "accepted": now.accepted,
-            "refused": dict(now.refused),
+            "refused": dict(now.rejected),
             "messages_in": measured.census.messages_received,
             "messages_out": measured.census.messages_sent,
             "uptime_s": round(trio.current_time() - self._started, 3),

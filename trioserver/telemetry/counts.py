@@ -33,16 +33,16 @@ OTHER: Final = "other"
 class Counts(Observer):
     """The counters of one server, from its start on.
 
-    ``refusals``: those who were not let in, by error code, ``http_<status>``, or
+    ``rejected``: those who were not let in, by error code, ``http_<status>``, or
     `Rejection.code`.
-    ``ends``: connections, by what ended them. ``messages_*`` and ``bytes_*`` are those of
+    ``closed``: connections, by what ended them. ``messages_*`` and ``bytes_*`` are those of
     connections that have ended. ``drain_total`` is how many were ready as draining began.
     """
 
     def __init__(self) -> None:
-        self.refusals: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
         self.refreshes: Counter[str] = Counter()
-        self.ends: Counter[str] = Counter()
+        self.closed: Counter[str] = Counter()
         self.became_ready_total = 0
         self.drain_total = 0
         self.messages_received = 0
@@ -57,9 +57,9 @@ class Counts(Observer):
 
     def on_request_rejected(self, rejection: Rejection) -> None:
         if rejection.code == "bad_request":
-            self.refusals[f"http_{rejection.status}"] += 1
+            self.rejected[f"http_{rejection.status}"] += 1
         else:
-            self.refusals[rejection.code] += 1
+            self.rejected[rejection.code] += 1
 
     def on_auth_attempt(self, attempt: AuthAttempt) -> None:
         if attempt.connection is None:
@@ -67,13 +67,13 @@ class Counts(Observer):
         if attempt.refresh:
             self.refreshes["refreshed" if attempt.code is None else _known(attempt.code)] += 1
         elif attempt.code is not None and attempt.code != CLIENT_DISCONNECTED:
-            self.refusals[_known(attempt.code)] += 1
+            self.rejected[_known(attempt.code)] += 1
 
     def on_ready(self, connection: Connection) -> None:
         self.became_ready_total += 1
 
     def on_closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
-        self.ends[_known(reason)] += 1
+        self.closed[_known(reason)] += 1
         for phase, length in phases.lengths(trio.current_time()).items():
             self.phases[phase].add(length)
 

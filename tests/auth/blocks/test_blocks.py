@@ -141,7 +141,7 @@ async def test_a_block_ends_at_its_time(autojump_clock: MockClock) -> None:
     async with serving() as harness:
         until = wall_clock() + 60
         await harness.server.block(user="alice", until=until)
-        assert harness.server.statistics().blocks == 1
+        assert harness.server.statistics().access_blocks == 1
         await trio.sleep(61)
         assert harness.server.blocked() == ()
         await (await harness.ready()).close()

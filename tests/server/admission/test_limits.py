@@ -67,7 +67,7 @@ async def test_two_hundred_reconnects_at_once_from_one_address_all_get_in(
                 clients.start_soon(reconnect, number)
         assert len(ready) == 200
         statistics = harness.server.statistics()
-        assert (statistics.ready, statistics.evicted, statistics.refused) == (200, 0, {})
+        assert (statistics.ready, statistics.evicted, statistics.rejected) == (200, 0, {})
 
 
 async def silent(harness: Harness, remote: str, upgraded: bool) -> Client:
@@ -215,7 +215,7 @@ async def test_silent_ones_at_the_cap_of_all_connections_keep_nobody_out(
         statistics = harness.server.statistics()
         assert statistics.ready == 5
         assert statistics.open <= 60 + 64
-        assert "server_busy" not in statistics.refused or upgraded
+        assert "server_busy" not in statistics.rejected or upgraded
 
 
 async def test_who_fails_and_does_not_close_keeps_nobody_out(autojump_clock: MockClock) -> None:
@@ -245,7 +245,7 @@ async def test_too_many_handshakes_of_an_address_are_told_when_to_come_back(
         await become_ready(harness, THERE)
         await trio.sleep(1.0)
         await become_ready(harness, HERE)
-        assert harness.server.statistics().refused == {"handshake_rate": 1}
+        assert harness.server.statistics().rejected == {"handshake_rate": 1}
 
 
 async def test_ipv6_counts_by_its_network_and_mapped_ipv4_as_ipv4(
@@ -327,12 +327,12 @@ async def test_forged_tokens_block_an_address_for_a_time(autojump_clock: MockClo
         assert [(line["remote"], line["seconds"]) for line in blocked] == [("192.0.2.1", 15.0)]
         await become_ready(harness, THERE)
         statistics = harness.server.statistics()
-        assert (statistics.address_blocks, statistics.blocked_addresses) == (1, 1)
+        assert (statistics.address_bans, statistics.banned_addresses) == (1, 1)
         await trio.sleep(15.0)
         for _ in range(20):
             assert await forge(harness, HERE) == "token_invalid", "pardoned"
         await become_ready(harness, HERE)
-        assert harness.server.statistics().blocked_addresses == 0
+        assert harness.server.statistics().banned_addresses == 0
 
 
 async def test_who_goes_on_while_blocked_is_dropped_unheard(autojump_clock: MockClock) -> None:
@@ -347,7 +347,7 @@ async def test_who_goes_on_while_blocked_is_dropped_unheard(autojump_clock: Mock
             except Ended:
                 answers.append(0)
         assert answers == [429] * 10 + [0] * 10
-        assert harness.server.statistics().refused["address_banned"] == 20
+        assert harness.server.statistics().rejected["address_banned"] == 20
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ async def test_no_other_failure_counts_towards_a_block(
     async with serving(config(max_invalid_tokens=1)) as harness:
         for _ in range(3):
             assert await forge(harness, HERE, token) != "token_invalid"
-        assert harness.server.statistics().address_blocks == 0
+        assert harness.server.statistics().address_bans == 0
         await become_ready(harness, HERE)
 
 
@@ -375,7 +375,7 @@ async def test_neither_an_unreachable_database_nor_a_full_server_counts(
         client = await harness.connect(remote=HERE)
         _, closed = await client.receive_end()
         assert closed.reason == "server_busy"
-        assert harness.server.statistics().address_blocks == 0
+        assert harness.server.statistics().address_bans == 0
 
 
 async def test_a_forged_refresh_counts_too(autojump_clock: MockClock) -> None:
@@ -383,7 +383,7 @@ async def test_a_forged_refresh_counts_too(autojump_clock: MockClock) -> None:
         client = await become_ready(harness, HERE)
         await client.send(type="auth", token="forged")
         await client.receive_end()
-        assert harness.server.statistics().address_blocks == 1
+        assert harness.server.statistics().address_bans == 1
 
 
 async def test_users_behind_the_same_address_keep_it_open(autojump_clock: MockClock) -> None:
@@ -392,7 +392,7 @@ async def test_users_behind_the_same_address_keep_it_open(autojump_clock: MockCl
             await forge(harness, HERE)
             await forge(harness, HERE)
             await become_ready(harness, HERE)
-        assert harness.server.statistics().address_blocks == 0
+        assert harness.server.statistics().address_bans == 0
 
 
 # ------------------------------------------------------------------------------ proxies
@@ -496,7 +496,7 @@ async def test_a_page_of_another_origin_is_refused_before_the_handshake_and_logg
         assert line["allowed"] == ["http://localhost:5173"]
         assert "different origins" in line["hint"]
         assert (line["remote"], line["path"]) == (HERE, "/ws/1")
-        assert harness.server.statistics().refused == {"origin": 1}
+        assert harness.server.statistics().rejected == {"origin": 1}
 
 
 async def test_by_default_only_pages_of_the_same_host_may_connect(

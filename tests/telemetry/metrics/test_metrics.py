@@ -76,10 +76,10 @@ async def test_refusals_are_counted_by_reason(autojump_clock: MockClock) -> None
         with pytest.raises(Rejected):
             await harness.connect("/nowhere")
         server = harness.server
-        assert value(server, "refusals_total", reason="token_invalid") == 1
-        assert value(server, "refusals_total", reason="token_expired") == 2
-        assert value(server, "refusals_total", reason="access_denied") == 1
-        assert value(server, "refusals_total", reason="http_404") == 1
+        assert value(server, "rejected_total", reason="token_invalid") == 1
+        assert value(server, "rejected_total", reason="token_expired") == 2
+        assert value(server, "rejected_total", reason="access_denied") == 1
+        assert value(server, "rejected_total", reason="http_404") == 1
         assert value(server, "connections_closed_total", reason="token_expired") == 2
 
 
@@ -91,10 +91,14 @@ async def test_phases_are_measured(autojump_clock: MockClock) -> None:
         await harness.assert_nothing_left()
         server = harness.server
         for phase, seconds in (("authenticating", 0.2), ("authorizing", 2.0), ("ready", 20.0)):
-            assert value(server, "phase_seconds_sum", phase=phase) == pytest.approx(seconds)
-            assert value(server, "phase_seconds_count", phase=phase) == 1
+            assert value(
+                server, "connection_phase_duration_seconds_sum", phase=phase
+            ) == pytest.approx(seconds)
+            assert value(server, "connection_phase_duration_seconds_count", phase=phase) == 1
         below = {
-            bound: value(server, "phase_seconds_bucket", phase="authenticating", le=bound)
+            bound: value(
+                server, "connection_phase_duration_seconds_bucket", phase="authenticating", le=bound
+            )
             for bound in ("0.1", "0.25", "10.0", "+Inf")
         }
         assert below == {"0.1": 0, "0.25": 1, "10.0": 1, "+Inf": 1}
@@ -156,7 +160,7 @@ async def test_handlers_are_counted_by_type_and_outcome(autojump_clock: MockCloc
         counted = {
             (dict(labels)["type"], dict(labels)["outcome"]): count
             for (name, labels), count in scrape(harness.server).items()
-            if name == "trioserver_handler_seconds_count"
+            if name == "trioserver_handler_duration_seconds_count"
         }
         assert counted == expected
         assert value(harness.server, "subscriptions") == 1
@@ -172,7 +176,7 @@ async def test_a_handler_that_the_end_cancels_is_counted(autojump_clock: MockClo
         client.vanish()
         await harness.assert_nothing_left()
         labels = {"route": "/ws/{id}", "type": "slow", "outcome": "cancelled"}
-        assert value(harness.server, "handler_seconds_count", **labels) == 1
+        assert value(harness.server, "handler_duration_seconds_count", **labels) == 1
 
 
 async def test_a_def_handler_that_holds_the_loop_is_counted() -> None:
@@ -192,9 +196,9 @@ async def test_a_def_handler_that_holds_the_loop_is_counted() -> None:
         for id in range(3):
             await client.request("busy", id=id)
         labels = {"route": "/ws/{id}", "type": "busy"}
-        assert value(server, "slow_inline_handlers_total", **labels) == 3
+        assert value(server, "slow_sync_handlers_total", **labels) == 3
         bucket = {**labels, "outcome": "ok", "le": "0.001"}
-        assert value(server, "handler_seconds_bucket", **bucket) == 0
+        assert value(server, "handler_duration_seconds_bucket", **bucket) == 0
         nursery.cancel_scope.cancel()
 
 
@@ -217,17 +221,17 @@ async def test_outboxes_tell_how_full_and_how_old_they_are(autojump_clock: MockC
         await client.open("/ws/1")
         await client.authenticate()
         await trio.testing.wait_all_tasks_blocked()
-        assert value(harness.server, "outbox_connections") == 0
+        assert value(harness.server, "send_queue_connections") == 0
         await client.send(type="push", data={"to": 20})
         await trio.sleep(2)
         server = harness.server
-        assert value(server, "outbox_connections") == 1
-        assert value(server, "outbox_bytes") >= 200_000
-        assert value(server, "outbox_bytes_max") == value(server, "outbox_bytes")
-        assert value(server, "outbox_oldest_seconds") == pytest.approx(2.0)
+        assert value(server, "send_queue_connections") == 1
+        assert value(server, "send_queue_bytes") >= 200_000
+        assert value(server, "send_queue_max_bytes") == value(server, "send_queue_bytes")
+        assert value(server, "send_queue_oldest_seconds") == pytest.approx(2.0)
         client.vanish()
         await harness.assert_nothing_left()
-        assert value(server, "outbox_bytes") == 0
+        assert value(server, "send_queue_bytes") == 0
 
 
 @pytest.mark.parametrize("mode", ["frame", "message"])
@@ -257,7 +261,7 @@ async def test_those_who_give_way_are_counted(autojump_clock: MockClock) -> None
         other = await harness.connect()
         assert value(harness.server, "evictions_total") == 1
         assert (await silent.receive_end())[1].reason == "server_busy"
-        assert value(harness.server, "refusals_total", reason="server_busy") == 1
+        assert value(harness.server, "rejected_total", reason="server_busy") == 1
         other.vanish()
 
 
@@ -271,8 +275,8 @@ async def test_draining_tells_how_far_it_is(autojump_clock: MockClock) -> None:
         nursery.start_soon(server.drain)
         await trio.sleep(6.0)
         assert value(server, "draining") == 1
-        assert value(server, "drain_connections") == 4
-        assert value(server, "drain_connections_left") == 2
+        assert value(server, "drain_initial_connections") == 4
+        assert value(server, "drain_remaining_connections") == 2
 
 
 async def test_no_label_is_a_peers_choice(autojump_clock: MockClock) -> None:

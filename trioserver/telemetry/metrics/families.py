@@ -55,10 +55,10 @@ class Families(Collector):
             "connections_closed",
             "Connections that have ended, by error code, or client_disconnected.",
             "reason",
-            counts.ends,
+            counts.closed,
         )
         lengths = HistogramMetricFamily(
-            "trioserver_phase_seconds",
+            "trioserver_connection_phase_duration_seconds",
             "How long connections were in each phase; known when they end.",
             labels=["phase"],
         )
@@ -69,29 +69,34 @@ class Families(Collector):
     def _refusals(self) -> Iterator[Metric]:
         counts, statistics = self._measurements.counts, self._measurements.statistics
         yield _counters(
-            "refusals",
+            "rejected",
             "Who was not let in: by error code, http_STATUS, or another reason that is documented.",
             "reason",
-            counts.refusals,
+            counts.rejected,
         )
         yield _counters(
-            "refreshes", "New tokens on open connections, by outcome.", "outcome", counts.refreshes
+            "token_refreshes",
+            "New tokens on open connections, by outcome.",
+            "outcome",
+            counts.refreshes,
         )
         yield _counter(
             "evictions",
             "Connections that were evicted for new ones: silent ones, and HTTP.",
             statistics.evicted,
         )
-        yield _counter("address_blocks", "Addresses that were blocked.", statistics.address_blocks)
-        yield _gauge("blocked_addresses", "Addresses blocked now.", statistics.blocked_addresses)
-        yield _gauge("blocks", "Blocks of users and the like in force.", statistics.blocks)
+        yield _counter("address_bans", "Addresses that were blocked.", statistics.address_bans)
+        yield _gauge("banned_addresses", "Addresses blocked now.", statistics.banned_addresses)
+        yield _gauge(
+            "access_blocks", "Blocks of users and the like in force.", statistics.access_blocks
+        )
 
     def _audit(self) -> Iterator[Metric]:
         audit = self._measurements.statistics.audit
         if audit is not None:
-            yield _gauge("audit_queued", "Rows that wait to be written.", audit.queued)
-            yield _counter("audit_written", "Rows that were written.", audit.written)
-            yield _counter("audit_lost", "Rows that are lost.", audit.lost)
+            yield _gauge("audit_queued_rows", "Rows that wait to be written.", audit.queued)
+            yield _counter("audit_written_rows", "Rows that were written.", audit.written)
+            yield _counter("audit_lost_rows", "Rows that are lost.", audit.lost)
             yield _gauge("audit_failing", "1 while writing fails.", int(audit.failing))
 
     def _traffic(self) -> Iterator[Metric]:
@@ -112,12 +117,12 @@ class Families(Collector):
     def _handlers(self) -> Iterator[Metric]:
         labels = ["route", "type"]
         durations = HistogramMetricFamily(
-            "trioserver_handler_seconds",
+            "trioserver_handler_duration_seconds",
             "From the start of a handler to its answer; for a stream, to its end.",
             labels=[*labels, "outcome"],
         )
         slow = CounterMetricFamily(
-            "trioserver_slow_inline_handlers",
+            "trioserver_slow_sync_handlers",
             "Messages for which a def handler held up all others for too long.",
             labels=labels,
         )
@@ -132,11 +137,11 @@ class Families(Collector):
 
     def _outboxes(self) -> Iterator[Metric]:
         census = self._measurements.census
-        yield _gauge("outbox_connections", "Connections with anything queued.", census.queueing)
-        yield _gauge("outbox_bytes", "What all outboxes hold.", census.queued_bytes)
-        yield _gauge("outbox_bytes_max", "What the fullest one holds.", census.queued_bytes_max)
+        yield _gauge("send_queue_connections", "Connections with anything queued.", census.queueing)
+        yield _gauge("send_queue_bytes", "What all outboxes hold.", census.queued_bytes)
+        yield _gauge("send_queue_max_bytes", "What the fullest one holds.", census.queued_bytes_max)
         yield _gauge(
-            "outbox_oldest_seconds", "How long the oldest message has waited.", census.oldest
+            "send_queue_oldest_seconds", "How long the oldest message has waited.", census.oldest
         )
 
     def _memory(self) -> Iterator[Metric]:
@@ -147,12 +152,12 @@ class Families(Collector):
             statistics.memory_bytes,
         )
         yield _gauge(
-            "memory_waiting",
+            "memory_waiting_connections",
             "Connections that are not read from, because all together hold too much.",
             statistics.memory_waiting,
         )
         yield _counter(
-            "memory_closed",
+            "memory_closed_connections",
             "Connections that were closed because all together held too much.",
             statistics.memory_closed,
         )
@@ -161,8 +166,8 @@ class Families(Collector):
         statistics, total = self._measurements.statistics, self._measurements.counts.drain_total
         left = statistics.ready if statistics.draining else 0
         yield _gauge("draining", "1 while clients are being sent away.", int(statistics.draining))
-        yield _gauge("drain_connections", "How many were ready as draining began.", total)
-        yield _gauge("drain_connections_left", "How many of them are left.", left)
+        yield _gauge("drain_initial_connections", "How many were ready as draining began.", total)
+        yield _gauge("drain_remaining_connections", "How many of them are left.", left)
 
 
 def _gauge(name: str, help: str, value: float) -> Metric:

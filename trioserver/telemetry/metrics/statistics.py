@@ -1,4 +1,4 @@
-"""How a server stands, in a few numbers for people and programs."""
+"""A snapshot of a server in a few numbers, for programs, the administration and the metrics."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from trioserver.telemetry.audit import AuditStatistics
 
 @attrs.frozen(kw_only=True)
 class ServerStatistics:
-    """A snapshot.
+    """A snapshot of a server. Counters are from its start on.
 
-    ``refused`` counts those who were not let in, since the start: requests and connections, by
-    error code, ``http_STATUS``, or `Rejection.code`; the metric ``refusals_total`` has the
-    same numbers. ``ended`` counts all WebSocket connections that have ended, by error code, or
-    "client_disconnected".
-
-    ``open`` are all connections, ``http`` those of them on which HTTP is spoken. ``evicted`` counts
-    those who were not authenticated and had to give way, ``address_blocks`` how often an address
-    was blocked; ``blocked_addresses`` are blocked now. ``blocks`` are those of users, sessions,
-    tokens and resources; ``audit`` is None where nothing is recorded. ``memory_bytes`` is what all
-    queues and outboxes hold, ``memory_waiting`` how many connections are not read from because of
-    it, and ``memory_closed`` how many were closed because of it.
+    - ``open``: open connections. ``unauthenticated``, ``ready`` and ``http`` are parts of them.
+    - ``accepted``: counter of accepted connections.
+    - ``rejected``: counters of clients that were rejected before they were ready, by reason: an
+      error code, ``http_STATUS``, or `Rejection.code`. The metric ``rejected_total``.
+    - ``closed``: counters of WebSocket connections that have ended, by error code, or
+      ``client_disconnected``. The metric ``connections_closed_total``.
+    - ``evicted``: counter of connections that were evicted to make room for others.
+    - ``address_bans``: counter of bans. ``banned_addresses``: addresses that are banned now.
+    - ``access_blocks``: blocks of users, sessions, tokens and resources that are in force.
+    - ``topics``: topics that have subscribers.
+    - ``memory_bytes``: bytes in all queues. ``memory_waiting``: connections that the server does
+      not read from because of it. ``memory_closed``: counter of connections closed because of it.
+    - ``draining``: whether the server is draining.
+    - ``audit``: None if nothing is recorded.
     """
 
     open: int
@@ -32,13 +35,13 @@ class ServerStatistics:
     http: int
     accepted: int
     topics: int
-    refused: Mapping[str, int]
-    ended: Mapping[str, int]
+    rejected: Mapping[str, int]
+    closed: Mapping[str, int]
     evicted: int
-    address_blocks: int
-    blocked_addresses: int
+    address_bans: int
+    banned_addresses: int
     draining: bool
-    blocks: int = 0
+    access_blocks: int = 0
     memory_bytes: int = 0
     memory_waiting: int = 0
     memory_closed: int = 0

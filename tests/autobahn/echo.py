@@ -11,8 +11,8 @@ from protocol import ERRORS
 from trioserver.websocket.frames import Binary, FrameDecoder
 from trioserver.websocket.handshake import check_upgrade, read_head
 from trioserver.websocket.headers import Opcode, encode_frame
-from trioserver.websocket.outbox import OutboxClosed
-from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.poller import Readiness
+from trioserver.websocket.send_queue import OutboxClosed
 from trioserver.websocket.websocket import WebSocket
 
 _MAX_MESSAGE_BYTES: Final = 32 * 2**20
@@ -37,7 +37,7 @@ class _Echo:
         with suppress(OutboxClosed):
             for message in messages:
                 if isinstance(message, Binary):
-                    self._websocket.outbox.put_nowait(encode_frame(Opcode.BINARY, message))
+                    self._websocket.send_queue.put_nowait(encode_frame(Opcode.BINARY, message))
                 else:
                     self._websocket.send_nowait(message)
 

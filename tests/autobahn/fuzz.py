@@ -19,7 +19,7 @@ import trio
 from tests.autobahn.echo import serve_echo
 from tests.autobahn.report import GROUPS, Result, complaints, read_report, table
 from tests.autobahn.suite import HOME, WSTEST, NoPython27, install
-from trioserver.websocket.readiness import make_readiness
+from trioserver.websocket.poller import make_readiness
 
 _TIMEOUT: Final = 300.0
 """Seconds; half a minute is what it takes."""

@@ -202,7 +202,7 @@ async def test_who_reads_steadily_gets_all_answers(
         came = await answers(client, len(asked))
         assert came["error"] == 0, came
         (connection,) = server.server.connections
-        assert backend_of(connection).websocket.outbox.queued_bytes == 0
+        assert backend_of(connection).websocket.send_queue.queued_bytes == 0
 
 
 @pytest.mark.parametrize("kind", ["inline", "loop", "waiting", "stream", "push", "task", "ping"])

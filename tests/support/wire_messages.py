@@ -20,7 +20,7 @@ from protocol.codec import is_type_name
 from protocol.generate.schema import messages_schema
 from protocol.messages import Message
 from trioserver.websocket.headers import Opcode
-from trioserver.websocket.outbox import Outbox
+from trioserver.websocket.send_queue import Outbox
 
 _TEXT: Final = 0x80 | Opcode.TEXT
 _OTHER_CONTENT: Final = ("websocket", "autobahn")

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from trioserver.websocket.memory import GRAIN, Debt, Memory, SharedFrame, shared
-from trioserver.websocket.outbox import Outbox
+from trioserver.websocket.send_queue import Outbox
 
 LIMIT = 100 * GRAIN
 MARK = 75 * GRAIN

@@ -15,8 +15,8 @@ import trio.testing
 from tests.support.tls import contexts_for
 from tests.websocket.peer import close, text
 from tests.websocket.test_websocket import Echo, Implementation, opened
-from trioserver.websocket.peer_close import PeerClose
-from trioserver.websocket.readiness import make_readiness
+from trioserver.websocket.close_frame import PeerClose
+from trioserver.websocket.poller import make_readiness
 from trioserver.websocket.tls_stream import TLSStream
 from trioserver.websocket.websocket import SHORT_PAUSE
 
@@ -102,7 +102,7 @@ async def test_the_end_of_a_peer_is_noticed_while_reading_is_paused(
         assert trio.current_time() <= SHORT_PAUSE
         await it.close()
         assert it.notes.messages == [b"read already"]
-        assert it.websocket.peer_close == PeerClose(1006, "")
+        assert it.websocket.close_received == PeerClose(1006, "")
 
 
 async def test_a_peer_that_closes_its_socket_with_unsent_bytes_is_noticed_by_the_next_ping(
@@ -132,7 +132,7 @@ async def test_a_peer_that_ends_in_a_short_pause_is_still_read(
         await trio.testing.wait_all_tasks_blocked()
         it.websocket.resume()
         await it.notes.wait(messages=4, departures=1)
-        assert it.websocket.peer_close == PeerClose(1000, "")
+        assert it.websocket.close_received == PeerClose(1000, "")
 
 
 async def test_a_peer_that_stays_is_read_again_after_a_long_pause(
@@ -150,4 +150,4 @@ async def test_a_peer_that_stays_is_read_again_after_a_long_pause(
             await trio.sleep(SHORT_PAUSE + 0.2)
             it.websocket.resume()
         assert not it.notes.departures
-        assert it.websocket.peer_close is None
+        assert it.websocket.close_received is None

@@ -23,11 +23,11 @@ from protocol import ERRORS, SUBPROTOCOL
 from tests.support.tls import contexts_for, stream_pair
 from tests.websocket.peer import ACCEPT, UPGRADE, Notes, Peer, close, frame, text
 from tests.websocket.test_frames import VIOLATIONS
+from trioserver.websocket.close_frame import PeerClose
 from trioserver.websocket.handshake import Head, read_head
 from trioserver.websocket.headers import Opcode, encode_text
-from trioserver.websocket.outbox import OutboxClosed
-from trioserver.websocket.peer_close import PeerClose
-from trioserver.websocket.readiness import Readiness, make_readiness
+from trioserver.websocket.poller import Readiness, make_readiness
+from trioserver.websocket.send_queue import OutboxClosed
 from trioserver.websocket.tls_stream import socket_of
 from trioserver.websocket.websocket import WebSocket
 
@@ -254,7 +254,7 @@ async def test_accepting_can_be_cancelled_and_leaves_nothing_behind(
         websocket.accept(nursery, await _upgrade_head())
         websocket.start(nursery, Notes())
         with trio.move_on_after(1) as scope:
-            await websocket.outbox.flush()
+            await websocket.send_queue.flush()
         assert scope.cancelled_caught
         await websocket.close(1000, "", timeout=TIMEOUT)
 
@@ -356,18 +356,18 @@ async def test_answers_are_held_back_while_a_task_is_about_to_add_to_them(
     autojump_clock: trio.abc.Clock,
 ) -> None:
     async with opened(BY_READINESS) as it:
-        before = it.websocket.outbox.bytes_sent
+        before = it.websocket.send_queue.bytes_sent
         it.notes.about_to_send = True
         await it.peer.send(text("question"))
         await it.notes.wait(messages=1)
         it.websocket.send_nowait(b"first")
         it.websocket.answered()
-        assert it.websocket.outbox.bytes_sent == before
+        assert it.websocket.send_queue.bytes_sent == before
         it.websocket.send_nowait(b"second")
         it.notes.about_to_send = False
         assert await it.peer.receive() == (Opcode.TEXT, b"first")
         assert await it.peer.receive() == (Opcode.TEXT, b"second")
-        assert it.websocket.outbox.queued_bytes == 0
+        assert it.websocket.send_queue.queued_bytes == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
@@ -389,11 +389,11 @@ async def test_a_ping_goes_ahead_of_data_in_either_form(
     implementation: Implementation, autojump_clock: trio.abc.Clock
 ) -> None:
     async with opened(implementation) as it:
-        it.websocket.outbox.cork()
+        it.websocket.send_queue.cork()
         it.websocket.send_nowait(b"data")
         it.websocket.ping_nowait(b"frame")
         it.websocket.ping_message_nowait(b"message")
-        it.websocket.outbox.uncork()
+        it.websocket.send_queue.uncork()
         assert await it.peer.receive() == (Opcode.PING, b"frame")
         assert await it.peer.receive() == (Opcode.TEXT, b"message")
         assert await it.peer.receive() == (Opcode.TEXT, b"data")
@@ -496,7 +496,7 @@ async def test_closing_while_paused_reads_the_peers_close(
         await it.close()
         assert trio.current_time() == begin
         assert it.notes.messages == [b"one"]
-        assert it.websocket.peer_close == PeerClose(1000, "")
+        assert it.websocket.close_received == PeerClose(1000, "")
 
 
 # ------------------------------------------------------------------------------ closing
@@ -514,7 +514,7 @@ async def test_our_close_comes_behind_our_last_words_and_is_answered(
             it.websocket.send_nowait(b"more")
         await it.peer.send(text("dropped"), frame(Opcode.PING), close(4001, "as you say"))
         assert await it.peer.receive() is None
-        assert it.websocket.peer_close == PeerClose(4001, "as you say")
+        assert it.websocket.close_received == PeerClose(4001, "as you say")
         assert it.notes.messages == []
         assert trio.current_time() == pytest.approx(0, abs=TIMEOUT / 10)
 
@@ -540,7 +540,9 @@ async def test_the_peers_close_is_echoed(
         await it.notes.wait(messages=1, departures=1)
         assert it.notes.messages == [b"one"]
         assert it.notes.departures == 1
-        assert it.websocket.peer_close == (how or PeerClose(4000, "Auf Wiedersehen, schöne Welt"))
+        assert it.websocket.close_received == (
+            how or PeerClose(4000, "Auf Wiedersehen, schöne Welt")
+        )
         it.close_soon()
         assert await it.peer.receive_all() == [
             (Opcode.TEXT, b"queued before"),
@@ -565,7 +567,7 @@ async def test_a_malformed_close_is_answered_with_what_is_wrong(
         it.close_soon()
         assert await it.peer.expect_close() == answer
         assert await it.peer.receive() is None
-        assert it.websocket.peer_close == PeerClose(1006, "")
+        assert it.websocket.close_received == PeerClose(1006, "")
         assert it.notes.departures == 1
 
 
@@ -599,8 +601,8 @@ async def test_a_frame_that_crosses_our_close_does_no_harm_at_any_moment(
         if opcode is not Opcode.CLOSE:
             await it.peer.send(close(1001))
         assert await it.peer.receive() is None
-        assert it.websocket.peer_close is not None
-        assert it.websocket.peer_close.code in (1000, 1001)
+        assert it.websocket.close_received is not None
+        assert it.websocket.close_received.code in (1000, 1001)
         assert it.notes.departures == 1
         assert trio.current_time() == pytest.approx(0, abs=TIMEOUT / 10)
 
@@ -697,7 +699,9 @@ async def test_a_peer_that_vanishes_at_any_moment_has_left(
         await it.peer.stream.aclose()
         await it.notes.wait(departures=1)
         whole = cut == len(CONVERSATION)
-        assert it.websocket.peer_close == (PeerClose(1000, "bye") if whole else PeerClose(1006, ""))
+        assert it.websocket.close_received == (
+            PeerClose(1000, "bye") if whole else PeerClose(1006, "")
+        )
         begin = trio.current_time()
         await it.close()
         assert trio.current_time() == begin
@@ -726,7 +730,7 @@ async def test_after_a_violation_an_answered_close_ends_it_at_once(
         assert it.notes.codes == [code]
         assert it.notes.messages == [b"before"]
         assert it.notes.departures == 1
-        assert it.websocket.peer_close == PeerClose(close_code, "")
+        assert it.websocket.close_received == PeerClose(close_code, "")
         assert trio.current_time() == pytest.approx(0, abs=TIMEOUT / 10)
 
 
@@ -761,7 +765,7 @@ async def test_a_pinging_peer_that_does_not_read_is_not_read_either(
         nursery.start_soon(flood, it.peer)
         await trio.sleep(MAX_AGE - 1)
         assert sent <= 1
-        assert it.websocket.outbox.queued_bytes < 1000
+        assert it.websocket.send_queue.queued_bytes < 1000
         await it.notes.wait(codes=1)
         await it.close(4002)
         assert it.notes.codes == ["slow_consumer"]
@@ -790,7 +794,7 @@ async def test_a_ping_is_answered_and_reading_goes_on_though_much_data_waits(
         while not it.notes.messages:
             await it.peer.receive()
             await trio.testing.wait_all_tasks_blocked()
-        assert it.websocket.outbox.queued_bytes > 5 * 64_000
+        assert it.websocket.send_queue.queued_bytes > 5 * 64_000
 
 
 async def test_a_peer_that_reads_too_slowly_is_told_of_once(

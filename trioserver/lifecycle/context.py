@@ -14,7 +14,7 @@ from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.observer import Observer
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.memory import Memory
-from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.poller import Readiness
 
 
 @attrs.frozen(kw_only=True, eq=False)

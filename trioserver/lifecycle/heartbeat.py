@@ -21,7 +21,7 @@ import trio
 from protocol import Refusal, codec
 from protocol.messages import Ping
 from trioserver.lifecycle.server_connection import ServerConnection
-from trioserver.websocket.outbox import OutboxClosed
+from trioserver.websocket.send_queue import OutboxClosed
 
 
 class Heartbeat:
@@ -56,7 +56,7 @@ class Heartbeat:
     def beat(self) -> None:
         """Ping, or end the connection with ``heartbeat_timeout``, or do nothing if it is early."""
         now, websocket = trio.current_time(), self._connection.websocket
-        outbox = websocket.outbox
+        outbox = websocket.send_queue
         if websocket.last_received >= self._waiting_since:
             self._waiting_since = math.inf
             self._listened = False

@@ -276,7 +276,7 @@ class Lifecycle:
             connection.fail(refusal, None if protocol.auth is None else protocol.auth.id)
             return
         accept(connection, user, credentials)
-        outbox = self._websocket.outbox
+        outbox = self._websocket.send_queue
         position = outbox.position
         for message in protocol.receive_held(trio.current_time()):
             self._handle(message, protocol.options.max_message_bytes_before_ready)

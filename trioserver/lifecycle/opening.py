@@ -13,7 +13,7 @@ from trioserver.config import Config
 from trioserver.lifecycle.context import ConnectionContext
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.websocket.handshake import Head, RequestRejected, check_upgrade, subprotocols
-from trioserver.websocket.outbox import largest_payload
+from trioserver.websocket.send_queue import largest_payload
 from trioserver.websocket.request import Request
 from trioserver.websocket.tls import client_certificate_of
 from trioserver.websocket.tls_stream import is_secure

@@ -10,7 +10,7 @@ from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.telemetry.observer import CLIENT_DISCONNECTED, AuthAttempt
-from trioserver.websocket.peer_close import ABNORMAL
+from trioserver.websocket.close_frame import ABNORMAL
 
 
 def report_auth_done(connection: ServerConnection) -> None:
@@ -31,7 +31,7 @@ def report_refresh(connection: ServerConnection, outcome: str, began: float) -> 
 def report_closed(connection: ServerConnection) -> None:
     """Report the end of the connection, and log one summary line."""
     now, phases, request = trio.current_time(), connection.phases, connection.request
-    close, peer = connection.protocol.close, connection.websocket.peer_close
+    close, peer = connection.protocol.close, connection.websocket.close_received
     code = close.code if close and close.reason else peer.code if peer else ABNORMAL
     reason = _reason(connection)
     connection.context.observer.on_closed(connection.facade, code, reason, phases)

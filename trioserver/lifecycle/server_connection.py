@@ -18,7 +18,7 @@ from trioserver.telemetry.phases import Phase, PhaseTimes
 from trioserver.telemetry.tracing import ConnectionTracing
 from trioserver.websocket.errors import ConnectionEnded
 from trioserver.websocket.headers import encode_text
-from trioserver.websocket.outbox import FrameTooBig, OutboxClosed, OutboxFull
+from trioserver.websocket.send_queue import FrameTooBig, OutboxClosed, OutboxFull
 from trioserver.websocket.request import Request
 from trioserver.websocket.websocket import WebSocket
 
@@ -120,8 +120,8 @@ class ServerConnection:
             messages_received=websocket.messages_received,
             messages_sent=websocket.messages_sent,
             bytes_received=websocket.bytes_received,
-            bytes_sent=websocket.outbox.bytes_sent,
-            queued_bytes=websocket.outbox.queued_bytes,
+            bytes_sent=websocket.send_queue.bytes_sent,
+            queued_bytes=websocket.send_queue.queued_bytes,
             subscriptions=len(self.topics),
             in_flight=len(self.protocol.in_flight),
             round_trip=websocket.round_trip,
@@ -131,14 +131,14 @@ class ServerConnection:
 
     async def wait_room(self, size: int = 0) -> None:
         """Wait until the send queue has room for ``size`` bytes, or the connection has ended."""
-        await self.websocket.outbox.wait_room(size)
+        await self.websocket.send_queue.wait_room(size)
 
     async def put(self, frame: bytes) -> None:
         """Queue a frame when there is room, unless the connection has ended.
 
         Raises `TooBigToSendError`.
         """
-        await self.websocket.outbox.wait_room(len(frame))
+        await self.websocket.send_queue.wait_room(len(frame))
         if self.protocol.close is None:
             self.transmit_frame(frame)
 
@@ -201,7 +201,7 @@ class ServerConnection:
         Sending can call back, and the callback can end the connection and so call this again.
         Therefore each message is taken out before it is sent.
         """
-        protocol, outbox = self.protocol, self.websocket.outbox
+        protocol, outbox = self.protocol, self.websocket.send_queue
         outgoing = protocol.outgoing
         while outgoing:
             message = outgoing.pop(0)

@@ -9,7 +9,7 @@ import trio
 from trioserver.load.client import Client
 from trioserver.load.pacing import clock
 from trioserver.load.transport import Transport
-from trioserver.websocket.readiness import make_readiness
+from trioserver.websocket.poller import make_readiness
 
 
 class Sockets:

@@ -34,9 +34,9 @@ from trioserver.telemetry.observer import Observer, Observers
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.handshake import Head, PeerLeft, RequestRejected, read_head
 from trioserver.websocket.listeners import remote_of
-from trioserver.websocket.outbox import largest_payload
+from trioserver.websocket.poller import Readiness
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
-from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.send_queue import largest_payload
 from trioserver.websocket.strictness import check_head
 from trioserver.websocket.tls_stream import TLSStream, is_secure
 

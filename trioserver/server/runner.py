@@ -25,7 +25,7 @@ from trioserver.server.operations.systemd import SystemdNotifier
 from trioserver.server.registry import Registry
 from trioserver.telemetry.counts import Counts
 from trioserver.websocket.accepting import Listener
-from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.poller import Readiness
 
 log: Final = structlog.get_logger("trioserver")
 

@@ -39,7 +39,7 @@ from trioserver.telemetry.metrics.statistics import ServerStatistics
 from trioserver.telemetry.observer import AdminAction, AuthAttempt, Observer, Observers
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.listeners import Address
-from trioserver.websocket.readiness import make_readiness
+from trioserver.websocket.poller import make_readiness
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer

@@ -15,7 +15,7 @@ import trio
 import trio_websocket
 
 from trioserver.websocket.frames import Control
-from trioserver.websocket.outbox import Outbox, OutboxClosed
+from trioserver.websocket.send_queue import Outbox, OutboxClosed
 
 _HEAD: Final = (
     b"GET / HTTP/1.1\r\n"

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, closing
 
 import trio
 
-from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.poller import Readiness
 from trioserver.websocket.tls_stream import socket_below
 
 

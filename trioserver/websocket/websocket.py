@@ -17,16 +17,16 @@ from typing import Final, Protocol
 import trio
 
 from protocol import SUBPROTOCOL
+from trioserver.websocket.close_frame import ABNORMAL, PeerClose, judge_close
 from trioserver.websocket.control import ClosingHandshake
 from trioserver.websocket.frames import Control, FrameDecoder, Item, Violation
 from trioserver.websocket.handshake import Head, acceptance, subprotocols
 from trioserver.websocket.headers import Opcode, encode_frame, encode_text
 from trioserver.websocket.memory import Debt, Memory
-from trioserver.websocket.outbox import Outbox, OutboxClosed
 from trioserver.websocket.pace import Pace
-from trioserver.websocket.peer_close import ABNORMAL, PeerClose, judge_close
 from trioserver.websocket.peer_end import watched_for_end
-from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.poller import Readiness
+from trioserver.websocket.send_queue import Outbox, OutboxClosed
 from trioserver.websocket.tls_stream import TLSStream, socket_of
 
 _RECEIVE_BYTES: Final = 64 * 1024
@@ -96,11 +96,38 @@ class WebSocket:
     """
 
     __slots__ = (
-        "_closing", "_closing_handshake", "_decoder", "_failed_with", "_gone", "_held",
-        "_listening", "_nursery", "_pace", "_partial", "_pauses", "_ping_messages", "_pinged",
-        "_readiness", "_receiver", "_rest", "_resumed", "_socket", "_stopped", "_stream", "_tls",
-        "_watched", "bytes_received", "control_frames_per_second", "debt", "last_received",
-        "messages_received", "on_round_trip", "outbox", "peer_close", "round_trip", "subprotocol",
+        "_closing",
+        "_closing_handshake",
+        "_decoder",
+        "_failed_with",
+        "_gone",
+        "_held",
+        "_listening",
+        "_nursery",
+        "_pace",
+        "_partial",
+        "_pauses",
+        "_ping_messages",
+        "_pinged",
+        "_readiness",
+        "_receiver",
+        "_rest",
+        "_resumed",
+        "_socket",
+        "_stopped",
+        "_stream",
+        "_tls",
+        "_watched",
+        "bytes_received",
+        "close_received",
+        "control_frames_per_second",
+        "debt",
+        "last_received",
+        "messages_received",
+        "on_round_trip",
+        "round_trip",
+        "send_queue",
+        "subprotocol",
     )  # fmt: skip
 
     def __init__(
@@ -114,7 +141,7 @@ class WebSocket:
         readiness: Readiness | None = None,
         memory: Memory | None = None,
     ) -> None:
-        self.peer_close: PeerClose | None = None
+        self.close_received: PeerClose | None = None
         self.subprotocol: str | None = None
         self.bytes_received = 0
         self.messages_received = 0
@@ -130,7 +157,7 @@ class WebSocket:
         self._watched = -1  # the descriptor that `Readiness` has; only for it to forget it
         self._tls = stream if isinstance(stream, TLSStream) else None
         self.debt = Debt(memory, self)
-        self.outbox = Outbox(
+        self.send_queue = Outbox(
             stream,
             debt=self.debt,
             max_bytes=outbox_bytes,
@@ -166,14 +193,14 @@ class WebSocket:
         self._nursery = nursery
         self._rest = head.rest
         self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in subprotocols(head) else None
-        self.outbox.start(nursery)
-        self.outbox.cork()
-        self.outbox.put_control_nowait(acceptance(head, self.subprotocol))
+        self.send_queue.start(nursery)
+        self.send_queue.cork()
+        self.send_queue.put_control_nowait(acceptance(head, self.subprotocol))
 
     def start(self, nursery: trio.Nursery, receiver: Receiver) -> None:
         """Read from now on, and tell ``receiver``."""
         self._receiver = receiver
-        self.outbox.uncork()
+        self.send_queue.uncork()
         if self._rest or self._readiness is None:
             rest, self._rest = self._rest, b""
             nursery.start_soon(self._read, self._take(rest) if rest else [])
@@ -191,7 +218,7 @@ class WebSocket:
 
         Where that is soon enough, it leaves together with what else is sent within this tick.
         """
-        outbox = self.outbox
+        outbox = self.send_queue
         if not outbox.corked:
             readiness = self._readiness
             if readiness is not None and readiness.turn_is_coming:
@@ -202,12 +229,12 @@ class WebSocket:
     @property
     def messages_sent(self) -> int:
         """How many text messages were taken for sending."""
-        return self.outbox.data_put + self._ping_messages
+        return self.send_queue.data_put + self._ping_messages
 
     def ping_nowait(self, payload: bytes) -> None:
         """Send a Ping ahead of all data; its Pong sets ``round_trip``. Raises `OutboxClosed`."""
         self._pinged = (payload, trio.current_time())
-        self.outbox.put_control_nowait(encode_frame(Opcode.PING, payload))
+        self.send_queue.put_control_nowait(encode_frame(Opcode.PING, payload))
 
     def ping_message_nowait(self, message: bytes) -> None:
         """Send a text message as a Ping is sent: ahead of all data; `take_pong` is for its answer.
@@ -215,7 +242,7 @@ class WebSocket:
         Raises `OutboxClosed`.
         """
         self._pinged = (None, trio.current_time())
-        self.outbox.put_control_nowait(encode_text(message))
+        self.send_queue.put_control_nowait(encode_text(message))
         self._ping_messages += 1
 
     # -------------------------------------------------------------------------- receiving
@@ -273,7 +300,7 @@ class WebSocket:
 
     def _has_room(self) -> bool:
         """Whether there is room for answers; reading is paused until there is."""
-        outbox = self.outbox
+        outbox = self.send_queue
         if outbox.queued_bytes <= outbox.room_bytes or self._closing or self._failed_with:
             return True
         outbox.uncork()
@@ -379,7 +406,7 @@ class WebSocket:
 
     def read_now(self) -> bytes | None:
         """See `Source`."""
-        outbox = self.outbox
+        outbox = self.send_queue
         if outbox.queued_bytes > outbox.room_bytes and not self._has_room():
             self._go_on_in_task([])
             return None
@@ -423,13 +450,13 @@ class WebSocket:
             self._held += 1
             return False
         self._held = 0
-        self.outbox.uncork()
+        self.send_queue.uncork()
         return True
 
     def answered(self) -> None:
         """What is held back may leave: now, or together with what other connections send."""
         if not self._held:
-            self.outbox.uncork()
+            self.send_queue.uncork()
 
     def _go_on_in_task(self, items: list[Item] | None) -> None:
         """Control frames and the end may have to wait for something; large messages for others."""
@@ -472,7 +499,7 @@ class WebSocket:
         try:
             self._hand_over(batch, trio.current_time())
         finally:
-            self.outbox.uncork()
+            self.send_queue.uncork()
             if self._readiness is not None:
                 self._readiness.held(thread_time() - begun)
 
@@ -481,7 +508,7 @@ class WebSocket:
         if batch and not self._closing and self._failed_with is None:
             assert self._receiver is not None
             self.messages_received += len(batch)
-            self.outbox.cork(now)
+            self.send_queue.cork(now)
             self._receiver.received(batch)
 
     async def _take_control(self, control: Control) -> None:
@@ -498,7 +525,7 @@ class WebSocket:
         else:
             # What came behind a Ping is not looked at before its Pong has been written.
             try:
-                await self.outbox.send_control(encode_frame(Opcode.PONG, control.payload))
+                await self.send_queue.send_control(encode_frame(Opcode.PONG, control.payload))
             except OutboxClosed:
                 self._gone = True
 
@@ -510,8 +537,8 @@ class WebSocket:
             self.on_round_trip(self.round_trip)
 
     def _leave(self, how: PeerClose) -> None:
-        if self.peer_close is None:
-            self.peer_close = how
+        if self.close_received is None:
+            self.close_received = how
             if self._receiver is not None:
                 self._receiver.left()
 
@@ -550,7 +577,7 @@ class WebSocket:
         """The closing handshake, whoever is first to begin it."""
         if self._closing_handshake is None:
             assert self._nursery is not None, "closed before it was accepted"
-            self._closing_handshake = ClosingHandshake(self._nursery, self.outbox)
+            self._closing_handshake = ClosingHandshake(self._nursery, self.send_queue)
         return self._closing_handshake
 
     def _stop(self) -> None:
@@ -559,7 +586,7 @@ class WebSocket:
         self._unwatch()
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()
-        self.outbox.close()
+        self.send_queue.close()
         self.debt.close()
 
     def let_go(self) -> None:
@@ -570,7 +597,7 @@ class WebSocket:
         self.on_round_trip = _ignore
         self._closing_handshake = None
         self._nursery = None
-        self.outbox.let_go()
+        self.send_queue.let_go()
 
     def _write_now(self, data: bytes | memoryview) -> int:
         try:

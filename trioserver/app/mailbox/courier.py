@@ -20,7 +20,7 @@ from trioserver.app.mailbox.letter import Letter
 from trioserver.auth import User
 from trioserver.storage import DatabaseUnavailableError
 from trioserver.websocket.headers import MAX_HEADER
-from trioserver.websocket.outbox import OutboxClosed
+from trioserver.websocket.send_queue import OutboxClosed
 from trioserver.websocket.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Courier:
     ) -> None:
         self._desk = desk
         self._connection = connection
-        self._outbox = connection.websocket.outbox
+        self._outbox = connection.websocket.send_queue
         self._store = store
         self._undone = undone
         self._clock = clock

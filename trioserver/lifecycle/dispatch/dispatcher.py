@@ -56,7 +56,7 @@ class Dispatcher:
         self._facade = connection.facade
         self._protocol = connection.protocol
         self._websocket = connection.websocket
-        self._outbox = connection.websocket.outbox
+        self._outbox = connection.websocket.send_queue
         self._handlers = connection.route.handlers
         self._limits = limits
         self._timeouts = handlers
@@ -366,7 +366,7 @@ class Dispatcher:
     ) -> None:
         """Only from here on is its time limited; and what is ready to leave leaves."""
         self._waiting = True
-        self._websocket.outbox.uncork()
+        self._websocket.send_queue.uncork()
         self._scope.deadline = trio.current_time() + self._timeouts.timeout
         try:
             result = await go_on(work, trap)

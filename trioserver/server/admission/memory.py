@@ -10,7 +10,7 @@ import trio
 from trioserver.config import Config
 from trioserver.logs.seldom import Seldom
 from trioserver.websocket.memory import Memory
-from trioserver.websocket.outbox import largest_payload
+from trioserver.websocket.send_queue import largest_payload
 
 _PERIOD: Final = 10.0
 """Seconds between two lines about the same."""

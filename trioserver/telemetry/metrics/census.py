@@ -56,7 +56,7 @@ class Census:
     def take(self, connection: Measurable) -> None:
         """Add one, whether it still is connected or has ended since this began."""
         websocket = connection.websocket
-        outbox = websocket.outbox
+        outbox = websocket.send_queue
         self.phases[connection.phases.current] += 1
         self.messages_received += websocket.messages_received
         self.messages_sent += websocket.messages_sent

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from tests.support.patience import PATIENCE
-from trioserver.websocket.readiness import Readiness
+from trioserver.websocket.poller import Readiness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from trioserver.websocket.headers import Opcode, encode_frame
-from trioserver.websocket.outbox import Outbox, OutboxClosed, OutboxFull
+from trioserver.websocket.send_queue import Outbox, OutboxClosed, OutboxFull
 
 KIB = 1024
 MAX_AGE = 10.0

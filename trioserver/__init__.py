@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         ListenConfig,
         LogConfig,
         OriginConfig,
-        OutboxConfig,
         ProxyConfig,
+        SendQueueConfig,
         ShutdownConfig,
         TLSConfig,
         TracingConfig,
@@ -47,14 +47,13 @@ if TYPE_CHECKING:
         Observer,
         Rejection,
     )
-    from trioserver.websocket.errors import CannotListen, ConnectionEnded
-    from trioserver.websocket.listeners import Address
+    from trioserver.websocket.errors import ConnectionEnded, ListenError
+    from trioserver.websocket.listeners import ListenAddress
     from trioserver.websocket.request import ClientCertificate, Request
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Address",
     "AddressBan",
     "AdminAction",
     "AdminConfig",
@@ -67,7 +66,6 @@ __all__ = [
     "AuthConfig",
     "Block",
     "BlockResult",
-    "CannotListen",
     "ClientCertificate",
     "ClientCertificateAuth",
     "Component",
@@ -86,14 +84,15 @@ __all__ = [
     "Id",
     "JWTAuth",
     "LimitsConfig",
+    "ListenAddress",
     "ListenConfig",
+    "ListenError",
     "LogConfig",
     "Mailbox",
     "MailboxFullError",
     "Member",
     "Observer",
     "OriginConfig",
-    "OutboxConfig",
     "Presence",
     "PresenceEntry",
     "ProxyConfig",
@@ -103,6 +102,7 @@ __all__ = [
     "Request",
     "RequestError",
     "Route",
+    "SendQueueConfig",
     "SendReceipt",
     "Server",
     "ServerStatistics",
@@ -120,7 +120,7 @@ __all__ = [
 
 _HOMES: Final = {
     "AdminAction": "trioserver.telemetry.observer",
-    "Address": "trioserver.websocket.listeners",
+    "ListenAddress": "trioserver.websocket.listeners",
     "AddressBan": "trioserver.telemetry.observer",
     "AdminConfig": "trioserver.config",
     "Application": "trioserver.app.application",
@@ -132,7 +132,7 @@ _HOMES: Final = {
     "AuthConfig": "trioserver.config",
     "Block": "trioserver.auth.blocks",
     "BlockResult": "trioserver.server.server",
-    "CannotListen": "trioserver.websocket.errors",
+    "ListenError": "trioserver.websocket.errors",
     "ClientCertificate": "trioserver.websocket.request",
     "ClientCertificateAuth": "trioserver.auth",
     "Component": "trioserver.auth",
@@ -158,7 +158,7 @@ _HOMES: Final = {
     "Member": "trioserver.app.member",
     "Observer": "trioserver.telemetry.observer",
     "OriginConfig": "trioserver.config",
-    "OutboxConfig": "trioserver.config",
+    "SendQueueConfig": "trioserver.config",
     "SendReceipt": "trioserver.app.mailbox",
     "Presence": "trioserver.app.presence",
     "PresenceEntry": "trioserver.app.presence",

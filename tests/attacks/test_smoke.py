@@ -30,7 +30,7 @@ SILENT = (
 
 
 async def test_attacks_on_a_small_scale(tmp_path: Path) -> None:
-    async with field(tmp_path, plan={"clients": 2, "pause": 0.01}, outbox_max_age=0.3) as place:
+    async with field(tmp_path, plan={"clients": 2, "pause": 0.01}, send_queue_max_age=0.3) as place:
         report: list[Figures] = []
         async with (
             place.attack("all at once", most_memory=100, report=report),

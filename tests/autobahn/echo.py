@@ -11,20 +11,20 @@ from protocol import ERRORS
 from trioserver.websocket.frames import Binary, FrameDecoder
 from trioserver.websocket.handshake import check_upgrade, read_head
 from trioserver.websocket.headers import Opcode, encode_frame
-from trioserver.websocket.poller import Readiness
-from trioserver.websocket.send_queue import OutboxClosed
+from trioserver.websocket.poller import SocketPoller
+from trioserver.websocket.send_queue import SendQueueClosed
 from trioserver.websocket.websocket import WebSocket
 
 _MAX_MESSAGE_BYTES: Final = 32 * 2**20
 """Cases 9.1.6, 9.2.6 and 9.3 to 9.6 send up to 16 MiB."""
 
 _HEAD_BYTES: Final = 16 * 1024
-_OUTBOX_AGE: Final = 60.0
+_SEND_QUEUE_AGE: Final = 60.0
 _CLOSE_TIMEOUT: Final = 2.0  # seconds; some cases watch how long a server waits for their Close
 
 
 class _Echo:
-    """The `Receiver`: answers each message, and notes with which code to close at the end."""
+    """The `MessageHandler`: answers each message, and notes with which code to close at the end."""
 
     about_to_send = False
 
@@ -33,32 +33,32 @@ class _Echo:
         self.close_code = 1000
         self._websocket = websocket
 
-    def received(self, messages: list[bytes]) -> None:
-        with suppress(OutboxClosed):
+    def on_messages(self, messages: list[bytes]) -> None:
+        with suppress(SendQueueClosed):
             for message in messages:
                 if isinstance(message, Binary):
                     self._websocket.send_queue.put_nowait(encode_frame(Opcode.BINARY, message))
                 else:
                     self._websocket.send_nowait(message)
 
-    def failed(self, code: str) -> None:
+    def on_error(self, code: str) -> None:
         self.close_code = ERRORS[code].close_code or self.close_code
         self.ended.set()
 
-    def left(self) -> None:
+    def on_disconnect(self) -> None:
         self.ended.set()
 
 
-async def serve_echo(stream: trio.SocketStream, *, readiness: Readiness | None) -> None:
+async def serve_echo(stream: trio.SocketStream, *, poller: SocketPoller | None) -> None:
     """Serve one connection to its end; ``readiness`` None reads in a task of its own."""
     head = await read_head(stream, max_bytes=_HEAD_BYTES)
     check_upgrade(head)
     websocket = WebSocket(
         stream,
         max_message_bytes=_MAX_MESSAGE_BYTES,
-        outbox_bytes=2 * _MAX_MESSAGE_BYTES,
-        outbox_age=_OUTBOX_AGE,
-        readiness=readiness,
+        send_queue_bytes=2 * _MAX_MESSAGE_BYTES,
+        send_queue_age=_SEND_QUEUE_AGE,
+        poller=poller,
     )
     # The product understands text only, so that its constructor has no such option.
     websocket._decoder = FrameDecoder(

@@ -19,7 +19,7 @@ import trio
 from tests.autobahn.echo import serve_echo
 from tests.autobahn.report import GROUPS, Result, complaints, read_report, table
 from tests.autobahn.suite import HOME, WSTEST, NoPython27, install
-from trioserver.websocket.poller import make_readiness
+from trioserver.websocket.poller import make_poller
 
 _TIMEOUT: Final = 300.0
 """Seconds; half a minute is what it takes."""
@@ -48,13 +48,13 @@ async def fuzz(directory: Path) -> dict[str, list[Result]]:
 
 
 async def _fuzz(source: str, directory: Path) -> list[Result]:
-    readiness = make_readiness() if source == "epoll" else None
+    poller = make_poller() if source == "epoll" else None
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
-    handler = partial(serve_echo, readiness=readiness)
+    handler = partial(serve_echo, poller=poller)
     async with trio.open_nursery() as nursery:
-        if readiness is not None:
-            nursery.start_soon(readiness.run)
+        if poller is not None:
+            nursery.start_soon(poller.run)
         nursery.start_soon(trio.serve_listeners, handler, listeners)
         await _run_client(f"ws://127.0.0.1:{port}", directory)
         nursery.cancel_scope.cancel()

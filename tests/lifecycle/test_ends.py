@@ -12,7 +12,7 @@ from trio.testing import MockClock
 
 from tests.support.app import World, serving
 from tests.support.client import Closed
-from trioserver import Config, LimitsConfig, OutboxConfig, ShutdownConfig
+from trioserver import Config, LimitsConfig, SendQueueConfig, ShutdownConfig
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.server import registry
 
@@ -69,7 +69,7 @@ async def test_subscriptions_have_a_limit(autojump_clock: MockClock) -> None:
 async def test_a_subscriber_that_never_reads_is_closed_and_holds_nobody_up(
     autojump_clock: MockClock,
 ) -> None:
-    config = Config(port=0, outbox=OutboxConfig(max_bytes=50_000, max_age=1000.0))
+    config = Config(port=0, send_queue=SendQueueConfig(max_bytes=50_000, max_age=1000.0))
     async with serving(config) as harness:
         slow = harness.connect_raw(lockstep=True)
         await slow.open("/ws/1")
@@ -102,7 +102,7 @@ async def test_data_that_has_waited_too_long_ends_the_connection(
         assert (statistics.rejected, statistics.closed) == ({}, {"slow_consumer": 1})
 
 
-async def test_a_stream_waits_for_a_slow_peer_instead_of_filling_its_outbox(
+async def test_a_stream_waits_for_a_slow_peer_instead_of_filling_its_send_queue(
     autojump_clock: MockClock,
 ) -> None:
     async with serving() as harness:
@@ -111,7 +111,7 @@ async def test_a_stream_waits_for_a_slow_peer_instead_of_filling_its_outbox(
         await client.authenticate()
         await trio.testing.wait_all_tasks_blocked()  # the stream says that all of `ready` was read
         (connection,) = harness.server.connections
-        await client.send(type="flood", id=1, data={"to": 200})  # 2 MB, twice the outbox
+        await client.send(type="flood", id=1, data={"to": 200})  # 2 MB, twice the send queue
         await trio.testing.wait_all_tasks_blocked()
         assert harness.world.seen.count("chunk") < 20
         assert connection.statistics().queued_bytes < 100_000

@@ -28,14 +28,14 @@ from trioserver import (
     Connection,
     HandlerConfig,
     HeartbeatConfig,
-    OutboxConfig,
+    SendQueueConfig,
     Server,
     User,
     serve,
 )
 
-OUTBOX: Final = OutboxConfig(max_bytes=256 * 1024, max_age=10.0)
-SLOWEST: Final = 1.02 * 128 * 1024 / OUTBOX.max_age
+SEND_QUEUE: Final = SendQueueConfig(max_bytes=256 * 1024, max_age=10.0)
+SLOWEST: Final = 1.02 * 128 * 1024 / SEND_QUEUE.max_age
 """Bytes a second that are enough, however large the messages are."""
 
 LARGEST: Final = 190_000
@@ -43,7 +43,7 @@ LARGEST: Final = 190_000
 
 CONFIG: Final = Config(
     port=0,
-    outbox=OUTBOX,
+    send_queue=SEND_QUEUE,
     handlers=HandlerConfig(timeout=3600.0),
     heartbeat=HeartbeatConfig(interval=3600.0),
 )
@@ -238,9 +238,9 @@ async def test_a_ping_behind_a_large_answer_has_its_time_once_it_could_be_seen(
 async def test_a_ping_that_waits_exempts_nobody_who_does_not_read(
     autojump_clock: MockClock,
 ) -> None:
-    outbox = attrs.evolve(OUTBOX, max_age=1000.0)
+    send_queue = attrs.evolve(SEND_QUEUE, max_age=1000.0)
     heartbeat = HeartbeatConfig(interval=2.0, timeout=6.0)
-    async with place(attrs.evolve(CONFIG, outbox=outbox, heartbeat=heartbeat)) as server:
+    async with place(attrs.evolve(CONFIG, send_queue=send_queue, heartbeat=heartbeat)) as server:
         client = await server.reader(1.0)
         asked = [{"type": "inline", "id": 1, "data": {"sizes": [LARGEST]}}]
         server.nursery.start_soon(ask, client, asked)
@@ -248,7 +248,7 @@ async def test_a_ping_that_waits_exempts_nobody_who_does_not_read(
         assert not server.server.connections
 
 
-async def test_a_hook_may_send_more_than_an_outbox_holds(autojump_clock: MockClock) -> None:
+async def test_a_hook_may_send_more_than_a_send_queue_holds(autojump_clock: MockClock) -> None:
     async with place() as server:
         client = await server.reader(SLOWEST, token="greeted")
         came = [(await client.receive())["type"] for _ in range(5)]
@@ -315,10 +315,10 @@ async def test_who_does_not_read_at_all_is_closed_in_time(autojump_clock: MockCl
         client = await server.reader(1e9)
         server.nursery.start_soon(ask, client, requests(1, 50))
         begin = trio.current_time()
-        await trio.sleep(OUTBOX.max_age + 1.0)
+        await trio.sleep(SEND_QUEUE.max_age + 1.0)
         _, closed = await client.receive_end()
         assert closed.reason in ("slow_consumer", "")
-        assert trio.current_time() - begin < 2 * OUTBOX.max_age
+        assert trio.current_time() - begin < 2 * SEND_QUEUE.max_age
 
 
 async def test_a_publisher_does_not_wait_for_a_slow_subscriber(autojump_clock: MockClock) -> None:

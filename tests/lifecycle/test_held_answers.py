@@ -11,7 +11,7 @@ import trio
 
 from tests.support.client import Client, masked_frame
 from tests.support.patience import PATIENCE
-from trioserver import Application, Config, Connection, OutboxConfig, User, serve
+from trioserver import Application, Config, Connection, SendQueueConfig, User, serve
 
 PIECE = "x" * 30_000
 PIECES = 10
@@ -119,8 +119,8 @@ async def test_events_of_one_tick_reach_all_in_their_order() -> None:
         assert [m["id"] for m in mine if m["type"] == "ack"] == [*range(20)]
 
 
-async def test_more_at_once_than_an_outbox_takes_makes_no_slow_consumer_of_who_reads() -> None:
-    async with clients(2, outbox=OutboxConfig(max_bytes=10_000)) as both:
+async def test_more_at_once_than_a_send_queue_takes_makes_no_slow_consumer_of_who_reads() -> None:
+    async with clients(2, send_queue=SendQueueConfig(max_bytes=10_000)) as both:
         reader, sender = both
         await reader.send(type="subscribe", topics=["news"], id=1)
         assert (await reader.receive())["type"] == "ack"

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from tests.support.app import Harness, backend_of, serving
 from tests.support.client import Client, masked
-from trioserver import Config, HandlerConfig, LimitsConfig, OutboxConfig
+from trioserver import Config, HandlerConfig, LimitsConfig, SendQueueConfig
 from trioserver.telemetry.metrics.families import Families
 
 MIB = 1024 * 1024
@@ -123,11 +123,11 @@ async def test_together_they_are_bounded_and_those_who_hold_most_wait(
         assert (await good.request("echo", {"text": "still here"}))["type"] == "ack"
 
 
-async def test_outboxes_count_too_and_beyond_the_limit_the_fullest_go(
+async def test_send_queues_count_too_and_beyond_the_limit_the_fullest_go(
     autojump_clock: MockClock,
 ) -> None:
     limits = LimitsConfig(max_memory_bytes=8 * MIB)
-    config = Config(port=0, limits=limits, outbox=OutboxConfig(max_age=1000.0))
+    config = Config(port=0, limits=limits, send_queue=SendQueueConfig(max_age=1000.0))
     async with serving(config) as harness:
         deaf = [await greedy(harness) for _ in range(10)]
         for client in deaf:
@@ -161,7 +161,7 @@ async def test_a_message_that_never_becomes_whole_counts(autojump_clock: MockClo
 async def test_an_event_for_many_who_do_not_read_is_counted_once(
     autojump_clock: MockClock,
 ) -> None:
-    config = Config(port=0, outbox=OutboxConfig(max_age=1000.0))
+    config = Config(port=0, send_queue=SendQueueConfig(max_age=1000.0))
     async with serving(config) as harness:
         deaf = [await greedy(harness) for _ in range(20)]
         for client in deaf:

@@ -19,20 +19,22 @@ from trioserver import (
     Config,
     Connection,
     LimitsConfig,
-    OutboxConfig,
     Presence,
     Refusal,
+    SendQueueConfig,
     Server,
     TooBigToSendError,
     User,
     serve,
 )
 
-OUTBOX: Final = OutboxConfig(max_bytes=128 * 1024)
+SEND_QUEUE: Final = SendQueueConfig(max_bytes=128 * 1024)
 LARGEST: Final = 96 * 1024 - 10
 """Bytes of a message that fits: a quarter is for what cannot wait, and a header is ten bytes."""
 
-CONFIG: Final = Config(port=0, outbox=OUTBOX, limits=LimitsConfig(max_message_bytes=200_000))
+CONFIG: Final = Config(
+    port=0, send_queue=SEND_QUEUE, limits=LimitsConfig(max_message_bytes=200_000)
+)
 
 _ACK: Final = len('{"type":"ack","id":1,"data":""}')
 
@@ -217,7 +219,7 @@ async def test_a_user_whose_presence_is_too_large_to_tell_still_gets_in(
     autojump_clock: MockClock,
 ) -> None:
     async with place() as server:
-        other = Config()  # stands for a second server of this application, with a small outbox
+        other = Config()  # stands for a second server of this application, with a small send queue
         server.server.application.limit_messages(other, 50)
         with capture_logs() as lines:
             await server.connect("alice")
@@ -230,7 +232,7 @@ async def test_a_user_whose_presence_is_too_large_to_tell_still_gets_in(
 async def test_ready_that_is_too_large_ends_the_connection_for_good(
     autojump_clock: MockClock,
 ) -> None:
-    async with place(Config(port=0, outbox=OutboxConfig(max_bytes=2048))) as server:
+    async with place(Config(port=0, send_queue=SendQueueConfig(max_bytes=2048))) as server:
         ours, theirs = trio.testing.memory_stream_pair()
         server.nursery.start_soon(server.server.serve_stream, theirs)
         client = Client(ours)
@@ -249,7 +251,7 @@ async def test_an_error_does_not_grow_with_what_it_quotes(autojump_clock: MockCl
         assert len(error["message"]) <= 1000
 
 
-async def test_an_outbox_too_small_for_what_is_taken_is_said_at_the_start(
+async def test_a_send_queue_too_small_for_what_is_taken_is_said_at_the_start(
     autojump_clock: MockClock,
 ) -> None:
     with capture_logs() as lines:

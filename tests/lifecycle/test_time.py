@@ -88,7 +88,7 @@ async def test_pings_do_not_wait_behind_queued_data(autojump_clock: MockClock) -
         await client.authenticate()
         await client.send(type="push", data={"to": 50})  # half a MiB, of which nothing is read
         await trio.sleep(1.5)
-        for _ in range(12):  # one chunk of the outbox is under way, the ping comes right behind
+        for _ in range(12):  # one chunk of the send queue is under way, the ping comes right behind
             await client.receive()
         assert client.pings == 1
 

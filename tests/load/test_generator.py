@@ -13,7 +13,7 @@ import trustme
 from tests.load.app import SECRET
 from tests.load.crowds import at_once, load, plan_for, running
 from tests.support.patience import PATIENCE
-from trioserver import LimitsConfig, OutboxConfig, ShutdownConfig
+from trioserver import LimitsConfig, SendQueueConfig, ShutdownConfig
 from trioserver.auth import make_token
 from trioserver.load.generator import Generator
 from trioserver.load.pacing import clock
@@ -121,8 +121,8 @@ async def test_connections_are_made_at_a_rate() -> None:
 
 
 async def test_those_who_never_read_are_counted_by_how_they_were_closed() -> None:
-    outbox = OutboxConfig(max_bytes=24_000)  # and time for those who read on a busy machine
-    async with running(outbox=outbox) as server:
+    send_queue = SendQueueConfig(max_bytes=24_000)  # and time for those who read on a busy machine
+    async with running(send_queue=send_queue) as server:
         outcome = await load(
             server.addresses[0].port or 0,
             loop="open",

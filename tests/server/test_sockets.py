@@ -19,10 +19,10 @@ from websockets.sync.client import ClientConnection, connect, unix_connect
 from tests.support.app import World, make_application, wall_clock
 from tests.support.patience import PATIENCE
 from trioserver import (
-    CannotListen,
     Config,
     LimitsConfig,
     ListenConfig,
+    ListenError,
     Server,
     ShutdownConfig,
     serve,
@@ -119,7 +119,7 @@ async def test_several_listeners_tls_and_a_unix_socket_among_them(tmp_path: Path
 async def test_an_address_that_is_taken_is_said_in_a_sentence() -> None:
     async with real_server(Config(port=0)) as server:
         config = Config(port=server.addresses[0].port or 0)
-        with trio.fail_after(PATIENCE), pytest.raises(CannotListen, match="Address already in use"):
+        with trio.fail_after(PATIENCE), pytest.raises(ListenError, match="Address already in use"):
             await start(config)
 
 

@@ -23,10 +23,10 @@ from tests.support.running import running
 from tests.support.tls import Files, files_in
 from trioserver import (
     Application,
-    CannotListen,
     Config,
     LimitsConfig,
     ListenConfig,
+    ListenError,
     Server,
     TLSConfig,
     User,
@@ -423,5 +423,5 @@ async def test_a_client_ca_that_will_not_do_stops_the_start(
     if content is not None:
         path.write_text(files.certificate.read_text() if content == "a leaf" else content)
     app = Application(auth=ClientCertificateAuth())
-    with pytest.raises(CannotListen, match="cannot use the client_ca"):
+    with pytest.raises(ListenError, match="cannot use the client_ca"):
         await serve(app, config_of(files, client_ca=path), handle_signals=False)

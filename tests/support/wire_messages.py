@@ -20,7 +20,7 @@ from protocol.codec import is_type_name
 from protocol.generate.schema import messages_schema
 from protocol.messages import Message
 from trioserver.websocket.headers import Opcode
-from trioserver.websocket.send_queue import Outbox
+from trioserver.websocket.send_queue import SendQueue
 
 _TEXT: Final = 0x80 | Opcode.TEXT
 _OTHER_CONTENT: Final = ("websocket", "autobahn")
@@ -73,12 +73,12 @@ def wire_messages(
     """The messages of this test, judged at its end."""
     seen = WireMessages()
     if not set(_OTHER_CONTENT) & set(request.path.parts):
-        put, receive = Outbox.put_nowait, ServerProtocol.receive
+        put, receive = SendQueue.put_nowait, ServerProtocol.receive
 
-        def put_nowait(outbox: Outbox, frame: bytes, **options: Any) -> None:
+        def put_nowait(send_queue: SendQueue, frame: bytes, **options: Any) -> None:
             if frame[0] == _TEXT:
                 seen.add("ServerMessage", _payload(frame))
-            put(outbox, frame, **options)
+            put(send_queue, frame, **options)
 
         def receive_(session: ServerProtocol, data: bytes, now: float, **options: Any) -> Any:
             message = receive(session, data, now, **options)
@@ -86,7 +86,7 @@ def wire_messages(
                 seen.add("ClientMessage", bytes(data))
             return message
 
-        monkeypatch.setattr(Outbox, "put_nowait", put_nowait)
+        monkeypatch.setattr(SendQueue, "put_nowait", put_nowait)
         monkeypatch.setattr(ServerProtocol, "receive", receive_)
     yield seen
     assert not seen.complaints, "\n".join(seen.complaints)

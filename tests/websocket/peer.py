@@ -125,7 +125,7 @@ class Peer:
 
 @attrs.define
 class Notes:
-    """A `Receiver` that notes what happens, and wakes whoever waits for it."""
+    """A `MessageHandler` that notes what happens, and wakes whoever waits for it."""
 
     batches: list[list[bytes]] = attrs.field(factory=list)
     codes: list[str] = attrs.field(factory=list)
@@ -138,17 +138,17 @@ class Notes:
         """All of them, batches forgotten."""
         return [message for batch in self.batches for message in batch]
 
-    def received(self, messages: list[bytes]) -> None:
+    def on_messages(self, messages: list[bytes]) -> None:
         assert not self.codes, "no message follows a failure"
         assert not self.departures, "no message follows the end"
         self.batches.append(messages)
         self._wake()
 
-    def failed(self, code: str) -> None:
+    def on_error(self, code: str) -> None:
         self.codes.append(code)
         self._wake()
 
-    def left(self) -> None:
+    def on_disconnect(self) -> None:
         self.departures += 1
         self._wake()
 

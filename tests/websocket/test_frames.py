@@ -298,7 +298,7 @@ def test_a_frame_in_the_middle_of_which_data_is_dropped_does_not_come_out(
     tested = decoder()
     data = FIRST * (opcode is Opcode.CONTINUATION) + frame(opcode, b"\xff" * 9, final=final)
     tested.receive(data[:-3])
-    tested.drop_data()
+    tested.discard_data()
     assert tested.receive(data[-3:] + frame(Opcode.PING, PING.payload)) == [PING]
 
 
@@ -451,7 +451,7 @@ def test_frames_that_are_no_short_messages_are_counted_also_when_they_are_droppe
     it = decoder()
     it.receive(fragments(10, 5) + frame(Opcode.TEXT, b"whole") + frame(Opcode.PING))
     assert it.frames == 11
-    it.drop_data()
+    it.discard_data()
     it.receive(fragments(20, 0))
     assert it.frames == 31
 

@@ -18,15 +18,15 @@ from protocol import SUBPROTOCOL
 from tests.websocket.peer import ACCEPT, KEY, UPGRADE
 from tests.websocket.test_frames import work
 from trioserver.websocket.handshake import (
+    ClientDisconnected,
     Head,
-    PeerLeft,
     RequestRejected,
-    acceptance,
     check_upgrade,
     linger,
     read_head,
     refuse,
     subprotocols,
+    switching_protocols_response,
 )
 
 LIMIT = 16 * 1024
@@ -79,7 +79,7 @@ async def test_a_head_is_read_and_what_is_behind_is_kept() -> None:
     assert (head.method, head.target, head.http_version) == ("GET", "/ws", "1.1")
     assert head.header("host") == "here"
     assert head.header("nothing") is None
-    assert head.rest == b"rest"
+    assert head.trailing_data == b"rest"
     check_upgrade(head)
 
 
@@ -89,7 +89,7 @@ async def test_a_head_that_comes_byte_by_byte_is_the_same_head() -> None:
 
 @pytest.mark.parametrize("cut", range(len(UPGRADE)))
 async def test_a_peer_that_leaves_in_the_middle_of_the_head_has_left(cut: int) -> None:
-    with pytest.raises(PeerLeft):
+    with pytest.raises(ClientDisconnected):
         await read(UPGRADE[:cut])
 
 
@@ -98,7 +98,7 @@ async def test_a_transport_that_breaks_in_the_middle_of_the_head_is_a_peer_that_
     await client.send_all(UPGRADE[:20])
     client.receive_stream.close()
     client.send_stream.close()
-    with pytest.raises(PeerLeft):
+    with pytest.raises(ClientDisconnected):
         await read_head(server, max_bytes=LIMIT)
 
 
@@ -340,7 +340,7 @@ def test_the_answer_is_what_a_client_of_wsproto_wants(offered: list[str], target
     head = trio.run(read, asked)
     check_upgrade(head)
     chosen = SUBPROTOCOL if SUBPROTOCOL in subprotocols(head) else None
-    client.receive_data(acceptance(head, chosen))
+    client.receive_data(switching_protocols_response(head, chosen))
     (event,) = client.events()
     assert isinstance(event, AcceptConnection)
     assert event.subprotocol == chosen
@@ -348,7 +348,7 @@ def test_the_answer_is_what_a_client_of_wsproto_wants(offered: list[str], target
 
 
 def test_the_answer_is_the_one_of_the_rfc() -> None:
-    answer = acceptance(trio.run(read, UPGRADE), None)
+    answer = switching_protocols_response(trio.run(read, UPGRADE), None)
     assert f"\r\nSec-WebSocket-Accept: {ACCEPT}\r\n".encode() in answer
 
 

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives import serialization
 from tests.websocket.peer import Notes, Peer, close, text
 from trioserver.websocket import listeners as module
 from trioserver.websocket.accepting import Listener
-from trioserver.websocket.errors import CannotListen
-from trioserver.websocket.handshake import PeerLeft, read_head
+from trioserver.websocket.errors import ListenError
+from trioserver.websocket.handshake import ClientDisconnected, read_head
 from trioserver.websocket.listeners import (
-    Address,
+    ListenAddress,
     SocketFile,
     address_of,
     open_tcp,
@@ -142,7 +142,7 @@ async def test_port_0_is_one_port_for_all_addresses_of_a_name() -> None:
 @pytest.mark.parametrize("host", ["nobody.example", "x" * 70])
 async def test_a_name_without_an_address_is_told(host: str) -> None:
     trio.socket.set_custom_hostname_resolver(TwoAddresses())
-    with pytest.raises(CannotListen, match=f"cannot listen on {host}, port 0: ."):
+    with pytest.raises(ListenError, match=f"cannot listen on {host}, port 0: ."):
         await open_tcp(host, 0, None)
 
 
@@ -150,7 +150,7 @@ async def test_a_port_in_use_is_told_with_what_to_do() -> None:
     async with closing(await open_tcp("127.0.0.1", 0, None)) as (listener,):
         port = address_of(listener).port
         assert port is not None
-        with pytest.raises(CannotListen) as raised:
+        with pytest.raises(ListenError) as raised:
             await open_tcp("127.0.0.1", port, None)
         assert str(raised.value) == (
             f"cannot listen on 127.0.0.1, port {port}: Address already in use; choose another with "
@@ -175,12 +175,14 @@ async def test_closing_cannot_be_cancelled() -> None:
 @pytest.mark.parametrize(
     ("address", "text", "url"),
     [
-        (Address("0.0.0.0", 80), "0.0.0.0:80", "ws://127.0.0.1:80"),
-        (Address("::", 443, True), "[::]:443", "wss://[::1]:443"),
-        (Address("/run/a.sock", None), "unix:/run/a.sock", "ws+unix:///run/a.sock"),
+        (ListenAddress("0.0.0.0", 80), "0.0.0.0:80", "ws://127.0.0.1:80"),
+        (ListenAddress("::", 443, True), "[::]:443", "wss://[::1]:443"),
+        (ListenAddress("/run/a.sock", None), "unix:/run/a.sock", "ws+unix:///run/a.sock"),
     ],
 )
-def test_an_address_can_be_connected_to_from_here(address: Address, text: str, url: str) -> None:
+def test_an_address_can_be_connected_to_from_here(
+    address: ListenAddress, text: str, url: str
+) -> None:
     assert str(address) == text
     assert address.url == url
 
@@ -207,7 +209,9 @@ async def test_a_whole_conversation_over_tls(tmp_path: Path) -> None:
         async def serve() -> None:
             stream = await listener.accept()
             assert remote_of(stream).startswith("127.0.0.1:")
-            websocket = WebSocket(stream, max_message_bytes=100, outbox_bytes=1000, outbox_age=10.0)
+            websocket = WebSocket(
+                stream, max_message_bytes=100, send_queue_bytes=1000, send_queue_age=10.0
+            )
             async with trio.open_nursery() as nursery:
                 websocket.accept(nursery, await read_head(stream, max_bytes=1000))
                 websocket.start(nursery, notes)
@@ -265,7 +269,7 @@ async def test_someone_who_does_not_speak_tls_has_left(tmp_path: Path) -> None:
     tls = tls_context(TLSFiles(certificate=certificate, key=key))
     client, server = trio.testing.memory_stream_pair()
     await client.send_all(b"GET / HTTP/1.1\r\n\r\n")
-    with pytest.raises(PeerLeft):
+    with pytest.raises(ClientDisconnected):
         await read_head(trio.SSLStream(server, tls, server_side=True), max_bytes=1000)
 
 
@@ -281,7 +285,7 @@ def test_files_that_do_not_do_are_told(wrong: str, tmp_path: Path) -> None:
         "another's key": (certificate, anothers),
         "not a key": (certificate, certificate),
     }
-    with pytest.raises(CannotListen, match=r"cannot use the certificate .* with the key .*: ."):
+    with pytest.raises(ListenError, match=r"cannot use the certificate .* with the key .*: ."):
         tls_context(TLSFiles(certificate=files[wrong][0], key=files[wrong][1]))
 
 
@@ -295,7 +299,7 @@ def test_an_encrypted_key_is_an_error_and_no_question_on_the_terminal(tmp_path: 
             serialization.BestAvailableEncryption(b"password"),
         )
     )
-    with pytest.raises(CannotListen):
+    with pytest.raises(ListenError):
         tls_context(TLSFiles(certificate=certificate, key=key))
 
 
@@ -305,7 +309,7 @@ def test_an_encrypted_key_is_an_error_and_no_question_on_the_terminal(tmp_path: 
 async def test_a_unix_socket_is_for_owner_and_group(tmp_path: Path) -> None:
     path = tmp_path / "server.sock"
     async with closing(await open_unix(path)) as (listener,):
-        assert address_of(listener) == Address(str(path), None)
+        assert address_of(listener) == ListenAddress(str(path), None)
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
         async with await trio.open_unix_socket(path):
             server = await listener.accept()
@@ -329,7 +333,7 @@ async def test_what_is_in_use_is_left_alone(what: str, tmp_path: Path) -> None:
     elif what == "a folder":
         path.mkdir()
     async with closing(await open_unix(path) if what == "a server" else []):
-        with pytest.raises(CannotListen) as raised:
+        with pytest.raises(ListenError) as raised:
             await open_unix(path)
         assert str(raised.value) == f"cannot listen on {path}: Address already in use"
         assert path.exists()
@@ -337,7 +341,7 @@ async def test_what_is_in_use_is_left_alone(what: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere/server.sock", "x" * 200])
 async def test_a_path_that_cannot_be_had_is_told(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CannotListen, match=r"cannot listen on .*: [A-Za-z]"):
+    with pytest.raises(ListenError, match=r"cannot listen on .*: [A-Za-z]"):
         await open_unix(tmp_path / name)
 
 

@@ -15,8 +15,8 @@ import trio.testing
 from tests.support.tls import contexts_for
 from tests.websocket.peer import close, text
 from tests.websocket.test_websocket import Echo, Implementation, opened
-from trioserver.websocket.close_frame import PeerClose
-from trioserver.websocket.poller import make_readiness
+from trioserver.websocket.close_frame import CloseFrame
+from trioserver.websocket.poller import make_poller
 from trioserver.websocket.tls_stream import TLSStream
 from trioserver.websocket.websocket import SHORT_PAUSE
 
@@ -57,9 +57,9 @@ def trios_tls_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
 
 WAYS: Final = (
     pytest.param(Implementation(tcp_pair, lambda: None), id="task"),
-    pytest.param(Implementation(tcp_pair, make_readiness), id="poller"),
+    pytest.param(Implementation(tcp_pair, make_poller), id="poller"),
     pytest.param(Implementation(tls_pair, lambda: None), id="task, TLS"),
-    pytest.param(Implementation(tls_pair, make_readiness), id="poller, TLS"),
+    pytest.param(Implementation(tls_pair, make_poller), id="poller, TLS"),
     pytest.param(Implementation(trios_tls_pair, lambda: None), id="task, Trio's TLS"),
 )
 
@@ -102,7 +102,7 @@ async def test_the_end_of_a_peer_is_noticed_while_reading_is_paused(
         assert trio.current_time() <= SHORT_PAUSE
         await it.close()
         assert it.notes.messages == [b"read already"]
-        assert it.websocket.close_received == PeerClose(1006, "")
+        assert it.websocket.close_received == CloseFrame(1006, "")
 
 
 async def test_a_peer_that_closes_its_socket_with_unsent_bytes_is_noticed_by_the_next_ping(
@@ -132,15 +132,15 @@ async def test_a_peer_that_ends_in_a_short_pause_is_still_read(
         await trio.testing.wait_all_tasks_blocked()
         it.websocket.resume()
         await it.notes.wait(messages=4, departures=1)
-        assert it.websocket.close_received == PeerClose(1000, "")
+        assert it.websocket.close_received == CloseFrame(1000, "")
 
 
 async def test_a_peer_that_stays_is_read_again_after_a_long_pause(
     implementation: Implementation, autojump_clock: trio.abc.Clock
 ) -> None:
     class Pausing(Echo):
-        def received(self, messages: list[bytes]) -> None:
-            super().received(messages)
+        def on_messages(self, messages: list[bytes]) -> None:
+            super().on_messages(messages)
             self.websocket.pause()
 
     async with opened(implementation, receiver=Pausing()) as it:

@@ -73,12 +73,16 @@ async def test_much_data_arrives_whole_both_ways_at_once(tls: Contexts) -> None:
 
 async def test_what_is_there_is_read_without_waiting(tls: Contexts) -> None:
     async with connected(tls) as (ours, theirs):
-        assert ours.read_now() is None
+        assert ours.read_nowait() is None
         await theirs.send_all(b"one")
         await theirs.send_all(b"two")
-        assert [ours.read_now(), ours.read_now(), ours.read_now()] == [b"one", b"two", None]
+        assert [ours.read_nowait(), ours.read_nowait(), ours.read_nowait()] == [
+            b"one",
+            b"two",
+            None,
+        ]
         await theirs.transport_stream.aclose()
-        assert ours.read_now() == b""
+        assert ours.read_nowait() == b""
 
 
 async def test_a_peer_that_leaves_with_session_tickets_unread_has_left_as_any_other(
@@ -95,7 +99,7 @@ async def test_a_peer_that_leaves_with_session_tickets_unread_has_left_as_any_ot
 async def test_what_was_closed_is_neither_read_nor_written(tls: Contexts) -> None:
     async with connected(tls) as (ours, _):
         await ours.aclose()
-        for act in (ours.read_now, partial(ours.write_now, b"x")):
+        for act in (ours.read_nowait, partial(ours.write_nowait, b"x")):
             with pytest.raises(OSError, match="closed") as caught:
                 act()
             assert caught.value.errno == errno.EBADF
@@ -110,15 +114,15 @@ async def test_a_record_of_any_size_leaves_nothing_that_the_socket_does_not_show
             count = 0
             while count < size:
                 await trio.lowlevel.wait_readable(ours.socket)
-                count += len(ours.read_now() or b"")
+                count += len(ours.read_nowait() or b"")
             assert count == size
 
 
 async def test_what_the_socket_does_not_take_at_once_is_sent_by_who_waits(tls: Contexts) -> None:
     async with connected(tls) as (ours, theirs), trio.open_nursery() as nursery:
-        taken = ours.write_now(TOO_MUCH)
+        taken = ours.write_nowait(TOO_MUCH)
         assert taken < len(TOO_MUCH)
-        assert ours.write_now(TOO_MUCH[taken:]) == 0
+        assert ours.write_nowait(TOO_MUCH[taken:]) == 0
         nursery.start_soon(ours.send_all, TOO_MUCH[taken:])
         count = 0
         while count < len(TOO_MUCH):
@@ -126,7 +130,7 @@ async def test_what_the_socket_does_not_take_at_once_is_sent_by_who_waits(tls: C
             assert data == b"x" * len(data)
             count += len(data)
         assert count == len(TOO_MUCH)
-        assert ours.write_now(b"y") == 1
+        assert ours.write_nowait(b"y") == 1
         assert await theirs.receive_some() == b"y"
 
 
@@ -195,10 +199,10 @@ async def test_what_is_no_record_breaks_it_whoever_reads(tls: Contexts) -> None:
     async with connected(tls) as (ours, theirs):
         await theirs.transport_stream.send_all(b"no record at all, but something else")
         with pytest.raises(ssl.SSLError):
-            ours.read_now()
-        assert ours.read_now() == b"", "and that is the end"
+            ours.read_nowait()
+        assert ours.read_nowait() == b"", "and that is the end"
         with pytest.raises(OSError, match="EOF"):
-            ours.write_now(b"answer")
+            ours.write_nowait(b"answer")
         with pytest.raises(trio.BrokenResourceError):
             await ours.send_all(b"answer")
 

@@ -23,11 +23,11 @@ from protocol import ERRORS, SUBPROTOCOL
 from tests.support.tls import contexts_for, stream_pair
 from tests.websocket.peer import ACCEPT, UPGRADE, Notes, Peer, close, frame, text
 from tests.websocket.test_frames import VIOLATIONS
-from trioserver.websocket.close_frame import PeerClose
+from trioserver.websocket.close_frame import CloseFrame
 from trioserver.websocket.handshake import Head, read_head
 from trioserver.websocket.headers import Opcode, encode_text
-from trioserver.websocket.poller import Readiness, make_readiness
-from trioserver.websocket.send_queue import OutboxClosed
+from trioserver.websocket.poller import SocketPoller, make_poller
+from trioserver.websocket.send_queue import SendQueueClosed
 from trioserver.websocket.tls_stream import socket_of
 from trioserver.websocket.websocket import WebSocket
 
@@ -51,33 +51,33 @@ class Implementation:
     """A way in which a WebSocket reads, on the streams that it is for."""
 
     streams: Streams
-    readiness: Callable[[], Readiness | None]
+    poller: Callable[[], SocketPoller | None]
 
     @asynccontextmanager
     async def new(
         self, stream: trio.abc.Stream, *, control_frames: int = 10_000
     ) -> AsyncIterator[WebSocket]:
         """One on ``stream``; at the end nothing may be watched any more."""
-        readiness = self.readiness()
+        poller = self.poller()
         async with trio.open_nursery() as nursery:
-            if readiness is not None:
-                nursery.start_soon(readiness.run)
+            if poller is not None:
+                nursery.start_soon(poller.run)
             yield WebSocket(
                 stream,
                 max_message_bytes=LIMIT,
-                outbox_bytes=2**20,
-                outbox_age=MAX_AGE,
+                send_queue_bytes=2**20,
+                send_queue_age=MAX_AGE,
                 control_frames_per_second=control_frames,
-                readiness=readiness,
+                poller=poller,
             )
-            assert not readiness
+            assert not poller
             nursery.cancel_scope.cancel()
 
 
 BY_TASK: Final = Implementation(trio.testing.memory_stream_pair, lambda: None)
-BY_READINESS: Final = Implementation(socket_pair, make_readiness)
+BY_READINESS: Final = Implementation(socket_pair, make_poller)
 BY_TASK_OVER_TLS: Final = Implementation(tls_pair, lambda: None)
-BY_READINESS_OVER_TLS: Final = Implementation(tls_pair, make_readiness)
+BY_READINESS_OVER_TLS: Final = Implementation(tls_pair, make_poller)
 LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 
 
@@ -115,8 +115,8 @@ class Echo(Notes):
 
     websocket: WebSocket
 
-    def received(self, messages: list[bytes]) -> None:
-        super().received(messages)
+    def on_messages(self, messages: list[bytes]) -> None:
+        super().on_messages(messages)
         for message in messages:
             self.websocket.send_nowait(message)
 
@@ -441,8 +441,8 @@ async def test_nothing_is_read_while_paused(
     implementation: Implementation, autojump_clock: trio.abc.Clock
 ) -> None:
     class Pausing(Echo):
-        def received(self, messages: list[bytes]) -> None:
-            super().received(messages)
+        def on_messages(self, messages: list[bytes]) -> None:
+            super().on_messages(messages)
             self.websocket.pause()
 
     lockstep = trio.testing.lockstep_stream_pair  # sending waits until it is read
@@ -496,7 +496,7 @@ async def test_closing_while_paused_reads_the_peers_close(
         await it.close()
         assert trio.current_time() == begin
         assert it.notes.messages == [b"one"]
-        assert it.websocket.close_received == PeerClose(1000, "")
+        assert it.websocket.close_received == CloseFrame(1000, "")
 
 
 # ------------------------------------------------------------------------------ closing
@@ -510,11 +510,11 @@ async def test_our_close_comes_behind_our_last_words_and_is_answered(
         it.close_soon(4001)
         assert await it.peer.receive() == (Opcode.TEXT, b"last words")
         assert await it.peer.expect_close() == 4001
-        with pytest.raises(OutboxClosed):
+        with pytest.raises(SendQueueClosed):
             it.websocket.send_nowait(b"more")
         await it.peer.send(text("dropped"), frame(Opcode.PING), close(4001, "as you say"))
         assert await it.peer.receive() is None
-        assert it.websocket.close_received == PeerClose(4001, "as you say")
+        assert it.websocket.close_received == CloseFrame(4001, "as you say")
         assert it.notes.messages == []
         assert trio.current_time() == pytest.approx(0, abs=TIMEOUT / 10)
 
@@ -522,15 +522,15 @@ async def test_our_close_comes_behind_our_last_words_and_is_answered(
 @pytest.mark.parametrize(
     ("payload", "how"),
     [
-        (b"", PeerClose(1005, "")),
-        (b"\x03\xe8", PeerClose(1000, "")),
+        (b"", CloseFrame(1005, "")),
+        (b"\x03\xe8", CloseFrame(1000, "")),
         (b"\x0f\xa0" + "Auf Wiedersehen, schöne Welt".encode(), None),
-        (b"\x0b\xb8" + b"x" * 123, PeerClose(3000, "x" * 123)),
+        (b"\x0b\xb8" + b"x" * 123, CloseFrame(3000, "x" * 123)),
     ],
 )
 async def test_the_peers_close_is_echoed(
     payload: bytes,
-    how: PeerClose | None,
+    how: CloseFrame | None,
     implementation: Implementation,
     autojump_clock: trio.abc.Clock,
 ) -> None:
@@ -541,7 +541,7 @@ async def test_the_peers_close_is_echoed(
         assert it.notes.messages == [b"one"]
         assert it.notes.departures == 1
         assert it.websocket.close_received == (
-            how or PeerClose(4000, "Auf Wiedersehen, schöne Welt")
+            how or CloseFrame(4000, "Auf Wiedersehen, schöne Welt")
         )
         it.close_soon()
         assert await it.peer.receive_all() == [
@@ -567,7 +567,7 @@ async def test_a_malformed_close_is_answered_with_what_is_wrong(
         it.close_soon()
         assert await it.peer.expect_close() == answer
         assert await it.peer.receive() is None
-        assert it.websocket.close_received == PeerClose(1006, "")
+        assert it.websocket.close_received == CloseFrame(1006, "")
         assert it.notes.departures == 1
 
 
@@ -700,7 +700,7 @@ async def test_a_peer_that_vanishes_at_any_moment_has_left(
         await it.notes.wait(departures=1)
         whole = cut == len(CONVERSATION)
         assert it.websocket.close_received == (
-            PeerClose(1000, "bye") if whole else PeerClose(1006, "")
+            CloseFrame(1000, "bye") if whole else CloseFrame(1006, "")
         )
         begin = trio.current_time()
         await it.close()
@@ -730,7 +730,7 @@ async def test_after_a_violation_an_answered_close_ends_it_at_once(
         assert it.notes.codes == [code]
         assert it.notes.messages == [b"before"]
         assert it.notes.departures == 1
-        assert it.websocket.close_received == PeerClose(close_code, "")
+        assert it.websocket.close_received == CloseFrame(close_code, "")
         assert trio.current_time() == pytest.approx(0, abs=TIMEOUT / 10)
 
 
@@ -804,7 +804,7 @@ async def test_a_peer_that_reads_too_slowly_is_told_of_once(
         it.websocket.send_nowait(b"x" * 100)
         await trio.sleep(MAX_AGE + 1)
         assert it.notes.codes == ["slow_consumer"]
-        with pytest.raises(OutboxClosed):
+        with pytest.raises(SendQueueClosed):
             it.websocket.ping_nowait(b"")
         begin = trio.current_time()
         await it.close(4002)
@@ -833,7 +833,7 @@ async def test_a_stream_that_its_owner_closes_is_not_taken_for_who_has_its_numbe
             theirs.send(foreign)
             it.websocket.send_nowait(b"for alice")
             await trio.testing.wait_all_tasks_blocked()
-            with pytest.raises(OutboxClosed):
+            with pytest.raises(SendQueueClosed):
                 it.websocket.send_nowait(b"for alice, too")
             theirs.setblocking(False)
             with pytest.raises(BlockingIOError):

@@ -7,7 +7,12 @@ value, and what is allowed.
 
 from trioserver.config.admission import LimitsConfig, OriginConfig, ProxyConfig
 from trioserver.config.config import Config
-from trioserver.config.connections import AuthConfig, HandlerConfig, HeartbeatConfig, OutboxConfig
+from trioserver.config.connections import (
+    AuthConfig,
+    HandlerConfig,
+    HeartbeatConfig,
+    SendQueueConfig,
+)
 from trioserver.config.listeners import ListenConfig, TLSConfig
 from trioserver.config.operations import (
     LOG_FORMATS,
@@ -34,8 +39,8 @@ __all__ = [
     "ListenConfig",
     "LogConfig",
     "OriginConfig",
-    "OutboxConfig",
     "ProxyConfig",
+    "SendQueueConfig",
     "ShutdownConfig",
     "TLSConfig",
     "TracingConfig",

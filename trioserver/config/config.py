@@ -7,7 +7,12 @@ from __future__ import annotations
 import attrs
 
 from trioserver.config.admission import LimitsConfig, OriginConfig, ProxyConfig
-from trioserver.config.connections import AuthConfig, HandlerConfig, HeartbeatConfig, OutboxConfig
+from trioserver.config.connections import (
+    AuthConfig,
+    HandlerConfig,
+    HeartbeatConfig,
+    SendQueueConfig,
+)
 from trioserver.config.listeners import ListenConfig, Listener, TLSConfig
 from trioserver.config.operations import (
     AdminConfig,
@@ -32,7 +37,7 @@ class Config(Listener):
     origins: OriginConfig = OriginConfig()
     proxy: ProxyConfig = ProxyConfig()
     handlers: HandlerConfig = HandlerConfig()
-    outbox: OutboxConfig = OutboxConfig()
+    send_queue: SendQueueConfig = SendQueueConfig()
     shutdown: ShutdownConfig = ShutdownConfig()
     http: HttpConfig = HttpConfig()
     audit: AuditConfig = AuditConfig()
@@ -48,13 +53,13 @@ class Config(Listener):
                 "proxy_protocol without proxy.trusted would drop every connection: say which "
                 "networks the proxies are in"
             )
-        limits, outbox = self.limits, self.outbox.max_bytes
-        one = (limits.max_message_bytes + limits.max_queued_bytes + outbox) * 4 // 3
+        limits, send_queue = self.limits, self.send_queue.max_bytes
+        one = (limits.max_message_bytes + limits.max_queued_bytes + send_queue) * 4 // 3
         if limits.max_memory_bytes < one:
             raise ValueError(
                 f"limits.max_memory_bytes is {limits.max_memory_bytes}; it must be at least {one}, "
                 "so that one connection fits: 4/3 of the sum of limits.max_message_bytes, "
-                "limits.max_queued_bytes and outbox.max_bytes"
+                "limits.max_queued_bytes and send_queue.max_bytes"
             )
 
     @property

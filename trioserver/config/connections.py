@@ -84,7 +84,7 @@ class HandlerConfig:
 
 
 @attrs.frozen(kw_only=True)
-class OutboxConfig:
+class SendQueueConfig:
     """What may wait to be sent to one client. Answers wait for room, and reading pauses; a client
     for which what cannot wait goes beyond these is closed: ``slow_consumer``."""
 

@@ -20,7 +20,7 @@ from trioserver.http.cycle import Application, RequestCycle
 from trioserver.http.transport import PIECE_BYTES, Transport
 from trioserver.http.uploads import receive_body
 from trioserver.server.admitted import AdmittedStream
-from trioserver.websocket.handshake import Head, PeerLeft, RequestRejected, read_head
+from trioserver.websocket.handshake import ClientDisconnected, Head, RequestRejected, read_head
 from trioserver.websocket.strictness import check_head, without_offers
 
 _MAX_REQUESTS: Final = 1000
@@ -95,7 +95,7 @@ class HttpConnection:
         cycle = self._new_cycle(head)
         self._cycles.add(cycle)
         nursery.start_soon(self._run, cycle)
-        rest = await self._receive_request(cycle, head.rest)
+        rest = await self._receive_request(cycle, head.trailing_data)
         await cycle.done.wait()
         if cycle.refusal is not None:
             await self._admitted.refuse(cycle.refusal, head)
@@ -194,7 +194,7 @@ class HttpConnection:
                 self._admitted.check(head)
         except RequestRejected as rejected:
             await self._admitted.refuse(rejected, head)
-        except (PeerLeft, trio.TooSlowError):
+        except (ClientDisconnected, trio.TooSlowError):
             pass
         else:
             return head

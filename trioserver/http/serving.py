@@ -77,7 +77,7 @@ async def serve(
     systemd is told; needs the main thread. ``wall_clock`` gives seconds since the Unix epoch.
     ``load_config`` is called in a worker thread to reload the configuration; None keeps ``config``.
 
-    Raises `CannotListen`; `ValueError` where an authenticator refuses the addresses; `ImportError`
+    Raises `ListenError`; `ValueError` where an authenticator refuses the addresses; `ImportError`
     where an application has ``http`` or tracing is on, and the extra is not installed.
     """
     server = Server(

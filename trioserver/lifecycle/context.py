@@ -13,8 +13,8 @@ from trioserver.config import Config
 from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.observer import Observer
 from trioserver.telemetry.tracing import Tracing
-from trioserver.websocket.memory import Memory
-from trioserver.websocket.poller import Readiness
+from trioserver.websocket.memory import MemoryLimiter
+from trioserver.websocket.poller import SocketPoller
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -31,6 +31,6 @@ class ConnectionContext:
     observer: Observer
     tracing: Tracing | None
     wall_clock: Callable[[], float]
-    readiness: Readiness | None
-    memory: Memory
+    poller: SocketPoller | None
+    memory: MemoryLimiter
     options: dict[Route, ProtocolOptions] = attrs.field(factory=dict, init=False)

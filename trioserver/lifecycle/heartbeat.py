@@ -21,7 +21,7 @@ import trio
 from protocol import Refusal, codec
 from protocol.messages import Ping
 from trioserver.lifecycle.server_connection import ServerConnection
-from trioserver.websocket.send_queue import OutboxClosed
+from trioserver.websocket.send_queue import SendQueueClosed
 
 
 class Heartbeat:
@@ -56,15 +56,19 @@ class Heartbeat:
     def beat(self) -> None:
         """Ping, or end the connection with ``heartbeat_timeout``, or do nothing if it is early."""
         now, websocket = trio.current_time(), self._connection.websocket
-        outbox = websocket.send_queue
+        send_queue = websocket.send_queue
         if websocket.last_received >= self._waiting_since:
             self._waiting_since = math.inf
             self._listened = False
         elif now >= self._gone_at and websocket.paused and not self._listened:
             self._listened = True
             websocket.listen()
-        elif now >= self._gone_at and outbox.control_waits and outbox.bytes_sent > self._taken:
-            self._waiting_since, self._taken = now, outbox.bytes_sent
+        elif (
+            now >= self._gone_at
+            and send_queue.control_waits
+            and send_queue.bytes_sent > self._taken
+        ):
+            self._waiting_since, self._taken = now, send_queue.bytes_sent
             self._listened = False
         elif now >= self._gone_at:
             self._connection.fail(Refusal("heartbeat_timeout"))
@@ -72,13 +76,13 @@ class Heartbeat:
         if now >= self._next_ping:
             self._ping()
             if self._waiting_since == math.inf:
-                self._waiting_since, self._taken = now, outbox.bytes_sent
+                self._waiting_since, self._taken = now, send_queue.bytes_sent
             self._next_ping = now + self._config.interval
 
     def _ping(self) -> None:
         websocket = self._connection.websocket
         self._number += 1
-        with suppress(OutboxClosed):  # the reader is about to notice
+        with suppress(SendQueueClosed):  # the reader is about to notice
             if self._connection.protocol.heartbeat == "frame":
                 websocket.ping_nowait((self._number % 2**32).to_bytes(4, "big"))
             else:

@@ -206,7 +206,7 @@ class Lifecycle:
         """Whether the message loop is about to answer."""
         return self._dispatcher.about_to_answer
 
-    def received(self, messages: list[bytes]) -> None:
+    def on_messages(self, messages: list[bytes]) -> None:
         """Handle a batch of messages, in order."""
         run = self._dispatcher.run_in_context
         if run is None:
@@ -214,11 +214,11 @@ class Lifecycle:
         else:
             run(self._receive, messages)
 
-    def failed(self, code: str) -> None:
+    def on_error(self, code: str) -> None:
         """End the connection, because the client violated the protocol."""
         self.connection.fail(Refusal(code))
 
-    def left(self) -> None:
+    def on_disconnect(self) -> None:
         """End the connection without an error, because the client has disconnected."""
         self._protocol.end()
         self.connection.flush()
@@ -276,12 +276,12 @@ class Lifecycle:
             connection.fail(refusal, None if protocol.auth is None else protocol.auth.id)
             return
         accept(connection, user, credentials)
-        outbox = self._websocket.send_queue
-        position = outbox.position
+        send_queue = self._websocket.send_queue
+        position = send_queue.position
         for message in protocol.receive_held(trio.current_time()):
             self._handle(message, protocol.options.max_message_bytes_before_ready)
         connection.flush()
-        outbox.call_when_left(position, self._become_ready)
+        send_queue.call_when_flushed(position, self._become_ready)
 
     def _become_ready(self) -> None:
         """Enter `Phase.READY`, because `ready` has been written to the transport.

@@ -13,8 +13,8 @@ from trioserver.config import Config
 from trioserver.lifecycle.context import ConnectionContext
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.websocket.handshake import Head, RequestRejected, check_upgrade, subprotocols
-from trioserver.websocket.send_queue import largest_payload
 from trioserver.websocket.request import Request
+from trioserver.websocket.send_queue import largest_payload
 from trioserver.websocket.tls import client_certificate_of
 from trioserver.websocket.tls_stream import is_secure
 from trioserver.websocket.websocket import WebSocket
@@ -63,10 +63,10 @@ def new_connection(
         websocket=WebSocket(
             stream,
             max_message_bytes=protocol.max_message_bytes,
-            outbox_bytes=config.outbox.max_bytes,
-            outbox_age=config.outbox.max_age,
+            send_queue_bytes=config.send_queue.max_bytes,
+            send_queue_age=config.send_queue.max_age,
             control_frames_per_second=config.limits.control_frames_per_second,
-            readiness=context.readiness,
+            poller=context.poller,
             memory=context.memory,
         ),
         context=context,
@@ -94,7 +94,7 @@ def _protocol_options(config: Config, route: Route) -> ProtocolOptions:
         expiry_warning=config.auth.expiry_warning,
         max_message_bytes=limits.max_message_bytes,
         max_message_bytes_before_ready=limits.max_message_bytes_before_ready,
-        max_server_message_bytes=largest_payload(config.outbox.max_bytes),
+        max_server_message_bytes=largest_payload(config.send_queue.max_bytes),
         max_in_flight=limits.max_in_flight,
         max_streams=limits.max_streams,
         max_subscriptions=limits.max_subscriptions,

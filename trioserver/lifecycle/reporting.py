@@ -10,7 +10,7 @@ from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.telemetry.observer import CLIENT_DISCONNECTED, AuthAttempt
-from trioserver.websocket.close_frame import ABNORMAL
+from trioserver.websocket.close_frame import CloseCode
 
 
 def report_auth_done(connection: ServerConnection) -> None:
@@ -32,7 +32,9 @@ def report_closed(connection: ServerConnection) -> None:
     """Report the end of the connection, and log one summary line."""
     now, phases, request = trio.current_time(), connection.phases, connection.request
     close, peer = connection.protocol.close, connection.websocket.close_received
-    code = close.code if close and close.reason else peer.code if peer else ABNORMAL
+    code = (
+        close.code if close and close.reason else peer.code if peer else CloseCode.ABNORMAL_CLOSURE
+    )
     reason = _reason(connection)
     connection.context.observer.on_closed(connection.facade, code, reason, phases)
     if _may_log(connection, "connection_closed"):

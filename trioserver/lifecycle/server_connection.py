@@ -18,8 +18,8 @@ from trioserver.telemetry.phases import Phase, PhaseTimes
 from trioserver.telemetry.tracing import ConnectionTracing
 from trioserver.websocket.errors import ConnectionEnded
 from trioserver.websocket.headers import encode_text
-from trioserver.websocket.send_queue import FrameTooBig, OutboxClosed, OutboxFull
 from trioserver.websocket.request import Request
+from trioserver.websocket.send_queue import FrameTooBig, SendQueueClosed, SendQueueFull
 from trioserver.websocket.websocket import WebSocket
 
 
@@ -154,7 +154,7 @@ class ServerConnection:
         if not self.transmit_if_room(frame):
             try:
                 self.websocket.send_frame_nowait(frame, urgent=True)
-            except OutboxFull:
+            except SendQueueFull:
                 self.fail(Refusal("slow_consumer"))
 
     def transmit_if_room(self, frame: bytes) -> bool:
@@ -164,9 +164,9 @@ class ServerConnection:
         """
         try:
             self.websocket.send_frame_nowait(frame)
-        except OutboxFull:
+        except SendQueueFull:
             return False
-        except OutboxClosed:
+        except SendQueueClosed:
             pass  # the reader is about to notice
         except FrameTooBig:
             limit = self.protocol.options.max_server_message_bytes
@@ -201,21 +201,21 @@ class ServerConnection:
         Sending can call back, and the callback can end the connection and so call this again.
         Therefore each message is taken out before it is sent.
         """
-        protocol, outbox = self.protocol, self.websocket.send_queue
+        protocol, send_queue = self.protocol, self.websocket.send_queue
         outgoing = protocol.outgoing
         while outgoing:
             message = outgoing.pop(0)
             close = protocol.close
             if close is not None and close.reason == "slow_consumer":
-                outbox.discard()
+                send_queue.discard()
             try:
                 self.websocket.send_nowait(message, urgent=True, last=close is not None)
             except FrameTooBig:
                 protocol.fail(Refusal("too_big_to_send"))  # as below
-            except OutboxFull:
-                outbox.discard()
+            except SendQueueFull:
+                send_queue.discard()
                 protocol.fail(Refusal("slow_consumer"))  # queues one more, for this very loop
-            except OutboxClosed:
+            except SendQueueClosed:
                 outgoing.clear()
         if protocol.close is not None and not self.ended.is_set():
             self.phases.enter(Phase.CLOSING, trio.current_time())
@@ -260,6 +260,6 @@ class ServerConnection:
 
     def release(self) -> None:
         """Drop what refers back to this object, so that it is freed without the gc."""
-        self.websocket.let_go()
+        self.websocket.release()
         self.tracing = None
         del self.facade

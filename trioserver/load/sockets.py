@@ -9,7 +9,7 @@ import trio
 from trioserver.load.client import Client
 from trioserver.load.pacing import clock
 from trioserver.load.transport import Transport
-from trioserver.websocket.poller import make_readiness
+from trioserver.websocket.poller import make_poller
 
 
 class Sockets:
@@ -19,25 +19,25 @@ class Sockets:
     """
 
     def __init__(self, *, one_epoll: bool = True) -> None:
-        self._readiness = make_readiness() if one_epoll else None
+        self._poller = make_poller() if one_epoll else None
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            if self._readiness is not None:
-                nursery.start_soon(self._readiness.run)
+            if self._poller is not None:
+                nursery.start_soon(self._poller.run)
             task_status.started()
             await trio.sleep_forever()
 
     def watch(self, client: Client, transport: Transport) -> None:
         """Call `Client.readable` from now on, until ``transport.stop_watching`` is called."""
-        if self._readiness is not None:
+        if self._poller is not None:
             fd = transport.sock.fileno()
-            source = _Source(client)
-            self._readiness.watch(fd, source)
-            transport.unwatch = partial(self._readiness.unwatch, fd, source)
+            handler = _Reader(client)
+            self._poller.watch(fd, handler)
+            transport.unwatch = partial(self._poller.unwatch, fd, handler)
         elif self._nursery is not None:
             reading = trio.CancelScope()
             transport.unwatch = reading.cancel
@@ -49,7 +49,7 @@ class Sockets:
             self._nursery.start_soon(_write, client, client.transport)
 
 
-class _Source:
+class _Reader:
     """A client reads as soon as it can: the time at which an answer came is what is measured."""
 
     __slots__ = ("_client",)
@@ -57,13 +57,13 @@ class _Source:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def read_now(self) -> None:
+    def read_nowait(self) -> None:
         self._client.readable(clock())
 
-    def take_now(self, data: bytes, now: float) -> None:
+    def receive_nowait(self, data: bytes, now: float) -> None:
         raise AssertionError("nothing is left to be taken")
 
-    def send_now(self) -> bool:
+    def flush_nowait(self) -> bool:
         return True
 
 

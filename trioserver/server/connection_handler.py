@@ -25,16 +25,16 @@ from trioserver.logs.tracebacks import traceback_of
 from trioserver.peers.addresses import plain
 from trioserver.server.admission.connection_limiter import Slot
 from trioserver.server.admission.controller import AdmissionController
-from trioserver.server.admission.memory import check_outbox, new_memory
+from trioserver.server.admission.memory import check_send_queue, new_memory
 from trioserver.server.admitted import AdmittedStream
 from trioserver.server.http_side import HttpSide
 from trioserver.server.registry import Registry
 from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.observer import Observer, Observers
 from trioserver.telemetry.tracing import Tracing
-from trioserver.websocket.handshake import Head, PeerLeft, RequestRejected, read_head
+from trioserver.websocket.handshake import ClientDisconnected, Head, RequestRejected, read_head
 from trioserver.websocket.listeners import remote_of
-from trioserver.websocket.poller import Readiness
+from trioserver.websocket.poller import SocketPoller
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
 from trioserver.websocket.send_queue import largest_payload
 from trioserver.websocket.strictness import check_head
@@ -75,7 +75,7 @@ class ConnectionHandler:
         lines: LineThrottle,
         registry: Registry,
         blocks: Blocks,
-        readiness: Readiness | None,
+        poller: SocketPoller | None,
         counts: Counts,
         observer: Observer,
         tracing: Tracing | None,
@@ -99,7 +99,7 @@ class ConnectionHandler:
             observer=self._observer,
             tracing=tracing,
             wall_clock=wall_clock,
-            readiness=readiness,
+            poller=poller,
             memory=self.memory,
         )
         self._limit_messages(config)
@@ -114,9 +114,9 @@ class ConnectionHandler:
 
     def _limit_messages(self, config: Config) -> None:
         """Nothing is taken for sending that could not be sent."""
-        check_outbox(config)
+        check_send_queue(config)
         for part in self._application.parts:
-            part.limit_messages(self, largest_payload(config.outbox.max_bytes))
+            part.limit_messages(self, largest_payload(config.send_queue.max_bytes))
 
     async def serve_stream(
         self,
@@ -184,7 +184,7 @@ class ConnectionHandler:
             self.admission.drop_bad_proxy(arrival.peer, str(bad))
         except RequestRejected as bad:
             await self._admitted(arrival, slot, arrival.peer).refuse(bad, head)
-        except PeerLeft as error:
+        except ClientDisconnected as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
                 if may_log("tls_handshake_failed", arrival.peer):
@@ -245,7 +245,7 @@ class ConnectionHandler:
         try:
             return plain(await read_proxy_header(transport.socket) or peer)
         except OSError:
-            raise PeerLeft from None
+            raise ClientDisconnected from None
 
     def _lifecycle(self, admitted: AdmittedStream, head: Head, match: RouteMatch) -> Lifecycle:
         slot = admitted.slot

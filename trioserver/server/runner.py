@@ -25,7 +25,7 @@ from trioserver.server.operations.systemd import SystemdNotifier
 from trioserver.server.registry import Registry
 from trioserver.telemetry.counts import Counts
 from trioserver.websocket.accepting import Listener
-from trioserver.websocket.poller import Readiness
+from trioserver.websocket.poller import SocketPoller
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -51,7 +51,7 @@ class ServerRunner:
         reloader: Reloader,
         registry: Registry,
         counts: Counts,
-        readiness: Readiness | None,
+        poller: SocketPoller | None,
         parts: Callable[[], Sequence[object]],
         services: Callable[[], Sequence[Callable[..., Any]]],
         make_http: Callable[[], HttpSide | None],
@@ -64,7 +64,7 @@ class ServerRunner:
         self._reloader = reloader
         self._registry = registry
         self._counts = counts
-        self._readiness = readiness
+        self._poller = poller
         self._parts = parts
         self._services = services
         self._make_http = make_http
@@ -112,8 +112,8 @@ class ServerRunner:
             if self.http is not None:
                 await lifespans.enter_async_context(self.http.running())
             async with trio.open_nursery() as services:
-                if self._readiness is not None:
-                    services.start_soon(self._readiness.run)
+                if self._poller is not None:
+                    services.start_soon(self._poller.run)
                 for service in self._services():
                     await services.start(supervise, service)
                 await self._serve(services, handle_signals, on_ready)

@@ -38,8 +38,8 @@ from trioserver.telemetry.metrics.measurements import Measurements
 from trioserver.telemetry.metrics.statistics import ServerStatistics
 from trioserver.telemetry.observer import AdminAction, AuthAttempt, Observer, Observers
 from trioserver.telemetry.tracing import Tracing
-from trioserver.websocket.listeners import Address
-from trioserver.websocket.poller import make_readiness
+from trioserver.websocket.listeners import ListenAddress
+from trioserver.websocket.poller import make_poller
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -83,7 +83,7 @@ class Server:
         self.application = application
         self._registry = Registry()
         self._wall_clock = wall_clock
-        self._readiness = make_readiness()
+        self._poller = make_poller()
         url = config.audit.database
         self._database = None if url is None else open_database(url)
         self._blocks = Blocks(
@@ -105,7 +105,7 @@ class Server:
             lines=self._lines,
             registry=self._registry,
             blocks=self._blocks,
-            readiness=self._readiness,
+            poller=self._poller,
             counts=self._counts,
             observer=self._observer,
             tracing=Tracing(tracer) if traced else None,
@@ -126,7 +126,7 @@ class Server:
             reloader=self._reloader,
             registry=self._registry,
             counts=self._counts,
-            readiness=self._readiness,
+            poller=self._poller,
             parts=self._parts,
             services=self._services,
             make_http=partial(make_http, self),
@@ -171,12 +171,12 @@ class Server:
         return self._reloader.config
 
     @property
-    def addresses(self) -> tuple[Address, ...]:
+    def addresses(self) -> tuple[ListenAddress, ...]:
         """Where it can be reached; empty before it listens."""
         return self._listening.addresses
 
     @property
-    def builtin_addresses(self) -> tuple[Address, ...]:
+    def builtin_addresses(self) -> tuple[ListenAddress, ...]:
         """Where the built-in routes are, if they have a listener of their own."""
         return self._listening.builtin_addresses
 
@@ -413,7 +413,7 @@ class Server:
 
         Limits of the whole server count at once; connections that are open keep what they began
         with. What needs a restart is named in what is returned, and in a line of the log. Raises
-        `CannotListen` for certificates that do not do; then, and when cancelled, nothing changes.
+        `ListenError` for certificates that do not do; then, and when cancelled, nothing changes.
         """
         return await self._reloader.reconfigure(config)
 

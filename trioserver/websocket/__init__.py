@@ -1,1 +1,1 @@
-"""RFC 6455 on Trio: frames, handshakes, readiness, listeners, the outbox."""
+"""RFC 6455 on Trio: frames, handshakes, readiness, listeners, the send queue."""

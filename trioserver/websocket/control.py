@@ -15,7 +15,7 @@ import trio
 import trio_websocket
 
 from trioserver.websocket.frames import Control
-from trioserver.websocket.send_queue import Outbox, OutboxClosed
+from trioserver.websocket.send_queue import SendQueue, SendQueueClosed
 
 _HEAD: Final = (
     b"GET / HTTP/1.1\r\n"
@@ -32,9 +32,9 @@ _HEAD: Final = (
 class ClosingHandshake:
     """The server's side of a closing handshake; its tasks run in ``nursery``."""
 
-    def __init__(self, nursery: trio.Nursery, outbox: Outbox) -> None:
+    def __init__(self, nursery: trio.Nursery, send_queue: SendQueue) -> None:
         self._nursery = nursery
-        self._stream = _ControlStream(_HEAD, outbox)
+        self._stream = _ControlStream(_HEAD, send_queue)
         self._opening = trio.CancelScope()
         self._opened = trio.Event()
         self._websocket: trio_websocket.WebSocketConnection | None = None
@@ -75,13 +75,13 @@ class ClosingHandshake:
 
 
 class _ControlStream(trio.abc.Stream):
-    """What is put in with `feed` comes out of `receive_some`; what is sent goes to the outbox,
+    """What is put in with `feed` comes out of `receive_some`; what is sent goes to the send queue,
     but for the answer to the opening handshake, which the peer has got already."""
 
-    def __init__(self, head: bytes, outbox: Outbox) -> None:
+    def __init__(self, head: bytes, send_queue: SendQueue) -> None:
         self.closed = trio.Event()
         self.is_open = False
-        self._outbox = outbox
+        self._send_queue = send_queue
         self._incoming = head
         self._fed = trio.Event()
         self._fed.set()
@@ -121,13 +121,13 @@ class _ControlStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             return
         try:
-            await self._outbox.send_control(bytes(data))
-        except OutboxClosed:
+            await self._send_queue.send_control(bytes(data))
+        except SendQueueClosed:
             self.close()  # trio-websocket will not ask for more, so nobody may wait for that
             raise trio.BrokenResourceError from None
 
     async def wait_send_all_might_not_block(self) -> None:
-        """The outbox takes control frames at any time."""
+        """The send queue takes control frames at any time."""
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:

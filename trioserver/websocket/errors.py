@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 
-class CannotListen(Exception):
+class ListenError(Exception):
     """An address or a certificate cannot be had; the text says which, and what to do."""
 
 

@@ -60,7 +60,7 @@ Item: TypeAlias = bytes | Control | Violation
 """Bytes are a whole text message, known to be UTF-8, or `Binary`, where that is asked for."""
 
 
-class _Violated(Exception):
+class _ProtocolError(Exception):
     def __init__(self, code: str) -> None:
         self.code = code
 
@@ -79,7 +79,7 @@ class FrameDecoder:
     """
 
     __slots__ = (
-        "_binary", "_buffer", "_dropping", "_final", "_mask", "_masked", "_message", "_missing",
+        "_binary", "_buffer", "_discarding", "_final", "_mask", "_masked", "_message", "_missing",
         "frames", "has_large", "max_message_bytes", "only_messages",
     )  # fmt: skip
 
@@ -95,7 +95,7 @@ class FrameDecoder:
         self._final = False  # whether that frame is the last of its message
         self._mask = b""  # its mask, turned to where its next byte is
         self._message: Fragments | None = None  # that is not complete yet
-        self._dropping = False
+        self._discarding = False
 
     def receive(self, data: bytes) -> list[Item]:
         """What is complete with these bytes, in order. Raises nothing, whatever they are."""
@@ -104,14 +104,14 @@ class FrameDecoder:
         self.only_messages = True
         self.has_large = False
         if self._missing:
-            position = self._go_on(data, items)
+            position = self._continue_payload(data, items)
         elif self._buffer:
             data = self._buffer + data
             self._buffer = b""
         size = len(data)
         while position < size:
-            if self._message is None and not self._dropping:
-                position = self._take_common(data, position, items)
+            if self._message is None and not self._discarding:
+                position = self._decode_fast_path(data, position, items)
                 if position == size:
                     break
             end = self._take_frame(data, position, items)
@@ -131,12 +131,12 @@ class FrameDecoder:
         """What is held of a message that is not complete."""
         return 0 if self._message is None else self._message.size
 
-    def drop_data(self) -> None:
+    def discard_data(self) -> None:
         """From now on let only control frames through."""
-        self._dropping = True
+        self._discarding = True
         self._message = None
 
-    def _take_common(self, data: bytes, position: int, items: list[Item]) -> int:
+    def _decode_fast_path(self, data: bytes, position: int, items: list[Item]) -> int:
         """Take whole text messages up to `LARGE` for as long as there are; where that ends.
 
         Nearly all that is ever sent. Whatever is not as plain as that is left to `_take_frame`.
@@ -179,7 +179,7 @@ class FrameDecoder:
         end = begin + header.length
         missing = end - len(data) if end > len(data) else 0
         try:
-            if not self._dropping:
+            if not self._discarding:
                 self._check(header)
             if opcode in _CONTROLS and header.length <= MAX_CONTROL_PAYLOAD:
                 if missing:
@@ -187,20 +187,22 @@ class FrameDecoder:
                 self.only_messages = False
                 items.append(Control(Opcode(opcode), _payload(data, begin, end, header)))
                 if opcode == Opcode.CLOSE:
-                    self.drop_data()  # section 5.5.1: no data follows
-            elif not self._dropping:
+                    self.discard_data()  # section 5.5.1: no data follows
+            elif not self._discarding:
                 self._take_data(header, _payload(data, begin, end, header), missing, items)
-        except _Violated as violated:
+        except _ProtocolError as violated:
             if header.first == WHOLE_CLOSE:
                 self.only_messages = False
                 items.append(MALFORMED_CLOSE)
-                self.drop_data()
+                self.discard_data()
             else:
                 self._violated(violated, items)
         if missing:
             self._missing = missing
             self._final = header.final
-            self._mask = _turn(data[begin - 4 : begin], len(data) - begin) if header.masked else b""
+            self._mask = (
+                _rotate_mask(data[begin - 4 : begin], len(data) - begin) if header.masked else b""
+            )
         return end - missing
 
     def _take_data(self, header: Header, payload: bytes, missing: int, items: list[Item]) -> None:
@@ -215,18 +217,18 @@ class FrameDecoder:
             self._message.frames += 1
         self._take_piece(payload, header.final and not missing, items)
 
-    def _go_on(self, data: bytes, items: list[Item]) -> int:
+    def _continue_payload(self, data: bytes, items: list[Item]) -> int:
         """Take what there is of the rest of a frame; where that ends."""
         end = min(self._missing, len(data))
         self._missing -= end
-        if not self._dropping:
+        if not self._discarding:
             piece = data[:end]
             if self._mask:
                 piece = apply_mask(piece, self._mask)
-                self._mask = _turn(self._mask, end)
+                self._mask = _rotate_mask(self._mask, end)
             try:
                 self._take_piece(piece, self._final and not self._missing, items)
-            except _Violated as violated:
+            except _ProtocolError as violated:
                 self._violated(violated, items)
         return end
 
@@ -236,7 +238,7 @@ class FrameDecoder:
         try:
             message.add(piece, last=last)
         except UnicodeDecodeError:
-            raise _Violated("not_utf8") from None
+            raise _ProtocolError("not_utf8") from None
         if last:
             self._complete(message.join() if message.is_text else Binary(message.join()), items)
             self._message = None
@@ -247,10 +249,10 @@ class FrameDecoder:
             self.has_large = True
             self.only_messages = False
 
-    def _violated(self, violated: _Violated, items: list[Item]) -> None:
+    def _violated(self, violated: _ProtocolError, items: list[Item]) -> None:
         self.only_messages = False
         items.append(Violation(violated.code))
-        self.drop_data()
+        self.discard_data()
 
     def _check(self, header: Header) -> None:
         """Judge a frame by its header alone (sections 5.2, 5.4 and 5.5)."""
@@ -261,16 +263,16 @@ class FrameDecoder:
             or header.masked != self._masked
             or not header.minimal
         ):
-            raise _Violated("protocol_error")
+            raise _ProtocolError("protocol_error")
         if header.is_control:
             if not header.final or header.length > MAX_CONTROL_PAYLOAD:
-                raise _Violated("protocol_error")
+                raise _ProtocolError("protocol_error")
         elif (opcode == Opcode.CONTINUATION) == (self._message is None):
-            raise _Violated("protocol_error")
+            raise _ProtocolError("protocol_error")
         elif opcode == Opcode.BINARY and not self._binary:
-            raise _Violated("binary_unsupported")
+            raise _ProtocolError("binary_unsupported")
         elif self._is_too_big(header.length):
-            raise _Violated("message_too_big")
+            raise _ProtocolError("message_too_big")
 
     def _is_too_big(self, length: int) -> bool:
         """Whether a frame of this length makes the message too large, or its frames too many."""
@@ -288,7 +290,7 @@ def _payload(data: bytes, begin: int, end: int, header: Header) -> bytes:
 
 def _checked_text(payload: bytes) -> bytes:
     if not _is_utf8(payload):
-        raise _Violated("not_utf8")
+        raise _ProtocolError("not_utf8")
     return payload
 
 
@@ -300,6 +302,6 @@ def _is_utf8(payload: bytes) -> bool:
     return True
 
 
-def _turn(mask: bytes, taken: int) -> bytes:
+def _rotate_mask(mask: bytes, taken: int) -> bytes:
     """The mask as it goes on behind so many bytes."""
     return mask[taken % 4 :] + mask[: taken % 4]

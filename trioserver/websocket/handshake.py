@@ -50,13 +50,13 @@ class RequestRejected(Exception):
         self.headers = headers
 
 
-class PeerLeft(Exception):
+class ClientDisconnected(Exception):
     """The peer left before the head of its request was complete; TLS may be the cause."""
 
 
 @attrs.frozen(kw_only=True)
 class Head:
-    """A request's head. ``rest`` is what came behind it; ``headers`` keeps every value.
+    """A request's head. ``headers`` keeps every value. ``trailing_data`` are the bytes after it.
 
     ``target`` is in origin form: a scheme and a host in front of the path are left out. ``raw`` is
     the head as it came, with the empty line at its end.
@@ -66,7 +66,7 @@ class Head:
     target: str = attrs.field(repr=False)
     http_version: str = "1.1"
     headers: Mapping[str, tuple[str, ...]] = attrs.field(repr=False)
-    rest: bytes = attrs.field(default=b"", repr=False)
+    trailing_data: bytes = attrs.field(default=b"", repr=False)
     raw: bytes = attrs.field(default=b"", repr=False)
 
     @property
@@ -103,7 +103,7 @@ class Head:
 
 
 async def read_head(stream: trio.abc.ReceiveStream, *, max_bytes: int, begun: bytes = b"") -> Head:
-    """Read up to the end of the head. Raises `RequestRejected`, `PeerLeft`.
+    """Read up to the end of the head. Raises `RequestRejected`, `ClientDisconnected`.
 
     ``begun`` is what has been read already. Linear in the input however slowly it comes.
     Cancelling this loses what was read.
@@ -128,13 +128,13 @@ async def _receive(stream: trio.abc.ReceiveStream) -> bytes:
     try:
         data = await stream.receive_some(_RECEIVE_BYTES)
     except trio.BrokenResourceError as error:
-        raise PeerLeft from error.__cause__
+        raise ClientDisconnected from error.__cause__
     if not data:
-        raise PeerLeft
+        raise ClientDisconnected
     return bytes(data)
 
 
-def _parse(head: bytes, rest: bytes) -> Head:
+def _parse(head: bytes, trailing_data: bytes) -> Head:
     if head.count(b"\n") > _MAX_HEADERS + 2:  # with the request line, and the empty one
         raise RequestRejected(431, f"The request has more than {_MAX_HEADERS} headers.")
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)
@@ -156,7 +156,7 @@ def _parse(head: bytes, rest: bytes) -> Head:
         target=_origin_form(event.target.decode("ascii")),
         http_version=event.http_version.decode("ascii"),
         headers={name: tuple(values) for name, values in headers.items()},
-        rest=rest,
+        trailing_data=trailing_data,
         raw=head,
     )
 
@@ -227,7 +227,7 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def acceptance(head: Head, subprotocol: str | None) -> bytes:
+def switching_protocols_response(head: Head, subprotocol: str | None) -> bytes:
     """The answer to a good opening handshake (section 4.2.2); no extension is accepted."""
     key = head.headers["sec-websocket-key"][0].encode("ascii")
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())

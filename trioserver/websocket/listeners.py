@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trioserver.websocket.accepting import Listener
-from trioserver.websocket.errors import CannotListen, reason_of
+from trioserver.websocket.errors import ListenError, reason_of
 from trioserver.websocket.tls_stream import socket_below
 
 _BACKLOG: Final = 4096
@@ -28,7 +28,7 @@ _EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @attrs.frozen
-class Address:
+class ListenAddress:
     """Where the server can be reached. ``host`` is a Unix socket's path when ``port`` is None."""
 
     host: str
@@ -51,13 +51,13 @@ class Address:
         if self.port is None:
             return f"ws+unix://{self.host}"
         local = _EVERYWHERE.get(self.host, self.host)
-        return f"ws{'s' * self.secure}://{Address(local, self.port)}"
+        return f"ws{'s' * self.secure}://{ListenAddress(local, self.port)}"
 
 
 async def open_tcp(
     host: str, port: int, tls: ssl.SSLContext | None, *, reuse_port: bool = False
 ) -> list[Listener]:
-    """Listen on all addresses of ``host``; port 0 picks one free port for all. `CannotListen`.
+    """Listen on all addresses of ``host``; port 0 picks one free port for all. `ListenError`.
 
     "::" is all addresses of this machine, of IPv4 too, each family on a socket of its own.
 
@@ -66,7 +66,7 @@ async def open_tcp(
     try:
         transports = await _open_on_one_port(None if host == "::" else host, port, reuse_port)
     except (OSError, UnicodeError) as error:
-        raise CannotListen(
+        raise ListenError(
             f"cannot listen on {host}, port {port}: {reason_of(error)}; choose another with "
             "--port, or 0 for a free one"
         ) from None
@@ -115,7 +115,7 @@ async def _resolve(host: str | None, port: int) -> list[tuple[int, tuple[str, in
 
 
 async def open_unix(path: Path) -> list[Listener]:
-    """Listen on a Unix socket; one that a dead server left is replaced. `CannotListen`."""
+    """Listen on a Unix socket; one that a dead server left is replaced. `ListenError`."""
     if await _is_stale(path):
         await trio.Path(path).unlink(missing_ok=True)
     socket = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
@@ -126,23 +126,23 @@ async def open_unix(path: Path) -> list[Listener]:
     except BaseException as error:
         socket.close()
         if isinstance(error, OSError):
-            raise CannotListen(f"cannot listen on {path}: {reason_of(error)}") from None
+            raise ListenError(f"cannot listen on {path}: {reason_of(error)}") from None
         raise
     return [Listener(trio.SocketListener(socket))]
 
 
 def adopt(name: str, socket: stdlib_socket.socket, tls: ssl.SSLContext | None) -> Listener:
-    """Accept on a socket that somebody else has opened and goes on to own. `CannotListen`."""
+    """Accept on a socket that somebody else has opened and goes on to own. `ListenError`."""
     socket.setblocking(False)
     listening = socket.type == stdlib_socket.SOCK_STREAM and socket.getsockopt(
         stdlib_socket.SOL_SOCKET, stdlib_socket.SO_ACCEPTCONN
     )
     if not listening:
         socket.close()
-        raise CannotListen(f"the socket {name} is none to listen on: it needs ListenStream=")
+        raise ListenError(f"the socket {name} is none to listen on: it needs ListenStream=")
     if tls is not None and socket.family == stdlib_socket.AF_UNIX:
         socket.close()
-        raise CannotListen(f"the socket {name} is a Unix socket, and TLS is for TCP")
+        raise ListenError(f"the socket {name} is a Unix socket, and TLS is for TCP")
     return Listener(trio.SocketListener(trio.socket.from_stdlib_socket(socket)), tls)
 
 
@@ -176,7 +176,7 @@ class SocketFile:
     inode: int
 
     @classmethod
-    async def of(cls, address: Address) -> SocketFile:
+    async def of(cls, address: ListenAddress) -> SocketFile:
         """The file of a listener that has just been opened."""
         return cls(Path(address.host), (await trio.Path(address.host).stat()).st_ino)
 
@@ -188,13 +188,13 @@ class SocketFile:
                 await path.unlink()
 
 
-def address_of(listener: Listener) -> Address:
+def address_of(listener: Listener) -> ListenAddress:
     """Where a listener listens."""
     socket = listener.transport.socket
     if socket.family == stdlib_socket.AF_UNIX:
-        return Address(str(socket.getsockname()), None)
+        return ListenAddress(str(socket.getsockname()), None)
     host, port = socket.getsockname()[:2]
-    return Address(str(host), int(port), listener.tls is not None)
+    return ListenAddress(str(host), int(port), listener.tls is not None)
 
 
 def remote_of(stream: trio.abc.Stream) -> str:
@@ -208,4 +208,4 @@ def remote_of(stream: trio.abc.Stream) -> str:
         host, port = socket.getpeername()[:2]
     except OSError:
         return ""
-    return str(Address(host, port))
+    return str(ListenAddress(host, port))

@@ -1,4 +1,4 @@
-"""The memory that all connections together hold in queues and outboxes, and its bound.
+"""The memory that all connections together hold in receive queues and send queues, and its bound.
 
 From three quarters of the bound on, the connections that hold most are not read from: a connection
 waits when what it holds grows, and is more than an equal share. Where that does not help, and the
@@ -24,7 +24,7 @@ _TURN: Final = 128 * 1024
 
 
 class SharedFrame(bytes):
-    """A frame that many outboxes hold at once. It is counted once, for as long as it exists.
+    """A frame that many send queues hold at once. It is counted once, for as long as it exists.
 
     ``total`` is what all of them hold, in this process.
     """
@@ -39,24 +39,24 @@ class SharedFrame(bytes):
 
 
 def shared(frame: bytes) -> bytes:
-    """A frame for many outboxes. A small one costs each of them as much as a frame of its own."""
+    """Return a frame to put into many send queues; small ones are counted for each of them."""
     return frame if len(frame) < GRAIN else SharedFrame(frame)
 
 
-class Debtor(Protocol):
+class MemoryHolder(Protocol):
     """A connection, as seen from here. Plain functions, which must not raise."""
 
-    def wait_for_memory(self) -> None:
+    def pause_for_memory(self) -> None:
         """Read no more for now."""
 
-    def go_on_with_memory(self) -> None:
+    def resume_after_memory(self) -> None:
         """Read again."""
 
     def evict(self, *, slow: bool) -> None:
         """End. ``slow``: most of what it holds is what the peer has not read."""
 
 
-class Memory:
+class MemoryLimiter:
     """What the connections of a server hold, in bytes. `run` has to run.
 
     ``limit`` may be changed at any time. ``on_pressure`` is called whenever connections have to
@@ -68,8 +68,8 @@ class Memory:
         self.evicted = 0
         self._on_pressure = on_pressure
         self._held = 0
-        self._debts: dict[Debt, None] = {}
-        self._waiting: dict[Debt, None] = {}
+        self._debts: dict[MemoryAccount, None] = {}
+        self._waiting: dict[MemoryAccount, None] = {}
         self._exceeded = trio.Event()
 
     @property
@@ -95,44 +95,44 @@ class Memory:
             self._exceeded = trio.Event()
             self._evict()
 
-    def change(self, debt: Debt, by: int) -> None:
+    def change(self, memory: MemoryAccount, by: int) -> None:
         """An account has changed; for `Debt`."""
         self._held += by
-        self._keep(debt)
+        self._keep(memory)
         if by < 0:
             if self._waiting:
                 self._let_go_on()
         elif self.held > self._mark:
-            self._restrain(debt)
+            self._restrain(memory)
 
-    def share(self, debt: Debt, by: int) -> None:
+    def share(self, memory: MemoryAccount, by: int) -> None:
         """A connection has more or fewer frames for many, which nobody waits for: to read less of
         it makes them no fewer. For `Debt`."""
-        self._keep(debt)
+        self._keep(memory)
         if by < 0:
             if self._waiting:
                 self._let_go_on()
         elif self.held > self.limit:
             self._exceeded.set()
 
-    def _keep(self, debt: Debt) -> None:
-        if debt.counted or debt.shared:
-            self._debts[debt] = None
+    def _keep(self, memory: MemoryAccount) -> None:
+        if memory.counted or memory.shared:
+            self._debts[memory] = None
         else:
-            self._debts.pop(debt, None)
+            self._debts.pop(memory, None)
 
-    def forget(self, debt: Debt) -> None:
+    def forget(self, memory: MemoryAccount) -> None:
         """A connection has ended, and holds nothing any more; for `Debt`."""
-        self._held -= debt.counted
-        self._debts.pop(debt, None)
-        self._waiting.pop(debt, None)
+        self._held -= memory.counted
+        self._debts.pop(memory, None)
+        self._waiting.pop(memory, None)
         if self._waiting:
             self._let_go_on()
 
-    def _restrain(self, debt: Debt) -> None:
-        if debt.counted * len(self._debts) >= self._mark and debt not in self._waiting:
-            self._waiting[debt] = None
-            debt.debtor.wait_for_memory()
+    def _restrain(self, memory: MemoryAccount) -> None:
+        if memory.counted * len(self._debts) >= self._mark and memory not in self._waiting:
+            self._waiting[memory] = None
+            memory.debtor.pause_for_memory()
             self._tell()
         if self.held > self.limit:
             self._exceeded.set()
@@ -142,21 +142,21 @@ class Memory:
         room = self._mark - self.held
         while room >= 0 and self._waiting:
             room -= _TURN
-            debt = next(iter(self._waiting))
-            del self._waiting[debt]
-            debt.debtor.go_on_with_memory()
+            memory = next(iter(self._waiting))
+            del self._waiting[memory]
+            memory.debtor.resume_after_memory()
 
     def _evict(self) -> None:
         """Close those that hold most, until nobody would have to wait. A frame for many is counted
         as if all of these had equally many holders."""
-        shared = sum(debt.shared for debt in self._debts)
+        shared = sum(memory.shared for memory in self._debts)
         part = SharedFrame.total / shared if shared else 0.0
-        weights = {debt: debt.counted + part * debt.shared for debt in self._debts}
-        for debt in sorted(weights, key=weights.__getitem__, reverse=True):
+        weights = {memory: memory.counted + part * memory.shared for memory in self._debts}
+        for memory in sorted(weights, key=weights.__getitem__, reverse=True):
             if self.held <= self._mark:
                 break
             self.evicted += 1
-            debt.evict()
+            memory.evict()
         self._tell()
 
     def _tell(self) -> None:
@@ -164,24 +164,26 @@ class Memory:
             self._on_pressure()
 
 
-class Debt:
-    """The account of one connection: what it holds in its queue, in its outbox, and of a message
-    that has not arrived completely. ``counted`` is what `Memory` knows of; ``shared`` is what the
-    connection has of frames for many, which are counted by themselves."""
+class MemoryAccount:
+    """The bytes that one connection holds: in its receive queue, in its send queue, and of a
+    message that has not arrived completely.
+
+    ``counted`` is the part that was reported to the `MemoryLimiter`. ``shared`` is what the send
+    queue holds of `SharedFrame`, which the limiter counts once for all connections."""
 
     __slots__ = ("_debtor", "_memory", "_partial", "_queued", "_unsent", "counted", "shared")
 
-    def __init__(self, memory: Memory | None, debtor: Debtor) -> None:
+    def __init__(self, memory: MemoryLimiter | None, debtor: MemoryHolder) -> None:
         self.counted = 0
         self.shared = 0
         self._memory = memory
-        self._debtor: Debtor | None = debtor
+        self._debtor: MemoryHolder | None = debtor
         self._queued = 0
         self._unsent = 0
         self._partial = 0
 
     @property
-    def debtor(self) -> Debtor:
+    def debtor(self) -> MemoryHolder:
         """Whose account it is."""
         assert self._debtor is not None, "it is open"
         return self._debtor
@@ -192,7 +194,8 @@ class Debt:
         self._settle()
 
     def set_unsent(self, size: int, shared: int = 0) -> None:
-        """So many bytes are in the outbox, or wait for room in it; and so many of `SharedFrame`."""
+        """Set the bytes that are in the send queue or wait for room in it, without and with
+        `SharedFrame`."""
         self._unsent = size
         self._settle()
         change, self.shared = shared - self.shared, shared

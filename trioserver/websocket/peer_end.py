@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager, closing
 
 import trio
 
-from trioserver.websocket.poller import Readiness
+from trioserver.websocket.poller import SocketPoller
 from trioserver.websocket.tls_stream import socket_below
 
 
 @asynccontextmanager
 async def watched_for_end(
-    stream: trio.abc.Stream, readiness: Readiness | None, call: Callable[[], None]
+    stream: trio.abc.Stream, poller: SocketPoller | None, call: Callable[[], None]
 ) -> AsyncIterator[None]:
     """Call ``call`` once, if the peer of ``stream`` ends within this context.
 
@@ -29,12 +29,12 @@ async def watched_for_end(
     descriptor = -1 if socket is None else socket.fileno()
     if descriptor < 0:
         yield
-    elif readiness is not None:
-        readiness.watch_hangup(descriptor, call)
+    elif poller is not None:
+        poller.watch_hangup(descriptor, call)
         try:
             yield
         finally:
-            readiness.unwatch_hangup(descriptor, call)
+            poller.unwatch_hangup(descriptor, call)
     elif sys.platform == "linux":
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_wait_hangup, descriptor, call)

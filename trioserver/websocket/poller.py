@@ -52,34 +52,36 @@ _LONGEST_REST: Final = 0.25
 _log: Final = structlog.get_logger("trioserver")
 
 
-class Source(Protocol):
+class PollHandler(Protocol):
     """Whose socket it is. Plain functions, which must not block."""
 
-    def read_now(self) -> bytes | None:
+    def read_nowait(self) -> bytes | None:
         """What there is to read; empty at the end; None for nothing to handle."""
 
-    def take_now(self, data: bytes, now: float) -> None:
+    def receive_nowait(self, data: bytes, now: float) -> None:
         """Handle what was read, at Trio's time ``now``; answers may be held back."""
 
-    def send_now(self) -> bool:
+    def flush_nowait(self) -> bool:
         """Send what was held back; False where a task is about to add to it, which is waited for:
         then this is called again when tasks have had their turn."""
 
 
-class Readiness:
-    """Serves each `Source` whose socket can be read. `run` has to run.
+class SocketPoller:
+    """Serves each `PollHandler` whose socket can be read. `run` has to run.
 
-    ``turn_is_coming`` says that who uses `hold` now is asked to send within a tick.
+    ``in_batch`` says that who uses `defer_flush` now is asked to send within a tick.
     """
 
     def __init__(self) -> None:
         assert sys.platform == "linux"
         self._epoll = select.epoll()
-        self._sources: dict[int, Source] = {}
+        self._handlers: dict[int, PollHandler] = {}
         self._hangups: dict[int, Callable[[], None]] = {}
-        self.turn_is_coming = False
-        self._waiting: list[Source] = []  # for tasks, which have their turn before the next round
-        self._holding: list[Source] = []  # for whatever else comes in this step
+        self.in_batch = False
+        self._waiting: list[
+            PollHandler
+        ] = []  # for tasks, which have their turn before the next round
+        self._deferred: list[PollHandler] = []  # for whatever else comes in this step
         self._starts: deque[Callable[[], None]] = deque()  # at most one of each socket
         self._may_start = 0
         self._large: deque[Callable[[], None]] = deque()  # at most one of each socket
@@ -87,23 +89,23 @@ class Readiness:
         self._large_started = False  # in the last round
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._handlers)
 
-    def watch(self, fd: int, source: Source) -> None:
-        """Serve ``source`` in each round in which something can be read, or the peer has gone.
+    def watch(self, fd: int, handler: PollHandler) -> None:
+        """Serve ``handler`` in each round in which something can be read, or the peer has gone.
 
         If it raises, its socket is watched no more, and a line is logged.
         """
-        self._sources[fd] = source
+        self._handlers[fd] = handler
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
 
-    def unwatch(self, fd: int, source: Source) -> None:
+    def unwatch(self, fd: int, handler: PollHandler) -> None:
         """Serve it no more, but for what was read already; to be done before the socket is closed.
 
         A second time changes nothing.
         """
-        if self._sources.get(fd) is source:
-            del self._sources[fd]
+        if self._handlers.get(fd) is handler:
+            del self._handlers[fd]
             self._unregister(fd)
 
     def _unregister(self, fd: int) -> None:
@@ -123,15 +125,18 @@ class Readiness:
             del self._hangups[fd]
             self._unregister(fd)
 
-    def hold(self, source: Source) -> None:
-        """Call `Source.send_now` in the turn that is coming, when others may have added to what it
-        holds back: what many tasks and messages send to one client leaves in one call."""
-        self._holding.append(source)
+    def defer_flush(self, handler: PollHandler) -> None:
+        """Call `PollHandler.flush_nowait` at the end of the current batch.
 
-    def start_in_turn(self, start: Callable[[], None]) -> None:
+        Other messages and tasks may send to the same client until then, and all of it leaves in
+        one system call. Only while ``in_batch`` is true.
+        """
+        self._deferred.append(handler)
+
+    def schedule_start(self, start: Callable[[], None]) -> None:
         """Call ``start``, which starts a task: now, or in a later round where many are started.
 
-        For sources that have unwatched their socket.
+        For handlers that have unwatched their socket.
         """
         if self._may_start > 0:
             self._may_start -= 1
@@ -139,12 +144,12 @@ class Readiness:
         else:
             self._starts.append(start)
 
-    def start_large_in_turn(self, start: Callable[[], None]) -> None:
-        """As `start_in_turn`, for a task that handles a large message: one in a round, and fewer
+    def schedule_large_start(self, start: Callable[[], None]) -> None:
+        """As `schedule_start`, for a task that handles a large message: one in a round, and fewer
         where they take long, so that many of them do not keep small messages waiting."""
         self._large.append(start)
 
-    def held(self, seconds: float) -> None:
+    def record_duration(self, seconds: float) -> None:
         """A task has just handled messages, for this long of CPU time, without a pause."""
         if seconds > _LONG:
             self._large_due = trio.current_time() + min(_REST * seconds, _LONGEST_REST)
@@ -153,23 +158,23 @@ class Readiness:
         """Serve until cancelled. Each round reads every socket once, so a flood starves nobody."""
         try:
             while True:
-                if self._starts or self._waiting or self._holding:
+                if self._starts or self._waiting or self._deferred:
                     await trio.lowlevel.checkpoint()
                 else:
                     await self._wait_ready()
-                self.turn_is_coming = True
-                self._holding += self._waiting
+                self.in_batch = True
+                self._deferred += self._waiting
                 self._waiting.clear()
-                self._send_held()
+                self._flush_deferred()
                 self._start_some()
                 turn_ends = perf_counter() + _TURN
                 while self._serve_ready() and perf_counter() < turn_ends:
                     pass
-                self.turn_is_coming = bool(self._waiting or self._holding)
+                self.in_batch = bool(self._waiting or self._deferred)
         finally:
-            self.turn_is_coming = False
-            self._holding += self._waiting
-            self._send_held()
+            self.in_batch = False
+            self._deferred += self._waiting
+            self._flush_deferred()
             self._epoll.close()
 
     async def _wait_ready(self) -> None:
@@ -180,10 +185,10 @@ class Readiness:
         with trio.move_on_at(self._large_due):
             await trio.lowlevel.wait_readable(self._epoll.fileno())
 
-    def _send_held(self) -> None:
-        holding, self._holding = self._holding, []
-        for source in holding:
-            self._send(source)
+    def _flush_deferred(self) -> None:
+        deferred, self._deferred = self._deferred, []
+        for handler in deferred:
+            self._flush(handler)
 
     def _start_some(self) -> None:
         self._may_start = _STARTS
@@ -208,52 +213,52 @@ class Readiness:
         events = self._epoll.poll(0, _STEP)
         if not events:
             return False
-        came: list[tuple[Source, bytes]] = []
+        came: list[tuple[PollHandler, bytes]] = []
         for fd, _ in events:
-            source = self._sources.get(fd)
-            if source is not None:
-                self._read(fd, source, came)
+            handler = self._handlers.get(fd)
+            if handler is not None:
+                self._read(fd, handler, came)
             elif fd in self._hangups:
                 call = self._hangups[fd]
                 self.unwatch_hangup(fd, call)
                 call()
         now = trio.current_time()
-        for source, data in came:
-            self._take(source, data, now)
-        self._send_held()
-        for source, _ in came:
-            self._send(source)
+        for handler, data in came:
+            self._receive(handler, data, now)
+        self._flush_deferred()
+        for handler, _ in came:
+            self._flush(handler)
         return True
 
-    def _read(self, fd: int, source: Source, came: list[tuple[Source, bytes]]) -> None:
+    def _read(self, fd: int, handler: PollHandler, came: list[tuple[PollHandler, bytes]]) -> None:
         try:
-            data = source.read_now()
+            data = handler.read_nowait()
         except Exception as error:
-            self._failed(source, error)
+            self._failed(handler, error)
         else:
             if data is not None:
-                came.append((source, data))
+                came.append((handler, data))
 
-    def _take(self, source: Source, data: bytes, now: float) -> None:
+    def _receive(self, handler: PollHandler, data: bytes, now: float) -> None:
         try:
-            source.take_now(data, now)
+            handler.receive_nowait(data, now)
         except Exception as error:
-            self._failed(source, error)
+            self._failed(handler, error)
 
-    def _send(self, source: Source) -> None:
+    def _flush(self, handler: PollHandler) -> None:
         try:
-            if not source.send_now():
-                self._waiting.append(source)
+            if not handler.flush_nowait():
+                self._waiting.append(handler)
         except Exception as error:
-            self._failed(source, error)
+            self._failed(handler, error)
 
-    def _failed(self, source: Source, error: Exception) -> None:
+    def _failed(self, handler: PollHandler, error: Exception) -> None:
         _log.error("poll_handler_failed", traceback=traceback_of(error))
-        for fd, other in [*self._sources.items()]:
-            if other is source:
-                self.unwatch(fd, source)
+        for fd, other in [*self._handlers.items()]:
+            if other is handler:
+                self.unwatch(fd, handler)
 
 
-def make_readiness() -> Readiness | None:
+def make_poller() -> SocketPoller | None:
     """One for this process's event loop, None where there is no epoll."""
-    return Readiness() if sys.platform == "linux" else None
+    return SocketPoller() if sys.platform == "linux" else None

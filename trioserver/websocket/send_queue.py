@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from trioserver.websocket.headers import Opcode, payload_within
-from trioserver.websocket.memory import Debt, SharedFrame
+from trioserver.websocket.memory import MemoryAccount, SharedFrame
 
 _CHUNK_BYTES: Final = 64 * 1024
 """At most about this much is handed to the transport at once, so that a control frame that comes
@@ -18,13 +18,13 @@ in behind a large backlog waits for no more than that."""
 _CLOSE: Final = 0x80 | Opcode.CLOSE
 """The first byte of a Close frame."""
 
-ROOM_BYTES: Final = 64 * 1024
+LOW_WATER_BYTES: Final = 64 * 1024
 """Frames that can wait do so until at most this is queued: a lower mark keeps a fast transport idle
 in between, a higher one lets one client hold more memory."""
 
 
 def largest_frame(max_bytes: int) -> int:
-    """The size of the largest frame that an outbox of ``max_bytes`` takes.
+    """The size of the largest frame that a send queue of ``max_bytes`` takes.
 
     What is left is the reserve for frames that cannot wait: it is as large as what may be queued
     when a frame is put that could wait, so that such a frame always fits.
@@ -33,12 +33,12 @@ def largest_frame(max_bytes: int) -> int:
 
 
 def largest_payload(max_bytes: int) -> int:
-    """The size of the largest message whose frame an outbox of ``max_bytes`` takes."""
+    """The size of the largest message whose frame a send queue of ``max_bytes`` takes."""
     return payload_within(largest_frame(max_bytes))
 
 
 def _room(max_bytes: int) -> int:
-    return min(ROOM_BYTES, max_bytes // 4)
+    return min(LOW_WATER_BYTES, max_bytes // 4)
 
 
 def _pieces(chunk: bytes) -> Iterator[bytes | memoryview]:
@@ -57,51 +57,51 @@ def _pieces(chunk: bytes) -> Iterator[bytes | memoryview]:
 
 
 class FrameTooBig(Exception):
-    """The frame is larger than any that the outbox takes; nothing was queued."""
+    """The frame is larger than any that the send queue takes; nothing was queued."""
 
 
-class OutboxFull(Exception):
+class SendQueueFull(Exception):
     """The peer does not read fast enough; nothing was queued."""
 
 
-class OutboxClosed(Exception):
+class SendQueueClosed(Exception):
     """The transport has ended, or a Close frame was queued; nothing can be sent any more."""
 
 
 @attrs.define
-class _Lane:
+class _Counter:
     """How many frames of a kind were ever put, and how many of them have left."""
 
     put: int = 0
     left: int = 0
 
 
-class Outbox:
+class SendQueue:
     """Frames on their way out: straight to the transport while it takes them, else by `run`.
 
-    ``write_now`` hands bytes to the transport without waiting and says how many it took; it may
+    ``write_nowait`` hands bytes to the transport without waiting and says how many it took; it may
     raise `OSError`. None where the transport has no such thing: then all is left to `run`, the
     one task that writes to ``stream`` and waits for it. `start` says where it is to run, once
     there is something for it.
 
     ``max_bytes`` bounds what waits, ``max_age`` (seconds) for how long. When data has waited
-    longer it is dropped and ``on_overdue`` called, once, which may still put its last words; when
+    longer it is dropped and ``on_expired`` called, once, which may still put its last words; when
     the transport has not taken a piece for that long, nothing more is sent. A large frame leaves
     in pieces, each with that time of its own, and what waits behind it has its time after it: so
     its size makes nobody overdue who reads.
 
-    ``max_frame_bytes`` is the size of the largest frame that is taken. Who can wait uses
-    `wait_room` before putting a frame, and then it fits; while more than ``room_bytes`` are queued
-    somebody waits, or would have to.
+    ``max_frame_bytes`` is the size of the largest frame that is accepted. Callers that can wait
+    call `wait_room` before they put a frame, and then it fits. They wait while more than
+    ``low_water_bytes`` are queued.
     """
 
     __slots__ = (
         "_ages_from", "_chunk", "_chunk_controls", "_chunk_is_large", "_chunk_others", "_close",
-        "_control", "_controls", "_data", "_debt", "_ending", "_held", "_held_since", "_moved",
-        "_nursery", "_on_left", "_on_overdue", "_on_room", "_others", "_owes", "_shared_bytes",
-        "_sound", "_stream", "_turn", "_waiting_bytes", "_wake", "_write_now", "_writing",
-        "bytes_sent", "closed", "corked", "max_age", "max_bytes", "max_frame_bytes",
-        "queued_bytes", "room_bytes",
+        "_control", "_controls", "_data", "_ending", "_held", "_held_since", "_last_complete",
+        "_memory", "_moved", "_nursery", "_on_left", "_on_overdue", "_on_room", "_others", "_owes",
+        "_shared_bytes", "_stream", "_turn", "_waiting_bytes", "_wake", "_write_nowait", "_writing",
+        "bytes_sent", "closed", "corked", "low_water_bytes", "max_age", "max_bytes",
+        "max_frame_bytes", "queued_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -110,20 +110,20 @@ class Outbox:
         *,
         max_bytes: int,
         max_age: float,
-        on_overdue: Callable[[], None],
-        write_now: Callable[[bytes | memoryview], int] | None = None,
-        debt: Debt | None = None,
+        on_expired: Callable[[], None],
+        write_nowait: Callable[[bytes | memoryview], int] | None = None,
+        memory: MemoryAccount | None = None,
     ) -> None:
         self.max_bytes = max_bytes
         self.max_frame_bytes = largest_frame(max_bytes)
-        self.room_bytes = _room(max_bytes)  # less while a frame waits that needs more room
+        self.low_water_bytes = _room(max_bytes)  # less while a frame waits that needs more room
         self.max_age = max_age
         self.queued_bytes = 0
         self.bytes_sent = 0
         self.closed = False
-        self._on_overdue: Callable[[], None] | None = on_overdue
+        self._on_overdue: Callable[[], None] | None = on_expired
         self._stream = stream
-        self._write_now = write_now
+        self._write_nowait = write_nowait
         self._nursery: trio.Nursery | None = None  # until `run` has been started in it
         self.corked = False
         self._held_since = 0.0
@@ -134,9 +134,11 @@ class Outbox:
         self._held: list[bytes] = []  # data that was put while corked
         self._close: bytes | None = None  # the Close frame, which is the last of all
         self._ending = False
-        self._controls = _Lane()
-        self._others = _Lane()
-        self._sound: int | None = None  # up to where all has left, once something was discarded
+        self._controls = _Counter()
+        self._others = _Counter()
+        self._last_complete: int | None = (
+            None  # up to where all has left, once something was discarded
+        )
         # What is handed over in one piece, or what is left of it; and its frames of each lane.
         self._chunk = b""
         self._chunk_controls = 0
@@ -145,9 +147,9 @@ class Outbox:
         self._wake: trio.Event | None = None  # `run` waits for it
         self._moved: trio.Event | None = None  # others wait for it
         self._on_left: tuple[int, Callable[[], None]] | None = None
-        self._debt = debt
+        self._memory = memory
         self._owes = False  # whether the debt is told of anything
-        self._shared_bytes = 0  # of the data that waits, what is not this outbox's alone
+        self._shared_bytes = 0  # of the data that waits, what is not this send queue's alone
         self._waiting_bytes = 0  # of frames that wait for room
         self._turn: trio.Lock | None = None  # of those who wait for room
         self._on_room: Callable[[], None] | None = None
@@ -163,10 +165,10 @@ class Outbox:
 
         ``urgent``: it cannot wait, and may use the reserve. The ``last`` one is always taken.
 
-        Raises `OutboxFull`, `FrameTooBig`, `OutboxClosed`.
+        Raises `SendQueueFull`, `FrameTooBig`, `SendQueueClosed`.
         """
         if self.closed or self._ending:
-            raise OutboxClosed
+            raise SendQueueClosed
         size = len(frame)
         queued = self.queued_bytes
         if queued + size > self.max_frame_bytes and not last:
@@ -175,7 +177,7 @@ class Outbox:
         self.queued_bytes = queued + size
         if self.corked:
             self._held.append(frame)
-        elif queued or self._write_now is None:
+        elif queued or self._write_nowait is None:
             self._data.append((frame, trio.current_time()))
             if type(frame) is SharedFrame:
                 self._shared_bytes += size
@@ -185,13 +187,13 @@ class Outbox:
             self._send_alone(frame, 1)
 
     def put_control_nowait(self, frame: bytes) -> None:
-        """Queue a control frame ahead of all data, a Close frame behind it. Raises `OutboxClosed`.
+        """Queue a control frame before all data, a Close frame after it. Raises `SendQueueClosed`.
 
         Not bounded here: those who send control frames wait for each to be written, or send one
         in an interval.
         """
         if self.closed or self._ending:
-            raise OutboxClosed
+            raise SendQueueClosed
         if frame[0] == _CLOSE:
             self._close = frame
             self._ending = True
@@ -204,7 +206,7 @@ class Outbox:
             self._send_now()
 
     async def send_control(self, frame: bytes) -> None:
-        """Queue a control frame, and wait until it has been written. Raises `OutboxClosed`.
+        """Queue a control frame, and wait until it has been written. Raises `SendQueueClosed`.
 
         Cancelling this does not take it back.
         """
@@ -216,8 +218,8 @@ class Outbox:
         """Forget the data that waits; a frame that is being sent is still sent to its end."""
         self._stop_holding()
         self.queued_bytes -= sum(len(frame) for frame, _ in self._data)
-        if self._data and self._sound is None:
-            self._sound = self._others.left
+        if self._data and self._last_complete is None:
+            self._last_complete = self._others.left
         self._others.left += len(self._data)
         self._data.clear()
         self._shared_bytes = 0
@@ -236,28 +238,30 @@ class Outbox:
 
     @property
     def position(self) -> int:
-        """How many frames other than control frames were ever put; for `has_left`."""
+        """How many frames other than control frames were ever put; for `is_flushed`."""
         return self._others.put
 
-    def has_left(self, position: int) -> bool:
+    def is_flushed(self, position: int) -> bool:
         """Whether the frame that was put last at this `position` was handed to the transport.
 
         False too where it cannot be known: some data was discarded before it had left.
         """
-        return position <= (self._others.left if self._sound is None else self._sound)
+        return position <= (
+            self._others.left if self._last_complete is None else self._last_complete
+        )
 
-    async def wait_left(self, position: int) -> None:
-        """Wait until the frame at this `position` has left. Raises `OutboxClosed`."""
+    async def wait_flushed(self, position: int) -> None:
+        """Wait until the frame at this `position` has left. Raises `SendQueueClosed`."""
         await self._wait_left(self._others, position)
 
-    def call_when_left(self, position: int, function: Callable[[], None]) -> None:
+    def call_when_flushed(self, position: int, function: Callable[[], None]) -> None:
         """Call ``function`` as soon as the frame at this `position` has left, before anybody can
         know that it has. One at a time; never called if the frame does not leave."""
         self._on_left = (position, function)
         self._check_left()
 
     def _check_left(self) -> None:
-        if self._on_left is not None and self.has_left(self._on_left[0]):
+        if self._on_left is not None and self.is_flushed(self._on_left[0]):
             function, self._on_left = self._on_left[1], None
             function()
 
@@ -274,7 +278,10 @@ class Outbox:
             held = self._held
             if held:
                 chunk = held[0] if len(held) == 1 else b"".join(held)
-                if len(chunk) == self.queued_bytes <= _CHUNK_BYTES and self._write_now is not None:
+                if (
+                    len(chunk) == self.queued_bytes <= _CHUNK_BYTES
+                    and self._write_nowait is not None
+                ):
                     self._held = []
                     self._send_alone(chunk, len(held))
                     return
@@ -283,14 +290,14 @@ class Outbox:
                 self._send_now()
 
     async def wait_below(self, queued_bytes: int) -> None:
-        """Wait until at most ``queued_bytes`` are queued, or the outbox is closed."""
+        """Wait until at most ``queued_bytes`` are queued, or the send queue is closed."""
         if self.queued_bytes > queued_bytes:
             self.uncork()  # nobody can wait for what is held back
         while self.queued_bytes > queued_bytes and not self.closed:
             await self._wait_moved()
 
     async def wait_room(self, size: int = 0) -> None:
-        """Wait until there is room for a frame of ``size`` bytes, or the outbox is closed.
+        """Wait until there is room for a frame of ``size`` bytes, or the send queue is closed.
 
         The frame fits if it is put before the next checkpoint. Frames get room in the order in
         which they wait for it. Returns without a checkpoint where nobody has to wait, and for a
@@ -298,7 +305,7 @@ class Outbox:
         """
         if size > self.max_frame_bytes:
             return
-        target = min(self.room_bytes, self.max_frame_bytes - size)
+        target = min(self.low_water_bytes, self.max_frame_bytes - size)
         if self.queued_bytes <= target and (self._turn is None or not self._turn.locked()):
             return
         if self._turn is None:
@@ -313,28 +320,28 @@ class Outbox:
             self._count()
 
     async def _wait_for_turn(self, size: int) -> None:
-        room = self.room_bytes
-        self.room_bytes = min(room, self.max_frame_bytes - size)
+        room = self.low_water_bytes
+        self.low_water_bytes = min(room, self.max_frame_bytes - size)
         try:
-            await self.wait_below(self.room_bytes)
+            await self.wait_below(self.low_water_bytes)
         finally:
-            self.room_bytes = room
+            self.low_water_bytes = room
 
     def make_room(self) -> bool:
         """Send what is held back, as far as the transport takes it; whether there is room then."""
         if self.corked:
             self.uncork()
             self.cork()
-        return self.queued_bytes <= self.room_bytes
+        return self.queued_bytes <= self.low_water_bytes
 
     def call_when_room(self, call: Callable[[], None]) -> None:
-        """Call this once, when there is room or the outbox is closed; not before it changes."""
+        """Call this once, when there is room or the send queue is closed; not before it changes."""
         self._on_room = call
         if self._moved is None:
             self._moved = trio.Event()
 
     async def flush(self) -> None:
-        """Wait until all that is queued now has been written. Raises `OutboxClosed`."""
+        """Wait until all that is queued now has been written. Raises `SendQueueClosed`."""
         targets = [(lane, lane.put) for lane in (self._controls, self._others)]
         for lane, target in targets:
             await self._wait_left(lane, target)
@@ -344,7 +351,7 @@ class Outbox:
         try:
             while not self.closed:
                 await self._wait_for_work()
-                self._drop_overdue()
+                self._drop_expired()
                 await self._write_chunk()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
@@ -365,13 +372,13 @@ class Outbox:
         self._wake_up()
         self._notify()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Hold nobody any more, after `close`."""
         self._on_overdue = None
         self._on_left = None
         self._on_room = None
-        self._debt = None
-        self._write_now = None
+        self._memory = None
+        self._write_nowait = None
         self._nursery = None
 
     @property
@@ -386,18 +393,18 @@ class Outbox:
     def _fit(self, size: int, limit: int) -> int:
         """What is queued when a frame of ``size`` bytes fits within the ``limit``.
 
-        Raises `OutboxFull`, `FrameTooBig`.
+        Raises `SendQueueFull`, `FrameTooBig`.
         """
         if size > self.max_frame_bytes:
             raise FrameTooBig
         self.uncork()  # the peer is not to blame for what is only held back
         if self.queued_bytes + size > limit:
-            raise OutboxFull
+            raise SendQueueFull
         return self.queued_bytes
 
     def _send_now(self) -> None:
         """Hand over what waits, as far as the transport takes it; the rest is for `run`."""
-        if self._write_now is None:
+        if self._write_nowait is None:
             self._leave_to_run()
         elif not self._writing:
             while self._has_work:
@@ -432,11 +439,11 @@ class Outbox:
     def _write_pieces_now(self, chunk: bytes) -> int:
         """How many bytes the transport takes without waiting. Nothing here outlives the call, so
         that a frame for many is gone when the last one counts what it has left."""
-        assert self._write_now is not None
+        assert self._write_nowait is not None
         taken = 0
         try:
             for piece in _pieces(chunk):  # the same that `run` goes on with, as TLS demands it
-                took = self._write_now(piece)
+                took = self._write_nowait(piece)
                 taken += took
                 if took < len(piece):
                     break
@@ -446,13 +453,13 @@ class Outbox:
 
     def _count(self) -> None:
         """Tell the debt what is held. Where the transport takes all at once, it never needs to."""
-        if self._debt is not None:
+        if self._memory is not None:
             shared = self._shared_bytes
             if type(self._chunk) is SharedFrame:
                 shared += len(self._chunk)
             size = self.queued_bytes - shared + self._waiting_bytes
             self._owes = size > 0 or shared > 0
-            self._debt.set_unsent(size, shared)
+            self._memory.set_unsent(size, shared)
 
     def _leave_to_run(self) -> None:
         if self._nursery is not None:
@@ -466,12 +473,12 @@ class Outbox:
             self._wake.set()
             self._wake = None
 
-    async def _wait_left(self, lane: _Lane, target: int) -> None:
+    async def _wait_left(self, lane: _Counter, target: int) -> None:
         if lane.left < target:
             self.uncork()
         while lane.left < target:
             if self.closed:
-                raise OutboxClosed
+                raise SendQueueClosed
             await self._wait_moved()
 
     async def _wait_moved(self) -> None:
@@ -490,13 +497,13 @@ class Outbox:
         self._take_chunk()
         if not self._chunk:
             return
-        self._count()  # what was many frames is one piece, and this outbox's own
+        self._count()  # what was many frames is one piece, and this send queue's own
         self._writing = True
         in_time = await self._write_pieces(self._chunk)
         self._writing = False
         if not in_time:
             self.close()
-            self._overdue()
+            self._expire()
         elif not self.closed:
             self._sent(len(self._chunk))
 
@@ -528,7 +535,7 @@ class Outbox:
             taken += 1
             self._chunk_is_large = len(frame) > _CHUNK_BYTES  # then it is the last one
             if type(frame) is SharedFrame:
-                self._shared_bytes -= len(frame)  # what is joined is this outbox's own
+                self._shared_bytes -= len(frame)  # what is joined is this send queue's own
         del data[:taken]
         if self._close is not None and not data:
             frames.append(self._close)
@@ -549,13 +556,13 @@ class Outbox:
         if self._on_left is not None:
             self._check_left()
 
-    def _drop_overdue(self) -> None:
+    def _drop_expired(self) -> None:
         overdue = trio.current_time() - self.max_age
         if self._data and self._data[0][1] < overdue and self._ages_from < overdue:
             self.discard()
-            self._overdue()
+            self._expire()
 
-    def _overdue(self) -> None:
+    def _expire(self) -> None:
         tell, self._on_overdue = self._on_overdue, None
         if tell is not None:
             tell()
@@ -565,7 +572,7 @@ class Outbox:
             self._moved.set()
             self._moved = None
         if self._on_room is not None:
-            if self.queued_bytes <= self.room_bytes or self.closed:
+            if self.queued_bytes <= self.low_water_bytes or self.closed:
                 call, self._on_room = self._on_room, None
                 call()
             else:

@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from trioserver.config.private_files import tell_if_open
-from trioserver.websocket.errors import CannotListen, reason_of
+from trioserver.websocket.errors import ListenError, reason_of
 from trioserver.websocket.request import ClientCertificate
 from trioserver.websocket.tls_stream import is_secure
 
@@ -56,12 +56,12 @@ def _stamp_of_file(file: Path) -> tuple[int, int, int]:
 
 
 async def load(files: TLSFiles) -> ssl.SSLContext:
-    """The context of these files, read now. Raises `CannotListen` for files that do not do."""
+    """The context of these files, read now. Raises `ListenError` for files that do not do."""
     return await trio.to_thread.run_sync(tls_context, files, abandon_on_cancel=True)
 
 
 def tls_context(files: TLSFiles) -> ssl.SSLContext:
-    """TLS 1.2 and up, no renegotiation, no compression. Raises `CannotListen` as `load`."""
+    """TLS 1.2 and up, no renegotiation, no compression. Raises `ListenError` as `load`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
@@ -73,7 +73,7 @@ def tls_context(files: TLSFiles) -> ssl.SSLContext:
         # The empty password: an encrypted key is an error, not a question on the terminal.
         context.load_cert_chain(files.certificate, files.key, password="")
     except OSError as error:
-        raise CannotListen(
+        raise ListenError(
             f"cannot use the certificate {files.certificate} with the key {files.key}: "
             f"{reason_of(error)}"
         ) from None
@@ -86,9 +86,9 @@ def _ask_for_certificates(context: ssl.SSLContext, ca: Path, *, required: bool) 
     try:
         context.load_verify_locations(ca)
     except OSError as error:
-        raise CannotListen(f"cannot use the client_ca {ca}: {reason_of(error)}") from None
+        raise ListenError(f"cannot use the client_ca {ca}: {reason_of(error)}") from None
     if not context.cert_store_stats()["x509_ca"]:
-        raise CannotListen(f"cannot use the client_ca {ca}: no certificate in it is a CA's")
+        raise ListenError(f"cannot use the client_ca {ca}: no certificate in it is a CA's")
     context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
 
 

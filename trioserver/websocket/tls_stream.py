@@ -156,17 +156,17 @@ class TLSStream(trio.abc.Stream):
 
     # -------------------------------------------------------------------------- without waiting
 
-    def read_now(self) -> bytes | None:
+    def read_nowait(self) -> bytes | None:
         """What there is to read, of one record at the most; None for nothing, empty at the end.
 
-        For after the handshake and reads of whole records, as `write_now`. Raises `OSError`.
+        For after the handshake and reads of whole records, as `write_nowait`. Raises `OSError`.
         """
         try:
             return _read(self._still_open())
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
 
-    def write_now(self, data: bytes | memoryview) -> int:
+    def write_nowait(self, data: bytes | memoryview) -> int:
         """Hand over what the socket takes, and say how much of ``data`` that was.
 
         The rest has to be what is written next. Raises `OSError`.

@@ -1,8 +1,7 @@
 """One accepted WebSocket: batches of messages in, frames out.
 
-The seam between the connection and the data plane: what is behind it can be replaced. Messages
-are pushed to a `Receiver`, a batch for each read, so that a handler that cannot block runs where
-its message was decoded, with no task switch.
+Messages are passed to a `MessageHandler` by a plain function call, one batch for each read. So a
+handler that does not block runs where its message was decoded, without a task switch.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ from typing import Final, Protocol
 import trio
 
 from protocol import SUBPROTOCOL
-from trioserver.websocket.close_frame import ABNORMAL, PeerClose, judge_close
+from trioserver.websocket.close_frame import ABNORMAL_CLOSE, CloseFrame, parse_close
 from trioserver.websocket.control import ClosingHandshake
 from trioserver.websocket.frames import Control, FrameDecoder, Item, Violation
-from trioserver.websocket.handshake import Head, acceptance, subprotocols
+from trioserver.websocket.handshake import Head, subprotocols, switching_protocols_response
 from trioserver.websocket.headers import Opcode, encode_frame, encode_text
-from trioserver.websocket.memory import Debt, Memory
+from trioserver.websocket.memory import MemoryAccount, MemoryLimiter
 from trioserver.websocket.pace import Pace
 from trioserver.websocket.peer_end import watched_for_end
-from trioserver.websocket.poller import Readiness
-from trioserver.websocket.send_queue import Outbox, OutboxClosed
+from trioserver.websocket.poller import SocketPoller
+from trioserver.websocket.send_queue import SendQueue, SendQueueClosed
 from trioserver.websocket.tls_stream import TLSStream, socket_of
 
 _RECEIVE_BYTES: Final = 64 * 1024
@@ -60,31 +59,31 @@ class Pause(IntFlag):
     """Why reading is paused. It goes on when none of these is left."""
 
     QUEUE = 1
-    """The receiver has enough messages."""
+    """The handler has enough messages."""
     ROOM = 2
     """The peer is to read the answers first."""
     MEMORY = 4
     """All connections together hold too much, and this one holds much of it."""
 
 
-class Receiver(Protocol):
+class MessageHandler(Protocol):
     """What happens on a WebSocket. Plain functions: they must not block."""
 
     @property
     def about_to_send(self) -> bool:
         """Whether answers come as soon as other tasks have had their turn."""
 
-    def received(self, messages: list[bytes]) -> None:
+    def on_messages(self, messages: list[bytes]) -> None:
         """Text messages, known to be UTF-8, in the order of the wire; all that one read gave."""
 
-    def failed(self, code: str) -> None:
+    def on_error(self, code: str) -> None:
         """The peer broke a rule, or reads too slowly: ``code`` is a row of `protocol.errors`.
 
         Called once at the most; no message follows.
         """
 
-    def left(self) -> None:
-        """The peer has closed or vanished; ``peer_close`` says which. Called once, at the end."""
+    def on_disconnect(self) -> None:
+        """The peer has closed, or its transport has ended: see ``close_received``. Called once."""
 
 
 class WebSocket:
@@ -96,37 +95,11 @@ class WebSocket:
     """
 
     __slots__ = (
-        "_closing",
-        "_closing_handshake",
-        "_decoder",
-        "_failed_with",
-        "_gone",
-        "_held",
-        "_listening",
-        "_nursery",
-        "_pace",
-        "_partial",
-        "_pauses",
-        "_ping_messages",
-        "_pinged",
-        "_readiness",
-        "_receiver",
-        "_rest",
-        "_resumed",
-        "_socket",
-        "_stopped",
-        "_stream",
-        "_tls",
-        "_watched",
-        "bytes_received",
-        "close_received",
-        "control_frames_per_second",
-        "debt",
-        "last_received",
-        "messages_received",
-        "on_round_trip",
-        "round_trip",
-        "send_queue",
+        "_closing", "_closing_handshake", "_decoder", "_failed_with", "_gone", "_handler", "_held",
+        "_listening", "_nursery", "_pace", "_partial", "_pauses", "_ping_messages", "_pinged",
+        "_poller", "_rest", "_resumed", "_socket", "_stopped", "_stream", "_tls", "_watched",
+        "bytes_received", "close_received", "control_frames_per_second", "last_received",
+        "memory_account", "messages_received", "on_round_trip", "round_trip", "send_queue",
         "subprotocol",
     )  # fmt: skip
 
@@ -135,13 +108,13 @@ class WebSocket:
         stream: trio.abc.Stream,
         *,
         max_message_bytes: int,
-        outbox_bytes: int,
-        outbox_age: float,
+        send_queue_bytes: int,
+        send_queue_age: float,
         control_frames_per_second: int = CONTROL_FRAMES_PER_SECOND,
-        readiness: Readiness | None = None,
-        memory: Memory | None = None,
+        poller: SocketPoller | None = None,
+        memory: MemoryLimiter | None = None,
     ) -> None:
-        self.close_received: PeerClose | None = None
+        self.close_received: CloseFrame | None = None
         self.subprotocol: str | None = None
         self.bytes_received = 0
         self.messages_received = 0
@@ -154,22 +127,22 @@ class WebSocket:
         # Its descriptor is asked for at each use: the number of a stream that its owner has closed
         # belongs to another socket soon.
         self._socket = socket = socket_of(stream)
-        self._watched = -1  # the descriptor that `Readiness` has; only for it to forget it
+        self._watched = -1  # the descriptor that `SocketPoller` has; only for it to forget it
         self._tls = stream if isinstance(stream, TLSStream) else None
-        self.debt = Debt(memory, self)
-        self.send_queue = Outbox(
+        self.memory_account = MemoryAccount(memory, self)
+        self.send_queue = SendQueue(
             stream,
-            debt=self.debt,
-            max_bytes=outbox_bytes,
-            max_age=outbox_age,
-            on_overdue=self._fail_slow,
-            write_now=None if socket is None else self._write_now,
+            memory=self.memory_account,
+            max_bytes=send_queue_bytes,
+            max_age=send_queue_age,
+            on_expired=self._fail_slow,
+            write_nowait=None if socket is None else self._write_nowait,
         )
-        self._readiness = None if socket is None else readiness
+        self._poller = None if socket is None else poller
         self._nursery: trio.Nursery | None = None
         self._decoder = FrameDecoder(masked=True, max_message_bytes=max_message_bytes)
         self._rest = b""
-        self._receiver: Receiver | None = None
+        self._handler: MessageHandler | None = None
         self._pauses = 0  # of `Pause`
         self._resumed: trio.Event | None = None  # while there is any
         self._listening = False  # once, while paused
@@ -191,26 +164,26 @@ class WebSocket:
         The answer leaves together with what is sent before `start`, in one call.
         """
         self._nursery = nursery
-        self._rest = head.rest
+        self._rest = head.trailing_data
         self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in subprotocols(head) else None
         self.send_queue.start(nursery)
         self.send_queue.cork()
-        self.send_queue.put_control_nowait(acceptance(head, self.subprotocol))
+        self.send_queue.put_control_nowait(switching_protocols_response(head, self.subprotocol))
 
-    def start(self, nursery: trio.Nursery, receiver: Receiver) -> None:
-        """Read from now on, and tell ``receiver``."""
-        self._receiver = receiver
+    def start(self, nursery: trio.Nursery, handler: MessageHandler) -> None:
+        """Read from now on, and tell ``handler``."""
+        self._handler = handler
         self.send_queue.uncork()
-        if self._rest or self._readiness is None:
+        if self._rest or self._poller is None:
             rest, self._rest = self._rest, b""
             nursery.start_soon(self._read, self._take(rest) if rest else [])
         else:
-            self._watch(self._readiness)
+            self._watch(self._poller)
 
     # -------------------------------------------------------------------------- sending
 
     def send_nowait(self, message: bytes, *, urgent: bool = False, last: bool = False) -> None:
-        """Queue a text message. Parameters, and what is raised, are as of `Outbox.put_nowait`."""
+        """Queue a text message. Parameters and exceptions are those of `SendQueue.put_nowait`."""
         self.send_frame_nowait(encode_text(message), urgent=urgent, last=last)
 
     def send_frame_nowait(self, frame: bytes, *, urgent: bool = False, last: bool = False) -> None:
@@ -218,13 +191,13 @@ class WebSocket:
 
         Where that is soon enough, it leaves together with what else is sent within this tick.
         """
-        outbox = self.send_queue
-        if not outbox.corked:
-            readiness = self._readiness
-            if readiness is not None and readiness.turn_is_coming:
-                outbox.cork()
-                readiness.hold(self)
-        outbox.put_nowait(frame, urgent=urgent, last=last)
+        send_queue = self.send_queue
+        if not send_queue.corked:
+            poller = self._poller
+            if poller is not None and poller.in_batch:
+                send_queue.cork()
+                poller.defer_flush(self)
+        send_queue.put_nowait(frame, urgent=urgent, last=last)
 
     @property
     def messages_sent(self) -> int:
@@ -232,14 +205,14 @@ class WebSocket:
         return self.send_queue.data_put + self._ping_messages
 
     def ping_nowait(self, payload: bytes) -> None:
-        """Send a Ping ahead of all data; its Pong sets ``round_trip``. Raises `OutboxClosed`."""
+        """Send a Ping ahead of all data; its Pong sets ``round_trip``. Raises `SendQueueClosed`."""
         self._pinged = (payload, trio.current_time())
         self.send_queue.put_control_nowait(encode_frame(Opcode.PING, payload))
 
     def ping_message_nowait(self, message: bytes) -> None:
         """Send a text message as a Ping is sent: ahead of all data; `take_pong` is for its answer.
 
-        Raises `OutboxClosed`.
+        Raises `SendQueueClosed`.
         """
         self._pinged = (None, trio.current_time())
         self.send_queue.put_control_nowait(encode_text(message))
@@ -249,7 +222,7 @@ class WebSocket:
 
     @property
     def max_message_bytes(self) -> int:
-        """The size of a message beyond which `Receiver.failed` says ``message_too_big``."""
+        """The size of a message beyond which `MessageHandler.on_error` says ``message_too_big``."""
         return self._decoder.max_message_bytes
 
     @max_message_bytes.setter
@@ -286,28 +259,32 @@ class WebSocket:
             self._resumed.set()
             self._resumed = trio.Event()
 
-    def wait_for_memory(self) -> None:
-        """See `Debtor`."""
+    def pause_for_memory(self) -> None:
+        """See `MemoryHolder`."""
         self.pause(Pause.MEMORY)
 
-    def go_on_with_memory(self) -> None:
-        """See `Debtor`."""
+    def resume_after_memory(self) -> None:
+        """See `MemoryHolder`."""
         self.resume(Pause.MEMORY)
 
     def evict(self, *, slow: bool) -> None:
-        """See `Debtor`."""
+        """See `MemoryHolder`."""
         self._fail("slow_consumer" if slow else "server_busy")
 
     def _has_room(self) -> bool:
         """Whether there is room for answers; reading is paused until there is."""
-        outbox = self.send_queue
-        if outbox.queued_bytes <= outbox.room_bytes or self._closing or self._failed_with:
+        send_queue = self.send_queue
+        if (
+            send_queue.queued_bytes <= send_queue.low_water_bytes
+            or self._closing
+            or self._failed_with
+        ):
             return True
-        outbox.uncork()
-        if outbox.queued_bytes <= outbox.room_bytes:
+        send_queue.uncork()
+        if send_queue.queued_bytes <= send_queue.low_water_bytes:
             return True
         self.pause(Pause.ROOM)
-        outbox.call_when_room(self._resume_with_room)
+        send_queue.call_when_room(self._resume_with_room)
         return False
 
     def _resume_with_room(self) -> None:
@@ -327,21 +304,21 @@ class WebSocket:
                 await self._wait_resumed()
                 if self._gone:
                     break
-            if self._readiness is not None and self._resumed is None:
-                self._watch(self._readiness)
+            if self._poller is not None and self._resumed is None:
+                self._watch(self._poller)
                 return
             items = self._take(await self._receive())
         self._gone = True
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()
-        self._leave(PeerClose(ABNORMAL, ""))
+        self._leave(ABNORMAL_CLOSE)
 
     async def _wait_resumed(self) -> None:
         """Wait until reading may go on, or the peer has ended."""
         with trio.move_on_after(SHORT_PAUSE):
             await self._wait_wanted()
         if not self._is_wanted:
-            async with watched_for_end(self._stream, self._readiness, self._end_in_pause):
+            async with watched_for_end(self._stream, self._poller, self._end_in_pause):
                 await self._wait_wanted()
         self._listening = False
 
@@ -379,7 +356,7 @@ class WebSocket:
         if self._partial or not items:
             size = self._decoder.partial_bytes
             self._partial = size > 0
-            self.debt.set_partial(size)
+            self.memory_account.set_partial(size)
 
     async def _receive(self) -> bytes:
         size = _RECEIVE_BYTES if self._resumed is None else _LISTEN_BYTES
@@ -388,31 +365,31 @@ class WebSocket:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
 
-    # What `Readiness` calls: messages are delivered as they come, with no task of our own.
+    # What `SocketPoller` calls: messages are delivered as they come, with no task of our own.
 
-    def _watch(self, readiness: Readiness) -> None:
+    def _watch(self, poller: SocketPoller) -> None:
         socket = socket_of(self._stream)  # a new one since the TLS handshake
         descriptor = -1 if socket is None else socket.fileno()
         if self._stopped or descriptor < 0:
             self._start_reading(None)
         else:
             self._watched = descriptor
-            readiness.watch(descriptor, self)
+            poller.watch(descriptor, self)
 
     def _unwatch(self) -> None:
-        if self._readiness is not None and self._watched >= 0:
-            self._readiness.unwatch(self._watched, self)
+        if self._poller is not None and self._watched >= 0:
+            self._poller.unwatch(self._watched, self)
             self._watched = -1
 
-    def read_now(self) -> bytes | None:
-        """See `Source`."""
-        outbox = self.send_queue
-        if outbox.queued_bytes > outbox.room_bytes and not self._has_room():
+    def read_nowait(self) -> bytes | None:
+        """See `PollHandler`."""
+        send_queue = self.send_queue
+        if send_queue.queued_bytes > send_queue.low_water_bytes and not self._has_room():
             self._go_on_in_task([])
             return None
         try:
             if self._tls is not None:
-                return self._tls.read_now()
+                return self._tls.read_nowait()
             # A message of more bytes than are read in a round is none of many: read on faster.
             wanted = min(max(self._decoder.missing, _ROUND_BYTES), _RECEIVE_BYTES)
             return os.read(self._socket.fileno(), wanted)  # type: ignore[union-attr]  # is watched
@@ -421,8 +398,8 @@ class WebSocket:
         except OSError:
             return b""
 
-    def take_now(self, data: bytes, now: float) -> None:
-        """See `Source`. Answers are held back until `send_now`."""
+    def receive_nowait(self, data: bytes, now: float) -> None:
+        """See `PollHandler`. Answers are held back until `flush_nowait`."""
         if not data:
             self._go_on_in_task(None)
             return
@@ -443,10 +420,10 @@ class WebSocket:
         if self._resumed is not None:
             self._go_on_in_task([])
 
-    def send_now(self) -> bool:
-        """See `Source`."""
-        receiver = self._receiver
-        if receiver is not None and self._held < _MOST_HELD and receiver.about_to_send:
+    def flush_nowait(self) -> bool:
+        """See `PollHandler`."""
+        handler = self._handler
+        if handler is not None and self._held < _MOST_HELD and handler.about_to_send:
             self._held += 1
             return False
         self._held = 0
@@ -461,17 +438,17 @@ class WebSocket:
     def _go_on_in_task(self, items: list[Item] | None) -> None:
         """Control frames and the end may have to wait for something; large messages for others."""
         start = partial(self._start_reading, items)
-        if self._readiness is None:
+        if self._poller is None:
             start()
             return
         self._unwatch()
         if items and self._decoder.has_large:
             waiting = sum(len(item) for item in items if isinstance(item, bytes))
             self._partial = True
-            self.debt.set_partial(waiting + self._decoder.partial_bytes)
-            self._readiness.start_large_in_turn(start)
+            self.memory_account.set_partial(waiting + self._decoder.partial_bytes)
+            self._poller.schedule_large_start(start)
         else:
-            self._readiness.start_in_turn(start)
+            self._poller.schedule_start(start)
 
     def _start_reading(self, items: list[Item] | None) -> None:
         if not self._stopped:  # it may have ended while others had their turn
@@ -494,26 +471,26 @@ class WebSocket:
         self._deliver_batch(batch)
 
     def _deliver_batch(self, batch: list[bytes]) -> None:
-        """What the receiver sends in answer to one batch leaves in one call."""
+        """What the handler sends in answer to one batch leaves in one call."""
         begun = thread_time()
         try:
             self._hand_over(batch, trio.current_time())
         finally:
             self.send_queue.uncork()
-            if self._readiness is not None:
-                self._readiness.held(thread_time() - begun)
+            if self._poller is not None:
+                self._poller.record_duration(thread_time() - begun)
 
     def _hand_over(self, batch: list[bytes], now: float) -> None:
         """Answers are held back from here on."""
         if batch and not self._closing and self._failed_with is None:
-            assert self._receiver is not None
+            assert self._handler is not None
             self.messages_received += len(batch)
             self.send_queue.cork(now)
-            self._receiver.received(batch)
+            self._handler.on_messages(batch)
 
     async def _take_control(self, control: Control) -> None:
         if control.opcode is Opcode.CLOSE:
-            how, echo = judge_close(control.payload)
+            how, echo = parse_close(control.payload)
             self._leave(how)
             await self._begin_closing().take(Control(Opcode.CLOSE, echo))
         elif self._closing or self._failed_with is not None:
@@ -526,7 +503,7 @@ class WebSocket:
             # What came behind a Ping is not looked at before its Pong has been written.
             try:
                 await self.send_queue.send_control(encode_frame(Opcode.PONG, control.payload))
-            except OutboxClosed:
+            except SendQueueClosed:
                 self._gone = True
 
     def take_pong(self, payload: bytes | None) -> None:
@@ -536,17 +513,17 @@ class WebSocket:
             self._pinged = None
             self.on_round_trip(self.round_trip)
 
-    def _leave(self, how: PeerClose) -> None:
+    def _leave(self, how: CloseFrame) -> None:
         if self.close_received is None:
             self.close_received = how
-            if self._receiver is not None:
-                self._receiver.left()
+            if self._handler is not None:
+                self._handler.on_disconnect()
 
     def _fail(self, code: str) -> None:
-        if self._failed_with is None and not self._closing and self._receiver is not None:
+        if self._failed_with is None and not self._closing and self._handler is not None:
             self._failed_with = code
-            self._decoder.drop_data()
-            self._receiver.failed(code)
+            self._decoder.discard_data()
+            self._handler.on_error(code)
 
     def _fail_slow(self) -> None:
         self._fail("slow_consumer")
@@ -561,7 +538,7 @@ class WebSocket:
         has left, and more than once.
         """
         self._closing = True
-        self._decoder.drop_data()
+        self._decoder.discard_data()
         self.resume(Pause.QUEUE | Pause.ROOM | Pause.MEMORY)
         if self._failed_with in ("protocol_error", "rate_limited"):
             timeout = min(timeout, _CLOSE_TIMEOUT_IN_NOISE)
@@ -587,22 +564,22 @@ class WebSocket:
         if self._closing_handshake is not None:
             self._closing_handshake.abandon()
         self.send_queue.close()
-        self.debt.close()
+        self.memory_account.close()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Hold nobody any more, after the end: what is no cycle is freed at once, without a search
         through all that thousands of other connections hold."""
         self._stop()
-        self._receiver = None
+        self._handler = None
         self.on_round_trip = _ignore
         self._closing_handshake = None
         self._nursery = None
-        self.send_queue.let_go()
+        self.send_queue.release()
 
-    def _write_now(self, data: bytes | memoryview) -> int:
+    def _write_nowait(self, data: bytes | memoryview) -> int:
         try:
             if self._tls is not None:
-                return self._tls.write_now(data)
+                return self._tls.write_nowait(data)
             return os.write(self._socket.fileno(), data)  # type: ignore[union-attr]  # it has one
         except BlockingIOError:
             return 0

@@ -44,7 +44,7 @@ from trioserver import (
 from trioserver.app.mailbox.room import Room, Totals
 from trioserver.app.mailbox.store import Bounds, Store, Swept
 from trioserver.app.mailbox.sweeping import PAUSE, ROWS, sweep, sweep_forever
-from trioserver.config import OutboxConfig
+from trioserver.config import SendQueueConfig
 from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.storage.migrations import SchemaTooNewError
 
@@ -673,7 +673,7 @@ async def test_tables_of_a_newer_version_stop_the_start(database_url: str) -> No
 
 
 async def test_a_message_larger_than_any_that_is_sent_is_refused(sqlite_url: str) -> None:
-    config = Config(port=0, outbox=OutboxConfig(max_bytes=4096))
+    config = Config(port=0, send_queue=SendQueueConfig(max_bytes=4096))
     async with posting(sqlite_url, config) as post:
         with pytest.raises(TooBigToSendError):
             await post.mailbox.send("alice", "note", "x" * 3500)
@@ -683,7 +683,7 @@ async def test_a_message_larger_than_any_that_is_sent_is_refused(sqlite_url: str
 async def test_a_kept_message_larger_than_any_that_is_sent_now_harms_nobody(
     sqlite_url: str,
 ) -> None:
-    config = Config(port=0, outbox=OutboxConfig(max_bytes=4096))
+    config = Config(port=0, send_queue=SendQueueConfig(max_bytes=4096))
     async with posting(sqlite_url, config) as post:
         client = await post.connect()
         await post.caught_up()
@@ -766,7 +766,7 @@ async def test_a_user_who_leaves_at_once_has_had_it(post: Post) -> None:
 
 
 async def test_what_a_slow_client_was_not_sent_is_kept(sqlite_url: str) -> None:
-    config = Config(port=0, outbox=OutboxConfig(max_bytes=64 * 1024, max_age=0.2))
+    config = Config(port=0, send_queue=SendQueueConfig(max_bytes=64 * 1024, max_age=0.2))
     async with posting(sqlite_url, config) as post:
         ours, theirs = trio.testing.lockstep_stream_pair()
         post.nursery.start_soon(post.server.serve_stream, theirs)

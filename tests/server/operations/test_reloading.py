@@ -16,12 +16,12 @@ from tests.support.running import running
 from tests.support.tls import files_in
 from trioserver import (
     Application,
-    CannotListen,
     Component,
     Config,
     HeartbeatConfig,
     LimitsConfig,
     ListenConfig,
+    ListenError,
     Refusal,
     Server,
     User,
@@ -124,7 +124,7 @@ async def test_a_certificate_that_will_not_do_changes_nothing(tmp_path: Path) ->
         bad = attrs.evolve(
             config, certificate=tmp_path / "nothing.pem", limits=LimitsConfig(max_connections=1)
         )
-        with pytest.raises(CannotListen, match="cannot use the certificate"):
+        with pytest.raises(ListenError, match="cannot use the certificate"):
             await server.reconfigure(bad)
         assert server.config == config
         assert server._handler.admission.limiter.limits.max_connections == 10_000

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.server.operations.processes import Process, as_systemd, started, token, write_application
-from trioserver import CannotListen, Config
+from trioserver import Config, ListenError
 from trioserver.client import connect
 from trioserver.server.operations.listener_manager import ListenerManager
 from trioserver.server.operations.systemd import PassedSocket, SystemdNotifier, take_sockets
@@ -197,7 +197,7 @@ async def test_sockets_that_are_missing_or_will_not_do_are_told(
     monkeypatch.setattr(
         "trioserver.server.operations.listener_manager.take_sockets", lambda: passed
     )
-    with pytest.raises(CannotListen, match=said):
+    with pytest.raises(ListenError, match=said):
         await ListenerManager().open(Config(systemd_socket="web"))
 
 

@@ -215,7 +215,7 @@ async def _connect(server: Server, nursery: trio.Nursery) -> Client:
     return client
 
 
-async def test_outboxes_tell_how_full_and_how_old_they_are(autojump_clock: MockClock) -> None:
+async def test_send_queues_tell_how_full_and_how_old_they_are(autojump_clock: MockClock) -> None:
     async with serving() as harness:
         client = harness.connect_raw(lockstep=True)
         await client.open("/ws/1")

@@ -20,7 +20,7 @@ from trioserver.app.mailbox.letter import Letter
 from trioserver.auth import User
 from trioserver.storage import DatabaseUnavailableError
 from trioserver.websocket.headers import MAX_HEADER
-from trioserver.websocket.send_queue import OutboxClosed
+from trioserver.websocket.send_queue import SendQueueClosed
 from trioserver.websocket.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Recipient(Protocol):
 
     @property
     def websocket(self) -> WebSocket:
-        """Its outbox is where messages wait for the client."""
+        """Its send queue is where messages wait for the client."""
 
     @property
     def has_ended(self) -> bool:
@@ -158,7 +158,7 @@ class Courier:
     ) -> None:
         self._desk = desk
         self._connection = connection
-        self._outbox = connection.websocket.send_queue
+        self._send_queue = connection.websocket.send_queue
         self._store = store
         self._undone = undone
         self._clock = clock
@@ -201,7 +201,7 @@ class Courier:
                         "mailbox_unavailable", error=str(error), category=error.category
                     )
                     await trio.sleep(RETRY)
-                except OutboxClosed:
+                except SendQueueClosed:
                     await trio.sleep_forever()  # the connection is about to end
         finally:
             self._settle()
@@ -230,8 +230,8 @@ class Courier:
         message = Message(type="mailbox.dropped", data=raw({"count": count}))
         position = self._put(codec.encode(message))
         if position is not None:
-            await self._outbox.wait_left(position)
-            if self._outbox.has_left(position):
+            await self._send_queue.wait_flushed(position)
+            if self._send_queue.is_flushed(position):
                 await self._store.told_of_dropped(self._desk.user, count)
 
     async def _send_some(self) -> bool:
@@ -251,7 +251,7 @@ class Courier:
 
     async def _send_when_there_is_room(self, letter: Letter) -> None:
         await trio.lowlevel.checkpoint()
-        await self._outbox.wait_room(len(letter.text) + MAX_HEADER)
+        await self._send_queue.wait_room(len(letter.text) + MAX_HEADER)
         self._send(letter)
 
     def _send(self, letter: Letter) -> None:
@@ -261,7 +261,7 @@ class Courier:
             self._work.set()
 
     def _put(self, message: bytes) -> int | None:
-        """Queue a message; its place in the outbox, None where it could not be queued."""
+        """Queue a message; its place in the send queue, None where it could not be queued."""
         if self._is_over():
             return None
         try:
@@ -269,7 +269,7 @@ class Courier:
         except TooBigToSendError:
             self._connection.log.error("mailbox_message_too_big", bytes=len(message))
             return None
-        return None if self._is_over() else self._outbox.position
+        return None if self._is_over() else self._send_queue.position
 
     def _is_over(self) -> bool:
         return self._connection.has_ended
@@ -278,7 +278,7 @@ class Courier:
         """Note what has left; returns when there is something to look for."""
         while not self._again:
             if self._sent:
-                await self._outbox.wait_left(self._sent[0][0])
+                await self._send_queue.wait_flushed(self._sent[0][0])
                 if not self._settle():
                     await trio.sleep_forever()  # discarded: the connection is about to end
             else:
@@ -288,6 +288,6 @@ class Courier:
     def _settle(self) -> bool:
         """Whatever has left is done. Whether anything was."""
         before = len(self._sent)
-        while self._sent and self._outbox.has_left(self._sent[0][0]):
+        while self._sent and self._send_queue.is_flushed(self._sent[0][0]):
             self._desk.done(self._sent.popleft()[1])
         return len(self._sent) < before

@@ -11,7 +11,7 @@ import attrs
 
 from trioserver.auth.loopback import is_loopback
 from trioserver.config import HttpConfig
-from trioserver.websocket.listeners import Address
+from trioserver.websocket.listeners import ListenAddress
 
 _FAR_AWAY: Final = {
     "0.0.0.0": (socket.AF_INET, "192.0.2.1"),
@@ -20,7 +20,7 @@ _FAR_AWAY: Final = {
 """Addresses of nobody, for documentation (RFC 5737, RFC 3849)."""
 
 
-def lines_of(addresses: Iterable[Address]) -> list[str]:
+def lines_of(addresses: Iterable[ListenAddress]) -> list[str]:
     """A line for each URL: of all addresses of this machine, the one for itself and for others."""
     lines = []
     for address in addresses:
@@ -34,7 +34,7 @@ def lines_of(addresses: Iterable[Address]) -> list[str]:
     return lines
 
 
-def outward_address(address: Address) -> Address | None:
+def outward_address(address: ListenAddress) -> ListenAddress | None:
     """Where others reach a listener that is on all addresses of this machine: the address that it
     has in the network by which it reaches others. None where there is no network."""
     family, far = _FAR_AWAY[address.host]
@@ -46,7 +46,7 @@ def outward_address(address: Address) -> Address | None:
     return None
 
 
-def is_public(addresses: Iterable[Address]) -> bool:
+def is_public(addresses: Iterable[ListenAddress]) -> bool:
     """Whether others than this machine reach one of them."""
     return any(each.port is not None and not is_loopback(each.host) for each in addresses)
 

@@ -10,7 +10,7 @@ from trioserver.config import Config
 from trioserver.http.serving import run
 from trioserver.server.server import Server
 from trioserver.storage import DatabaseUnavailableError
-from trioserver.websocket.errors import CannotListen
+from trioserver.websocket.errors import ListenError
 
 
 def run_server(
@@ -36,7 +36,7 @@ def _explained(error: Exception) -> Exception:
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]
-    if isinstance(cause, CannotListen):
+    if isinstance(cause, ListenError):
         return Failure(str(cause), Exit.CANNOT_LISTEN)
     # An authenticator refuses the addresses; a database's file cannot be where it should be.
     if isinstance(cause, ValueError | DatabaseUnavailableError):

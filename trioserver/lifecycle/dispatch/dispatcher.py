@@ -1,7 +1,7 @@
 """What happens with a message: inline, in the message loop, or as a stream of its own.
 
 Order of arrival is kept: while anything runs or waits in the loop, whatever arrives waits behind
-it; only `ping`, `pong` and `cancel` do not. While there is no room for answers in the outbox,
+it; only `ping`, `pong` and `cancel` do not. While there is no room for answers in the send queue,
 nothing is begun: messages that have arrived wait in the loop, and no more are read.
 """
 
@@ -44,8 +44,8 @@ class Dispatcher:
 
     __slots__ = (
         "_busy", "_call_async", "_call_inline", "_connection", "_facade", "_handlers",
-        "_held_bytes", "_idle", "_job", "_late", "_limits", "_outbox", "_paused", "_protocol",
-        "_queue", "_queued_bytes", "_scope", "_slow_inline", "_streams", "_timeouts", "_times",
+        "_held_bytes", "_idle", "_job", "_late", "_limits", "_paused", "_protocol", "_queue",
+        "_queued_bytes", "_scope", "_send_queue", "_slow_inline", "_streams", "_timeouts", "_times",
         "_told_bytes", "_waiting", "_websocket", "run_in_context",
     )  # fmt: skip
 
@@ -56,7 +56,7 @@ class Dispatcher:
         self._facade = connection.facade
         self._protocol = connection.protocol
         self._websocket = connection.websocket
-        self._outbox = connection.websocket.send_queue
+        self._send_queue = connection.websocket.send_queue
         self._handlers = connection.route.handlers
         self._limits = limits
         self._timeouts = handlers
@@ -123,11 +123,11 @@ class Dispatcher:
             self._connection.refuse(Refusal("unknown_type"), message.id)
             return
         (self._connection.recent or self._recent()).append(message.type)
-        outbox = self._outbox
+        send_queue = self._send_queue
         if (
             handler.kind is Kind.INLINE
             and not self._busy
-            and (outbox.queued_bytes <= outbox.room_bytes or outbox.make_room())
+            and (send_queue.queued_bytes <= send_queue.low_water_bytes or send_queue.make_room())
         ):
             self._run_inline(handler, message)
         elif handler.kind is Kind.STREAM and message.id is None:
@@ -206,7 +206,7 @@ class Dispatcher:
         self._held_bytes = held = self._held_bytes + size
         if not -_GRAIN < held - self._told_bytes < _GRAIN:
             self._told_bytes = held
-            self._websocket.debt.set_queued(held)
+            self._websocket.memory_account.set_queued(held)
 
     def _run_inline(self, handler: Handler, message: Message) -> None:
         began = perf_counter()
@@ -265,13 +265,13 @@ class Dispatcher:
         time of a job has run out, and it has come to an end all the same (its thread could not be
         cancelled, say), this returns, and the next job gets another scope.
         """
-        queue, outbox = self._queue, self._outbox
+        queue, send_queue = self._queue, self._send_queue
         while True:
             if not queue and self._late is None:
                 self._websocket.answered()
                 self._busy = False
                 await idle.park()
-            if self._late is not None or outbox.queued_bytes > outbox.room_bytes:
+            if self._late is not None or send_queue.queued_bytes > send_queue.low_water_bytes:
                 await self._wait_for_room()
                 if self._protocol.close is not None:
                     return
@@ -280,7 +280,7 @@ class Dispatcher:
             self._job = job
             self._queued_bytes -= size
             if queue:
-                outbox.cork()
+                send_queue.cork()
             if self._paused:
                 self._resume_at_half()
             rest = self._begin_work(job, size)

@@ -27,14 +27,8 @@ class _Record:
     """What is known of one address. What has been forgotten is as good as new."""
 
     __slots__ = (
-        "blocked_until",
-        "forged",
-        "handshakes",
-        "pardoned_until",
-        "refusals",
-        "requests",
-        "seen",
-    )
+        "blocked_until", "forged", "handshakes", "pardoned_until", "refusals", "requests", "seen",
+    )  # fmt: skip
 
     def __init__(self, limits: LimitsConfig, now: float) -> None:
         rate = limits.handshakes_per_second

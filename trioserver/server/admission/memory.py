@@ -9,7 +9,7 @@ import trio
 
 from trioserver.config import Config
 from trioserver.logs.seldom import Seldom
-from trioserver.websocket.memory import Memory
+from trioserver.websocket.memory import MemoryLimiter
 from trioserver.websocket.send_queue import largest_payload
 
 _PERIOD: Final = 10.0
@@ -22,7 +22,7 @@ _ECHO: Final = 512
 log: Final = structlog.get_logger("trioserver")
 
 
-def new_memory(config: Config) -> Memory:
+def new_memory(config: Config) -> MemoryLimiter:
     """Bounded as the configuration says. It logs that connections wait, or are closed."""
     seldom = Seldom(_PERIOD)
 
@@ -38,17 +38,17 @@ def new_memory(config: Config) -> Memory:
                 suppressed=suppressed,
             )
 
-    memory = Memory(config.limits.max_memory_bytes, on_pressure=tell)
+    memory = MemoryLimiter(config.limits.max_memory_bytes, on_pressure=tell)
     return memory
 
 
-def check_outbox(config: Config) -> None:
+def check_send_queue(config: Config) -> None:
     """Say so where a client may send what the server could not send back, or to others."""
-    largest, taken = largest_payload(config.outbox.max_bytes), config.limits.max_message_bytes
+    largest, taken = largest_payload(config.send_queue.max_bytes), config.limits.max_message_bytes
     if largest < taken + _ECHO:
         log.warning(
             "send_queue_smaller_than_messages",
-            hint="outbox.max_bytes is too small to echo or publish a message of "
+            hint="send_queue.max_bytes is too small to echo or publish a message of "
             "limits.max_message_bytes: such a message is rejected with too_big_to_send",
             largest_sent_bytes=largest,
             largest_taken_bytes=taken,

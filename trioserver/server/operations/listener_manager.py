@@ -13,9 +13,9 @@ import structlog
 from trioserver.config import Config, ListenConfig
 from trioserver.server.operations.systemd import PassedSocket, take_sockets
 from trioserver.websocket.accepting import Listener
-from trioserver.websocket.errors import CannotListen
+from trioserver.websocket.errors import ListenError
 from trioserver.websocket.listeners import (
-    Address,
+    ListenAddress,
     SocketFile,
     address_of,
     adopt,
@@ -69,8 +69,8 @@ class ListenerManager:
     """
 
     def __init__(self) -> None:
-        self.addresses: tuple[Address, ...] = ()
-        self.builtin_addresses: tuple[Address, ...] = ()
+        self.addresses: tuple[ListenAddress, ...] = ()
+        self.builtin_addresses: tuple[ListenAddress, ...] = ()
         self._places: list[_Place] = []
         self._builtin_places: list[_Place] = []
         self._socket_files: list[SocketFile] = []
@@ -92,7 +92,7 @@ class ListenerManager:
         return _listeners_of(place for place in places if place.where.proxy_protocol)
 
     async def open(self, config: Config) -> None:
-        """Open all. Raises `CannotListen`, also for a bad certificate."""
+        """Open all. Raises `ListenError`, also for a bad certificate."""
         with passed_sockets() as passed:
             for where in config.listeners:
                 await self._open(where, self._places, passed)
@@ -123,7 +123,7 @@ class ListenerManager:
     async def load_certificates(self, config: Config) -> LoadedCertificates:
         """Read all files of these listeners anew, which may be others than before.
 
-        Raises `CannotListen` for files that do not do; what is in use stays in any case. Listeners
+        Raises `ListenError` for files that do not do; what is in use stays in any case. Listeners
         that are not the same but for their files are passed over.
         """
         loaded = []
@@ -149,7 +149,7 @@ class ListenerManager:
             place.stamp = stamp  # a bad file is complained of once
             try:
                 context = await load(files)
-            except CannotListen as error:
+            except ListenError as error:
                 _log.error("certificate_reload_failed", error=str(error))
                 continue
             if place.files == files:
@@ -191,7 +191,7 @@ def _take(name: str, passed: list[PassedSocket], tls: ssl.SSLContext | None) -> 
     mine = [each for each in passed if name in (ALL_SOCKETS, each.name)]
     if not mine:
         there = ", ".join(each.name for each in passed) or "none at all"
-        raise CannotListen(
+        raise ListenError(
             f"systemd has passed no socket of the name {name} (systemd_socket), but {there}: is "
             "the service started by its .socket unit, which says FileDescriptorName=?"
         )

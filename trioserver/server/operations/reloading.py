@@ -13,7 +13,7 @@ import trio
 from trioserver.auth.component import overrides
 from trioserver.config import Config, ListenConfig
 from trioserver.server.operations.listener_manager import TLS_FILES, ListenerManager, same_place
-from trioserver.websocket.errors import CannotListen
+from trioserver.websocket.errors import ListenError
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -149,7 +149,7 @@ class Reloader:
             with trio.fail_after(_TIMEOUT):
                 await work()
         except Exception as error:
-            known = isinstance(error, ValueError | CannotListen)  # made to be read, no secrets
+            known = isinstance(error, ValueError | ListenError)  # made to be read, no secrets
             log.error("reload_failed", reason=str(error) if known else type(error).__name__)
             return False
         return True

@@ -36,7 +36,7 @@ class Measurable(Protocol):
 class Census:
     """What `take` has seen so far, and what ended before: to be made before the first `take`.
 
-    ``oldest`` is for how long the oldest message in any outbox has waited, in seconds.
+    ``oldest`` is for how long the oldest message in any send queue has waited, in seconds.
     """
 
     def __init__(self, counts: Counts) -> None:
@@ -56,18 +56,18 @@ class Census:
     def take(self, connection: Measurable) -> None:
         """Add one, whether it still is connected or has ended since this began."""
         websocket = connection.websocket
-        outbox = websocket.send_queue
+        send_queue = websocket.send_queue
         self.phases[connection.phases.current] += 1
         self.messages_received += websocket.messages_received
         self.messages_sent += websocket.messages_sent
         self.bytes_received += websocket.bytes_received
-        self.bytes_sent += outbox.bytes_sent
+        self.bytes_sent += send_queue.bytes_sent
         self.in_flight += len(connection.protocol.in_flight)
         self.subscriptions += len(connection.topics)
-        queued = outbox.queued_bytes
+        queued = send_queue.queued_bytes
         if queued:
             self.queueing += 1
             self.queued_bytes += queued
             self.queued_bytes_max = max(self.queued_bytes_max, queued)
-            if outbox.oldest is not None:
-                self.oldest = max(self.oldest, self._now - outbox.oldest)
+            if send_queue.oldest is not None:
+                self.oldest = max(self.oldest, self._now - send_queue.oldest)

@@ -35,7 +35,7 @@ class Families(Collector):
         yield from self._refusals()
         yield from self._traffic()
         yield from self._handlers()
-        yield from self._outboxes()
+        yield from self._send_queues()
         yield from self._memory()
         yield from self._drain()
         yield from self._audit()
@@ -135,10 +135,10 @@ class Families(Collector):
         yield durations
         yield slow
 
-    def _outboxes(self) -> Iterator[Metric]:
+    def _send_queues(self) -> Iterator[Metric]:
         census = self._measurements.census
         yield _gauge("send_queue_connections", "Connections with anything queued.", census.queueing)
-        yield _gauge("send_queue_bytes", "What all outboxes hold.", census.queued_bytes)
+        yield _gauge("send_queue_bytes", "What all send queues hold.", census.queued_bytes)
         yield _gauge("send_queue_max_bytes", "What the fullest one holds.", census.queued_bytes_max)
         yield _gauge(
             "send_queue_oldest_seconds", "How long the oldest message has waited.", census.oldest
@@ -148,7 +148,7 @@ class Families(Collector):
         statistics = self._measurements.statistics
         yield _gauge(
             "memory_bytes",
-            "What all queues and outboxes hold, to compare with limits.max_memory_bytes.",
+            "What all queues and send queues hold, to compare with limits.max_memory_bytes.",
             statistics.memory_bytes,
         )
         yield _gauge(

@@ -26,11 +26,11 @@ from trioserver.http import bearer
 from trioserver.http.bearer import api_error
 from trioserver.http.bodies import read_json
 from trioserver.http.errors import ApiError, unavailable
+from trioserver.http.host_server import HostServer
 from trioserver.storage import DatabaseUnavailableError
 
 if TYPE_CHECKING:
     from trioserver.app.application import Application
-    from trioserver.server.server import Server
 
 __all__ = [
     "EXCEPTION_HANDLERS",
@@ -51,7 +51,7 @@ async def authenticate(
     ``admin``, only an administrator will do: see `AdminConfig`. Raises `Refusal`, with the codes
     that a WebSocket is closed with, and ``forbidden`` for who is no administrator.
     """
-    server: Server = request.scope["trioserver"]
+    server: HostServer = request.scope["trioserver"]
     application: Application = request.scope["trioserver.application"]
     auth = auth or application.auth
     if auth is None:
@@ -75,7 +75,7 @@ def record_attempt(
     give what was typed, which may be a password. ``duration`` is in seconds. Tokens that
     `authenticate` looks at are recorded already.
     """
-    server: Server = request.scope["trioserver"]
+    server: HostServer = request.scope["trioserver"]
     bearer.record(server, request, method, code=code, user=user, duration=duration)
 
 

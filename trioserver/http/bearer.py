@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 import structlog
@@ -16,13 +16,11 @@ from trioserver.app.functions import unwrap
 from trioserver.auth import Authenticator, Credentials, User
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.http.errors import ApiError, unavailable
+from trioserver.http.host_server import HostServer
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.telemetry.observer import AuthAttempt
 from trioserver.websocket.request import Request
-
-if TYPE_CHECKING:
-    from trioserver.server.server import Server
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -66,7 +64,7 @@ async def judge(
 
 
 async def authenticate(
-    server: Server, request: HttpRequest, auth: Authenticator | None, *, admin: bool
+    server: HostServer, request: HttpRequest, auth: Authenticator | None, *, admin: bool
 ) -> Caller:
     """Who asks; an administrator with ``admin``. Each call is an `AuthAttempt`, good or bad.
 
@@ -94,7 +92,7 @@ async def authenticate(
 
 
 def record(
-    server: Server,
+    server: HostServer,
     request: HttpRequest,
     method: str,
     *,
@@ -119,10 +117,10 @@ def record(
     )
 
 
-def check(server: Server, user: User, *, admin: bool) -> None:
+def check(server: HostServer, user: User, *, admin: bool) -> None:
     """Whether a user whose token is good may do it: not blocked, and an administrator with
     ``admin``. Raises `Refusal`."""
-    server._blocks.check(user)
+    server.check_blocks(user)
     config = server.config.admin
     if admin and not user.has_role(config.role, config.role_claim):
         raise Refusal("forbidden", "The token is good, but not an administrator's.")

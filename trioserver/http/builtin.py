@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trioserver.http.health import health_routes
+from trioserver.http.host_server import HostServer
 from trioserver.http.protocol_page import protocol_routes
-
-if TYPE_CHECKING:
-    from trioserver.server.server import Server
 
 
 def builtin_routes(
-    server: Server,
+    server: HostServer,
     *,
     metrics: ASGIApp | None = None,
     admin: ASGIApp | None = None,

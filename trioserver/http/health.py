@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 import trio
@@ -13,11 +13,9 @@ from starlette.routing import Route
 
 from trioserver.app.application import Application, HealthCheck
 from trioserver.auth.component import overrides
+from trioserver.http.host_server import HostServer
 from trioserver.http.pages import as_json
 from trioserver.logs.tracebacks import name_of
-
-if TYPE_CHECKING:
-    from trioserver.server.server import Server
 
 log: Final = structlog.get_logger("trioserver")
 
@@ -25,7 +23,7 @@ _FRESH: Final = 1.0
 """Seconds for which an answer is given again: a flood of probes must not reach the database."""
 
 
-def health_routes(server: Server) -> list[Route]:
+def health_routes(server: HostServer) -> list[Route]:
     """The two routes."""
     readiness = Readiness(server)
 
@@ -44,7 +42,7 @@ def health_routes(server: Server) -> list[Route]:
 class Readiness:
     """Asks all checks, side by side, and remembers the answer for a moment."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: HostServer) -> None:
         self._server = server
         self._timeout = server.config.http.check_timeout
         self._checks = collect(server.application, server.health_checks())

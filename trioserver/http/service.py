@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 from starlette.applications import Starlette
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trioserver.http.builtin import builtin_routes
 from trioserver.http.connection import HttpConnection, SharedContext
+from trioserver.http.host_server import HostServer
 from trioserver.http.lifespan import lifespan
 from trioserver.http.mounting import Mounted, Mounts
 from trioserver.http.pages import plain
@@ -24,15 +25,12 @@ from trioserver.server.admitted import AdmittedStream
 from trioserver.websocket.handshake import Head
 from trioserver.websocket.tls_stream import is_secure, socket_below
 
-if TYPE_CHECKING:
-    from trioserver.server.server import Server
-
 
 class HttpService:
     """Answers what is not for a WebSocket. Made by `trioserver.http.serving`."""
 
     def __init__(
-        self, server: Server, *, metrics: ASGIApp | None = None, admin: ASGIApp | None = None
+        self, server: HostServer, *, metrics: ASGIApp | None = None, admin: ASGIApp | None = None
     ) -> None:
         config = server.config
         self._shared = SharedContext(config=config)
@@ -106,7 +104,7 @@ class HttpService:
 class _Router:
     """Built-in routes first, then what is mounted."""
 
-    def __init__(self, server: Server, routes: list[BaseRoute], mounts: Mounts | None) -> None:
+    def __init__(self, server: HostServer, routes: list[BaseRoute], mounts: Mounts | None) -> None:
         self._server = server
         self._routes = routes
         self._own = Starlette(routes=routes, exception_handlers={HTTPException: _explain})

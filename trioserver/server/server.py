@@ -82,7 +82,7 @@ class Server:
         traced = tracer is not None or config.tracing.spans == "on"
         self.application = application
         self._registry = Registry()
-        self._wall_clock = wall_clock
+        self.wall_clock = wall_clock
         self._poller = make_poller()
         url = config.audit.database
         self._database = None if url is None else open_database(url)
@@ -350,7 +350,7 @@ class Server:
             until=until,
             reason=reason,
             actor=id_if_given(actor),
-            created_at=self._wall_clock(),
+            created_at=self.wall_clock(),
         )
         met = await self._blocks.add(block)
         return BlockResult(block=block, disconnected=met, stored=self._blocks.is_stored(block))
@@ -387,6 +387,14 @@ class Server:
     def blocked(self) -> tuple[Block, ...]:
         """The blocks in force, oldest first."""
         return self._blocks.all
+
+    def is_stored(self, block: Block) -> bool:
+        """Return whether a block survives a restart."""
+        return self._blocks.is_stored(block)
+
+    def check_blocks(self, user: User) -> None:
+        """Raise `Refusal` if a block applies to this user, whatever the session or resource."""
+        self._blocks.check(user)
 
     def _enforce(self, block: Block) -> int:
         refusal = block.refusal

@@ -213,8 +213,9 @@ class ServerConnection:
             except FrameTooBig:
                 protocol.fail(Refusal("too_big_to_send"))  # as below
             except SendQueueFull:
-                send_queue.discard()
-                protocol.fail(Refusal("slow_consumer"))  # queues one more, for this very loop
+                if protocol.close is None:  # otherwise it has ended while this was sent
+                    send_queue.discard()
+                    protocol.fail(Refusal("slow_consumer"))  # queues one more, for this very loop
             except SendQueueClosed:
                 outgoing.clear()
         if protocol.close is not None and not self.ended.is_set():

@@ -14,7 +14,7 @@ import pytest
 from tests.support.running import running as running_here
 from tests.support.systems import COMMAND, Demo, demo, refused_start
 from trioserver import JWTAuth, Mailbox, Refusal
-from trioserver.app.mailbox.room import Totals
+from trioserver.app.mailbox.capacity import Totals
 from trioserver.auth import make_token
 from trioserver.client import Client, RequestRejectedError, connect
 from trioserver.examples import conversations

@@ -41,8 +41,8 @@ from trioserver import (
     allow_any_user,
     serve,
 )
-from trioserver.app.mailbox.room import Room, Totals
-from trioserver.app.mailbox.store import Bounds, Store, Swept
+from trioserver.app.mailbox.capacity import Room, Totals
+from trioserver.app.mailbox.sql_store import Bounds, Store, Swept
 from trioserver.app.mailbox.sweeping import PAUSE, ROWS, sweep, sweep_forever
 from trioserver.config import SendQueueConfig
 from trioserver.storage import Database, DatabaseUnavailableError
@@ -398,7 +398,7 @@ async def test_what_nobody_was_told_of_in_time_is_forgotten(database_url: str) -
 async def test_all_mailboxes_together_are_bounded_and_nobody_pushes_out_others(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trioserver.app.mailbox.room.COUNT_INTERVAL", 0.0)
+    monkeypatch.setattr("trioserver.app.mailbox.capacity.COUNT_INTERVAL", 0.0)
     async with posting(database_url, max_messages=3, max_total_messages=4) as post:
         for user in ("alice", "alice", "bob", "carol"):
             await post.mailbox.send(user, "note", user)
@@ -428,7 +428,7 @@ async def test_a_full_box_is_not_counted_for_each_letter(
         await post.leave(client)
         with pytest.raises(MailboxFullError):
             await post.mailbox.send("bob", "note", 1)
-        monkeypatch.setattr("trioserver.app.mailbox.room.COUNT_INTERVAL", 0.0)
+        monkeypatch.setattr("trioserver.app.mailbox.capacity.COUNT_INTERVAL", 0.0)
         await post.mailbox.send("bob", "note", 1)
 
 
@@ -790,7 +790,7 @@ async def test_what_a_slow_client_was_not_sent_is_kept(sqlite_url: str) -> None:
 async def test_a_database_that_is_down_is_said_and_survived(
     postgresql: PostgreSQL, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trioserver.app.mailbox.courier.RETRY", 0.05)
+    monkeypatch.setattr("trioserver.app.mailbox.user_queue.RETRY", 0.05)
     monkeypatch.setattr("trioserver.app.mailbox.mailbox.RETRY", 0.05)
     async with posting(postgresql_url) as post:
         await post.mailbox.send("alice", "note", 1)

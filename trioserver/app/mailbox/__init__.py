@@ -12,7 +12,7 @@ with a connection that dies with bytes on their way. It comes twice when the ser
 moment between a delivery and its record: the ``id`` tells.
 """
 
+from trioserver.app.mailbox.capacity import MailboxFullError
 from trioserver.app.mailbox.mailbox import Mailbox, SendReceipt
-from trioserver.app.mailbox.room import MailboxFullError
 
 __all__ = ["Mailbox", "MailboxFullError", "SendReceipt"]

@@ -16,10 +16,10 @@ import trio
 from msgspec import UNSET
 
 from protocol import TooBigToSendError
-from trioserver.app.mailbox.courier import RETRY, Courier, Desk, Recipient
-from trioserver.app.mailbox.letter import is_key, is_user, new_letter
-from trioserver.app.mailbox.room import Room, Totals
+from trioserver.app.mailbox.capacity import Room, Totals
+from trioserver.app.mailbox.message import is_key, is_user, new_letter
 from trioserver.app.mailbox.sweeping import say_unavailable, sweep_forever
+from trioserver.app.mailbox.user_queue import RETRY, Courier, Desk, Recipient
 from trioserver.auth.component import Component
 from trioserver.auth.user import User, id_of
 from trioserver.storage import Database
@@ -101,7 +101,7 @@ class Mailbox(Component):
         self._opens = not isinstance(database, Database)
         self._database = database if isinstance(database, Database) else Database(database)
         # Here, because they need SQLAlchemy; and now, so that it is missed at once.
-        from trioserver.app.mailbox.store import Bounds, Store
+        from trioserver.app.mailbox.sql_store import Bounds, Store
 
         bounds = Bounds(messages=max_messages, bytes=max_bytes, age=max_age)
         self._store = Store(self._database, box, bounds)

@@ -11,7 +11,7 @@ import trio
 from trioserver.storage import DatabaseUnavailableError
 
 if TYPE_CHECKING:
-    from trioserver.app.mailbox.store import Store
+    from trioserver.app.mailbox.sql_store import Store
 
 INTERVAL: Final = 3600.0
 """Seconds between two looks for what is too old."""

@@ -16,7 +16,7 @@ import trio
 
 from protocol import Refusal, TooBigToSendError, codec, raw
 from protocol.messages import Message
-from trioserver.app.mailbox.letter import Letter
+from trioserver.app.mailbox.message import Letter
 from trioserver.auth import User
 from trioserver.storage import DatabaseUnavailableError
 from trioserver.websocket.headers import MAX_HEADER
@@ -24,7 +24,7 @@ from trioserver.websocket.send_queue import SendQueueClosed
 from trioserver.websocket.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from trioserver.app.mailbox.store import Store
+    from trioserver.app.mailbox.sql_store import Store
 
 RETRY: Final = 5.0
 """Seconds until a database that failed is asked again."""

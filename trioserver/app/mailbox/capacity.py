@@ -13,7 +13,7 @@ from trioserver.logs.seldom import Seldom
 from trioserver.storage.turn import Turn
 
 if TYPE_CHECKING:
-    from trioserver.app.mailbox.store import Store
+    from trioserver.app.mailbox.sql_store import Store
 
 COUNT_INTERVAL: Final = 5.0
 """Seconds between two counts of a box that is full. Higher: room that was made is found later."""

@@ -9,8 +9,8 @@ from typing import Any, Final, TypeVar
 import attrs
 import sqlalchemy as sa
 
-from trioserver.app.mailbox.letter import MAX_KEY, MAX_USER, Letter, resource_of, resource_text
-from trioserver.app.mailbox.room import Totals
+from trioserver.app.mailbox.capacity import Totals
+from trioserver.app.mailbox.message import MAX_KEY, MAX_USER, Letter, resource_of, resource_text
 from trioserver.storage import Database
 from trioserver.storage.migrations import Step
 

@@ -14,7 +14,7 @@ import pytest
 from tests.support.running import running as running_here
 from tests.support.systems import COMMAND, Demo, demo, refused_start
 from trioserver import JWTAuth, Mailbox, Refusal
-from trioserver.app.mailbox.capacity import Totals
+from trioserver.app.mailbox.store import Totals
 from trioserver.auth import make_token
 from trioserver.client import Client, RequestRejectedError, connect
 from trioserver.examples import conversations
@@ -294,7 +294,7 @@ async def test_users_who_do_not_exist_get_no_mailbox(tmp_path: Path) -> None:
 
 async def test_a_mailbox_that_is_full_keeps_nobody_from_sharing(tmp_path: Path) -> None:
     async with chatting(tmp_path) as chat, chat.connect("alice", "alice-1") as alice:
-        chat.mailbox._room._bounds = Totals(letters=1, bytes=10_000, users=1)
+        chat.mailbox._capacity._bounds = Totals(messages=1, bytes=10_000, users=1)
         await chat.mailbox.send("alice", "note", "x")
         await alice.request("share", {"user": "bob"})
         await alice.request("message", {"text": "x"})

@@ -47,7 +47,7 @@ def own_tables(postgresql: PostgreSQL) -> Iterator[None]:
     yield
     postgresql.execute(
         "DROP TABLE IF EXISTS trioserver_schema, trioserver_blocks, trioserver_audit,"
-        " trioserver_letters, trioserver_letters_dropped"
+        " trioserver_mailbox_messages, trioserver_mailbox_dropped"
     )
 
 

@@ -112,7 +112,7 @@ def make(
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
-    mailbox = Mailbox(database, box="dashboard")
+    mailbox = Mailbox(database, namespace="dashboard")
     application = Application(auth=auth, lifespan=lifespan, http=web, mailbox=mailbox)
     application.add_health_check("dashboard", database.check_health)
     route = application.route(

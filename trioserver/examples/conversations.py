@@ -75,7 +75,7 @@ def make(
             application.state["is_user"] = is_user or store.knows
             yield
 
-    mailbox = Mailbox(database, box="conversations")
+    mailbox = Mailbox(database, namespace="conversations")
     application = Application(auth=auth, lifespan=lifespan, mailbox=mailbox)
     application.add_health_check("database", database.check_health)
     may_join = SQLAuthorizer(

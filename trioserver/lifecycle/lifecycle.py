@@ -21,6 +21,7 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.lifecycle.authentication import accept, refresh
 from trioserver.lifecycle.dispatch.dispatcher import Dispatcher
 from trioserver.lifecycle.heartbeat import Heartbeat
+from trioserver.lifecycle.mailbox_recipient import MailboxRecipient
 from trioserver.lifecycle.reporting import report_auth_done, report_closed, report_error
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.lifecycle.verification import verify
@@ -117,9 +118,7 @@ class Lifecycle:
                 self._finish_auth()
                 if connection.phases.ready is not None:
                     self._dispatcher.start()  # also if it has ended already: `on_close` is called
-                    if connection.route.mailbox is not None:
-                        work.start_soon(connection.route.mailbox.serve, connection)
-                    await self._keep_time()
+                    await self._keep_time_and_deliver()
                 await connection.ended.wait()
                 work.cancel_scope.cancel()
         except* Exception as errors:
@@ -305,6 +304,19 @@ class Lifecycle:
         self.connection.flush()
 
     # -------------------------------------------------------------------------- time
+
+    async def _keep_time_and_deliver(self) -> None:
+        """Keep time; meanwhile the route's mailbox delivers to the connection."""
+        mailbox = self.connection.route.mailbox
+        if mailbox is None:
+            await self._keep_time()
+            return
+        recipient = MailboxRecipient(self.connection)
+        mailbox.join(recipient)
+        try:
+            await self._keep_time()
+        finally:
+            mailbox.leave(recipient)
 
     async def _keep_time(self) -> None:
         """Send heartbeats, warn before the token expires, and close when it does; until the end.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -20,7 +19,6 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.support.app import backend_of
 from tests.support.client import Client, Message
 from tests.support.databases import eventually
 from tests.support.patience import PATIENCE
@@ -41,8 +39,9 @@ from trioserver import (
     allow_any_user,
     serve,
 )
-from trioserver.app.mailbox.capacity import Room, Totals
-from trioserver.app.mailbox.sql_store import Bounds, Store, Swept
+from trioserver.app.mailbox.capacity import Capacity
+from trioserver.app.mailbox.sql_store import SQLStore
+from trioserver.app.mailbox.store import Bounds, Swept, Totals
 from trioserver.app.mailbox.sweeping import PAUSE, ROWS, sweep, sweep_forever
 from trioserver.config import SendQueueConfig
 from trioserver.storage import Database, DatabaseUnavailableError
@@ -87,12 +86,10 @@ class Post:
         """Everybody who is connected has been sent all that waited."""
 
         def is_so() -> bool:
-            couriers = [one for desk in self.mailbox._desks.values() for one in desk.couriers]
             ready = [one for one in self.server.connections if one.route.mailbox is not None]
-            done = all(courier._caught_up and not courier._again for courier in couriers)
-            return done and {courier._connection for courier in couriers} == {
-                backend_of(one) for one in ready
-            }
+            queues = [self.mailbox._queues.get(user) for user in {one.user.id for one in ready}]
+            joined = sum(queue.recipients for queue in queues if queue is not None)
+            return joined == len(ready) and all(queue.is_current for queue in queues if queue)
 
         await eventually(is_so)
 
@@ -102,7 +99,7 @@ class Post:
 
     async def is_quiet(self) -> None:
         """Nobody is connected, and all that was delivered is noted."""
-        await eventually(lambda: not self.mailbox._desks and not self.mailbox._delivered)
+        await eventually(lambda: not self.mailbox._queues and not self.mailbox._queues.undeleted())
 
 
 @asynccontextmanager
@@ -119,7 +116,7 @@ async def posting(
             yield Post(server, mailbox, streams)
             streams.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
-    assert not mailbox._desks
+    assert not mailbox._queues
 
 
 @pytest.fixture
@@ -172,6 +169,56 @@ async def test_of_several_that_come_the_first_gets_what_has_waited(post: Post) -
             data.append(message["data"])
         got.append(data)
     assert sorted(got) == [[], [], [], list(range(20))]
+
+
+class Consumers(trio.abc.Instrument):
+    """Counts the tasks that read messages from the database."""
+
+    def __init__(self) -> None:
+        self.running = self.most = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        if task.name.endswith("UserQueue._consume"):
+            self.running += 1
+            self.most = max(self.most, self.running)
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        if task.name.endswith("UserQueue._consume"):
+            self.running -= 1
+
+
+async def test_a_user_has_one_consumer_and_none_when_nothing_waits(post: Post) -> None:
+    consumers = Consumers()
+    trio.lowlevel.add_instrument(consumers)
+    for n in range(150):  # two reads
+        await post.mailbox.send("alice", "note", n)
+    clients = [await post.connect() for _ in range(3)]
+    assert await post.deliver(clients[0], 150) == list(range(150))
+    await post.caught_up()
+    assert (consumers.most, consumers.running) == (1, 0)
+    await post.mailbox.send("alice", "note", "new")
+    for client in clients:
+        assert await post.deliver(client, 1) == ["new"]
+    assert consumers.running == 0
+    trio.lowlevel.remove_instrument(consumers)
+
+
+async def test_a_mailbox_that_two_servers_run_goes_on_when_one_of_them_ends(
+    database_url: str,
+) -> None:
+    async with Database(database_url) as database, posting(database) as post:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve, post.server.application, Config(port=0))
+            await post.mailbox.send("alice", "note", 1)
+            client = await post.connect()
+            assert await post.deliver(client, 1) == [1]
+            nursery.cancel_scope.cancel()
+        await post.leave(client)
+        await post.mailbox.send("alice", "note", 2)
+        client = await post.connect()
+        assert await post.deliver(client, 1) == [2]
+        await post.leave(client)
+        assert await post.mailbox.waiting("alice") == 0
 
 
 async def test_what_is_sent_while_the_rest_is_delivered_comes_after_it(post: Post) -> None:
@@ -260,11 +307,11 @@ async def test_a_route_without_a_mailbox_delivers_nothing(post: Post) -> None:
 
 
 async def test_two_boxes_in_one_database_are_apart(database_url: str) -> None:
-    async with posting(database_url, box="first") as first:
+    async with posting(database_url, namespace="first") as first:
         await first.mailbox.send("alice", "note", 1)
-    async with posting(database_url, box="second") as second:
+    async with posting(database_url, namespace="second") as second:
         await second.nothing_for(await second.connect())
-    async with posting(database_url, box="first") as first:
+    async with posting(database_url, namespace="first") as first:
         assert await first.deliver(await first.connect(), 1) == [1]
 
 
@@ -363,8 +410,8 @@ async def test_beyond_the_bounds_the_oldest_go_and_everybody_is_told(database_ur
 
 async def test_bytes_are_bounded_and_one_that_never_fits_is_refused(database_url: str) -> None:
     async with posting(database_url, max_bytes=2048) as post:
-        for letter in "abc":
-            await post.mailbox.send("alice", "note", letter * 700)
+        for message in "abc":
+            await post.mailbox.send("alice", "note", message * 700)
         with pytest.raises(TooBigToSendError, match="2,048"):
             await post.mailbox.send("alice", "note", "d" * 2048)
         client = await post.connect()
@@ -373,23 +420,23 @@ async def test_bytes_are_bounded_and_one_that_never_fits_is_refused(database_url
 
 async def test_what_is_too_old_is_not_delivered_but_said(database_url: str) -> None:
     now = 1_000_000.0
-    async with posting(database_url, max_age=60.0, wall_clock=lambda: now) as post:
+    async with posting(database_url, max_age=60.0, clock=lambda: now) as post:
         await post.mailbox.send("alice", "note", "old")
         await post.mailbox.send("bob", "note", "old")
         now += 61.0
         assert (await post.mailbox.send("alice", "note", "new")).dropped == 1
-        assert await post.mailbox._store.sweep(now, 10) == Swept(letters=1, is_last=True)
-        assert await post.mailbox._store.sweep(now, 10) == Swept(letters=0, is_last=True)
+        assert await post.mailbox._store.sweep(now, 10) == Swept(messages=1, is_last=True)
+        assert await post.mailbox._store.sweep(now, 10) == Swept(messages=0, is_last=True)
         for user, expected in (("alice", [{"count": 1}, "new"]), ("bob", [{"count": 1}])):
             assert await post.deliver(await post.connect(user), len(expected)) == expected
 
 
 async def test_what_nobody_was_told_of_in_time_is_forgotten(database_url: str) -> None:
     now = 1_000_000.0
-    async with posting(database_url, max_age=60.0, wall_clock=lambda: now) as post:
+    async with posting(database_url, max_age=60.0, clock=lambda: now) as post:
         await post.mailbox.send("alice", "note", "old")
         now += 61.0
-        assert await post.mailbox._store.sweep(now, 10) == Swept(letters=1, is_last=True)
+        assert await post.mailbox._store.sweep(now, 10) == Swept(messages=1, is_last=True)
         now += 61.0
         await post.mailbox._store.sweep(now, 10)
         await post.nothing_for(await post.connect())
@@ -463,18 +510,18 @@ async def test_many_messages_for_one_user_leave_room_for_another(database_url: s
 async def test_senders_do_not_wait_one_after_the_other_for_a_database_that_hangs(
     sqlite_url: str, autojump_clock: MockClock
 ) -> None:
-    class Hung(Store):
+    class Hung(SQLStore):
         async def totals(self) -> Totals:
             await trio.sleep(5.0)
             raise DatabaseUnavailableError("timeout", "It hangs.")
 
     store = Hung(Database(sqlite_url), "default", Bounds(messages=9, bytes=9999, age=60.0))
-    room = Room(store, Totals(letters=9, bytes=9999, users=9), timeout=5.0)
+    capacity = Capacity(store, Totals(messages=9, bytes=9999, users=9), timeout=5.0)
     refused: list[str] = []
 
     async def take(user: str) -> None:
         with pytest.raises(DatabaseUnavailableError):
-            await room.take(user, 1)
+            await capacity.acquire(user, 1)
         refused.append(user)
 
     with trio.fail_after(11.0):
@@ -497,7 +544,7 @@ async def test_what_is_kept_can_be_read_while_nothing_can_be_written(tmp_path: P
 async def test_more_old_messages_than_a_statement_takes_parameters_do_not_refuse_a_new_one(
     database_url: str,
 ) -> None:
-    old = """INSERT INTO trioserver_letters (id, box, user_id, type, size, at)
+    old = """INSERT INTO trioserver_mailbox_messages (id, namespace, user_id, type, size, at)
         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 70000)
         SELECT CAST(i AS VARCHAR), 'default', 'alice', 'note', 1, 0.0 FROM n"""
     async with Database(database_url, timeout=PATIENCE) as database:
@@ -549,7 +596,7 @@ async def test_a_clock_that_is_wrong_for_a_moment_takes_nothing_away(
     jump: float, database_url: str
 ) -> None:
     ahead = 0.0
-    async with posting(database_url, wall_clock=lambda: 1e9 + ahead) as post:
+    async with posting(database_url, clock=lambda: 1e9 + ahead) as post:
         for n in range(5):
             await post.mailbox.send("alice", "note", n)
         ahead = jump
@@ -567,14 +614,14 @@ async def test_what_is_too_old_is_taken_away_some_at_a_time(
     now = 1_000_000.0
     monkeypatch.setattr("trioserver.app.mailbox.sweeping.PAUSE", 0.0)
     monkeypatch.setattr("trioserver.app.mailbox.sweeping.ROWS", 10)
-    async with posting(database_url, max_age=60.0, wall_clock=lambda: now) as post:
+    async with posting(database_url, max_age=60.0, clock=lambda: now) as post:
         for n in range(25):
             await post.mailbox.send(f"user-{n % 3}", "note", n)
         now += 50
         await post.mailbox.send("user-0", "note", "young")
         now += 20
         store = post.mailbox._store
-        assert await store.sweep(now, 10) == Swept(letters=10, is_last=False)
+        assert await store.sweep(now, 10) == Swept(messages=10, is_last=False)
         await sweep(store, lambda: now)
         assert [await post.mailbox.waiting(f"user-{n}") for n in range(3)] == [1, 0, 0]
         client = await post.connect("user-0")
@@ -596,7 +643,7 @@ class SlowStore:
             raise DatabaseUnavailableError("timeout", "too slow")
         taken = min(rows, self.left)
         self.left -= taken
-        return Swept(letters=taken, is_last=taken < rows)
+        return Swept(messages=taken, is_last=taken < rows)
 
 
 @pytest.mark.parametrize("manages", [1, 7, 400, 5000])
@@ -625,39 +672,6 @@ async def test_a_database_that_cannot_take_away_one_row_is_left_alone_until_the_
 
 
 # ------------------------------------------------------------------------------ the tables
-
-
-FIRST_VERSION = (
-    """CREATE TABLE trioserver_letters (
-        number INTEGER NOT NULL PRIMARY KEY {increasing}, id VARCHAR(32) NOT NULL UNIQUE,
-        box VARCHAR(64) NOT NULL, user_id VARCHAR(255) NOT NULL, type VARCHAR(64) NOT NULL,
-        data TEXT, resource TEXT, size INTEGER NOT NULL, at FLOAT NOT NULL)""",
-    "CREATE INDEX trioserver_letters_of ON trioserver_letters (box, user_id, number)",
-    "CREATE INDEX trioserver_letters_at ON trioserver_letters (box, at)",
-    """CREATE TABLE trioserver_letters_dropped (
-        box VARCHAR(64) NOT NULL, user_id VARCHAR(255) NOT NULL, count INTEGER NOT NULL,
-        at FLOAT NOT NULL, PRIMARY KEY (box, user_id))""",
-    """INSERT INTO trioserver_letters (id, box, user_id, type, data, size, at)
-        VALUES ('a', 'default', 'alice', 'note', '1', 257, {now})""",
-)
-
-
-async def test_letters_of_the_first_version_are_kept(database_url: str) -> None:
-    async with Database(database_url) as database:
-        postgresql = "postgresql" in database_url
-        increasing = "GENERATED BY DEFAULT AS IDENTITY" if postgresql else "AUTOINCREMENT"
-
-        def make(connection: sa.Connection) -> None:
-            for statement in FIRST_VERSION:
-                filled = statement.format(increasing=increasing, now=time.time())
-                connection.exec_driver_sql(filled)
-
-        await database.run(make)
-    for n in (2, 3):
-        async with posting(database_url) as post:
-            await post.mailbox.send("alice", "note", n, key=str(n))
-    async with posting(database_url) as post:
-        assert await post.deliver(await post.connect(), 3) == [1, 2, 3]
 
 
 async def test_tables_of_a_newer_version_stop_the_start(database_url: str) -> None:
@@ -737,8 +751,8 @@ async def test_all_that_json_can_say_comes_as_it_was(post: Post) -> None:
         {"max_total_messages": 999},
         {"max_total_bytes": 1024},
         {"max_users": 0},
-        {"box": ""},
-        {"box": "x" * 65},
+        {"namespace": ""},
+        {"namespace": "x" * 65},
     ],
 )
 def test_bad_options_are_refused(sqlite_url: str, options: Mapping[str, Any]) -> None:
@@ -776,7 +790,7 @@ async def test_what_a_slow_client_was_not_sent_is_kept(sqlite_url: str) -> None:
         await post.caught_up()
         for n in range(30):
             await post.mailbox.send("alice", "note", [n, "x" * 4000])
-        await eventually(lambda: not post.mailbox._desks)  # it was closed as a slow consumer
+        await eventually(lambda: not post.mailbox._queues)  # it was closed as a slow consumer
         client = await post.connect()
         await post.caught_up()
         await client.send(type="ping")
@@ -791,7 +805,7 @@ async def test_a_database_that_is_down_is_said_and_survived(
     postgresql: PostgreSQL, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trioserver.app.mailbox.user_queue.RETRY", 0.05)
-    monkeypatch.setattr("trioserver.app.mailbox.mailbox.RETRY", 0.05)
+    monkeypatch.setattr("trioserver.app.mailbox.deleting.RETRY", 0.05)
     async with posting(postgresql_url) as post:
         await post.mailbox.send("alice", "note", 1)
         with postgresql.down():
@@ -829,7 +843,9 @@ async def test_sending_cancelled_at_any_moment_leaves_the_mailbox_whole(sqlite_u
         assert len(set(ids)) == len(ids)
         assert {posted.id for posted in sent} <= set(ids)
         await post.nothing_for(client)
-        assert all(not desk.held for desk in post.mailbox._desks.values())
+        queue = post.mailbox._queues.get("alice")
+        assert queue is not None
+        assert queue.holds_nothing
         await post.leave(client)
 
 

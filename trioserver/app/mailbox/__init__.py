@@ -1,15 +1,16 @@
-"""Messages for users, who may be away: kept in a database, and delivered at the next `ready`.
+"""Messages for users who may not be connected: kept in a database, delivered at the next `ready`.
 
-What is sent is stored before it is delivered, and forgotten once it has been. When that is depends
+A message is stored before it is delivered, and deleted after. When it counts as delivered depends
 on the client:
 
-- one that sends ``"mailbox": "ack"`` in `auth` acknowledges: a message is forgotten when the client
-  says that it has it, and comes again, with the same ``id``, until then;
-- for any other, a message is forgotten when its last byte has left for the client.
+- A client that sends ``"mailbox": "ack"`` in `auth` acknowledges messages. A message is deleted
+  when the client acknowledges it. Until then it is delivered again, with the same ``id``, on the
+  next connection.
+- For any other client, a message is deleted when its last byte has been handed to the transport.
 
-So a message is lost only with the client's own memory, or, for a client that does not acknowledge,
-with a connection that dies with bytes on their way. It comes twice when the server is killed in the
-moment between a delivery and its record: the ``id`` tells.
+So a message is lost only if the client loses it, or if a client does not acknowledge and its
+connection breaks while bytes are on their way. A message is delivered twice if the server is killed
+between the delivery and the deletion; the ``id`` is then the same.
 """
 
 from trioserver.app.mailbox.capacity import MailboxFullError

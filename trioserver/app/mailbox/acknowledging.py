@@ -13,13 +13,13 @@ from trioserver.storage import DatabaseUnavailableError
 
 ACKNOWLEDGE: Final = "mailbox.ack"
 
-LetterId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+MessageId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class AckPayload(msgspec.Struct):
     """The ids of messages that the client has. Ids of other users' messages are ignored."""
 
-    ids: Annotated[list[LetterId], Meta(min_length=1, max_length=100)]
+    ids: Annotated[list[MessageId], Meta(min_length=1, max_length=100)]
 
 
 class _Mailbox(Protocol):

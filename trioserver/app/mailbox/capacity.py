@@ -1,53 +1,41 @@
-"""The bounds of all mailboxes of a box together, and who finds them reached."""
+"""The limits for all messages of a namespace together."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import attrs
 import structlog
 import trio
 
 from protocol import Refusal
+from trioserver.app.mailbox.store import Store, Totals
 from trioserver.logs.seldom import Seldom
 from trioserver.storage.turn import Turn
 
-if TYPE_CHECKING:
-    from trioserver.app.mailbox.sql_store import Store
-
 COUNT_INTERVAL: Final = 5.0
-"""Seconds between two counts of a box that is full. Higher: room that was made is found later."""
+"""Seconds between two counts of a namespace that is full. With a higher value, free capacity is
+found later.
+"""
 
 _log: Final = structlog.get_logger("trioserver")
 
 
 class MailboxFullError(Refusal):
-    """All mailboxes together hold as much as they may. Nothing was stored; try again later.
+    """The namespace is full, so the message was not stored. Try again later.
 
-    Raised in a handler and not caught, it is answered ``mailbox_full`` with retry "backoff".
+    If a handler raises it, the client gets the error ``mailbox_full`` with retry "backoff".
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            "mailbox_full", "There is no room to keep another message.", retry="backoff"
-        )
+        super().__init__("mailbox_full", "The mailbox is full.", retry="backoff")
 
 
-@attrs.frozen(kw_only=True)
-class Totals:
-    """Letters, their bytes, and the users that they are for; of all mailboxes of a box."""
+class Capacity:
+    """Admits messages while the namespace is within ``bounds``.
 
-    letters: int
-    bytes: int
-    users: int
-
-
-class Room:
-    """Lets letters in while all mailboxes together are within ``bounds``.
-
-    What is added is counted here, in memory; what is taken away is not. When the counts reach a
-    bound, the letters are counted in the database, so that this costs nothing while there is room.
-    ``timeout``, in seconds, bounds the wait while somebody else counts.
+    Added messages are counted in memory, deleted ones are not. When a count reaches its limit, the
+    messages are counted in the database, so that this costs nothing until the namespace is full.
+    ``timeout``, in seconds, bounds the wait while another task counts.
     """
 
     def __init__(self, store: Store, bounds: Totals, *, timeout: float) -> None:
@@ -58,36 +46,36 @@ class Room:
         self._since_counted: set[str] = set()  # users; perhaps new ones, perhaps counted already
         self._counted: float | None = None
         self._counting = trio.Lock()
-        self._told = Seldom(60.0)
+        self._log_throttle = Seldom(60.0)
 
-    async def take(self, user: str, size: int) -> None:
-        """Count a letter that is about to be stored.
+    async def acquire(self, user: str, size: int) -> None:
+        """Count a message that is about to be stored, if there is capacity for it.
 
         Raises `MailboxFullError` and `DatabaseUnavailableError`.
         """
         if self._counted is None or self._is_full(size):
             await self._count_again(size)
         if self._is_full(size) and not await self._is_only_short_of_users(user, size):
-            self._tell()
+            self._log_full()
             raise MailboxFullError
         self._letters += 1
         self._bytes += size
         self._since_counted.add(user)
 
     def _is_full(self, size: int) -> bool:
-        return self._has_no_place(size) or self._users_at_most >= self._bounds.users
+        return self._is_too_large(size) or self._users_at_most >= self._bounds.users
 
     @property
     def _users_at_most(self) -> int:
         return self._users + len(self._since_counted)
 
-    def _has_no_place(self, size: int) -> bool:
+    def _is_too_large(self, size: int) -> bool:
         too_large = self._bytes + size > self._bounds.bytes
-        return too_large or self._letters >= self._bounds.letters
+        return too_large or self._letters >= self._bounds.messages
 
     async def _is_only_short_of_users(self, user: str, size: int) -> bool:
-        """Whether there is room for a letter of a user who has some already."""
-        return not self._has_no_place(size) and await self._store.count(user) > 0
+        """Whether only the number of users is at its limit, and the user has messages already."""
+        return not self._is_too_large(size) and await self._store.count(user) > 0
 
     async def _count_again(self, size: int) -> None:
         async with Turn(self._counting, self._timeout):
@@ -95,7 +83,7 @@ class Room:
             if self._counted is not None and (
                 not self._is_full(size) or now < self._counted + COUNT_INTERVAL
             ):
-                return  # somebody else has counted
+                return  # another task has counted
             before = (self._letters, self._bytes, self._since_counted)
             self._since_counted = set()
             try:
@@ -103,18 +91,18 @@ class Room:
             except BaseException:
                 self._since_counted |= before[2]
                 raise
-            # Letters that were let in during the count may not be in it.
-            self._letters += totals.letters - before[0]
+            # Messages that were admitted during the count may not be in it.
+            self._letters += totals.messages - before[0]
             self._bytes += totals.bytes - before[1]
             self._users = totals.users
             self._counted = now
 
-    def _tell(self) -> None:
-        suppressed = self._told.ask(trio.current_time())
+    def _log_full(self) -> None:
+        suppressed = self._log_throttle.ask(trio.current_time())
         if suppressed is not None:
             _log.warning(
                 "mailbox_full",
-                letters=self._letters,
+                messages=self._letters,
                 bytes=self._bytes,
                 users_at_most=self._users_at_most,
                 suppressed=suppressed,

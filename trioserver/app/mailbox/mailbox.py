@@ -1,13 +1,12 @@
-"""The mailbox of an application."""
+"""The mailbox of an application: what an embedder calls, and what the server calls."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import attrs
@@ -16,20 +15,17 @@ import trio
 from msgspec import UNSET
 
 from protocol import TooBigToSendError
-from trioserver.app.mailbox.capacity import Room, Totals
-from trioserver.app.mailbox.message import is_key, is_user, new_letter
-from trioserver.app.mailbox.sweeping import say_unavailable, sweep_forever
-from trioserver.app.mailbox.user_queue import RETRY, Courier, Desk, Recipient
+from trioserver.app.mailbox.capacity import Capacity
+from trioserver.app.mailbox.message import is_key, is_user, new_message
+from trioserver.app.mailbox.queues import UserQueues
+from trioserver.app.mailbox.recipient import Recipient
+from trioserver.app.mailbox.store import Bounds, Store, Totals
+from trioserver.app.mailbox.sweeping import log_unavailable, sweep_forever
 from trioserver.auth.component import Component
 from trioserver.auth.user import User, id_of
 from trioserver.storage import Database
 from trioserver.storage.retention import RetentionClock
 from trioserver.storage.turn import Turn
-
-LAST_WORDS: Final = 2.0
-"""Seconds, at the end, for noting what has been delivered."""
-
-_BATCH: Final = 500  # ids in one DELETE
 
 _DAY: Final = 86400.0
 
@@ -38,10 +34,12 @@ _log: Final = structlog.get_logger("trioserver")
 
 @attrs.frozen(kw_only=True)
 class SendReceipt:
-    """What became of a message: its ``id``, and to how many connections it has been given.
+    """What happened to a message that was sent.
 
-    With 0 ``connections`` it waits. ``dropped`` counts older messages of the user that had to go to
-    make room, or were too old.
+    - ``id``: the message's id.
+    - ``connections``: how many connections it was given to. If 0, it waits in the database.
+    - ``dropped``: how many older messages of the user were dropped, because they were too old or to
+      make room.
     """
 
     id: str
@@ -50,19 +48,22 @@ class SendReceipt:
 
 
 class Mailbox(Component):
-    """Messages for users who may be away: ``Application(mailbox=Mailbox("sqlite:///mail.db"))``,
-    and ``route(..., mailbox=True)`` where they are to be delivered.
+    """Messages for users who may not be connected: kept in a database until they are delivered.
 
-    ``database``: a URL, or a `Database` that the application's lifespan opens. ``box`` keeps the
-    mailboxes of several applications apart that share a database; each is for one server process.
+    ``Application(mailbox=Mailbox("sqlite:///mail.db"))``, and ``route(..., mailbox=True)`` for the
+    routes whose connections they are delivered to.
 
-    For each user at most ``max_messages`` wait, of ``max_bytes`` together, for ``max_age`` seconds.
-    Beyond that the oldest are dropped: `SendReceipt` tells the sender how many, and the message
-    ``mailbox.dropped``, with the ``count``, tells the user at the next `ready`.
-
-    For all users of the box together at most ``max_total_messages`` wait, of ``max_total_bytes``
-    together, for ``max_users`` different users. Beyond that nothing goes: `send` raises
-    `MailboxFullError`, so that nobody can push out what is kept for others.
+    - ``database``: a URL, or a `Database` that the application's lifespan opens.
+    - ``namespace``: separates the mailboxes of applications that share a database. Only one server
+      process may use a namespace.
+    - ``max_messages``, ``max_bytes``, ``max_age`` (seconds): limits for the messages that wait for
+      one user. Beyond them the oldest messages are dropped. The sender gets their number in
+      `SendReceipt`, and the user in a message ``mailbox.dropped``, with the ``count``, at the next
+      `ready`.
+    - ``max_total_messages``, ``max_total_bytes``, ``max_users``: limits for all users of the
+      namespace together. Beyond them `send` raises `MailboxFullError` and nothing is dropped, so
+      that messages for one user cannot displace those for another.
+    - ``clock``: returns the time in seconds since the Unix epoch.
 
     Raises `ValueError` and `ImportError`, as `Database` does.
     """
@@ -71,14 +72,14 @@ class Mailbox(Component):
         self,
         database: str | os.PathLike[str] | Database,
         *,
-        box: str = "default",
+        namespace: str = "default",
         max_messages: int = 1_000,
         max_bytes: int = 1024 * 1024,
         max_age: float = 7 * _DAY,
         max_total_messages: int = 200_000,
         max_total_bytes: int = 256 * 1024 * 1024,
         max_users: int = 50_000,
-        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if max_messages < 1:
             raise ValueError(f"max_messages is {max_messages!r}; it must be 1 or more")
@@ -97,23 +98,21 @@ class Mailbox(Component):
         if not 1.0 <= max_age <= 3650 * _DAY:
             raise ValueError(f"max_age is {max_age!r}; it must be from 1 s to ten years")
         self.max_bytes = max_bytes
-        self.max_message_bytes = sys.maxsize  # the server says so
+        self.max_message_bytes = sys.maxsize  # the server lowers it
         self._opens = not isinstance(database, Database)
         self._database = database if isinstance(database, Database) else Database(database)
-        # Here, because they need SQLAlchemy; and now, so that it is missed at once.
-        from trioserver.app.mailbox.sql_store import Bounds, Store
+        # Here, because it needs SQLAlchemy; and now, so that it is missed at once.
+        from trioserver.app.mailbox.sql_store import SQLStore
 
         bounds = Bounds(messages=max_messages, bytes=max_bytes, age=max_age)
-        self._store = Store(self._database, box, bounds)
-        self._room = Room(
+        self._store: Store = SQLStore(self._database, namespace, bounds)
+        self._capacity = Capacity(
             self._store,
-            Totals(letters=max_total_messages, bytes=max_total_bytes, users=max_users),
+            Totals(messages=max_total_messages, bytes=max_total_bytes, users=max_users),
             timeout=self._database.timeout,
         )
-        self._clock = RetentionClock(wall_clock)
-        self._desks: dict[str, Desk] = {}
-        self._delivered: dict[str, None] = {}  # and still in the database
-        self._has_delivered = trio.Event()
+        self._clock = RetentionClock(clock)
+        self._queues = UserQueues(self._store, now=self._clock.now)
 
     def __repr__(self) -> str:
         return f"<Mailbox in {self._database!r}>"
@@ -127,44 +126,45 @@ class Mailbox(Component):
         resource: Mapping[str, str] | None = None,
         key: str | None = None,
     ) -> SendReceipt:
-        """Send a message to a user: now, where the user is connected, or at the next `ready`.
+        """Send a message to a user: now if the user is connected, otherwise at the next `ready`.
 
         When this returns, the message survives a crash. Messages are delivered in the order in
         which they were sent: to all connections that are ready now, or, if there is none, to the
-        next one. ``resource``: only to connections whose path has these parameters.
+        next one.
 
-        ``key``: the message takes the place of one with the same key that still waits for the
-        user. Use it for notices of which only the last one counts: they cannot push out others.
+        - ``resource``: deliver only to connections whose path has these parameters.
+        - ``key``: replace a message with the same key that still waits for the user. Use it for
+          notices of which only the last one counts, so that they displace no other messages.
 
         Raises `DatabaseUnavailableError` and `MailboxFullError`, and `ValueError` or `TypeError`
-        for what cannot be sent, of which `protocol.TooBigToSendError` is one; then nothing was.
-        Cancelling this leaves it unknown whether it was sent.
+        for what cannot be sent, of which `protocol.TooBigToSendError` is one; then nothing was
+        sent. If cancelled, it is unknown whether the message was sent.
         """
         name = id_of(user)
-        letter = new_letter(name, type, data, resource, self._clock.stamp(), key)
-        if letter.size > self.max_bytes:
-            raise TooBigToSendError(letter.size, self.max_bytes)
-        if len(letter.text) > self.max_message_bytes:
-            raise TooBigToSendError(len(letter.text), self.max_message_bytes)
-        await self._room.take(name, letter.size)
-        with self._at_desk(name) as desk:
-            async with Turn(desk.posting, self._database.timeout):
-                here = desk.reserve(letter)
+        message = new_message(name, type, data, resource, self._clock.stamp(), key)
+        if message.size > self.max_bytes:
+            raise TooBigToSendError(message.size, self.max_bytes)
+        if len(message.text) > self.max_message_bytes:
+            raise TooBigToSendError(len(message.text), self.max_message_bytes)
+        await self._capacity.acquire(name, message.size)
+        with self._queues.sending_to(name) as queue:
+            async with Turn(queue.sending, self._database.timeout):
+                recipients = queue.reserve(message)
                 try:
-                    dropped = await self._store.add(letter, now=self._clock.now())
+                    dropped = await self._store.add(message, now=self._clock.now())
                 except BaseException:
-                    desk.forget(letter.id)
-                    desk.look_again()  # it may have been stored all the same
+                    queue.forget(message.id)
+                    queue.read_all_again()  # it may have been stored all the same
                     raise
-                given = desk.give(letter, here)
+                connections = queue.give(message, recipients)
         if dropped:
             _log.warning("mailbox_messages_dropped", count=dropped)
-        return SendReceipt(id=letter.id, connections=given, dropped=dropped)
+        return SendReceipt(id=message.id, connections=connections, dropped=dropped)
 
     async def withdraw(self, user: str | User, key: str) -> bool:
-        """Take back the message with this ``key``; whether it still waited. Raises as `send`.
+        """Delete the message with this ``key``; return whether it was still waiting.
 
-        A message that is on its way to the client at this moment arrives all the same.
+        A message that is on its way to the client at this moment still arrives. Raises as `send`.
         """
         name = id_of(user)
         if not (is_user(name) and is_key(key)):
@@ -172,108 +172,59 @@ class Mailbox(Component):
         return await self._store.withdraw(name, key) > 0
 
     async def waiting(self, user: str | User) -> int:
-        """How many messages are kept for a user; those on their way count. Raises as `send`."""
+        """Return how many messages wait for a user, including those on their way to the client.
+
+        Raises as `send`.
+        """
         name = id_of(user)
         return await self._store.count(name) if is_user(name) else 0
 
     async def acknowledge(self, user: str | User, ids: Sequence[str]) -> None:
-        """The user has these messages; returns when they will not be delivered again.
+        """Delete messages that the client has. When this returns, they are not delivered again.
 
         Raises `DatabaseUnavailableError`.
         """
         name = id_of(user)
         await self._store.remove(ids, user=name)
-        with self._at_desk(name) as desk:
+        with self._queues.sending_to(name) as queue:
             for id in ids:
-                desk.forget(id)
+                queue.forget(id)
 
-    # ------------------------------------------------------------- for the rest of the server
+    # ------------------------------------------------------------- for the server
 
-    async def serve(self, connection: Recipient) -> None:
-        """Deliver to a connection that is ready, until cancelled."""
-        name = "" if connection.user is None else connection.user.id
-        if not is_user(name):
-            return  # there can be nothing for such a user
-        with self._at_desk(name) as desk:
-            courier = Courier(
-                desk,
-                connection,
-                store=self._store,
-                undone=lambda: set(self._delivered),
-                clock=self._clock.now,
-            )
-            await courier.run()
+    def join(self, recipient: Recipient) -> None:
+        """Deliver to a connection that has become ready, until `leave`."""
+        if is_user(recipient.user_id):  # there are no messages for others
+            self._queues.join(recipient)
+
+    def leave(self, recipient: Recipient) -> None:
+        """Stop delivering to a connection, and give what it has not delivered to another one."""
+        self._queues.leave(recipient)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Note what has been delivered, and take away what is too old; the server runs it.
+        """Deliver messages, and delete those that are delivered or too old; the server runs this.
 
-        Raises `DatabaseUnavailableError` where SQLite's file cannot be where it should be, and
-        `SchemaTooNewError`.
+        Raises `DatabaseUnavailableError` if the file of an SQLite database cannot be where it
+        should be, and `SchemaTooNewError`.
         """
         self._clock.start()
         async with AsyncExitStack() as stack:
             if self._opens:
                 await stack.enter_async_context(self._database)
             await self._prepare()
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._note_delivered)
-                    nursery.start_soon(sweep_forever, self._store, self._clock.now)
-                    task_status.started()
-            finally:
-                with trio.move_on_after(LAST_WORDS, shield=True):
-                    await self._note_what_is_left()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._queues.run)
+                nursery.start_soon(sweep_forever, self._store, self._clock.now)
+                task_status.started()
 
     async def _prepare(self) -> None:
         try:
             await self._store.create()
         except ValueError:
-            raise  # `SchemaTooNewError`: a newer server has made the tables
-        except Exception as error:  # it is tried again with the first letter
-            say_unavailable(error)
+            raise  # `SchemaTooNewError`
+        except Exception as error:  # it is tried again with the first message
+            log_unavailable(error)
 
     async def check_health(self) -> None:
-        """Raises `DatabaseUnavailableError` while messages can be neither kept nor read."""
+        """Raise `DatabaseUnavailableError` while messages can be neither stored nor read."""
         await self._database.check_health()
-
-    @contextmanager
-    def _at_desk(self, user: str) -> Iterator[Desk]:
-        """The user's desk, for as long as somebody is at it."""
-        desk = self._desks.get(user)
-        if desk is None:
-            desk = self._desks[user] = Desk(user, self._note)
-        desk.visitors += 1
-        try:
-            yield desk
-        finally:
-            desk.visitors -= 1
-            if desk.is_idle:
-                del self._desks[user]
-
-    def _note(self, id: str) -> None:
-        self._delivered[id] = None
-        self._has_delivered.set()
-
-    async def _note_delivered(self) -> None:
-        while True:
-            while self._delivered:
-                try:
-                    await self._note_some()
-                except Exception as error:  # nothing that a database does ends the server
-                    say_unavailable(error)
-                    await trio.sleep(RETRY)
-            self._has_delivered = trio.Event()
-            await self._has_delivered.wait()
-
-    async def _note_some(self) -> None:
-        ids = list(islice(self._delivered, _BATCH))
-        await self._store.remove(ids)
-        for id in ids:
-            self._delivered.pop(id, None)
-
-    async def _note_what_is_left(self) -> None:
-        try:
-            while self._delivered:
-                await self._note_some()
-        except Exception as error:
-            say_unavailable(error, notes=len(self._delivered))

@@ -1,4 +1,4 @@
-"""A message for a user, and what it looks like on the wire."""
+"""A message for a user, as it is stored and as it is sent."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import attrs
 from msgspec import UNSET, Raw
 
 from protocol import codec, raw
-from protocol.messages import RESERVED_TYPES, Message
+from protocol.messages import Message
 from protocol.structure import check_depth
+from trioserver.app.handlers import check_type
 
 MAX_USER: Final = 255
 """Characters of a user's id. An index of PostgreSQL takes no key longer than some 2,700 bytes."""
@@ -22,19 +23,21 @@ MAX_KEY: Final = 128
 """Characters."""
 
 OVERHEAD: Final = 256
-"""Bytes that a message costs beside its content, roughly, so that empty ones are bounded too."""
+"""Bytes that count for a message in addition to its content, so that empty ones are bounded too."""
 
 _IMPOSSIBLE: Final = re.compile(r"[\x00\ud800-\udfff]")
 """PostgreSQL raises for a NUL, every driver for half of a surrogate pair."""
 
 
 @attrs.frozen(kw_only=True)
-class Letter:
-    """``data`` is JSON, None where there is none; ``at`` is in seconds since the Unix epoch.
+class StoredMessage:
+    """A message for a user.
 
-    ``resource``: only for connections whose path has these parameters; None for all.
-    ``key``: of the user's letters with the same key only the last is kept.
-    ``number`` is the database's, in the order of sending; 0 before it is stored.
+    - ``data``: JSON, or None for a message without data.
+    - ``resource``: deliver only to connections whose path has these parameters; None means to all.
+    - ``at``: when it was sent, in seconds since the Unix epoch.
+    - ``key``: only the last of the user's messages with the same key is kept.
+    - ``number``: its place in the order of sending, which the database gives; 0 before that.
     """
 
     id: str
@@ -48,7 +51,7 @@ class Letter:
 
     @property
     def size(self) -> int:
-        """Bytes that it is counted with."""
+        """The bytes that count towards the limits."""
         return OVERHEAD + len((self.data or "").encode())
 
     @property
@@ -58,30 +61,29 @@ class Letter:
         return codec.encode(Message(type=self.type, id=self.id, data=data))
 
     def is_for(self, resource: Mapping[str, str]) -> bool:
-        """Whether a connection to this resource is one that it may be delivered to."""
+        """Whether it may be delivered to a connection to this resource."""
         return self.resource is None or self.resource.items() <= resource.items()
 
 
-def new_letter(
+def new_message(
     user: str,
     type: str,
     data: Any,
     resource: Mapping[str, str] | None,
     at: float,
     key: str | None = None,
-) -> Letter:
-    """Raises `ValueError` or `TypeError` for what cannot be sent, or not be stored."""
+) -> StoredMessage:
+    """Make a message. Raises `ValueError` or `TypeError` for one that cannot be sent or stored."""
     if not is_user(user):
-        raise ValueError(f"a user's id is 1 to {MAX_USER} characters, without a NUL")
-    if not codec.is_type_name(type):
-        raise ValueError(f"{type!r} is no message type: 1-64 of a-z 0-9 _ . : - are")
-    if type in RESERVED_TYPES or type.startswith("mailbox."):
-        raise ValueError(f"{type!r} is a message type of the protocol's own; choose another")
+        raise ValueError(f"invalid user's id: it must have 1 to {MAX_USER} characters, and no NUL")
+    check_type(type)
+    if type.startswith("mailbox."):
+        raise ValueError(f"invalid message type {type!r}: it is reserved for the mailbox")
     if key is not None and not is_key(key):
-        raise ValueError(f"a message's key is 1 to {MAX_KEY} characters, without a NUL")
+        raise ValueError(f"invalid key: it must have 1 to {MAX_KEY} characters, and no NUL")
     text = None if data is UNSET else bytes(raw(data)).decode()
     check_depth(b"[" + (text or "").encode() + b"]")
-    return Letter(
+    return StoredMessage(
         id=secrets.token_hex(16),
         user=user,
         type=type,
@@ -93,20 +95,20 @@ def new_letter(
 
 
 def is_key(key: str) -> bool:
-    """Whether it can be the key of a letter."""
+    """Whether ``key`` can be the key of a message."""
     return 0 < len(key) <= MAX_KEY and not _IMPOSSIBLE.search(key)
 
 
 def is_user(user: str) -> bool:
-    """Whether there can be anything for this user at all."""
+    """Whether messages for a user with this id can be stored."""
     return 0 < len(user) <= MAX_USER and not _IMPOSSIBLE.search(user)
 
 
 def resource_text(resource: Mapping[str, str] | None) -> str | None:
-    """For the database. ASCII, whatever is in it."""
+    """Encode path parameters for the database, in ASCII."""
     return None if resource is None else json.dumps(dict(resource), sort_keys=True)
 
 
 def resource_of(text: str | None) -> dict[str, str] | None:
-    """From the database."""
+    """Decode path parameters from the database."""
     return None if text is None else dict(json.loads(text))

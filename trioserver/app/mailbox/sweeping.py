@@ -1,47 +1,46 @@
-"""Takes away letters that are too old, some at a time, so that whoever sends is not held up."""
+"""Deletes messages that are too old, some at a time, so that senders are not held up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 import trio
 
+from trioserver.app.mailbox.store import Store
 from trioserver.storage import DatabaseUnavailableError
 
-if TYPE_CHECKING:
-    from trioserver.app.mailbox.sql_store import Store
-
 INTERVAL: Final = 3600.0
-"""Seconds between two looks for what is too old."""
+"""Seconds between two sweeps."""
 
 ROWS: Final = 1_000
-"""Letters that are taken away in one transaction. On SQLite it holds the one writer's lock."""
+"""Messages that are deleted in one transaction. On SQLite it holds the lock of the one writer."""
 
 PAUSE: Final = 0.1
-"""Seconds between two such transactions, in which whoever sends gets its turn."""
+"""Seconds between two such transactions, in which senders get their turn."""
 
 _log: Final = structlog.get_logger("trioserver")
 
 
 async def sweep_forever(store: Store, clock: Callable[[], float]) -> None:
-    """Take away what is too old, until cancelled; raises nothing else.
+    """Delete messages that are too old, until cancelled; raises nothing else.
 
-    ``clock`` gives seconds since the Unix epoch, and must not be one that jumps ahead.
+    ``clock`` returns the time in seconds since the Unix epoch. It must not jump ahead.
     """
     while True:
         try:
             await sweep(store, clock)
-        except Exception as error:  # nothing that a database does ends the server
-            say_unavailable(error)
+        except Exception as error:  # no failure of a database ends the mailbox
+            log_unavailable(error)
         await trio.sleep(INTERVAL)
 
 
 async def sweep(store: Store, clock: Callable[[], float]) -> None:
-    """Take away all that is too old now, `ROWS` at a time. Raises `DatabaseUnavailableError`.
+    """Delete all messages that are too old now, `ROWS` at a time.
 
-    A database that does not manage so many rows within its time limit is asked for fewer.
+    A database that does not manage this within its time limit is asked for fewer rows. Raises
+    `DatabaseUnavailableError`.
     """
     rows, count = ROWS, 0
     try:
@@ -53,7 +52,7 @@ async def sweep(store: Store, clock: Callable[[], float]) -> None:
                     raise
                 rows //= 2
             else:
-                count += swept.letters
+                count += swept.messages
                 if swept.is_last:
                     break
                 rows = min(2 * rows, ROWS)
@@ -63,8 +62,8 @@ async def sweep(store: Store, clock: Callable[[], float]) -> None:
             _log.warning("mailbox_messages_dropped", count=count, too_old=True)
 
 
-def say_unavailable(error: Exception, **values: int) -> None:
-    """Log that the database of a mailbox failed, and how; never what it was asked."""
+def log_unavailable(error: Exception, **values: int) -> None:
+    """Log how the database of a mailbox failed, without any statement or value."""
     if isinstance(error, DatabaseUnavailableError):
         text = str(error)  # what is wrong and what to do, without SQL and values
         _log.warning("mailbox_unavailable", category=error.category, error=text, **values)

@@ -1,293 +1,264 @@
-"""Delivering: a desk for each user who is connected, and a courier for each connection.
+"""The messages of one user on their way to the user's connections.
 
-A letter that comes while somebody is connected is given to all couriers there are; one that has
-waited is given to the first. Whoever has been given it holds it, so that no other courier takes it
-from the database. It is done when the first of them has delivered it; when all have gone
-without, the next courier takes it.
+A message that is sent while connections are ready goes to all of them. One that has waited goes to
+the first connection that it is for. Whichever connection a message was given to holds it, so that
+no other one is given it from the database. It is done as soon as one of them has delivered it. If
+they all end without that, it is given to another connection.
+
+Messages that have waited are read and sent by one consumer for each user, a task that exists while
+there is something to read. Others are sent by whoever calls `Mailbox.send`.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
+import attrs
 import trio
 
-from protocol import Refusal, TooBigToSendError, codec, raw
+from protocol import codec, raw
 from protocol.messages import Message
-from trioserver.app.mailbox.message import Letter
-from trioserver.auth import User
-from trioserver.storage import DatabaseUnavailableError
-from trioserver.websocket.headers import MAX_HEADER
-from trioserver.websocket.send_queue import SendQueueClosed
-from trioserver.websocket.websocket import WebSocket
-
-if TYPE_CHECKING:
-    from trioserver.app.mailbox.sql_store import Store
+from trioserver.app.mailbox.message import StoredMessage
+from trioserver.app.mailbox.recipient import Recipient
+from trioserver.app.mailbox.store import Store
+from trioserver.app.mailbox.sweeping import log_unavailable
 
 RETRY: Final = 5.0
 """Seconds until a database that failed is asked again."""
 
 MAX_LATER: Final = 1_000
-"""Letters that come while a connection is still sent what has waited; beyond it, it is too slow."""
+"""Messages that may be sent while a connection is still given what has waited. A connection that
+has more of them is too slow."""
+
+_HEADER: Final = 14
+"""Bytes: the longest header of a WebSocket frame."""
 
 
-class Recipient(Protocol):
-    """An authenticated connection that messages are delivered to; `ServerConnection` is one."""
+@attrs.define(eq=False)
+class _Delivery:
+    """A connection, and what it has been given."""
 
-    @property
-    def user(self) -> User | None:
-        """The authenticated user."""
+    recipient: Recipient
+    is_current: bool = False
+    """Whether it has been given all that waited: then new messages are sent to it at once."""
+    later: list[StoredMessage] = attrs.field(factory=list)  # an empty deque is ten times as large
+    """New messages, to be sent after what waited."""
+    queued: list[tuple[int, str]] = attrs.field(factory=list)
+    """Positions and ids of messages that have not been flushed. Empty for a client that
+    acknowledges."""
 
-    @property
-    def path_params(self) -> Mapping[str, str]:
-        """The parameters of the path that the client connected to."""
 
-    @property
-    def acknowledges(self) -> bool:
-        """Whether the client acknowledges each message."""
-
-    @property
-    def websocket(self) -> WebSocket:
-        """Its send queue is where messages wait for the client."""
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing can be sent any more."""
+class Context(Protocol):
+    """What a `UserQueue` needs of its mailbox."""
 
     @property
-    def log(self) -> Any:
-        """A structlog logger."""
+    def store(self) -> Store:
+        """The database."""
 
-    def transmit(self, message: bytes) -> None:
-        """Queue a message. Raises `TooBigToSendError`."""
+    def now(self) -> float:
+        """The time that says what is too old, in seconds since the Unix epoch."""
 
-    def fail(self, refusal: Refusal) -> None:
-        """End the connection with an error."""
+    def undeleted(self) -> set[str]:
+        """The ids of messages that have been delivered and are still in the database."""
+
+    def delivered(self, id: str) -> None:
+        """Note that a message has been delivered. It must not raise."""
+
+    def start_consumer(self, consumer: Callable[[], Awaitable[None]]) -> bool:
+        """Start a task; return False if there is nothing to run it. It is called again later."""
+
+    def idle(self, user: str) -> None:
+        """Note that the queue of a user may not be needed any more."""
 
 
-class Desk:
-    """A user's letters that somebody holds. ``delivered`` is called with the id of each."""
+class UserQueue:
+    """One user's messages and connections. The methods that are not async never wait."""
 
-    def __init__(self, user: str, delivered: Callable[[str], None]) -> None:
+    def __init__(self, user: str, context: Context) -> None:
         self.user = user
-        self.couriers: dict[Courier, None] = {}
-        self.held: dict[str, set[Courier]] = {}
-        self.posting = trio.Lock()
-        self.reading = trio.Lock()
-        self.gone: set[str] = set()
-        """Delivered since the read that is under way began: it may still find them."""
-        self.visitors = 0
-        """Those who post at this moment."""
-        self._delivered = delivered
+        self.sending = trio.Lock()
+        """Held while a message is stored and given, so that all get messages in the same order."""
+        self.senders = 0
+        """Tasks that are sending or acknowledging."""
+        self._context = context
+        self._deliveries: dict[Recipient, _Delivery] = {}
+        self._holders: dict[str, set[Recipient]] = {}
+        self._is_consuming = False
+        self._must_read = False
+        self._gone: set[str] = set()
+        """Ids that a read may still find, though they have been delivered or deleted."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody needs it any more."""
-        return not self.couriers and not self.visitors
+        """Whether the queue has no connection and no task."""
+        return not (self._deliveries or self.senders or self._is_consuming)
 
-    def reserve(self, letter: Letter) -> list[Courier]:
-        """Before it is stored: whoever is here now will be given it."""
-        here = [courier for courier in self.couriers if courier.takes(letter)]
-        if here:
-            self.held[letter.id] = set(here)
-        return here
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether no message is on its way to a connection."""
+        return not self._holders
 
-    def give(self, letter: Letter, here: list[Courier]) -> int:
-        """It is stored: give it to those it is reserved for. How many have it now."""
-        holders = [courier for courier in here if courier in self.couriers]
-        for courier in holders:
-            courier.give(letter)
-        if not holders:
-            self.look_again()  # somebody may have come in the meantime
-        return len(self.held.get(letter.id, ()))
+    @property
+    def recipients(self) -> int:
+        """The number of connections."""
+        return len(self._deliveries)
 
-    def take(self, courier: Courier, letters: list[Letter]) -> list[Letter]:
-        """Of letters from the database, those that nobody holds; now this courier does."""
-        free = [one for one in letters if one.id not in self.held and one.id not in self.gone]
-        free = [letter for letter in free if courier.takes(letter)]
-        for letter in free:
-            self.held[letter.id] = {courier}
-        return free
+    @property
+    def is_current(self) -> bool:
+        """Whether all connections have been given all that waited."""
+        return not self._must_read and all(each.is_current for each in self._deliveries.values())
 
-    def done(self, id: str) -> None:
-        """It has been delivered."""
-        self.forget(id)
-        self._delivered(id)
+    # -------------------------------------------------------------------------- connections
+
+    def join(self, recipient: Recipient) -> None:
+        """Deliver to a connection that has become ready, until `leave`."""
+        self._deliveries[recipient] = _Delivery(recipient)
+        self.read_again()
+
+    def leave(self, recipient: Recipient) -> None:
+        """Give what only this connection holds to another one."""
+        if self._deliveries.pop(recipient, None) is None:
+            return
+        released = [id for id, holders in self._holders.items() if recipient in holders]
+        for id in released:
+            self._holders[id].discard(recipient)
+            if not self._holders[id]:
+                del self._holders[id]
+        if released:
+            self.read_all_again()
+        self._context.idle(self.user)
+
+    # -------------------------------------------------------------------------- new messages
+
+    def reserve(self, message: StoredMessage) -> list[Recipient]:
+        """Hold a message that is about to be stored for all connections that it is for."""
+        recipients = [one for one in self._deliveries if message.is_for(one.path_params)]
+        if recipients:
+            self._holders[message.id] = set(recipients)
+        return recipients
+
+    def give(self, message: StoredMessage, recipients: list[Recipient]) -> int:
+        """Give a stored message to those it was reserved for; return to how many."""
+        count = len(self._holders.get(message.id, ()))  # some may have left, or have joined
+        deliveries = [self._deliveries[one] for one in recipients if one in self._deliveries]
+        for delivery in deliveries:
+            if delivery.is_current:
+                self._send(delivery, message)
+            elif len(delivery.later) < MAX_LATER:
+                delivery.later.append(message)
+            else:
+                delivery.recipient.fail_as_slow()
+        if not deliveries:
+            self.read_all_again()  # a connection may have joined in the meantime
+        return count
 
     def forget(self, id: str) -> None:
-        """It is not there any more, or never was."""
-        self.held.pop(id, None)
-        if self.reading.locked():
-            self.gone.add(id)
+        """Hold a message no more: it was delivered or deleted, or storing it failed."""
+        self._holders.pop(id, None)
+        if self._is_consuming:
+            self._gone.add(id)
 
-    def leave(self, courier: Courier) -> None:
-        """A courier has gone; what nobody else holds is for the next one."""
-        self.couriers.pop(courier, None)
-        mine = [id for id, holders in self.held.items() if courier in holders]
-        for id in mine:
-            self.held[id].discard(courier)
-            if not self.held[id]:
-                del self.held[id]
-        if mine:
-            self.look_again()
+    # -------------------------------------------------------------------------- the consumer
 
-    def look_again(self) -> None:
-        """There may be something in the database that nobody holds."""
-        for courier in self.couriers:
-            courier.look_again()
+    def read_all_again(self) -> None:
+        """Send what waits before anything new, on every connection."""
+        for delivery in self._deliveries.values():
+            delivery.is_current = False
+        self.read_again()
 
+    def read_again(self) -> None:
+        """Read from the database what no connection holds, and send it."""
+        self._must_read = True
+        self.wake()
 
-class Courier:
-    """Delivers to one connection, in order, for as long as it lives.
+    def wake(self) -> None:
+        """Start the consumer if it has something to do and does not run."""
+        if self._must_read and self._deliveries and not self._is_consuming:
+            self._is_consuming = self._context.start_consumer(self._consume)
 
-    A client that acknowledges says itself what it has; any other has what has left for it.
-    ``undone`` gives the ids of what has been delivered and is still in the database; ``clock``,
-    in seconds since the Unix epoch, says what is too old.
-    """
-
-    def __init__(
-        self,
-        desk: Desk,
-        connection: Recipient,
-        *,
-        store: Store,
-        undone: Callable[[], set[str]],
-        clock: Callable[[], float],
-    ) -> None:
-        self._desk = desk
-        self._connection = connection
-        self._send_queue = connection.websocket.send_queue
-        self._store = store
-        self._undone = undone
-        self._clock = clock
-        self._later: deque[Letter] = deque()
-        self._caught_up = False
-        self._again = False
-        self._last = 0
-        self._sent: deque[tuple[int, str]] = deque()
-        self._work = trio.Event()
-
-    def takes(self, letter: Letter) -> bool:
-        """Whether it is for this connection."""
-        return letter.is_for(self._connection.path_params)
-
-    def give(self, letter: Letter) -> None:
-        """A letter that has just come. Never waits."""
-        if self._caught_up:
-            self._send(letter)
-        elif len(self._later) >= MAX_LATER:
-            self._connection.fail(Refusal("slow_consumer"))
-        else:
-            self._later.append(letter)
-
-    def look_again(self) -> None:
-        """Look into the database once more; what comes from now on is to be sent behind that."""
-        self._again = True
-        self._caught_up = False
-        self._work.set()
-
-    async def run(self) -> None:
-        """Deliver what is there, then what comes; until cancelled."""
-        self._desk.couriers[self] = None
+    async def _consume(self) -> None:
         try:
-            while True:
+            while self._must_read and self._deliveries:
                 try:
-                    await self._catch_up()
-                    await self._attend()
-                except DatabaseUnavailableError as error:
-                    self._connection.log.warning(
-                        "mailbox_unavailable", error=str(error), category=error.category
-                    )
+                    await self._deliver()
+                except Exception as error:  # no failure of a database ends the mailbox
+                    self._must_read = True
+                    log_unavailable(error)
                     await trio.sleep(RETRY)
-                except SendQueueClosed:
-                    await trio.sleep_forever()  # the connection is about to end
         finally:
-            self._settle()
-            self._desk.leave(self)
+            self._must_read = not all(each.is_current for each in self._deliveries.values())
+            self._is_consuming = False
+            self._gone.clear()
+            self._context.idle(self.user)
 
-    # -------------------------------------------------------------------------- what has waited
+    async def _deliver(self) -> None:
+        """Send what waits, then what has been sent since."""
+        while self._must_read:
+            self._must_read = False
+            await self._send_stored()
+            for delivery in tuple(self._deliveries.values()):
+                while delivery.later and not self._must_read:
+                    await self._send_when_there_is_room(delivery, delivery.later.pop(0))
+                delivery.is_current = delivery.is_current or not self._must_read
 
-    async def _catch_up(self) -> None:
-        """Send all that nobody holds, then what has come meanwhile."""
-        self._again = True
-        while self._again or self._later:
-            if self._again:
-                await self._send_what_is_stored()
-            else:
-                await self._send_when_there_is_room(self._later.popleft())
-        self._caught_up = True
+    async def _send_stored(self) -> None:
+        after, is_last = 0, False
+        while self._deliveries and not is_last:
+            self._gone = self._context.undeleted()
+            page = await self._context.store.read(self.user, after=after, now=self._context.now())
+            free = self._assign(page.messages)
+            if page.dropped:
+                await self._tell_of_dropped(page.dropped)
+            for delivery, message in free:
+                await self._send_when_there_is_room(delivery, message)
+            after, is_last = page.last, page.is_last
 
-    async def _send_what_is_stored(self) -> None:
-        self._again = False
-        self._last = 0
-        async with self._desk.reading:  # one after the other, or their order would be mixed
-            while await self._send_some():
-                pass
+    def _assign(self, messages: list[StoredMessage]) -> list[tuple[_Delivery, StoredMessage]]:
+        """Choose a connection for each message that none holds, before anything is awaited."""
+        assigned = []
+        for message in messages:
+            if message.id in self._holders or message.id in self._gone:
+                continue
+            for recipient, delivery in self._deliveries.items():
+                if message.is_for(recipient.path_params):
+                    self._holders[message.id] = {recipient}
+                    assigned.append((delivery, message))
+                    break
+        return assigned
 
     async def _tell_of_dropped(self, count: int) -> None:
+        recipient = next(iter(self._deliveries), None)
+        if recipient is None:
+            return
         message = Message(type="mailbox.dropped", data=raw({"count": count}))
-        position = self._put(codec.encode(message))
-        if position is not None:
-            await self._send_queue.wait_flushed(position)
-            if self._send_queue.is_flushed(position):
-                await self._store.told_of_dropped(self._desk.user, count)
-
-    async def _send_some(self) -> bool:
-        """Send what one read finds; False where that was the last."""
-        self._desk.gone = self._undone()
-        now = self._clock()
-        page = await self._store.read(self._desk.user, after=self._last, now=now)
-        letters = self._desk.take(self, page.letters)
-        if page.dropped:
-            await self._tell_of_dropped(page.dropped)
-        for letter in letters:
-            await self._send_when_there_is_room(letter)
-        self._last = page.last
-        return not page.is_last
+        position = recipient.queue(codec.encode(message))
+        if position is not None and await recipient.wait_flushed(position):
+            await self._context.store.told_of_dropped(self.user, count)
 
     # -------------------------------------------------------------------------- sending
 
-    async def _send_when_there_is_room(self, letter: Letter) -> None:
+    async def _send_when_there_is_room(self, delivery: _Delivery, message: StoredMessage) -> None:
         await trio.lowlevel.checkpoint()
-        await self._send_queue.wait_room(len(letter.text) + MAX_HEADER)
-        self._send(letter)
+        await delivery.recipient.wait_room(len(message.text) + _HEADER)
+        self._send(delivery, message)
 
-    def _send(self, letter: Letter) -> None:
-        position = self._put(letter.text)
-        if position is not None and not self._connection.acknowledges:
-            self._sent.append((position, letter.id))
-            self._work.set()
+    def _send(self, delivery: _Delivery, message: StoredMessage) -> None:
+        position = delivery.recipient.queue(message.text)
+        if position is not None and not delivery.recipient.acknowledges:
+            delivery.queued.append((position, message.id))
+            if len(delivery.queued) == 1:
+                self._await_flush(delivery)
 
-    def _put(self, message: bytes) -> int | None:
-        """Queue a message; its place in the send queue, None where it could not be queued."""
-        if self._is_over():
-            return None
-        try:
-            self._connection.transmit(message)
-        except TooBigToSendError:
-            self._connection.log.error("mailbox_message_too_big", bytes=len(message))
-            return None
-        return None if self._is_over() else self._send_queue.position
+    def _await_flush(self, delivery: _Delivery) -> None:
+        position = delivery.queued[0][0]
+        delivery.recipient.call_when_flushed(position, lambda: self._flushed(delivery))
 
-    def _is_over(self) -> bool:
-        return self._connection.has_ended
-
-    async def _attend(self) -> None:
-        """Note what has left; returns when there is something to look for."""
-        while not self._again:
-            if self._sent:
-                await self._send_queue.wait_flushed(self._sent[0][0])
-                if not self._settle():
-                    await trio.sleep_forever()  # discarded: the connection is about to end
-            else:
-                self._work = trio.Event()
-                await self._work.wait()
-
-    def _settle(self) -> bool:
-        """Whatever has left is done. Whether anything was."""
-        before = len(self._sent)
-        while self._sent and self._send_queue.is_flushed(self._sent[0][0]):
-            self._desk.done(self._sent.popleft()[1])
-        return len(self._sent) < before
+    def _flushed(self, delivery: _Delivery) -> None:
+        queued, recipient = delivery.queued, delivery.recipient
+        while queued and recipient.is_flushed(queued[0][0]):
+            _, id = queued.pop(0)
+            self.forget(id)
+            self._context.delivered(id)
+        if queued:
+            self._await_flush(delivery)

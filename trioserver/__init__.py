@@ -1,4 +1,4 @@
-"""A WebSocket server that knows who is on the other end."""
+"""A WebSocket server on Trio that authenticates every connection."""
 
 from __future__ import annotations
 

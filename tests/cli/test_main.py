@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -17,19 +18,6 @@ from trioserver.cli.main import main
 
 WIDTH = 80
 
-COMMANDS = [
-    [],
-    ["demo"],
-    ["serve"],
-    ["connect"],
-    ["check"],
-    ["token"],
-    ["token", "make"],
-    ["token", "inspect"],
-    ["secret"],
-    ["config"],
-]
-
 
 def command_at(path: list[str]) -> click.Command:
     command: click.Command = main
@@ -41,7 +29,19 @@ def command_at(path: list[str]) -> click.Command:
     return command
 
 
-@pytest.fixture(params=COMMANDS, ids=" ".join)
+def paths(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[list[str]]:
+    """All commands, and the subcommands of those that are groups."""
+    yield [*path]
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from paths(command, (*path, name))
+        else:
+            yield [*path, name]
+
+
+@pytest.fixture(params=paths(main), ids=" ".join)
 def path(request: pytest.FixtureRequest) -> list[str]:
     found: list[str] = request.param
     return found
@@ -55,9 +55,12 @@ def test_help_names_every_option(invoke: Invoke, path: list[str]) -> None:
             assert parameter.opts[0] in result.stdout
 
 
-def test_help_says_what_each_option_is_for(path: list[str]) -> None:
+def test_help_describes_each_option_in_sentences(path: list[str]) -> None:
     for parameter in command_at(path).params:
-        assert not isinstance(parameter, click.Option) or parameter.help, parameter.name
+        if isinstance(parameter, click.Option):
+            assert parameter.help is not None, parameter.name
+            assert parameter.help[0].isupper(), parameter.name
+            assert parameter.help.endswith((".", "]")), parameter.name
 
 
 def test_help_has_an_example(invoke: Invoke, path: list[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 try:
     import click
-    import rich as _rich  # noqa: F401 -- asked for here, so that no command fails over it later
+    import rich as _rich  # noqa: F401 -- imported here, so that no command fails over it later
     import typed_settings as _typed_settings  # noqa: F401
 except ModuleNotFoundError as error:
     raise SystemExit(
@@ -19,21 +19,21 @@ from trioserver.cli.output.terminal import Exit, Failure, one_line
 from trioserver.config.extras import MissingExtra
 
 _COMMANDS: Final = {
-    "demo": "Run the examples, with users and tokens to try them.",
+    "demo": "Run the example systems, with users and tokens.",
     "serve": "Run an application.",
-    "connect": "Talk to a server.",
-    "check": "See whether a server keeps to the protocol.",
-    "load": "See what a server does under load.",
-    "token": "Make tokens, and look into them.",
-    "secret": "Print a fresh secret for signing tokens.",
-    "audit": "Show who has authenticated, and what administrators did.",
-    "admin": "Look into a running server, and act on it.",
-    "config": "Show the server's options, and where they came from.",
+    "connect": "Connect to a server and exchange messages with it.",
+    "check": "Test whether a server follows the protocol.",
+    "load": "Measure a server under load.",
+    "token": "Make a token, or show what a token contains.",
+    "secret": "Print a new random secret for signing tokens.",
+    "audit": "Show authentications and administrative actions.",
+    "admin": "Inspect a running server, and act on it.",
+    "config": "Show the server's options, and where each comes from.",
 }
-"""In the order of --help. The texts are here so that --help imports none of the modules."""
+"""The commands in the order of --help. The texts are here so that --help imports no command."""
 
 _EXTRAS: Final = {"demo": "demo", "load": "load", "audit": "sql,cli"}
-"""The extra that a command needs, where it is not ``cli``."""
+"""The extra that a command needs, if it is not ``cli``."""
 
 _OURS: Final = ("trioserver", "protocol")
 
@@ -54,8 +54,8 @@ class _Commands(click.Group):
                 raise
             extra = _EXTRAS.get(cmd_name, "cli")
             raise Failure(
-                f"`trioserver {cmd_name}` cannot start ({one_line(error)}): "
-                f"pip install 'trioserver[{extra}]'"
+                f"`trioserver {cmd_name}` cannot start ({one_line(error)}): pip install "
+                f"'trioserver[{extra}]'"
             ) from None
         command: click.Command = module.command
         return command
@@ -79,11 +79,11 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="trioserver")
 def main() -> None:
-    """A WebSocket server on Trio that knows who is on the other end.
+    """A WebSocket server on Trio that authenticates every connection.
 
     \b
     Examples:
-      trioserver demo                   # something to try, on port 8765
+      trioserver demo                   # the examples, on port 8765
       trioserver serve chat:app         # your application, in chat.py
       trioserver connect ws://127.0.0.1:8765/ws --token TOKEN
       trioserver check ws://127.0.0.1:8765/ws --token TOKEN
@@ -97,12 +97,13 @@ def main() -> None:
     \b
     Exit codes:
       0    done
-      1    it did not work out: a token is refused, a check fails
+      1    the operation failed
       2    the command line is wrong
-      3    an option or a secret has a value that does not do
+      3    an option or a secret has a value that cannot be used
       4    the application cannot be loaded
-      5    the address cannot be listened on
+      5    the server cannot listen on the address
       6    the server cannot be reached (admin)
-      7    the token is refused, or lacks the role (admin)
-      130  interrupted
+      7    the token is not accepted, or does not have the role (admin)
+      130  interrupted with Ctrl-C
+    The commands check and connect have exit codes of their own.
     """

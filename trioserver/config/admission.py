@@ -45,9 +45,9 @@ class LimitsConfig:
         2.0,
         0.0,
         300.0,
-        "Time after a connection is accepted during which max_unauthenticated_per_address does "
-        "not evict it; max_unauthenticated still does. 0 gives no such protection. Raise it if "
-        "many clients of one address need longer to authenticate.",
+        "Time after a connection is accepted during which max_unauthenticated_per_address does not "
+        "evict it; max_unauthenticated still does. 0 gives no such protection. Raise it if many "
+        "clients of one address need longer to authenticate.",
     )
     max_connections_per_user: int = count(
         100,
@@ -195,8 +195,8 @@ class LimitsConfig:
         MIB,
         1024 * 1024 * MIB,
         "Maximum bytes in the queues of all connections of the process together, in both "
-        "directions. From three quarters of it, the server stops reading from the connections "
-        "that hold most; above it, it closes them with `slow_consumer` or `server_busy`.",
+        "directions. From three quarters of it, the server stops reading from the connections that "
+        "hold most; above it, it closes them with `slow_consumer` or `server_busy`.",
     )
     max_subscriptions: int = count(
         1_000,
@@ -222,8 +222,8 @@ class OriginConfig:
 
     hosts: tuple[str, ...] = texts(
         "Host names that the server answers to: `chat.example.org`, `*.example.org`, an IP "
-        "address, or `loopback` for localhost and its addresses. A request for any other name "
-        "gets HTTP 421, except health checks. If empty, all names are answered, but a page on a "
+        "address, or `loopback` for localhost and its addresses. A request for any other name gets "
+        "HTTP 421, except health checks. If empty, all names are answered, but a page on a "
         "loopback connection is `same-host` only under a loopback name.",
         HostPolicy,
         "a list of hosts",

@@ -31,8 +31,8 @@ class AuthConfig:
         0.0,
         DAY,
         "How long before its token expires a client gets `auth_expiring`, so that it can send a "
-        "new token. If a token has less than twice this time left, the client is warned at half "
-        "of what is left. 0 sends no warning.",
+        "new token. If a token has less than twice this time left, the client is warned at half of "
+        "what is left. 0 sends no warning.",
     )
 
 
@@ -78,8 +78,7 @@ class HandlerConfig:
         0.0001,
         3600.0,
         "Duration above which a call of a `def` handler is logged as a warning and counted, "
-        "because it blocks all other connections while it runs. Such a handler is not "
-        "interrupted.",
+        "because it blocks all other connections while it runs. Such a handler is not interrupted.",
     )
 
 
@@ -92,8 +91,8 @@ class SendQueueConfig:
         2 * MIB,
         1024,
         1024 * MIB,
-        "All that waits to be sent to one client. The largest message it is sent is smaller by "
-        "64 KiB, or by a quarter where that is less; one that is larger is refused: "
+        "All that waits to be sent to one client. The largest message it is sent is smaller by 64 "
+        "KiB, or by a quarter where that is less; one that is larger is refused: "
         "`too_big_to_send`.",
     )
     max_age: float = seconds(

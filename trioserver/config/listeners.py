@@ -114,8 +114,8 @@ class ListenConfig(Listener):
         for name in ("certificate", "systemd_socket", "reuse_port"):
             if getattr(self, name):
                 raise ValueError(
-                    f"unix_path and {name} cannot be combined, because {_TCP_ONLY[name]}; "
-                    "remove one of them"
+                    f"unix_path and {name} cannot be combined, because {_TCP_ONLY[name]}; remove "
+                    "one of them"
                 )
 
 
@@ -127,6 +127,6 @@ class TLSConfig:
         10.0,
         0.1,
         DAY,
-        "Time between two checks whether the certificate files have changed. If they have, new "
-        "TLS handshakes use the new certificate; open connections are kept.",
+        "Time between two checks whether the certificate files have changed. If they have, new TLS "
+        "handshakes use the new certificate; open connections are kept.",
     )

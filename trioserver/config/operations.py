@@ -29,9 +29,8 @@ class ShutdownConfig:
         10.0,
         0.0,
         3600.0,
-        "Time over which a shutdown spreads the closing of all connections, so that clients do "
-        "not reconnect at the same moment. 0 closes all at once. Raise it with the number of "
-        "clients.",
+        "Time over which a shutdown spreads the closing of all connections, so that clients do not "
+        "reconnect at the same moment. 0 closes all at once. Raise it with the number of clients.",
     )
     close_timeout: float = seconds(
         5.0,
@@ -76,8 +75,8 @@ class LogConfig:
         1,
         100_000,
         "lines/s",
-        "Maximum log lines per second caused by one address or one authenticated user, with "
-        "bursts of up to 20 times as many. Further lines are suppressed and counted in "
+        "Maximum log lines per second caused by one address or one authenticated user, with bursts "
+        "of up to 20 times as many. Further lines are suppressed and counted in "
         "`log_lines_suppressed`.",
     )
     lines_per_second: int = count(
@@ -263,8 +262,8 @@ class AdminConfig:
 
     role_claim: str = text(
         "role",
-        "Token claim that contains the administrator's role, as text or a list of texts. Dots "
-        "name a nested claim, such as realm_access.roles.",
+        "Token claim that contains the administrator's role, as text or a list of texts. Dots name "
+        "a nested claim, such as realm_access.roles.",
     )
     role: str = text("admin", "Value of the role_claim that allows access.")
     max_body_bytes: int = in_bytes(

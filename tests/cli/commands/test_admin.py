@@ -170,7 +170,7 @@ def test_figures_and_the_audit(running: Running, admin: Any) -> None:
         ("nonsense", 7, "token_invalid"),
         (make_token(SECRET, subject="root", lifetime=-100), 7, "token_expired"),
         (make_token(SECRET, subject="alice"), 7, "admin.role_claim"),
-        ("line\nbreak-in-a-secret", 3, "not of a form"),
+        ("line\nbreak-in-a-secret", 3, "an HTTP header cannot have"),
     ],
 )
 def test_a_token_that_is_refused_is_told_and_not_printed(
@@ -196,7 +196,10 @@ def test_a_server_that_is_not_there_is_exit_code_6(admin: Any) -> None:
         port = listener.getsockname()[1]
     result = admin("stats", url=f"http://127.0.0.1:{port}")
     assert result.exit_code == 6
-    assert result.stderr == "trioserver: cannot reach the server: Connection refused\n"
+    assert result.stderr == (
+        f"trioserver: cannot reach the server at http://127.0.0.1:{port}: Connection refused; "
+        "check --url, and that it runs\n"
+    )
 
 
 @pytest.mark.parametrize(

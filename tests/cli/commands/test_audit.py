@@ -104,7 +104,7 @@ def test_people_get_a_table_that_cannot_command_their_terminal(
     assert "disconnect user=alice" in result.stdout
     assert "refused: forbidden (3)" in result.stdout
     assert "\x1b" not in result.stdout
-    assert "there may be more: --before " in result.stderr
+    assert "there may be more; add --before " in result.stderr
 
 
 def test_what_is_not_there_is_said_and_nothing_is_made(invoke: Invoke, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_what_is_not_there_is_said_and_nothing_is_made(invoke: Invoke, tmp_path:
     assert not missing.exists()
     missing.touch()
     result = invoke("audit", "--database", missing)
-    assert (result.exit_code, "no audit in this database yet" in result.stderr) == (3, True)
+    assert (result.exit_code, "the database contains no audit" in result.stderr) == (3, True)
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from tests.client.playground import HELLO, READY, scripted
 from tests.support.app import serving
 from trioserver import Application, AuthConfig, Config, JWTAuth, User, serve
 from trioserver.auth import inspect_token, make_secret, make_token
-from trioserver.cli.commands.check import plan, run_all
-from trioserver.cli.conformance.scenarios import Result
+from trioserver.cli.conformance.plan import plan
+from trioserver.cli.conformance.scenarios import Result, run_all
 from trioserver.cli.parameters.keys import KeyMaterial
 from trioserver.client import WebSocketURL
 
@@ -82,10 +82,14 @@ ANSWERS = {
     ("answer", "seen", "note"),
     [
         ("takes everybody", "ready", ""),
-        ("advises wrongly", "token_missing", 'retry is "backoff", not "never"; it does not close'),
-        ("does not close", "token_missing", "it does not close"),
+        (
+            "advises wrongly",
+            "token_missing",
+            'retry is "backoff", not "never"; the connection is not closed',
+        ),
+        ("does not close", "token_missing", "the connection is not closed"),
         ("says nothing", "nothing", ""),
-        ("says nonsense", "what is no message", ""),
+        ("says nonsense", "not a JSON object", ""),
     ],
 )
 async def test_a_server_that_is_wrong_is_told_how(
@@ -118,7 +122,7 @@ async def test_a_server_that_does_not_begin_with_hello_fails(autojump_clock: Moc
         await websocket.send_message(READY)
 
     result = await _missing(script)
-    assert (result.passed, result.note) == (False, "hello comes first")
+    assert (result.passed, result.note) == (False, "the first message must be hello")
 
 
 async def _missing(script: Any) -> Result:
@@ -146,7 +150,10 @@ async def test_a_silent_connection_that_ends_too_early_fails(autojump_clock: Moc
             timeout=1,
             open_stream=scripted(nursery, script),
         )
-    assert (results[0].passed, results[0].note) == (False, "7.0 s before its time")
+    assert (results[0].passed, results[0].note) == (
+        False,
+        "7.0 s before the deadline that hello announced",
+    )
 
 
 async def test_with_the_secret_the_tokens_are_made_here() -> None:
@@ -183,7 +190,7 @@ async def test_made_tokens_have_the_user_where_the_server_looks_for_it() -> None
 def test_a_server_that_is_not_there_is_5(invoke: Invoke) -> None:
     result = invoke("check", "ws://127.0.0.1:1/?token=secret")
     assert result.exit_code == 5
-    assert "cannot check ws://127.0.0.1:1/: connection_lost: Cannot connect" in result.stderr
+    assert "cannot connect to ws://127.0.0.1:1/: connection_lost: Cannot connect" in result.stderr
     assert "secret" not in result.stderr
 
 

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from tests.cli.conftest import Invoke
+from trioserver import AuthConfig
 from trioserver.cli.settings.options import OPTIONS
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "configuration.md"
@@ -99,7 +101,7 @@ def test_json_has_all_that_is_known(invoke: Invoke, file: Path) -> None:
         "origin": f"{file}: trioserver.auth.timeout",
         "key": "trioserver.auth.timeout",
         "variable": "TRIOSERVER_AUTH_TIMEOUT",
-        "help": "For everything from the accepted handshake to the sent `ready`.",
+        "help": attrs.fields(AuthConfig).timeout.metadata["help"],
     }
     assert options["host"]["origin"] is None
     assert "TRIOSERVER_PROT" in printed["notes"][0]

@@ -129,13 +129,13 @@ async def test_what_was_asked_is_answered_before_it_closes(autojump_clock: MockC
 
 async def test_the_wait_for_answers_is_bounded(autojump_clock: MockClock) -> None:
     reason, _ = await conversation('slow {"ms": 3000}', wait=1)
-    assert (reason.retry, reason.message) == ("backoff", "No answer to 1 of the messages.")
+    assert (reason.retry, reason.message) == ("backoff", "No response to 1 of the messages.")
 
 
 async def test_what_is_wrong_is_sent_and_its_error_shown(autojump_clock: MockClock) -> None:
     reason, screen = await conversation("{", 'cancel {"id": 3}')
     assert screen.types == ["hello", "ready", "error", "pong"]
-    assert screen.notes == ["sent as it stands; write `type {json}` or a JSON object"]
+    assert screen.notes == ["sent unchanged, because it is neither `type {json}` nor a JSON object"]
     assert reason == CLOSED
 
 

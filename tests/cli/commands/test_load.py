@@ -106,14 +106,14 @@ def test_another_machine_is_refused_before_anything_is_sent() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--rate", "1", "--in-flight", "1"], "one of --rate and --in-flight"),
-        (["--publish", "news"], "--publish needs a pace"),
+        (["--rate", "1", "--in-flight", "1"], "--rate and --in-flight cannot be combined"),
+        (["--publish", "news"], "--publish needs --rate"),
         (["--publish", "news", "--rate", "1", "-n", "1"], "have more clients"),
         (["--data", "{"], "not JSON"),
-        (["--token", "x", "--secret", "y"], "one of --token"),
+        (["--token", "x", "--secret", "y"], "cannot be combined"),
         (["--token-command", "'"], "--token-command"),
         (["--cafile", __file__], "wss://"),
-        (["--duration", "-1s"], "--duration is below zero"),
+        (["--duration", "-1s"], "--duration is -1 s; it must not be below 0 s"),
         (["-n", "2", "--processes", "3"], "each process needs a client"),
     ],
 )

@@ -170,11 +170,11 @@ def serve(invoke: Invoke, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Invo
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("chat", "write MODULE:APP, for example chat:app"),
-        ("chat:", "write MODULE:APP, for example chat:app"),
-        ("chat.py:app", "write the module, not its file: chat:app"),
-        ("./rooms/chat.py", "write the module, not its file: rooms.chat:app"),
-        ("a-b:app", "'a-b:app' is not MODULE:APP"),
+        ("chat", "MODULE:APP is 'chat'; write the module and the application: chat:app"),
+        ("chat:", "MODULE:APP is 'chat:'; write the module and the application: chat:app"),
+        ("chat.py:app", "write the module's name in place of its file: chat:app"),
+        ("./rooms/chat.py", "write the module's name in place of its file: rooms.chat:app"),
+        ("a-b:app", "MODULE:APP is 'a-b:app'; it must consist of Python names"),
     ],
 )
 def test_a_target_of_another_form_is_a_wrong_command_line(
@@ -189,7 +189,7 @@ def test_a_target_of_another_form_is_a_wrong_command_line(
     ("target", "said"),
     [
         ("chats:app", "there is no module 'chats' in {folder}; did you mean chat?"),
-        ("zzz:app", "there is no module 'zzz' in {folder}; start in the folder that has it"),
+        ("zzz:app", "there is no module 'zzz' in {folder}; run the command in its directory"),
         ("zzz.chat:app", "there is no module 'zzz' in {folder}; did you mean chat?"),
         ("chat:ap", "chat has no 'ap'; did you mean app or empty?"),
         ("chat:app.zzz", "chat has no 'app.zzz'; did you mean app or empty?"),
@@ -218,7 +218,7 @@ def test_what_is_no_application_is_one_sentence(
         ("1 / 0", "importing bad failed at bad.py, line 1: ZeroDivisionError: division by zero"),
         ("import not_installed", "importing bad failed at bad.py, line 1: ModuleNotFoundError: "),
         ("x = (", "importing bad failed at {folder}/bad.py, line 1: '(' was never closed"),
-        ("raise SystemExit(0)", "importing bad ended the program: "),
+        ("raise SystemExit(0)", "importing bad ended the program; "),
         ("raise ValueError('a\\nb')", "importing bad failed at bad.py, line 1: ValueError: a\n"),
     ],
 )
@@ -289,9 +289,9 @@ def test_misspelt_variables_and_missing_routes_are_pointed_out(
     monkeypatch.setenv("TRIOSERVER_HOTS", "::1")
     result = serve("chat:empty")
     assert result.exit_code == 0
-    assert "TRIOSERVER_HOTS is no option; did you mean TRIOSERVER_HOST?" in result.stderr
+    assert "TRIOSERVER_HOTS is not an option and has no effect; did you mean" in result.stderr
     assert (
-        "chat:empty has no routes, so every request but the built-in is answered 404"
+        "chat:empty has no routes: every request except the built-in ones gets HTTP 404"
         in result.stderr
     )
 

@@ -161,14 +161,14 @@ def test_a_private_key_signs_and_its_public_key_verifies(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["alice", "--lifetime", "soon"], "is no duration: write seconds, or 90s, 30m, 1h30m, 2d"),
-        (["alice", "--lifetime", "9999999d"], "longer than a century"),
-        (["alice", "--claim", "admin"], "--claim admin: write NAME=TEXT or NAME:=JSON"),
-        (["alice", "--claim", "=x"], "write NAME=TEXT or NAME:=JSON"),
+        (["alice", "--lifetime", "soon"], "is not a duration; write 90s, 30m, 1h30m, 2d"),
+        (["alice", "--lifetime", "9999999d"], "is too long; the maximum is 100 years"),
+        (["alice", "--claim", "admin"], "--claim is 'admin'; it must be NAME=TEXT or NAME:=JSON"),
+        (["alice", "--claim", "=x"], "it must be NAME=TEXT or NAME:=JSON"),
         (["alice", "--claim", "admin:=yes"], "--claim admin:=yes is not JSON"),
-        (["alice", "--claims", "[1]"], "--claims: write a JSON object"),
+        (["alice", "--claims", "[1]"], "--claims is '[1]'; it must be a JSON object"),
         (["alice", "--claims", "{"], "--claims is not JSON"),
-        (["alice", "--secret", "a", "--key-file", "b"], "give one of --secret-file"),
+        (["alice", "--secret", "a", "--key-file", "b"], "cannot be combined"),
         (["alice", "--algorithm", "none"], "--algorithm"),
         ([""], "SUBJECT is empty"),
     ],
@@ -185,7 +185,7 @@ def test_a_wrong_command_line_says_what_to_write(
 def test_without_a_key_it_says_where_to_get_one(invoke: Invoke) -> None:
     result = invoke("token", "make", "alice")
     assert result.exit_code == 2
-    assert "set TRIOSERVER_SECRET (`trioserver secret` makes one)" in result.stderr
+    assert "set TRIOSERVER_SECRET (`trioserver secret` makes a secret)" in result.stderr
 
 
 @pytest.mark.parametrize("secret", ["tooshort", "your-256-bit-secret", ""])
@@ -208,8 +208,8 @@ def test_an_algorithm_that_the_key_has_not_is_refused(make: Invoke) -> None:
     ("content", "said"),
     [
         (None, "No such file"),
-        (b"\xff" * 40, "no text in UTF-8"),
-        (b"x" * 70_000, "too large"),
+        (b"\xff" * 40, "not text in UTF-8"),
+        (b"x" * 70_000, "larger than 64 KiB"),
         (b"-----BEGIN PRIVATE KEY-----", "PEM"),
     ],
     ids=["missing", "binary", "huge", "broken"],
@@ -394,7 +394,7 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "m", "5 minutes", "1h-30m", "nan", "inf", "1e9", "5w"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
 
 

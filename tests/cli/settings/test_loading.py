@@ -8,7 +8,8 @@ from typing import Any
 import attrs
 import pytest
 
-from trioserver.cli.settings.loading import Setting, Settings, SettingsError, load_settings
+from trioserver.cli.settings.errors import SettingsError
+from trioserver.cli.settings.loading import Setting, Settings, load_settings
 from trioserver.cli.settings.options import OPTIONS, options_of
 from trioserver.config import Config, ListenConfig
 
@@ -223,13 +224,15 @@ def test_listeners_that_make_no_sense_are_named_with_their_place(file: Path) -> 
 
 def test_a_port_that_the_listeners_would_hide_is_refused(file: Path) -> None:
     file.write_text("[[trioserver.listen]]\nport = 1\n")
-    assert error_of(file, {"port": 2}).startswith("--port would have no effect beside ")
+    assert error_of(file, {"port": 2}).startswith("--port cannot be combined with ")
 
 
 @pytest.mark.parametrize("value", ["3", "[3]", "{port = 1}"])
 def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
     file.write_text(f"[trioserver]\nlisten = {value}\n")
-    assert error_of(file) == f"{file}: write listeners as [[trioserver.listen]] tables"
+    assert error_of(file) == (
+        f"{file}: trioserver.listen must be a list of tables; write each as [[trioserver.listen]]"
+    )
 
 
 # ------------------------------------------------------------------------------ unknown names
@@ -251,11 +254,11 @@ def test_listen_has_to_be_a_list_of_tables(file: Path, value: str) -> None:
         ),
         (
             "auth.zzzz = 1",
-            "known here: auth.authorization_timeout, auth.expiry_warning, auth.timeout",
+            "this table has: auth.authorization_timeout, auth.expiry_warning, auth.timeout",
         ),
         (
             "zzzzzzzz = 1",
-            "trioserver.zzzzzzzz; known here: admin, audit, auth, certificate, client_ca, ",
+            "trioserver.zzzzzzzz; this table has: admin, audit, auth, certificate, client_ca, ",
         ),
     ],
 )
@@ -268,13 +271,15 @@ def test_an_unknown_key_is_answered_with_the_nearest(file: Path, text: str, hint
 
 def test_keys_outside_the_table_are_pointed_out(file: Path) -> None:
     file.write_text("port = 1\n")
-    assert error_of(file) == f"{file} has no table [trioserver]; options go below it"
+    assert (
+        error_of(file) == f"{file} has no table [trioserver]; write the options below [trioserver]"
+    )
 
 
 def test_a_value_in_place_of_a_table_is_pointed_out(file: Path) -> None:
     file.write_text("[trioserver]\nheartbeat = 30\n")
     assert error_of(file) == (
-        f"{file}: trioserver.lifecycle.heartbeat is 30; it must be a table: [trioserver.heartbeat]"
+        f"{file}: trioserver.heartbeat is 30; it must be a table: [trioserver.heartbeat]"
     )
 
 
@@ -283,7 +288,8 @@ def test_an_unknown_variable_is_a_note_and_no_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRIOSERVER_TOKEN", "a token")
     monkeypatch.setenv("TRIOSERVER_SECRET", "a secret")
     assert load_settings().notes == (
-        "the environment variable TRIOSERVER_PROT is no option; did you mean TRIOSERVER_PORT?",
+        "the environment variable TRIOSERVER_PROT is not an option and has no effect; did you "
+        "mean TRIOSERVER_PORT?",
     )
 
 
@@ -417,7 +423,8 @@ def test_a_wrong_value_in_that_table_is_named_with_its_place(file: Path) -> None
     )
     file.write_text("[trioserver.http]\nbuiltin_listen = 1\n")
     assert error_of(file) == (
-        f"{file}: write the listener as a table: [trioserver.http.builtin_listen]"
+        f"{file}: trioserver.http.builtin_listen must be a table; write it as "
+        "[trioserver.http.builtin_listen]"
     )
 
 

@@ -1,7 +1,7 @@
-"""Asks a server's administration: one request over HTTP, with the token in a header.
+"""The client of a server's administration API: one HTTP request, with the token in a header.
 
-The standard library's client: it follows no redirect and asks no proxy, so that the token goes to
-the server that was named, and nowhere else.
+It uses the standard library's client because that follows no redirects and uses no proxy, so the
+token is sent to the named server only.
 """
 
 from __future__ import annotations
@@ -23,15 +23,20 @@ PREFIX: Final = "/api/v1/admin"
 
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _HINTS: Final = {
-    "token_missing": "give --token-file, or set TRIOSERVER_ADMIN_TOKEN",
+    "token_missing": "set TRIOSERVER_ADMIN_TOKEN, or give --token-file",
     "token_expired": "get a new token",
-    "forbidden": "the token needs the role of the options admin.role_claim and admin.role",
+    "forbidden": "the token needs the role that the server's options admin.role_claim and "
+    "admin.role name",
 }
 
 
 @attrs.frozen(kw_only=True)
 class AdminClient:
-    """``timeout`` is in seconds, for each step of a request; ``ca_file`` None is the system's."""
+    """Sends requests to one server.
+
+    ``timeout`` is in seconds, for each step of a request. If ``ca_file`` is None, the system's CA
+    certificates are trusted.
+    """
 
     url: str
     token: str | None = attrs.field(repr=False)
@@ -40,12 +45,18 @@ class AdminClient:
     allow_http: bool = False
 
     def get(self, path: str, parameters: Mapping[str, Any] | None = None) -> Any:
-        """The answer to a GET. ``path`` is quoted already. Raises `Failure`."""
+        """Send a GET and return the decoded response. ``path`` is quoted already.
+
+        Raises `Failure`.
+        """
         given = {name: value for name, value in (parameters or {}).items() if value is not None}
         return self._ask("GET", f"{path}?{urlencode(given)}" if given else path, None)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The answer to a POST of JSON; fields that are None are left out. Raises `Failure`."""
+        """Send a POST with ``body`` as JSON, without fields that are None; return the response.
+
+        Raises `Failure`.
+        """
         given = {name: value for name, value in body.items() if value is not None}
         return self._ask("POST", path, json.dumps(given).encode())
 
@@ -61,16 +72,28 @@ class AdminClient:
             response = connection.getresponse()
             content = response.read(_MAX_BYTES)
         except ssl.SSLCertVerificationError as error:
-            raise _unreachable(f"its certificate: {error.verify_message}") from None
+            raise self._unreachable(
+                f"its certificate is not trusted: {error.verify_message}"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise _unreachable(getattr(error, "strerror", None) or type(error).__name__) from None
+            raise self._unreachable(
+                getattr(error, "strerror", None) or type(error).__name__
+            ) from None
         except ValueError:  # http.client, of a header; its text would quote the token
             raise Failure(
-                "the token is not of a form that a header takes", Exit.CONFIGURATION
+                "the token contains characters that an HTTP header cannot have, such as a line "
+                "break; check the file or the variable that it comes from",
+                Exit.CONFIGURATION,
             ) from None
         finally:
             connection.close()
         return _answer(response.status, content)
+
+    def _unreachable(self, why: str) -> Failure:
+        return Failure(
+            f"cannot reach the server at {self.url}: {why}; check --url, and that it runs",
+            Exit.UNREACHABLE,
+        )
 
     def _connection(self) -> tuple[http.client.HTTPConnection, str]:
         parts = urlsplit(self.url)
@@ -80,21 +103,29 @@ class AdminClient:
             port = -1
         bad = parts.scheme not in ("http", "https") or not parts.hostname or port == -1
         if bad or parts.query or parts.fragment or parts.username is not None:
-            raise Failure("--url looks like https://host:port", Exit.USAGE)
+            raise Failure(
+                "--url must be http:// or https:// with a host, without user, query and fragment: "
+                "https://host:port",
+                Exit.USAGE,
+            )
         assert parts.hostname is not None
         prefix = quote(parts.path.rstrip("/"), safe="/%") or PREFIX
         if parts.scheme == "https":
             try:
                 context = ssl.create_default_context(cafile=self.ca_file)
             except OSError as error:
-                raise Failure(f"cannot read {self.ca_file}: {error}", Exit.CONFIGURATION) from None
+                raise Failure(
+                    f"--ca {self.ca_file} cannot be used: {error.strerror or error}; it must be a "
+                    "PEM file with CA certificates",
+                    Exit.CONFIGURATION,
+                ) from None
             return http.client.HTTPSConnection(
                 parts.hostname, port, timeout=self.timeout, context=context
             ), prefix
         if not (self.allow_http or parts.hostname == "localhost" or is_loopback(parts.hostname)):
             raise Failure(
-                "over http:// everybody on the way reads the token: use https://, or say "
-                "--allow-http",
+                "http:// would send the token unencrypted to another machine; use https://, or "
+                "allow it with --allow-http",
                 Exit.USAGE,
             )
         return http.client.HTTPConnection(parts.hostname, port, timeout=self.timeout), prefix
@@ -109,14 +140,12 @@ def _answer(status: int, content: bytes) -> Any:
         return answer
     error = answer.get("error") if isinstance(answer, dict) else None
     if not isinstance(error, dict):
-        hint = "is this the server, and is its administration turned on?"
-        raise Failure(f"the server answered {status}; {hint}")
+        raise Failure(
+            f"the response is HTTP {status} and not from the administration API; check --url and "
+            "the server's option http.admin"
+        )
     code = str(error.get("code"))
     text = printable(f"{code}: {error.get('message')}")
     if code in _HINTS:
         text += f" ({_HINTS[code]})"
     raise Failure(text, Exit.DENIED if status in (401, 403) else Exit.FAILED)
-
-
-def _unreachable(why: str) -> Failure:
-    return Failure(f"cannot reach the server: {why}", Exit.UNREACHABLE)

@@ -1,4 +1,4 @@
-"""`trioserver audit`: what was recorded, read from the database itself."""
+"""`trioserver audit`: show the audit, read directly from its database."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import click
 import trio
 
+from trioserver.cli.output.audit_entries import print_entries
 from trioserver.cli.output.terminal import Exit, Failure, print_error, print_json
-from trioserver.cli.parameters.audit_filters import filter_options, print_entries
+from trioserver.cli.parameters.audit_filters import filter_options
 from trioserver.cli.parameters.server import config_option
 from trioserver.cli.settings.loading import load_settings
 from trioserver.storage import Database, DatabaseUnavailableError
@@ -21,22 +22,24 @@ from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStore, as_jso
 @click.option(
     "--database",
     metavar="URL",
-    help="In place of the option audit.database. A URL with a password is seen in the process "
-    "list: better set TRIOSERVER_AUDIT_DATABASE.",
+    help="Database of the audit: a SQLite file or postgresql://...  Other users of this machine "
+    "can see a password in it: set TRIOSERVER_AUDIT_DATABASE instead.  [default: the option "
+    "audit.database]",
 )
 @filter_options
-@click.option("--json", "as_lines", is_flag=True, help="A JSON object for each row, one a line.")
+@click.option(
+    "--json", "as_lines", is_flag=True, help="Print one JSON object per row, each on a line."
+)
 def command(config_file: Path | None, database: str | None, as_lines: bool, **filters: Any) -> None:
-    """Show who has authenticated, and what administrators did; the newest first.
+    """Show authentications and administrative actions, newest first.
 
-    It reads the database that the servers write to (the option audit.database), so it works while
-    they run and while they do not. Rows appear audit.flush_interval after what they tell of. An
-    archived SQLite file may be read-only.
+    Reads the database that the servers write to (the option audit.database), whether they run or
+    not. A row appears up to audit.flush_interval after its event. A SQLite file may be read-only.
 
-    An attempt is "accepted", "refused" with the code that the client was told, or
-    "client_disconnected" where the client left before that. A "refresh" is a new token on a
-    connection that was ready. "lost" stands where rows could not be kept. Token is a fingerprint,
-    the start of the token's SHA-256.
+    The outcome of an authentication is "accepted", "refused" with the error code that the client
+    received, or "client_disconnected" if the client left first. A "refresh" is a new token on a
+    ready connection. A row "lost" counts rows that could not be kept. Token is a fingerprint: the
+    start of the token's SHA-256.
 
     \b
     Examples:
@@ -46,8 +49,11 @@ def command(config_file: Path | None, database: str | None, as_lines: bool, **fi
       trioserver audit --since 1d --json | jq -r .code | sort | uniq -c
 
     \b
-    Exit codes: 0 also where no row fits; 1 the database does not answer; 2 the command line is
-    wrong; 3 there is no database configured, or no audit in it.
+    Exit codes:
+      0  done, also if no row matches
+      1  the database does not answer
+      2  the command line is wrong
+      3  no database is configured, or it contains no audit
     """
     url = database
     if url is None:
@@ -57,7 +63,7 @@ def command(config_file: Path | None, database: str | None, as_lines: bool, **fi
         url = settings.config.audit.database
     if url is None:
         raise Failure(
-            "no database is configured: set audit.database in the file or "
+            "no database is configured; set audit.database in the TOML file or the variable "
             "TRIOSERVER_AUDIT_DATABASE, or give --database",
             Exit.CONFIGURATION,
         )
@@ -69,11 +75,11 @@ def command(config_file: Path | None, database: str | None, as_lines: bool, **fi
         return
     print_entries(entries)
     if page.next is not None:
-        print_error(f"there may be more: --before {page.next}")
+        print_error(f"there may be more; add --before {page.next} to see them")
 
 
 def _read(url: str, query: AuditQuery) -> AuditPage:
-    """Raises `Failure`; makes no file and no table."""
+    """Query the database without creating a file or a table. Raises `Failure`."""
     _check_file(url)
     try:
         database = Database(url, read_only=True)
@@ -87,12 +93,19 @@ def _read(url: str, query: AuditQuery) -> AuditPage:
 def _check_file(url: str) -> None:
     path = url.removeprefix("sqlite:///").partition("?")[0]
     if "://" not in path and "uri=" not in url and not Path(path).expanduser().is_file():
-        raise Failure(f"there is no audit yet: no file {path}", Exit.CONFIGURATION)
+        raise Failure(
+            f"there is no file {path}; check audit.database, or start the server, which creates it",
+            Exit.CONFIGURATION,
+        )
 
 
 async def _query(database: Database, query: AuditQuery) -> AuditPage:
     async with database:
         store = AuditStore(database)
         if not await store.exists():
-            raise Failure("there is no audit in this database yet", Exit.CONFIGURATION)
+            raise Failure(
+                "the database contains no audit; check audit.database, or start the server, which "
+                "creates it",
+                Exit.CONFIGURATION,
+            )
         return await store.query(query)

@@ -1,4 +1,4 @@
-"""`trioserver config`: what is in force, and where each value came from."""
+"""`trioserver config`: show the server's options, and where each value comes from."""
 
 from __future__ import annotations
 
@@ -28,9 +28,17 @@ from trioserver.cli.settings.reference import configuration_markdown
 @click.command("config")
 @config_option
 @listen_options
-@click.option("--explain", is_flag=True, help="Say what each option is for, and what is allowed.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, explanations included.")
-@click.option("--markdown", is_flag=True, help="Print the reference of all options instead.")
+@click.option(
+    "--explain", is_flag=True, help="Print the description of each option, and its allowed values."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, including the descriptions."
+)
+@click.option(
+    "--markdown",
+    is_flag=True,
+    help="Print the reference of all options as Markdown, without their values.",
+)
 def command(
     config_file: Path | None,
     explain: bool,
@@ -38,10 +46,10 @@ def command(
     markdown: bool,
     **listen: str | int | Path | None,
 ) -> None:
-    """Show the server's options: what is in force, and where it came from.
+    """Show the values of the server's options, and where each comes from.
 
-    Values come from the TOML file, then TRIOSERVER_* environment variables, then the command
-    line; the later wins. Secrets are masked.
+    An option on the command line overrides a TRIOSERVER_* environment variable, which overrides
+    the TOML file. Secrets are masked.
 
     \b
     Examples:
@@ -62,7 +70,7 @@ def command(
 
 
 def _other_variables() -> dict[str, str]:
-    """Those of the other commands that are set."""
+    """Variables of the other commands that are set."""
     return {
         name: MASK if secret else os.environ[name]
         for name, secret in OTHER_VARIABLES.items()
@@ -142,8 +150,8 @@ def _print_explanations(settings: Settings) -> None:
         option = setting.option
         bounds = f" {option.bounds.capitalize()}." if option.bounds else ""
         text = (
-            f"{option.help}{bounds} Default: {option.shown(option.default)}. "
-            f"Set by {setting.origin or 'default'}; {option.variable} sets it."
+            f"{option.help}{bounds} Default: {option.shown(option.default)}. Set by "
+            f"{setting.origin or 'default'}; {option.variable} sets it."
         )
         console.print(Text(f"{option.path} = {option.shown(setting.value)}", "bold"))
         console.print(Padding(Text(text), (0, 0, 0, 4)))

@@ -1,4 +1,4 @@
-"""`trioserver connect`: talk to a server by hand."""
+"""`trioserver connect`: open a connection, send lines, print messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trioserver.logs.printable import printable
 
 
 class Ended(IntEnum):
-    """How a conversation ended, as the exit code."""
+    """Exit codes: how the connection ended."""
 
     NORMALLY = 0
     REFUSED = 3
@@ -51,19 +51,33 @@ _STYLES: Final = {"error": "red", "ready": "green", "hello": "green", "goaway": 
 @click.command("connect")
 @click.argument("url")
 @token_options
-@click.option("--initial", metavar="JSON", help="Fields of the first message, over those of auth.")
+@click.option(
+    "--initial",
+    metavar="JSON",
+    help="Fields of the first message, as a JSON object; they override those of auth.",
+)
 @click.option(
     "--heartbeat",
     type=click.Choice(["frame", "message"]),
     default="frame",
     show_default=True,
-    help="How the server is to ping.",
+    help="How the server pings: with WebSocket Ping frames, or with ping messages.",
 )
-@click.option("--timeout", type=click.FloatRange(0.1, 300), default=10.0, show_default=True,
-              help="Seconds for connecting.")  # fmt: skip
-@click.option("--wait", type=click.FloatRange(0, 3600), default=10.0, show_default=True,
-              help="Seconds for answers, after the last line.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="What arrives, as it is, one object a line.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 300),
+    default=10.0,
+    show_default=True,
+    help="Seconds to connect.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for responses after the last line. 0 does not wait.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print messages unchanged, one per line.")
 def command(
     url: str,
     token: str | None,
@@ -74,20 +88,20 @@ def command(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Talk to the server at URL.
+    """Connect to the server at URL, send each line of stdin, and print each message.
 
-    With a token or --initial, auth is sent first; without, the first line you type is the first
-    message. A line is `type {json}` or a JSON object; it gets an id where it has none. Anything
-    else is sent as it stands. At the end of the input it waits for the answers, then closes.
-    With --json the last line is of type "closed" and says how it ended.
+    With a token or --initial, the command sends auth first; otherwise the first line is the first
+    message. A line is `type {json}` or a JSON object, and gets an id if it has none. Any other
+    line is sent unchanged. At the end of stdin, the command waits for the responses and closes.
+    With --json, the last line has the type "closed" and contains the close code and the reason.
 
     \b
     Exit codes:
       0  closed normally
       2  the command line is wrong
-      3  refused: trying again does not help
-      4  another token is needed
-      5  lost, unreachable, or no answer: try again later
+      3  refused; trying again does not help
+      4  refused; connect with a new token
+      5  connection lost, server unreachable, or no response; try again later
 
     \b
     Examples:
@@ -98,7 +112,7 @@ def command(
     """
     address = parse_url("URL", url)
     first = _first_message(read_token(token, token_file), initial, heartbeat)
-    screen = _Json() if as_json else _People(stdout_console(), stderr_console())
+    screen = _JsonScreen() if as_json else _TextScreen(stdout_console(), stderr_console())
     reason = trio.run(partial(_talk, address, screen, first=first, timeout=timeout, wait=wait))
     ended = Ended.NORMALLY if reason.is_normal else _ENDED[reason.retry]
     screen.ended(reason, ended)
@@ -115,7 +129,9 @@ def _first_message(
         except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
-            raise click.UsageError('--initial: write a JSON object: \'{"type": "initial"}\'')
+            raise click.UsageError(
+                '--initial must be a JSON object, for example \'{"type": "initial"}\''
+            )
     elif token is None:
         return None
     return {**to_builtins(Auth(token=token, heartbeat=heartbeat)), **fields}
@@ -144,7 +160,7 @@ async def _talk(
 
 
 def in_words(reason: CloseReason) -> str:
-    """What happened, and what to do about it."""
+    """How the connection ended, and what to do next."""
     if reason.is_normal:
         return reason.message
     row = ERRORS.get(reason.code)
@@ -153,8 +169,8 @@ def in_words(reason: CloseReason) -> str:
     return f"Closed{code}, {reason.code}: {reason.message.rstrip('.')}. {advice}"
 
 
-class _Json:
-    """One JSON object a line, for a machine."""
+class _JsonScreen:
+    """Prints one JSON object per line."""
 
     def received(self, text: str, message: dict[str, Any] | None) -> None:
         if message is None or not text.isprintable():
@@ -176,8 +192,8 @@ class _Json:
         })  # fmt: skip
 
 
-class _People:
-    """Messages to stdout, everything else to stderr."""
+class _TextScreen:
+    """Prints messages to stdout and everything else to stderr."""
 
     def __init__(self, out: Console, err: Console) -> None:
         self._out = out
@@ -198,7 +214,7 @@ class _People:
 
 
 def _summary(message: dict[str, Any] | None) -> str | None:
-    """`hello` and `ready` in words; None for all else, and where fields are missing."""
+    """A summary of `hello` or `ready`; None for other messages, and if fields are missing."""
     message = message or {}
     try:
         match message:

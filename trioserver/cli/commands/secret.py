@@ -1,4 +1,4 @@
-"""`trioserver secret`: a fresh secret for signing tokens."""
+"""`trioserver secret`: print a new secret for signing tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 _LEAST: Final = 32
-"""What HS256 needs, and `JWTAuth` insists on."""
+"""The minimum for HS256, which `JWTAuth` enforces."""
 
 _MOST: Final = 1024
 """Beyond 64 bytes HMAC hashes the secret down anyway (RFC 2104, section 3)."""
@@ -24,12 +24,12 @@ _DEFAULT: Final = 48
     type=click.IntRange(_LEAST, _MOST),
     default=_DEFAULT,
     show_default=True,
-    help="How many random bytes it has.",
+    help="Number of random bytes in the secret. The default is enough for HS512.",
 )
 def command(number: int) -> None:
-    """Print a fresh secret for signing tokens, and nothing else.
+    """Print a new random secret for signing tokens.
 
-    It is made of random bytes, in letters, digits, - and _.
+    It consists of letters, digits, - and _, which encode random bytes.
 
     \b
     Examples:

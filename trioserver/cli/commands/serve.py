@@ -15,7 +15,8 @@ from trioserver.cli.parameters.server import config_option, listen_options, logg
 from trioserver.cli.serving.addresses import is_public, lines_of, what_is_private
 from trioserver.cli.serving.application import load_application
 from trioserver.cli.serving.running import run_server
-from trioserver.cli.settings.loading import SettingsError, load_settings
+from trioserver.cli.settings.errors import SettingsError
+from trioserver.cli.settings.loading import load_settings
 from trioserver.config import Config
 from trioserver.logs.setup import set_up_logging
 from trioserver.server.server import Server
@@ -35,13 +36,13 @@ def command(
 ) -> None:
     """Run an application.
 
-    MODULE is looked for in the current directory first. APP is a trioserver.Application in it, or
+    MODULE is imported, from the current directory first. APP is a trioserver.Application in it, or
     a function without arguments that returns one.
 
-    SIGTERM or Ctrl-C sends the clients away over shutdown.drain_period seconds and ends; a second
-    one ends at once. SIGUSR2 does the same, and tells them that it is for a restart. SIGHUP reads
-    the TOML file, keys and certificates again. `trioserver config` lists all options, with their
-    environment variables.
+    SIGTERM or Ctrl-C closes all connections over shutdown.drain_period seconds, then ends the
+    server; a second one ends it at once. SIGUSR2 does the same with the reason restart. SIGHUP
+    reads the TOML file, keys and certificates again. `trioserver config` lists all options and
+    their environment variables.
 
     \b
     Examples:
@@ -61,7 +62,7 @@ def command(
         print_error(note)
     application = load_application(target)
     if not application.routes and all(part.http is None for part in application.parts):
-        print_error(f"{target} has no routes, so every request but the built-in is answered 404")
+        print_error(f"{target} has no routes: every request except the built-in ones gets HTTP 404")
     run_server(
         application,
         settings.config,
@@ -71,7 +72,7 @@ def command(
 
 
 def _reload(config_file: Path | None, listen: Mapping[str, Any]) -> Config:
-    """The configuration as it is now. Raises `ValueError` for one that will not do."""
+    """Load the configuration again. Raises `ValueError` if it is not valid."""
     try:
         return load_settings(config_file, listen).config
     except SettingsError as error:
@@ -79,7 +80,7 @@ def _reload(config_file: Path | None, listen: Mapping[str, Any]) -> Config:
 
 
 def _announce(server: Server, application: Application) -> None:
-    """Where it listens, one address a line, then the paths."""
+    """Print the addresses that the server listens on, one per line, then its routes."""
     for line in lines_of(server.addresses):
         click.echo(line)
     for route in application.routes:

@@ -22,14 +22,14 @@ from trioserver.cli.parameters.keys import (
 )
 
 _ALGORITHMS: Final = [name for name in ALGORITHMS if name != "Ed25519"]
-"""All that a token can be signed with here; EdDSA is the other name of Ed25519."""
+"""Algorithms that can sign a token; Ed25519 is listed under its other name, EdDSA."""
 
 _STDIN: Final = "-"
 
 
 @click.group("token")
 def command() -> None:
-    """Make tokens, and look into them.
+    """Make a token, or show what a token contains.
 
     \b
     Examples:
@@ -45,25 +45,34 @@ def command() -> None:
     type=DURATION,
     default="30m",
     show_default=True,
-    help="Seconds, or 90s, 30m, 1h30m, 2d. Negative makes an expired one.",
+    help="Time until the token expires: seconds, or 90s, 30m, 1h30m, 2d. A negative value makes an "
+    "expired token.",
 )
 @click.option(
     "--claim",
     "claims",
     multiple=True,
     metavar="NAME=TEXT",
-    help="A claim more; NAME:=JSON for what is not text. Can be repeated.",
+    help="Add a claim with a text; NAME:=JSON adds another value, such as admin:=true. Can be "
+    "repeated.",
 )
-@click.option("--claims", "claims_json", metavar="JSON", help="Claims more, as a JSON object.")
-@click.option("--issuer", metavar="TEXT", help="The iss claim.")
-@click.option("--audience", multiple=True, metavar="TEXT", help="The aud claim. Can be repeated.")
+@click.option("--claims", "claims_json", metavar="JSON", help="Add the claims of this JSON object.")
+@click.option("--issuer", metavar="TEXT", help="Issuer of the token: its iss claim.")
+@click.option(
+    "--audience",
+    multiple=True,
+    metavar="TEXT",
+    help="Audience of the token: its aud claim. Can be repeated.",
+)
 @key_options
-@click.option("--kid", metavar="TEXT", help="The key's id, for the token's header.")
+@click.option(
+    "--kid", metavar="TEXT", help="Id of the key, for the kid field of the token's header."
+)
 @click.option(
     "--algorithm",
     type=click.Choice(_ALGORITHMS),
     metavar="NAME",
-    help=f"One of {', '.join(_ALGORITHMS)}.  [default: the first that the key can do]",
+    help=f"Signature algorithm: {', '.join(_ALGORITHMS)}.  [default: the first that fits the key]",
 )
 def make(
     subject: str,
@@ -76,10 +85,10 @@ def make(
     algorithm: str | None,
     **key: str | None,
 ) -> None:
-    """Print a signed token for SUBJECT, the user's id, and nothing else.
+    """Print a signed token for the user whose id is SUBJECT.
 
-    The secret comes from --secret-file or the variable TRIOSERVER_SECRET; for a key pair,
-    --key-file has the private key.
+    The secret is read from --secret-file or the variable TRIOSERVER_SECRET. To sign with a key
+    pair, give the private key with --key-file.
 
     \b
     Examples:
@@ -90,11 +99,11 @@ def make(
     """
     material = read_key(**key)
     if not subject:
-        raise click.UsageError("SUBJECT is empty; it is the user's id")
+        raise click.UsageError("SUBJECT is empty; it must be the user's id")
     if material is None:
         raise click.UsageError(
-            "a token is signed: set TRIOSERVER_SECRET (`trioserver secret` makes one), or give "
-            "--secret-file or --key-file"
+            "no key to sign the token with; set TRIOSERVER_SECRET (`trioserver secret` makes a "
+            "secret), or give --secret-file or --key-file"
         )
     try:
         token = make_token(
@@ -115,11 +124,13 @@ def make(
 def _claims(pairs: tuple[str, ...], text: str | None) -> dict[str, Any]:
     claims = {} if text is None else _parse("--claims", text)
     if not isinstance(claims, dict):
-        raise click.UsageError("--claims: write a JSON object, for example '{\"admin\": true}'")
+        raise click.UsageError(
+            f"--claims is {text!r}; it must be a JSON object, for example '{{\"admin\": true}}'"
+        )
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not (equals and name.rstrip(":")):
-            raise click.UsageError(f"--claim {pair}: write NAME=TEXT or NAME:=JSON")
+            raise click.UsageError(f"--claim is {pair!r}; it must be NAME=TEXT or NAME:=JSON")
         is_json = name.endswith(":")
         claims[name.removesuffix(":")] = _parse(f"--claim {pair}", value) if is_json else value
     return claims
@@ -134,15 +145,29 @@ def _parse(option: str, text: str) -> Any:
 
 @command.command("inspect")
 @click.argument("token", required=False, envvar="TRIOSERVER_TOKEN", metavar="[TOKEN]")
-@click.option("--file", metavar="FILE", help="Read the token from a file.")
+@click.option("--file", metavar="FILE", help="File that contains the token, in place of TOKEN.")
 @key_options
-@click.option("--issuer", multiple=True, metavar="TEXT", help="The iss to ask for.")
-@click.option("--audience", multiple=True, metavar="TEXT", help="The aud to ask for.")
+@click.option(
+    "--issuer",
+    multiple=True,
+    metavar="TEXT",
+    help="Require this iss claim, or one of several. Can be repeated.  [default: any]",
+)
+@click.option(
+    "--audience",
+    multiple=True,
+    metavar="TEXT",
+    help="Require this aud claim, or one of several. Can be repeated.  [default: any]",
+)
 @user_id_option
 @click.option(
-    "--leeway", type=DURATION, default="30s", show_default=True, help="How far clocks may differ."
+    "--leeway",
+    type=DURATION,
+    default="30s",
+    show_default=True,
+    help="Maximum clock difference that is tolerated for exp, nbf and iat.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def inspect(
     token: str | None,
     file: str | None,
@@ -153,13 +178,14 @@ def inspect(
     as_json: bool,
     **key: str | None,
 ) -> None:
-    """Show what a token says, and whether a server would refuse it.
+    """Show the claims of a token, and whether a server would refuse it.
 
-    TOKEN is the token, - for stdin, or comes from the variable TRIOSERVER_TOKEN. With a secret
-    or a public key it is verified; without one, nothing it says can be trusted.
+    TOKEN is the token, or - to read it from stdin; by default it is read from the variable
+    TRIOSERVER_TOKEN. With a secret or a public key the token is verified. Without one its claims
+    are shown, but may be forged.
 
-    The exit code is 1 for a token that would be refused, 0 for one that would be accepted and for
-    one that was not verified.
+    The exit code is 1 if a server would refuse the token. It is 0 if a server would accept it, or
+    if it was not verified.
 
     \b
     Examples:
@@ -192,17 +218,19 @@ def inspect(
         print_json(inspection_as_json(inspection))
     else:
         print_inspection(inspection, None if material is None else material.origin)
-    # What is no JWT at all is refused by any key, so also where there is none.
+    # A text that is not a JWT is refused with any key, so also without one.
     if inspection.verified is False or inspection.header is None or inspection.claims is None:
         raise click.exceptions.Exit(Exit.FAILED)
 
 
 def _read_token(token: str | None, file: str | None) -> str:
-    """The token, without what it is often copied along with."""
+    """The token, without a copied "Authorization: Bearer"."""
     if file is not None:
         text = read_text(file)
     elif token is None:
-        raise click.UsageError("give a token: as an argument, with --file, or - for stdin")
+        raise click.UsageError(
+            "no token given; give it as TOKEN, with --file, in TRIOSERVER_TOKEN, or - to read stdin"
+        )
     else:
         text = read_text(token) if token == _STDIN else token.strip()
     return text.removeprefix("Authorization:").strip().removeprefix("Bearer ").strip()
@@ -215,4 +243,4 @@ def _keys_of(material: KeyMaterial) -> list[Key]:
 
 
 def _bad_key(material: KeyMaterial, error: Exception) -> Failure:
-    return Failure(f"{one_line(error)} (The key is from {material.origin}.)", Exit.CONFIGURATION)
+    return Failure(f"{one_line(error)} (the key is from {material.origin})", Exit.CONFIGURATION)

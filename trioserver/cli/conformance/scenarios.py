@@ -1,9 +1,9 @@
-"""What a server of this protocol has to do with those who connect, as scenarios to run."""
+"""Scenarios: connect, send a first message, and compare the response with the protocol."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -16,21 +16,21 @@ from trioserver.client.options import OpenStream
 from trioserver.client.raw import RawConnection, open_raw
 
 ANSWER_TIMEOUT: Final = 15.0
-"""Seconds for a server to answer a first message; its own deadline is 10 s, if it says nothing."""
+"""Seconds to wait for the response to a first message. Servers close after 10 s by default."""
 
 SLACK: Final = 2.0
-"""Seconds that a deadline may be missed by, before it counts as another one."""
+"""Seconds by which a server may miss the deadline that it announced."""
 
 _AUTH_TIMEOUT: Final = 10.0
 
 
 @attrs.frozen(kw_only=True)
 class Scenario:
-    """Connect to ``address``, send ``first`` (None: nothing), and see what comes of it.
+    """Connect to ``address``, send ``first`` (None: nothing), and expect ``expected``.
 
-    ``expected``: ``ready``, or the code of the error that the connection is to end with.
-    ``skipped``: why it cannot be run. ``made_up``: the user is nobody the server knows, and may
-    be welcome where the route has no resource.
+    ``expected``: ``ready``, or the code of the error that the connection must be closed with.
+    ``skipped``: why the scenario cannot be run. ``unknown_user``: the server does not know the
+    token's user, and may accept it if the route has no resource.
     """
 
     name: str
@@ -38,13 +38,16 @@ class Scenario:
     address: WebSocketURL
     first: dict[str, Any] | None = attrs.field(default=None, repr=False)
     skipped: str | None = None
-    made_up: bool = False
+    unknown_user: bool = False
 
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """How a scenario went. ``passed`` is None where it was skipped; ``seconds`` is how long it
-    took. ``seen`` and ``note`` are for people. ``unreachable``: there was no server to see."""
+    """The result of a scenario. ``passed`` is None if it was skipped.
+
+    ``seconds`` is its duration; ``seen`` and ``note`` are shown to the operator. ``unreachable``
+    is set if there is no server at the URL.
+    """
 
     scenario: Scenario
     passed: bool | None
@@ -57,7 +60,7 @@ class Result:
 async def run(
     scenario: Scenario, *, timeout: float, open_stream: OpenStream | None = None
 ) -> Result:
-    """Run one. ``timeout`` seconds are for connecting."""
+    """Run one scenario, with ``timeout`` seconds to connect."""
     if scenario.skipped is not None:
         return Result(scenario=scenario, passed=None, seen="", note=scenario.skipped)
     begun = trio.current_time()
@@ -65,8 +68,21 @@ async def run(
         if isinstance(connection, CloseReason):
             gone = None if connection.by_server else connection
             return Result(scenario=scenario, passed=False, seen=connection.code, unreachable=gone)
-        result = await _judge(scenario, connection)
+        result = await _evaluate(scenario, connection)
     return attrs.evolve(result, seconds=trio.current_time() - begun)
+
+
+async def run_all(scenarios: Sequence[Scenario], **options: Any) -> list[Result]:
+    """Run all scenarios concurrently, so that their waiting times do not add up."""
+    results: dict[int, Result] = {}
+
+    async def one(index: int) -> None:
+        results[index] = await run(scenarios[index], **options)
+
+    async with trio.open_nursery() as nursery:
+        for index in range(len(scenarios)):
+            nursery.start_soon(one, index)
+    return [results[index] for index in range(len(scenarios))]
 
 
 @asynccontextmanager
@@ -83,12 +99,15 @@ async def _connected(
             nursery.cancel_scope.cancel()
 
 
-async def _judge(scenario: Scenario, connection: RawConnection) -> Result:
+async def _evaluate(scenario: Scenario, connection: RawConnection) -> Result:
     begun = trio.current_time()
     hello = await _receive(connection, _AUTH_TIMEOUT)
     if not isinstance(hello, dict) or hello.get("type") != "hello":
         return Result(
-            scenario=scenario, passed=False, seen=_in_words(hello), note="hello comes first"
+            scenario=scenario,
+            passed=False,
+            seen=_in_words(hello),
+            note="the first message must be hello",
         )
     if scenario.first is not None:
         await connection.send(json.dumps(scenario.first))
@@ -98,26 +117,35 @@ async def _judge(scenario: Scenario, connection: RawConnection) -> Result:
         answer = await _receive(connection, deadline + SLACK)
         early = begun + deadline - SLACK - trio.current_time()
         if early > 0 and answer is not None:
-            note = f"{early:.1f} s before its time"
+            note = f"{early:.1f} s before the deadline that hello announced"
             return Result(scenario=scenario, passed=False, seen=_in_words(answer), note=note)
     if scenario.expected == "ready":
-        return _judge_ready(scenario, answer)
-    return await _judge_error(scenario, connection, answer)
+        return _evaluate_ready(scenario, answer)
+    return await _evaluate_error(scenario, connection, answer)
 
 
-def _judge_ready(scenario: Scenario, answer: Any) -> Result:
+def _evaluate_ready(scenario: Scenario, answer: Any) -> Result:
     passed = isinstance(answer, dict) and answer.get("type") == "ready"
     return Result(scenario=scenario, passed=passed, seen=_in_words(answer))
 
 
-async def _judge_error(scenario: Scenario, connection: RawConnection, answer: Any) -> Result:
-    """The error message, with the table's advice; then the close, with the table's code."""
+async def _evaluate_error(scenario: Scenario, connection: RawConnection, answer: Any) -> Result:
+    """Expect the error message with its fields, then the close with its code, as in `ERRORS`."""
     seen, code = _in_words(answer), scenario.expected
-    if code == "access_denied" and isinstance(answer, dict) and _is_own(answer.get("code")):
+    if (
+        code == "access_denied"
+        and isinstance(answer, dict)
+        and _is_applications(answer.get("code"))
+    ):
         code = str(answer["code"])
     if not isinstance(answer, dict) or answer.get("code") != code:
-        if scenario.made_up and isinstance(answer, dict) and answer.get("resource") == {}:
-            return Result(scenario=scenario, passed=None, seen="", note="no resource at this URL")
+        if scenario.unknown_user and isinstance(answer, dict) and answer.get("resource") == {}:
+            return Result(
+                scenario=scenario,
+                passed=None,
+                seen="",
+                note="the route at this URL has no resource",
+            )
         return Result(scenario=scenario, passed=False, seen=seen)
     wrong = [
         f"{name} is {json.dumps(answer.get(name))}, not {json.dumps(value)}"
@@ -126,7 +154,7 @@ async def _judge_error(scenario: Scenario, connection: RawConnection, answer: An
     ]
     closed = await _receive(connection, ANSWER_TIMEOUT)
     if not isinstance(closed, CloseReason):
-        wrong.append("it does not close")
+        wrong.append("the connection is not closed")
     elif (closed.close_code, closed.code) != (close_code_of(code), code):
         wrong.append(f"closed with {closed.close_code} {closed.code}")
     else:
@@ -134,8 +162,8 @@ async def _judge_error(scenario: Scenario, connection: RawConnection, answer: An
     return Result(scenario=scenario, passed=not wrong, seen=seen, note="; ".join(wrong))
 
 
-def _is_own(code: object) -> bool:
-    """Whether an application says in a word of its own that a resource is not the user's."""
+def _is_applications(code: object) -> bool:
+    """Whether an application has an error code of its own for a resource of another user."""
     return isinstance(code, str) and code not in ERRORS
 
 
@@ -144,7 +172,7 @@ def _retry(code: str) -> str:
 
 
 async def _receive(connection: RawConnection, seconds: float) -> Any:
-    """A message as an object, how the connection ended, or None where nothing came."""
+    """The next message as an object, why the connection ended, or None after ``seconds``."""
     with trio.move_on_after(seconds):
         message = await connection.receive()
         if isinstance(message, CloseReason):
@@ -158,7 +186,7 @@ async def _receive(connection: RawConnection, seconds: float) -> Any:
 
 
 def _milliseconds(value: object) -> float:
-    """As seconds; what is no number is the protocol's default."""
+    """Convert to seconds; the protocol's default if it is not a valid number."""
     is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 600_000
     return float(value) / 1000 if is_number else _AUTH_TIMEOUT  # type: ignore[arg-type]
 
@@ -170,4 +198,4 @@ def _in_words(answer: Any) -> str:
         return f"closed with {answer.close_code or 'no code'} {answer.code}"
     if isinstance(answer, dict):
         return str(answer.get("code") or answer.get("type"))
-    return "what is no message"
+    return "not a JSON object"

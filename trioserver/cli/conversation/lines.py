@@ -1,4 +1,4 @@
-"""Lines that are typed, or come out of a pipe, without a thread that cannot be cancelled."""
+"""Reads lines of a terminal or a pipe without a thread, so that reading can be cancelled."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ _MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 
 
 async def read_lines(file: IO[str]) -> AsyncGenerator[str, None]:
-    """The lines of a text file, a pipe or a terminal, without their ends.
+    """Yield the lines of a text file, a pipe or a terminal, without line ends.
 
-    Cancelling this loses what was typed of a line. A line over 16 MiB is cut in two.
+    Cancelling this loses an incomplete line. A line above 16 MiB is split.
     """
     try:
         descriptor = file.fileno()
-    except (io.UnsupportedOperation, ValueError):  # not of the system's: it does not block
+    except (
+        io.UnsupportedOperation,
+        ValueError,
+    ):  # not a file of the operating system, so it does not block
         for line in file:
             await trio.lowlevel.checkpoint()
             yield line.rstrip("\r\n")
@@ -39,6 +42,6 @@ async def read_lines(file: IO[str]) -> AsyncGenerator[str, None]:
 async def _read(descriptor: int) -> bytes:
     try:
         await trio.lowlevel.wait_readable(descriptor)
-    except OSError:  # a file on disk, which is always readable
+    except OSError:  # a regular file, which is always readable
         await trio.lowlevel.checkpoint()
     return os.read(descriptor, _READ_BYTES)

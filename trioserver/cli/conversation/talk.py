@@ -1,4 +1,4 @@
-"""A conversation by hand: lines to messages, messages to whoever shows them."""
+"""A conversation: lines become messages to the server, its messages go to a `Screen`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trioserver.client.raw import RawConnection
 SEND_TIMEOUT: Final = 30.0
 
 _READY_TIMEOUT: Final = 30.0
-"""Seconds that lines wait for `ready`; a server has given up long before."""
+"""Seconds that lines wait for `ready`. Servers close an unauthenticated client sooner."""
 
 _LINE: Final = re.compile(r"([a-z0-9_.:-]{1,64})(?:\s+(.*))?", re.DOTALL)
 _ANSWERS: Final = ("ack", "end", "error", "pong", "ready", "auth_refreshed")
@@ -29,18 +29,18 @@ _UNANSWERED: Final = ("cancel", "pong")
 
 
 class Screen(Protocol):
-    """Where a conversation is shown."""
+    """Shows a conversation."""
 
     def received(self, text: str, message: dict[str, Any] | None) -> None:
-        """A message; None where it is not an object."""
+        """Show a received text. ``message`` is None if it is not a JSON object."""
 
     def note(self, text: str) -> None:
-        """Something to say about it."""
+        """Show a remark about what was sent."""
 
 
 @attrs.frozen
 class Line:
-    """What a line says: ``text`` to send, and the ``id`` that the answer will have, if any."""
+    """The ``text`` to send for a line, and the ``id`` of the expected response, if any."""
 
     text: str = attrs.field(repr=False)
     id: str | int | None = None
@@ -48,10 +48,11 @@ class Line:
 
 
 def parse_line(line: str, next_id: int) -> Line:
-    """``type {json}``, or a JSON object, gets an id where it has none, so that it is answered.
+    """Parse a line into a message: ``type {json}``, or a JSON object.
 
-    For the protocol's own types the JSON are the fields, for others it is the `data`. Whatever
-    else it is, is sent as it stands: this is for trying out what is wrong, too.
+    A message without an id gets ``next_id``, so that it is answered. For the protocol's own types
+    the JSON contains the message's fields, for others its ``data``. Any other line is sent
+    unchanged, so that invalid messages can be tried out.
     """
     message = _object(line)
     match = _LINE.fullmatch(line.strip())
@@ -93,9 +94,9 @@ def _id(value: object) -> str | int | None:
 
 
 class Talk:
-    """One conversation. ``first`` is sent first, and its answer awaited before any line is.
+    """One conversation. ``first`` is sent first; lines are sent once it is answered.
 
-    ``wait``: seconds for what was asked to be answered, after the last line.
+    ``wait``: seconds to wait for responses after the last line.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Talk:
         self._reason: CloseReason | None = None
 
     async def run(self, lines: AsyncGenerator[str, None]) -> CloseReason:
-        """Talk until one side has had enough; how it ended."""
+        """Send ``lines`` until they end or the connection does; return how it ended."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, nursery.cancel_scope)
             if self._first is not None:
@@ -129,32 +130,36 @@ class Talk:
             async with aclosing(lines):
                 async for line in lines:
                     if line.strip():
-                        await self._say(line)
-            await self._until_answered()
+                        await self._send_line(line)
+            await self._wait_for_responses()
             nursery.cancel_scope.cancel()
         if self._reason is not None:
             return self._reason
         return (
-            CloseReason.local(f"No answer to {len(self._asked)} of the messages.")
+            CloseReason.local(f"No response to {len(self._asked)} of the messages.")
             if self._asked
             else CLOSED
         )
 
-    async def _say(self, text: str) -> None:
+    async def _send_line(self, text: str) -> None:
         line = parse_line(text, next(self._ids))
         if not line.is_message:
-            self._screen.note("sent as it stands; write `type {json}` or a JSON object")
+            self._screen.note(
+                "sent unchanged, because it is neither `type {json}` nor a JSON object"
+            )
         if line.id is not None:
             self._asked.add(line.id)
         await self._send(line.text)
         if not line.is_message and self._ready:
-            await self._say("ping")  # what is wrong has no id: its answer comes before the pong
+            await self._send_line(
+                "ping"
+            )  # a line without an id: its response comes before the pong
 
     async def _send(self, text: str) -> None:
         with trio.move_on_after(SEND_TIMEOUT):
             await self._connection.send(text)
 
-    async def _until_answered(self) -> None:
+    async def _wait_for_responses(self) -> None:
         with trio.move_on_after(self._wait):
             while self._asked or self._failure is not None:  # after which it is closed
                 await self._changed.wait()
@@ -173,9 +178,9 @@ class Talk:
             message = _object(text)
             self._screen.received(text, message)
             if message is not None:
-                await self._take(message)
+                await self._handle(message)
 
-    async def _take(self, message: dict[str, Any]) -> None:
+    async def _handle(self, message: dict[str, Any]) -> None:
         match message.get("type"):
             case "ready":
                 self._ready = True

@@ -1,4 +1,4 @@
-"""Tables on stdout. What a peer chose is only shown, never obeyed."""
+"""Prints tables on stdout. Control sequences in texts of clients are escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trioserver.logs.printable import printable
 
 
 def print_table(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Rows under headings; None is an empty cell."""
+    """Print ``rows`` below the headings ``names``; None is an empty cell."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(name, overflow="fold")
@@ -23,7 +23,7 @@ def print_table(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
 
 
 def print_fields(values: Mapping[str, Any]) -> None:
-    """A name and its value on each line."""
+    """Print one name and value per line."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

@@ -1,4 +1,4 @@
-"""What all commands share: the consoles, the exit codes, and how a failure is told."""
+"""What all commands print with: consoles, exit codes, errors."""
 
 from __future__ import annotations
 
@@ -14,62 +14,62 @@ from trioserver.logs.printable import printable
 
 
 class Exit(IntEnum):
-    """What a program that runs a command can tell from its exit code; 0 is done."""
+    """Exit codes of the commands; 0 is success. `check` and `connect` have further ones."""
 
     FAILED = 1
-    """What was asked for did not work out: a token is refused, a check fails."""
+    """The operation failed: a token is refused, for example."""
     USAGE = 2
-    """The command line is wrong; click's own number."""
+    """The command line is wrong; the code that click uses."""
     CONFIGURATION = 3
-    """An option of the server, or a secret, has a value that does not do."""
+    """An option of the server, or a secret, has a value that cannot be used."""
     APPLICATION = 4
-    """The application cannot be imported, or is none."""
+    """The application cannot be imported, or is not a `trioserver.Application`."""
     CANNOT_LISTEN = 5
-    """The address cannot be had, or the certificate cannot be used."""
+    """The server cannot listen on the address, or cannot use the certificate."""
     UNREACHABLE = 6
-    """The server that was to be asked does not answer."""
+    """The server cannot be reached."""
     DENIED = 7
-    """The token that was shown is refused, or lacks the role."""
+    """The token is refused, or does not have the role."""
     INTERRUPTED = 130
-    """Ctrl-C; the shells' number for it: 128 and SIGINT."""
+    """Ctrl-C; the code of shells: 128 + SIGINT."""
 
 
 class Failure(click.ClickException):
-    """Ends the command: one or two sentences on stderr that say what to do, and an exit code."""
+    """Ends the command with ``message`` on stderr, which says what to do, and an exit code."""
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(message)
         self.exit_code = code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it, as click wants it."""
+        """Print the message; click calls this."""
         print_error(self.message)
 
 
 def stdout_console() -> Console:
-    """Where results go. Made at each use: tests and pipes change what stdout is."""
+    """A console on stdout, for results. Made at each use, because tests replace stdout."""
     return Console(file=sys.stdout, highlight=False)
 
 
 def stderr_console() -> Console:
-    """Where everything goes that is not the result."""
+    """A console on stderr, for everything that is not a result."""
     return Console(file=sys.stderr, highlight=False)
 
 
 def print_error(message: str) -> None:
-    """One line on stderr, however long: what looks for it need not put it together again."""
+    """Print one line on stderr. It is never wrapped, so that programs can search for it."""
     console = stderr_console()
     console.print("trioserver:", style="bold red", end=" ")
     console.print(printable(message), markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on stdout. What JSON cannot express is its text."""
+    """Print one line of JSON on stdout. A value that JSON does not have is printed as text."""
     sys.stdout.write(json.dumps(value, default=str) + "\n")
     sys.stdout.flush()
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an exception says, or its type where it says nothing."""
+    """The first line of an exception's message, or its type if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""What `trioserver token inspect` says about a token."""
+"""Shows the result of `trioserver token inspect`, as text or JSON."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _ADVICE: Final = {
     "refresh_token": "get a new token",
     "backoff": "it may be accepted later",
 }
-"""What a client is told to do, by the ``retry`` of the protocol."""
+"""What a client is to do, by the ``retry`` of an error."""
 
 
 def inspection_as_json(inspection: Inspection) -> dict[str, Any]:
-    """For machines. ``verified`` is null where there was nothing to verify with."""
+    """The result as data for JSON. ``verified`` is None if no key was given."""
     refusal = inspection.refusal
     return {
         "verified": inspection.verified,
@@ -44,7 +44,7 @@ def _instant(seconds: float | None) -> str | None:
 
 
 def print_inspection(inspection: Inspection, origin: str | None) -> None:
-    """For people. ``origin`` says where the key is from; None is no key."""
+    """Print the result as text. ``origin`` names where the key is from; None if there is none."""
     console = stdout_console()
     lines = [_part("Header", inspection.header), _part("Claims", inspection.claims)]
     if inspection.claims is not None:
@@ -55,13 +55,13 @@ def print_inspection(inspection: Inspection, origin: str | None) -> None:
 
 
 def _part(name: str, part: Mapping[str, Any] | None) -> str:
-    # ASCII only: what a token says must not command the terminal.
+    # ASCII only, so that a token cannot send control sequences to the terminal.
     return f"{name}   " + ("cannot be read" if part is None else json.dumps(part, indent=2))
 
 
 def _issued(inspection: Inspection) -> str:
     if inspection.issued_at is None:
-        return "the token does not say when"
+        return "unknown: the token has no iat claim that is a time"
     if inspection.expires_at is None or inspection.expires_in is None:
         return instant(inspection.issued_at)
     ago = inspection.expires_at - inspection.expires_in - inspection.issued_at
@@ -89,7 +89,7 @@ def _verdict(inspection: Inspection, origin: str | None) -> Text:
         return Text("REFUSED by any server: this is not a JWT.", "bold red")
     expired = inspection.expires_in is not None and inspection.expires_in <= 0
     return Text(
-        "NOT VERIFIED: no secret or key was given, so all of this may be forged."
+        "NOT VERIFIED: no secret or key was given, so the token may be forged."
         + (" It would be refused in any case: it has expired." if expired else ""),
         "bold yellow",
     )

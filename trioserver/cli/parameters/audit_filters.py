@@ -1,15 +1,14 @@
-"""Rows of the audit as a table, and the options that choose among them."""
+"""The options that filter rows of the audit."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import click
 
-from trioserver.cli.output.tables import print_table
 from trioserver.cli.parameters.durations import Parsed, parse_duration
 from trioserver.telemetry.audit import KINDS, MAX_ID, MAX_LIMIT, OUTCOMES
 
@@ -17,7 +16,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def parse_moment(text: str) -> float:
-    """Seconds since the Unix epoch, from RFC 3339, or from a duration before now: "1h".
+    """Parse an RFC 3339 time, or a duration before now such as "1h", into Unix seconds.
 
     Raises `ValueError`.
     """
@@ -29,69 +28,60 @@ def parse_moment(text: str) -> float:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is neither a duration (1h) nor 2026-01-31T12:00:00Z") from None
+        raise ValueError(
+            f"{text!r} is not a time: write a duration before now, such as 1h, or an RFC 3339 "
+            "time, such as 2026-01-31T12:00:00Z"
+        ) from None
 
 
 MOMENT: Final = Parsed("moment", parse_moment)
 
 
 def filter_options(function: _Function) -> _Function:
-    """The filters of the audit, with the names of `AuditQuery`."""
+    """Add the filters of the audit, with the names of the fields of `AuditQuery`."""
     options = (
-        click.option("--since", type=MOMENT, metavar="TIME", help="From then on: 1h, or RFC 3339."),
-        click.option("--until", type=MOMENT, metavar="TIME", help="Before then: 1h, or RFC 3339."),
-        click.option("--user", metavar="ID", help="Of this user."),
-        click.option("--address", metavar="ADDRESS", help="From this address, without a port."),
-        click.option("--route", metavar="PATH", help="Of this route, as it was registered."),
-        click.option("--kind", type=click.Choice(KINDS), help="What it is about."),
-        click.option("--method", metavar="WORD", help="Tried so: websocket, password, bearer."),
-        click.option("--outcome", type=click.Choice(OUTCOMES), help="How it ended."),
-        click.option("--code", metavar="CODE", help="Refused with this code."),
         click.option(
-            "--before", type=click.IntRange(1, MAX_ID), metavar="ID", help="Older than this."
+            "--since",
+            type=MOMENT,
+            metavar="TIME",
+            help="Only rows from this time on: 1h for one hour ago, or 2026-01-31T12:00:00Z.",
+        ),
+        click.option(
+            "--until",
+            type=MOMENT,
+            metavar="TIME",
+            help="Only rows before this time: 1h for one hour ago, or 2026-01-31T12:00:00Z.",
+        ),
+        click.option("--user", metavar="ID", help="Only rows of this user."),
+        click.option(
+            "--address", metavar="ADDRESS", help="Only rows of this IP address, without a port."
+        ),
+        click.option("--route", metavar="PATH", help="Only rows of this route, as registered."),
+        click.option("--kind", type=click.Choice(KINDS), help="Only rows of this kind."),
+        click.option(
+            "--method",
+            metavar="WORD",
+            help="Only authentications by this method: websocket, password, bearer.",
+        ),
+        click.option("--outcome", type=click.Choice(OUTCOMES), help="Only rows with this outcome."),
+        click.option(
+            "--code", metavar="CODE", help="Only refusals with this error code: token_expired."
+        ),
+        click.option(
+            "--before",
+            type=click.IntRange(1, MAX_ID),
+            metavar="ID",
+            help="Only rows older than the row with this id: print the next page.",
         ),
         click.option(
             "--limit",
             type=click.IntRange(1, MAX_LIMIT),
             default=100,
             show_default=True,
-            help="No more rows than these.",
+            metavar="N",
+            help="Maximum number of rows to print.",
         ),
     )
     for option in reversed(options):
         function = option(function)
     return function
-
-
-def print_entries(entries: Iterable[Mapping[str, Any]]) -> None:
-    """A table, newest first. ``entries`` are as `trioserver.telemetry.audit.as_json` makes them."""
-    names = ("Id", "Time", "What", "Outcome", "User", "Address", "Route", "Token", "ms")
-    print_table(names, map(_row, entries))
-
-
-def _row(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    what = entry["kind"]
-    if entry["act"]:
-        what = f"{entry['act']} {_target(entry['target'])}".strip()
-    elif entry.get("method") not in (None, "websocket"):
-        what = f"{what}: {entry['method']} {_target(entry['target'])}".strip()
-    outcome = entry["outcome"] if entry["code"] is None else f"{entry['outcome']}: {entry['code']}"
-    if entry["affected"]:
-        outcome += f" ({entry['affected']})"
-    return (
-        entry["id"],
-        entry["at"],
-        what,
-        outcome,
-        entry["user"],
-        entry["address"],
-        entry["route"],
-        entry["token"],
-        entry["duration_ms"],
-    )
-
-
-def _target(target: Any) -> str:
-    if isinstance(target, Mapping):
-        return " ".join(f"{name}={value}" for name, value in target.items())
-    return str(target or "")

@@ -1,4 +1,4 @@
-"""Durations as people write and read them."""
+"""Durations and instants as operators write and read them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(d|h|min|m|s)")
 _WHOLE: Final = re.compile(rf"-?(?:\d+(?:\.\d+)?|(?:{_PART.pattern})+)")
 
 _LONGEST: Final = 100 * 365 * 86400.0
-"""A century. What is longer is a slip, and soon no date at all."""
+"""A century, in seconds. A longer duration is a typing error, and exceeds what a date can hold."""
 
 
 def parse_duration(text: str) -> float:
-    """Seconds, from "90", "30m", "1h30m" or "2d"; "-5m" is the past. Raises `ValueError`."""
+    """Parse "90", "30m", "1h30m", "2d" or "-5m" into seconds. Raises `ValueError`."""
     text = text.strip()
     if not _WHOLE.fullmatch(text):
-        raise ValueError(f"{text!r} is no duration: write seconds, or 90s, 30m, 1h30m, 2d")
+        raise ValueError(
+            f"{text!r} is not a duration; write 90s, 30m, 1h30m, 2d, or a number of seconds"
+        )
     sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
     parts = _PART.findall(digits)
     seconds = sum(float(n) * _UNITS[unit] for n, unit in parts) if parts else float(digits)
     if seconds > _LONGEST:
-        raise ValueError(f"{text!r} is longer than a century")
+        raise ValueError(f"{text!r} is too long; the maximum is 100 years")
     return sign * seconds
 
 
 class Parsed(click.ParamType[float]):
-    """An option's type, for a function that raises `ValueError` with what to write instead."""
+    """The type of an option that ``parse`` converts.
+
+    ``parse`` raises `ValueError` with the value and what to write instead.
+    """
 
     def __init__(self, name: str, parse: Callable[[str], float]) -> None:
         self.name = name
@@ -40,7 +45,7 @@ class Parsed(click.ParamType[float]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """As click wants it: what is a number already passes."""
+        """Convert an option's text; a default that is a number already is kept."""
         if isinstance(value, int | float):
             return float(value)
         try:
@@ -53,7 +58,7 @@ DURATION: Final = Parsed("duration", parse_duration)
 
 
 def in_words(seconds: float) -> str:
-    """A length of time, sign aside, in its one or two largest units: "3 min", "1 h 30 min"."""
+    """A duration without its sign, in its one or two largest units: "3 min", "1 h 30 min"."""
     left = abs(seconds)
     if left < 1:
         return "less than a second"

@@ -1,4 +1,4 @@
-"""The options that say which key a token is signed or verified with."""
+"""The options for the key that signs or verifies a token."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _VARIABLE: Final = "TRIOSERVER_SECRET"
 _MAX_BYTES: Final = 64 * 1024
-"""No key and no token is larger; a wrong file may be."""
+"""Maximum size of a file with a key or a token, so that a wrong file is not read whole."""
 
 
 @attrs.frozen(kw_only=True)
 class KeyMaterial:
-    """A secret, or a key in PEM where ``pem``; ``origin`` says in words where it is from.
+    """A secret, or a key in PEM if ``pem``; ``origin`` names the option or file it comes from.
 
-    ``others`` are the secrets behind the first of a file, good for verifying only.
+    ``others`` are the further secrets of a file, which are used for verification only.
     """
 
     text: str = attrs.field(repr=False)
@@ -39,27 +39,30 @@ user_id_option: Final = click.option(
     default="sub",
     show_default=True,
     metavar="NAME",
-    help="The claim with the user's id, as the server is configured.",
+    help="Token claim that contains the user's id; must be the same as on the server.",
 )
 
 
 def key_options(function: _Function) -> _Function:
-    """``--secret-file``, ``--secret`` and ``--key-file``, for `read_key`."""
+    """Add ``--secret-file``, ``--secret`` and ``--key-file``, for `read_key`."""
     for option in (
         click.option(
             "--key-file",
             metavar="FILE",
-            help="A key in PEM: private to sign; public, a certificate or a JWK set to verify.",
+            help="File with a key in PEM: a private key to sign, or a public key, certificate or "
+            "JWK set to verify.",
         ),
         click.option(
             "--secret",
             metavar="TEXT",
-            help="The secret itself; others on this machine can see it in the list of processes.",
+            help="The secret itself. Other users of this machine can see it in the process list: "
+            "use --secret-file instead.",
         ),
         click.option(
             "--secret-file",
             metavar="FILE",
-            help=f"A file with the secret, - for stdin. Without: the variable {_VARIABLE}.",
+            help="File that contains the secret; - reads it from stdin.  [default: the variable "
+            f"{_VARIABLE}]",
         ),
     ):
         function = option(function)
@@ -69,12 +72,14 @@ def key_options(function: _Function) -> _Function:
 def read_key(
     *, secret_file: str | None, secret: str | None, key_file: str | None
 ) -> KeyMaterial | None:
-    """The key that was named, or the environment's secret, or None. Raises `Failure`.
+    """The key that an option names, else the secret in the environment, else None.
 
-    More than one on the command line is a `UsageError`; the environment's gives way to any.
+    Raises `Failure` if it cannot be read, and `click.UsageError` if more than one option is given.
     """
     if sum(option is not None for option in (secret_file, secret, key_file)) > 1:
-        raise click.UsageError("give one of --secret-file, --secret and --key-file")
+        raise click.UsageError(
+            "--secret-file, --secret and --key-file cannot be combined; give one of them"
+        )
     if secret_file is not None:
         first, *others = _secrets_of(secret_file)
         return KeyMaterial(text=first, others=tuple(others), pem=False, origin=secret_file)
@@ -95,7 +100,7 @@ def _secrets_of(file: str) -> list[str]:
 
 
 def read_text(file: str) -> str:
-    """A small file, or stdin for "-", without white space around it. Raises `Failure`."""
+    """Read a small file, or stdin for "-", and strip white space around it. Raises `Failure`."""
     try:
         if file == "-":
             data = sys.stdin.buffer.read(_MAX_BYTES + 1)
@@ -103,9 +108,12 @@ def read_text(file: str) -> str:
             with Path(file).open("rb") as opened:
                 data = opened.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:
-            raise Failure(f"{file} is too large for a key or a token", Exit.CONFIGURATION)
+            raise Failure(
+                f"{file} is larger than {_MAX_BYTES // 1024} KiB, so it is not a key or a token",
+                Exit.CONFIGURATION,
+            )
         return data.decode("utf-8-sig").strip()
     except OSError as error:
         raise Failure(f"cannot read {file}: {error.strerror}", Exit.CONFIGURATION) from None
     except UnicodeDecodeError:
-        raise Failure(f"{file} is no text in UTF-8", Exit.CONFIGURATION) from None
+        raise Failure(f"{file} is not text in UTF-8", Exit.CONFIGURATION) from None

@@ -1,4 +1,4 @@
-"""Command-line options that several commands have: the server's, and those for logging."""
+"""The options of the server that commands have: file, listener, logging."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ config_option: Final = click.option(
     type=click.Path(path_type=Path),
     envvar="TRIOSERVER_CONFIG",
     show_envvar=True,
-    help="TOML file with a table [trioserver].",
+    help="TOML file with the server's options, in a table [trioserver].",
 )
 
 
 def listen_options(function: _Function) -> _Function:
-    """``--host``, ``--port``, ``--certificate`` and all else that a listener has, None by default.
+    """Add the options of a listener: ``--host``, ``--port``, ``--certificate`` and so on.
 
-    They arrive as keyword arguments of these names, fit for `load_settings`.
+    The keyword arguments have the names that `load_settings` expects; None if not given.
     """
     for option in reversed(LISTEN_OPTIONS):
         shown = option.default is not None and option.kind is not bool
@@ -46,20 +46,20 @@ def listen_options(function: _Function) -> _Function:
 
 
 def logging_options(function: _Function) -> _Function:
-    """``--log-format`` and ``--log-level``; as ``log_format``, ``log_level``, None by default.
+    """Add ``--log-format`` and ``--log-level``, which override the configuration.
 
-    They go before what the configuration says.
+    The keyword arguments are ``log_format`` and ``log_level``; None if not given.
     """
     level = click.option(
         "--log-level",
         type=click.Choice(LOG_LEVELS),
         default=None,
-        help="What the server and the application log.  [default: info]",
+        help="Lowest level that the server and the application log.  [default: info]",
     )
     format = click.option(
         "--log-format",
         type=click.Choice(LOG_FORMATS),
         default=None,
-        help="auto is text on a terminal, and JSON lines elsewhere.  [default: auto]",
+        help="Format of log lines; auto is text on a terminal and JSON otherwise.  [default: auto]",
     )
     return format(level(function))

@@ -1,4 +1,4 @@
-"""The options that say with which token to connect. None of them is ever printed."""
+"""The options for the token to connect with, which is never printed, and for the URL."""
 
 from __future__ import annotations
 
@@ -17,27 +17,33 @@ _VARIABLE: Final = "TRIOSERVER_TOKEN"
 
 
 def token_options(function: _Function) -> _Function:
-    """``--token`` and ``--token-file``, for `read_token`."""
-    file = click.option("--token-file", metavar="FILE", help="A file with the token, - for stdin.")
+    """Add ``--token`` and ``--token-file``, for `read_token`."""
+    file = click.option(
+        "--token-file", metavar="FILE", help="File that contains the token; - reads it from stdin."
+    )
     token = click.option(
         "--token",
         metavar="TEXT",
-        help=f"The token; better, for the shell's history, in a file or the variable {_VARIABLE}.",
+        help="The token to connect with. It stays in the shell's history: use --token-file or the "
+        f"variable {_VARIABLE} instead.",
     )
     return token(file(function))
 
 
 def read_token(token: str | None, token_file: str | None) -> str | None:
-    """The token that was named, or the environment's, or None."""
+    """The token that an option names, else the one in the environment, else None.
+
+    Raises `Failure` if it cannot be read, and `click.UsageError` if both options are given.
+    """
     if token is not None and token_file is not None:
-        raise click.UsageError("give one of --token and --token-file")
+        raise click.UsageError("--token and --token-file cannot be combined; give one of them")
     if token_file is not None:
         return read_text(token_file)
     return token if token is not None else os.environ.get(_VARIABLE)
 
 
 def parse_url(option: str, url: str) -> WebSocketURL:
-    """Raises `click.UsageError`."""
+    """Parse a ws:// or wss:// URL. Raises `click.UsageError` that names ``option``."""
     try:
         return WebSocketURL.parse(url)
     except ValueError as error:

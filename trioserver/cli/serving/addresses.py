@@ -1,4 +1,4 @@
-"""Where a server can be reached, as it is told at the start."""
+"""The URLs of a server, printed when it starts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FAR_AWAY: Final = {
     "0.0.0.0": (socket.AF_INET, "192.0.2.1"),
     "::": (socket.AF_INET6, "2001:db8::1"),
 }
-"""Addresses of nobody, for documentation (RFC 5737, RFC 3849)."""
+"""Addresses for documentation (RFC 5737, RFC 3849), which no machine has."""
 
 
 def lines_of(addresses: Iterable[ListenAddress]) -> list[str]:
-    """A line for each URL: of all addresses of this machine, the one for itself and for others."""
+    """A line for each URL. A listener on all addresses has two: for this machine and for others."""
     lines = []
     for address in addresses:
         if not address.is_everywhere:
@@ -35,8 +35,10 @@ def lines_of(addresses: Iterable[ListenAddress]) -> list[str]:
 
 
 def outward_address(address: ListenAddress) -> ListenAddress | None:
-    """Where others reach a listener that is on all addresses of this machine: the address that it
-    has in the network by which it reaches others. None where there is no network."""
+    """The address at which other machines reach a listener on all addresses of this machine.
+
+    It is the address of the network interface with the default route; None if there is none.
+    """
     family, far = _FAR_AWAY[address.host]
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((far, 9))  # nothing is sent: the kernel only chooses a route
@@ -47,17 +49,17 @@ def outward_address(address: ListenAddress) -> ListenAddress | None:
 
 
 def is_public(addresses: Iterable[ListenAddress]) -> bool:
-    """Whether others than this machine reach one of them."""
+    """Whether other machines can reach one of the addresses."""
     return any(each.port is not None and not is_loopback(each.host) for each in addresses)
 
 
 def what_is_private(config: HttpConfig) -> str | None:
-    """A sentence on what answers this machine only; None where that is nothing."""
+    """A sentence that names the routes served to this machine only; None if there are none."""
     options = {"/metrics": config.metrics, "/api/v1/admin": config.admin}
     paths = [path for path, option in options.items() if option is None]
     if not paths or config.builtin_listen is not None:
         return None
     return (
-        f"{' and '.join(paths)}: for this machine only; http.metrics, http.admin or "
-        "http.builtin_listen open them"
+        f"{' and '.join(paths)}: for this machine only; to serve them to others, set http.metrics, "
+        "http.admin or http.builtin_listen"
     )

@@ -1,4 +1,4 @@
-"""Imports the application that MODULE:APP names, and says in a sentence what is wrong with it."""
+"""Loads the application that MODULE:APP names; an error says in one sentence what is wrong."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from trioserver.cli.output.terminal import Exit, Failure, one_line
 _log = structlog.get_logger("trioserver")
 
 
-class CannotLoad(Failure):
-    """The application cannot be had; the text says why, and what to do."""
+class ApplicationLoadError(Failure):
+    """The application cannot be loaded; the message says why, and what to do."""
 
     def __init__(self, message: str, code: Exit = Exit.APPLICATION) -> None:
         super().__init__(message, code)
@@ -31,8 +31,8 @@ class CannotLoad(Failure):
 def load_application(target: str) -> Application:
     """The application that "module:attribute" names, or that the function named there returns.
 
-    Modules are looked for in the current directory first. Raises `CannotLoad`, and `UsageError`
-    where ``target`` is not of that form. Log level debug has the traceback.
+    Modules are imported from the current directory first. Raises `ApplicationLoadError`, and
+    `click.UsageError` if ``target`` has another form. The traceback is logged at level debug.
     """
     module_name, attribute = _split(target)
     folder = str(Path.cwd())
@@ -47,7 +47,7 @@ def load_application(target: str) -> Application:
             raise _failed(f"calling {target}()", error) from None
         target += "()"
     if not isinstance(found, Application):
-        raise CannotLoad(
+        raise ApplicationLoadError(
             f"{target} is of type {type(found).__name__}; it must be a trioserver.Application, or "
             "a function without arguments that returns one"
         )
@@ -58,11 +58,19 @@ def _split(target: str) -> tuple[str, str]:
     module, colon, attribute = target.partition(":")
     if module.endswith(".py") or "/" in module:
         module = module.removesuffix(".py").strip("./").replace("/", ".")
-        raise click.UsageError(f"write the module, not its file: {module}:{attribute or 'app'}")
+        raise click.UsageError(
+            f"MODULE:APP is {target!r}; write the module's name in place of its file: "
+            f"{module}:{attribute or 'app'}"
+        )
     if not (colon and attribute):
-        raise click.UsageError(f"write MODULE:APP, for example {module or 'chat'}:app")
+        raise click.UsageError(
+            f"MODULE:APP is {target!r}; write the module and the application: "
+            f"{module or 'chat'}:app"
+        )
     if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
-        raise click.UsageError(f"{target!r} is not MODULE:APP, for example chat:app")
+        raise click.UsageError(
+            f"MODULE:APP is {target!r}; it must consist of Python names: chat:app"
+        )
     return module, attribute
 
 
@@ -72,8 +80,10 @@ def _import(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             near = get_close_matches(name, _modules_here())
-            hint = f"did you mean {near[0]}?" if near else "start in the folder that has it"
-            raise CannotLoad(f"there is no module {error.name!r} in {Path.cwd()}; {hint}") from None
+            hint = f"did you mean {near[0]}?" if near else "run the command in its directory"
+            raise ApplicationLoadError(
+                f"there is no module {error.name!r} in {Path.cwd()}; {hint}"
+            ) from None
         raise _failed(f"importing {name}", error) from None
     except (Exception, SystemExit) as error:
         raise _failed(f"importing {name}", error) from None
@@ -93,24 +103,29 @@ def _get(module: ModuleType, attribute: str) -> Any:
         except AttributeError:
             near = _suggestions(part, vars(module))
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise CannotLoad(f"{module.__name__} has no {attribute!r}{hint}") from None
+            raise ApplicationLoadError(f"{module.__name__} has no {attribute!r}{hint}") from None
     return found
 
 
 def _suggestions(name: str, namespace: dict[str, Any]) -> Iterable[str]:
-    """The module's applications; failing that, names that are much alike."""
+    """The module's applications, or else its most similar names."""
     applications = [key for key, value in namespace.items() if isinstance(value, Application)]
     public = [key for key in namespace if not key.startswith("_")]
     return applications or get_close_matches(name, public, n=2)
 
 
-def _failed(doing: str, error: BaseException) -> CannotLoad:
-    """With the line of the innermost frame that is the user's own."""
+def _failed(doing: str, error: BaseException) -> ApplicationLoadError:
+    """An error with the line of the innermost frame in the current directory."""
     _log.debug("application_load_failed", exc_info=error)
     if isinstance(error, SystemExit):
-        return CannotLoad(f"{doing} ended the program: keep what it runs under `if __name__ ...`")
+        return ApplicationLoadError(
+            f"{doing} ended the program; put the code that runs it below "
+            '`if __name__ == "__main__":`'
+        )
     if isinstance(error, SyntaxError):
-        return CannotLoad(f"{doing} failed at {error.filename}, line {error.lineno}: {error.msg}")
+        return ApplicationLoadError(
+            f"{doing} failed at {error.filename}, line {error.lineno}: {error.msg}"
+        )
     here = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -118,5 +133,5 @@ def _failed(doing: str, error: BaseException) -> CannotLoad:
     ]
     where = f" at {Path(here[-1].filename).name}, line {here[-1].lineno}" if here else ""
     if isinstance(error, WeakSecretError):
-        return CannotLoad(f"{doing} failed{where}. {error}", Exit.CONFIGURATION)
-    return CannotLoad(f"{doing} failed{where}: {type(error).__name__}: {one_line(error)}")
+        return ApplicationLoadError(f"{doing} failed{where}. {error}", Exit.CONFIGURATION)
+    return ApplicationLoadError(f"{doing} failed{where}: {type(error).__name__}: {one_line(error)}")

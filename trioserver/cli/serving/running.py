@@ -1,4 +1,4 @@
-"""Runs a server as a program: signals drain it, and what stops it is told in a sentence."""
+"""Runs a server as a program: signals drain it, and an error is printed as one sentence."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def run_server(
     announce: Callable[[Server], None] = lambda server: None,
     load_config: Callable[[], Config] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT has drained it; a second one ends it at once.
+    """Serve until SIGTERM or SIGINT has drained the server; a second signal ends it at once.
 
-    SIGHUP reloads, with ``load_config`` where there is one. ``announce`` is called once, when
-    connections are accepted. Raises `Failure` where the server cannot start.
+    SIGHUP reloads; ``load_config`` returns the new configuration. ``announce`` is called once, when
+    the server accepts connections. Raises `Failure` if the server cannot start.
     """
     try:
         run(application, config, on_start=announce, load_config=load_config)
@@ -32,13 +32,13 @@ def run_server(
 
 
 def _explained(error: Exception) -> Exception:
-    """A `Failure` for what is the operator's to change; anything else is a bug, and stays."""
+    """A `Failure` for an error that the operator can correct; another one is a bug, and is kept."""
     cause: BaseException = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]
     if isinstance(cause, ListenError):
         return Failure(str(cause), Exit.CANNOT_LISTEN)
-    # An authenticator refuses the addresses; a database's file cannot be where it should be.
+    # For example, an authenticator refuses the addresses, or a database file cannot be created.
     if isinstance(cause, ValueError | DatabaseUnavailableError):
         return Failure(str(cause), Exit.CONFIGURATION)
     return error

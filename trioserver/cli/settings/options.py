@@ -1,4 +1,4 @@
-"""The options of `trioserver.config.Config`, as an operator writes them and reads about them."""
+"""The options of `trioserver.config.Config`: names, types, bounds and help, for operators."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from trioserver.config import Config, ListenConfig
 from trioserver.config.fields import alternatives
 
 SECTION: Final = "trioserver"
-"""The table of the TOML file."""
+"""The table of the TOML file that contains the options."""
 
 PREFIX: Final = "TRIOSERVER_"
-"""Of the environment variables."""
+"""The prefix of the environment variables."""
 
 MASK: Final = "***"
 
 BUILTIN_LISTEN: Final = "http.builtin_listen"
-"""A table of the file: one more listener."""
+"""A table of the file: the listener of the built-in routes."""
 
-LISTENER_PATHS: Final = ("listen", BUILTIN_LISTEN)
-"""What only the file has, as tables with `LISTEN_OPTIONS`."""
+LISTEN: Final = "listen"
+"""A list of tables of the file: the listeners."""
+
+LISTENER_PATHS: Final = (LISTEN, BUILTIN_LISTEN)
+"""What only the file can have, as tables with `LISTEN_OPTIONS`."""
 
 _KINDS: Final = {
     bool: "true or false",
@@ -42,9 +45,9 @@ _KINDS: Final = {
 class Option:
     """One option. ``path`` is "port" or "heartbeat.interval"; ``unit`` may be empty.
 
-    ``low`` and ``high`` are None where the value is no number, ``choices`` is empty where it is not
-    one of a few words; ``choice`` says what is allowed where it is neither. ``secret``: the value
-    is shown to nobody. ``info`` is typed-settings' view of it.
+    ``low`` and ``high`` are None if the value is not a number. ``choices`` is empty if any text is
+    allowed. ``choice`` describes what is allowed if neither says so. ``secret``: the value is never
+    shown. ``info`` is the description that typed-settings has of the option.
     """
 
     path: str
@@ -60,7 +63,7 @@ class Option:
 
     @property
     def key(self) -> str:
-        """As in the TOML file, with its table."""
+        """The key in the TOML file, with its table."""
         return f"{SECTION}.{self.path}"
 
     @property
@@ -70,17 +73,17 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The command-line option, for those that have one."""
+        """The command-line option, if the option is one of a listener or of logging."""
         return "--" + self.path.replace("_", "-").replace(".", "-")
 
     @property
     def kind(self) -> type:
-        """bool, int, float, str, Path, or tuple, of texts; `optional` says if None is allowed."""
+        """The type: bool, int, float, str, Path, or tuple of texts. See `optional` for None."""
         if get_origin(self.info.cls) is tuple:
             return tuple
         kinds: set[type] = set(get_args(self.info.cls) or (self.info.cls,))
         (kind,) = kinds - {NoneType}
-        assert kind in _KINDS, f"{self.path} is of no kind that can be written"
+        assert kind in _KINDS, f"{self.path} has a type that a file cannot contain"
         return kind
 
     @property
@@ -90,7 +93,7 @@ class Option:
 
     @property
     def bounds(self) -> str:
-        """What is allowed: "from 0.1 to 300 s", "a or b"; empty where any text is."""
+        """The allowed values: "from 0.1 to 300 s", "a or b"; empty if any text is allowed."""
         if self.choices:
             return alternatives(self.choices)
         if self.kind is bool:
@@ -101,13 +104,13 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """`bounds` with the kind of value: "a number from 0.1 to 300 s"."""
+        """The type and `bounds`: "a number from 0.1 to 300 s"."""
         if self.choices or self.kind is bool or (self.low is None and self.bounds):
             return self.bounds
         return f"{_KINDS[self.kind]} {self.bounds}".rstrip()
 
     def shown(self, value: Any, *, unit: bool = True) -> str:
-        """A value as text, with its unit; a secret's is masked."""
+        """A value as text, with its unit; a secret is masked."""
         if value is None or value == ():
             return "none"
         if self.secret:
@@ -121,7 +124,7 @@ class Option:
         return f"{_plain(value)} {self.unit if unit else ''}".rstrip()
 
     def check(self, value: Any) -> None:
-        """Raises `ValueError` for a value of the right type that is out of bounds."""
+        """Raise `ValueError` if a value of the right type is out of bounds."""
         field = attrs.fields_dict(self.info.parent_cls)[self.info.name]
         validator: Callable[[Any, Any, Any], Any] | None = field.validator
         if validator is not None:
@@ -129,12 +132,12 @@ class Option:
 
 
 def _plain(number: float) -> str:
-    """Without the ".0" and exponents that Python gives floats."""
+    """A number without the ".0" and the exponent that Python writes."""
     return str(int(number)) if number == int(number) else str(number)
 
 
 def options_of(settings_class: type) -> tuple[Option, ...]:
-    """All options of an attrs class and of those nested in it, listeners aside."""
+    """All options of an attrs class and its nested classes, except lists of listeners."""
     return tuple(
         _describe(info)
         for info in deep_options(settings_class)
@@ -159,6 +162,9 @@ def _describe(info: OptionInfo) -> Option:
 
 
 OPTIONS: Final = options_of(Config)
-"""All but `LISTENER_PATHS`."""
+"""All options, except those in `LISTENER_PATHS`."""
+
+TABLES: Final = {option.path.rpartition(".")[0] for option in OPTIONS} - {""}
+"""The tables of the file, such as "limits"."""
 
 LISTEN_OPTIONS: Final = options_of(ListenConfig)

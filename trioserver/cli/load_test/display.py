@@ -1,4 +1,4 @@
-"""What `trioserver load` shows: its progress on stderr while it runs, the figures at the end."""
+"""Shows a load test: its progress on stderr while it runs, the figures at the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _PHASES: Final = {
 
 
 class Display:
-    """A context manager. On a terminal one place that changes, elsewhere a line a second."""
+    """Shows progress: on a terminal in place, otherwise as one line per second.
+
+    A context manager.
+    """
 
     def __init__(
         self, console: Console, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
@@ -49,7 +52,7 @@ class Display:
             self._live.stop()
 
     def update(self, phase: str, counts: Counts) -> None:
-        """As `trioserver.load.conductor.OnProgress` wants it."""
+        """Show new counts; a `trioserver.load.conductor.OnProgress`."""
         now = self._clock()
         live = self._live.is_started
         if self._quiet or now - self._shown < (_LIVE_EVERY if live else _PLAIN_EVERY):
@@ -65,7 +68,7 @@ class Display:
 
 
 def rates_of(before: Counts, now: Counts, seconds: float) -> dict[str, float]:
-    """What came a second since the last look."""
+    """Answers and deliveries per second between two counts."""
     return {
         "answers": (now.answered - before.answered) / seconds,
         "deliveries": (now.delivered - before.delivered) / seconds,
@@ -73,7 +76,7 @@ def rates_of(before: Counts, now: Counts, seconds: float) -> dict[str, float]:
 
 
 def progress_line(phase: str, seconds: float, counts: Counts, rates: dict[str, float]) -> str:
-    """All in one line."""
+    """The progress in one line."""
     parts = [
         f"{seconds:6.1f} s",
         _PHASES.get(phase, phase),
@@ -82,7 +85,7 @@ def progress_line(phase: str, seconds: float, counts: Counts, rates: dict[str, f
     ]
     wrong = counts.wrong
     if wrong:
-        parts.append(f"{wrong:,} gone wrong ({_codes(counts)})")
+        parts.append(f"{wrong:,} failed ({_codes(counts)})")
     return "  ".join(parts)
 
 
@@ -107,14 +110,14 @@ def _panel(line: str, counts: Counts) -> Table:
     ):
         for code, count in sorted(by_code.items(), key=lambda item: -item[1])[:5]:
             table.add_row(Text(printable(f"  {what} {code}: {count:,}"), style))
-    table.add_row(Text("Ctrl-C ends it, with the figures so far.", "dim"))
+    table.add_row(Text("Ctrl-C ends the test and prints the figures so far.", "dim"))
     return table
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
-    """The figures."""
+    """Print the figures."""
     if outcome.interrupted:
-        console.print(Text("Interrupted: the figures are of what was done by then.", "yellow"))
+        console.print(Text("Interrupted: the figures cover the time until then.", "yellow"))
     console.print(Text(plan_in_words(outcome.plan), "dim"))
     if outcome.figures:
         table = Table("ms", *(head for _, head in COLUMNS), box=None, pad_edge=False)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tests.load.crowds import plan_for
-from trioserver.cli.output.load_display import Display, print_outcome
+from trioserver.cli.load_test.display import Display, print_outcome
 from trioserver.load.measures import Counts, Measure
 from trioserver.load.outcome import Outcome
 from trioserver.load.tally import Result
@@ -47,14 +47,18 @@ def shown(*, terminal: bool = False, quiet: bool = False) -> str:
 def test_elsewhere_than_on_a_terminal_there_is_a_line_now_and_then() -> None:
     first, second = shown().splitlines()
     assert first == "   2.0 s  connecting  20 of 20 ready  500 answers/s"
-    assert second.startswith("   4.0 s  running  18 of 20 ready  250 answers/s  14 gone wrong")
+    assert second.startswith("   4.0 s  running  18 of 20 ready  250 answers/s  14 failed")
     assert r"rate_limited\x1b[2J 5" in second, "what a server says is no command"
     assert "1012 restart 2" in second
 
 
 def test_on_a_terminal_errors_closes_and_retries_have_lines_of_their_own() -> None:
     text = shown(terminal=True)
-    for words in ("closed with 1012 restart: 2", "tried again after http_503: 3", "Ctrl-C ends it"):
+    for words in (
+        "closed with 1012 restart: 2",
+        "tried again after http_503: 3",
+        "Ctrl-C ends the test",
+    ):
         assert words in text
     assert "\x1b[2J" not in text
 

@@ -75,7 +75,7 @@ def test_more_failures_than_allowed_are_a_failure(url: str, tmp_path: Path) -> N
     done = run(*arguments)
     assert done.exit_code == 1
     assert "2  not ready 1008 token_invalid" in done.stdout
-    assert "2 failed" in done.stderr
+    assert "2 clients and requests failed" in done.stderr
     assert run(*arguments, "--max-errors", "2").exit_code == 0
 
 

@@ -26,7 +26,7 @@ from trioserver import (
     allow_any_user,
 )
 from trioserver.logs.context import MAX_USER
-from trioserver.logs.throttle import SOURCES, Suppressed, Throttle
+from trioserver.logs.source_limiter import SOURCES, Suppressed, Throttle
 
 BOUND: dict[str, Any] = {"lines_per_source": 1, "lines_per_second": 5}  # 20 and 100 at once
 

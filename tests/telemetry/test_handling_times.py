@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trioserver.logs.seldom import Seldom
+from trioserver.logs.throttle import Seldom
 from trioserver.telemetry.handling_times import HandlerTimes, HandlingTimes, Outcome
 from trioserver.telemetry.histogram import Histogram
 

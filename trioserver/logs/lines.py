@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from trioserver.logs.context import MAX_USER
-from trioserver.logs.throttle import Throttle
+from trioserver.logs.source_limiter import Throttle
 from trioserver.peers.addresses import key_of
 
 BURST: Final = 20.0

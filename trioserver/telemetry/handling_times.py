@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from trioserver.logs.seldom import Seldom
+from trioserver.logs.throttle import Seldom
 from trioserver.telemetry.histogram import HANDLING, Histogram
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import trio
 
 from protocol import Refusal
 from trioserver.app.mailbox.store import Store, Totals
-from trioserver.logs.seldom import Seldom
+from trioserver.logs.throttle import Seldom
 from trioserver.storage.turn import Turn
 
 COUNT_INTERVAL: Final = 5.0

@@ -12,7 +12,7 @@ from protocol.messages import Ack, Chunk
 from trioserver.app.functions import unwrap
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.lines import may_log
-from trioserver.logs.seldom import Seldom
+from trioserver.logs.throttle import Seldom
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.storage import DatabaseUnavailableError
 from trioserver.telemetry.handling_times import Outcome

@@ -18,7 +18,7 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
-from trioserver.logs.seldom import Seldom
+from trioserver.logs.throttle import Seldom
 from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.peers.forwarded import client_of
 from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host

@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from trioserver.config import Config
-from trioserver.logs.seldom import Seldom
+from trioserver.logs.throttle import Seldom
 from trioserver.websocket.memory import MemoryLimiter
 from trioserver.websocket.send_queue import largest_payload
 

@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 
 from trioserver.config import AuditConfig
-from trioserver.logs.throttle import OTHERS, Throttle
+from trioserver.logs.source_limiter import OTHERS, Throttle
 from trioserver.telemetry.audit.entry import Entry, Kind, Outcome
 
 BURST: Final = 60.0

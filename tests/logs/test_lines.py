@@ -10,7 +10,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from tests.support.app import Harness, serving
+from tests.support.app import Harness, serving, wall_clock
 from tests.support.client import Rejected
 from trioserver import (
     Application,
@@ -18,6 +18,7 @@ from trioserver import (
     Connection,
     ConnectionEnded,
     Credentials,
+    JWTAuth,
     LimitsConfig,
     LogConfig,
     Presence,
@@ -25,9 +26,11 @@ from trioserver import (
     User,
     allow_any_user,
 )
+from trioserver.auth import make_secret, make_token
 from trioserver.logs.context import MAX_USER
-from trioserver.logs.source_limiter import SOURCES, Suppressed, Throttle
+from trioserver.logs.source_limiter import SOURCES, SourceLimiter, Suppressed
 
+SECRET = make_secret()
 BOUND: dict[str, Any] = {"lines_per_source": 1, "lines_per_second": 5}  # 20 and 100 at once
 
 
@@ -44,7 +47,7 @@ def count(lines: list[Any]) -> Counter[str]:
 
 
 def test_a_source_has_its_rate_and_its_burst() -> None:
-    throttle = Throttle(2, burst=10)
+    throttle = SourceLimiter(2, burst=10)
     assert sum(throttle.allow("a", "x", 0.0) for _ in range(100)) == 20
     assert sum(throttle.allow("a", "x", 5.0) for _ in range(100)) == 10
     assert throttle.allow("b", "x", 5.0)
@@ -53,13 +56,13 @@ def test_a_source_has_its_rate_and_its_burst() -> None:
 
 
 def test_all_together_have_a_rate_that_is_used_up_only_by_what_is_kept() -> None:
-    throttle = Throttle(1, 3, burst=10)
+    throttle = SourceLimiter(1, 3, burst=10)
     assert sum(throttle.allow("loud", "x", 0.0) for _ in range(10_000)) == 10
     assert sum(throttle.allow(f"quiet {n}", "x", 0.0) for n in range(100)) == 20
 
 
 def test_what_is_remembered_is_bounded_however_many_sources_and_kinds_there_are() -> None:
-    throttle = Throttle(1, 1, burst=1)
+    throttle = SourceLimiter(1, 1, burst=1)
     for n in range(3 * SOURCES):
         throttle.allow(f"source {n}", n, 0.0)
     assert len(throttle._buckets) <= SOURCES
@@ -137,11 +140,47 @@ async def test_failing_handlers_of_one_client_are_some_lines_and_a_summary(
             client = await harness.ready()
             for n in range(60):
                 assert (await client.request("fail_inline", id=n))["code"] == "internal_error"
-    assert count(lines)["handler_failed"] == 20
+    assert count(lines)["handler_failed"] == 10, "half of the lines, for tracebacks are long"
     told = [line for line in lines if line["event"] == "log_lines_suppressed"]
     assert [(line["user"], line["count"]) for line in told if line["of"] == "handler_failed"] == [
-        ("alice", 40)
+        ("alice", 50)
     ]
+
+
+async def test_failing_handlers_of_a_client_do_not_suppress_how_its_connection_ended(
+    autojump_clock: MockClock,
+) -> None:
+    with capture_logs() as lines:
+        async with serving(config()) as harness:
+            client = await harness.ready()
+            for n in range(60):
+                assert (await client.request("fail_inline", id=n))["code"] == "internal_error"
+            await client.close()
+            await harness.assert_nothing_left()
+    (closed,) = (line for line in lines if line["event"] == "connection_closed")
+    assert closed["user"] == "alice"
+
+
+async def test_a_revocation_check_that_fails_is_some_lines_and_a_summary(
+    autojump_clock: MockClock,
+) -> None:
+    def is_revoked(token_id: str) -> bool:
+        raise OSError("the cache is gone")
+
+    app = Application(auth=JWTAuth(secret=SECRET, revoked=is_revoked, clock=wall_clock))
+    app.route("/ws", authorize=allow_any_user)
+    token = make_token(SECRET, subject="alice", clock=wall_clock)
+    with capture_logs() as lines:
+        async with serving(config(), app=app) as harness:
+            for n in range(50):
+                client = await harness.connect("/ws", remote=f"192.0.2.1:{n}")
+                await client.send(type="auth", token=token)
+                await client.receive_end()
+    kept = count(lines)["revocation_check_failed"]
+    told = [line for line in lines if line["event"] == "log_lines_suppressed"]
+    suppressed = [line["count"] for line in told if line["of"] == "revocation_check_failed"]
+    assert kept <= 20
+    assert kept + sum(suppressed) == 50
 
 
 async def test_all_that_a_client_makes_handlers_do_wrong_is_some_lines_and_a_summary(

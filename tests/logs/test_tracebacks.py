@@ -139,7 +139,7 @@ class Known(Exception):
         (FileNotFoundError(errno.ENOENT, "x", SECRET), "FileNotFoundError: [Errno 2] No such file"),
         (OSError(SECRET), "OSError"),
         (ssl.SSLError(1, SECRET), "ssl.SSLError"),
-        (Refusal("not_found", SECRET), "protocol.errors.Refusal: not_found"),
+        (Refusal("not_found", SECRET), ".Refusal: not_found"),
         (
             DatabaseUnavailableError("timeout", "It is slow."),
             "DatabaseUnavailableError: It is slow.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trioserver.logs.throttle import Seldom
+from trioserver.logs.throttle import LogThrottle
 from trioserver.telemetry.handling_times import HandlerTimes, HandlingTimes, Outcome
 from trioserver.telemetry.histogram import Histogram
 
@@ -39,9 +39,9 @@ def test_types_are_told_with_their_route() -> None:
     assert [(path, type) for path, type, _ in handling] == [("/a", "ask")]
 
 
-def test_seldom_says_yes_once_in_its_period_and_how_often_it_said_no() -> None:
-    seldom = Seldom(60.0)
-    assert [seldom.ask(now) for now in (5.0, 6.0, 64.9, 65.0, 66.0, 200.0)] == [
+def test_throttle_says_yes_once_in_its_period_and_how_often_it_said_no() -> None:
+    throttle = LogThrottle(60.0)
+    assert [throttle.allow(now) for now in (5.0, 6.0, 64.9, 65.0, 66.0, 200.0)] == [
         0,
         None,
         None,

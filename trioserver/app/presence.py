@@ -260,7 +260,7 @@ class Presence(Component):
                         connection_id=error.connection_id,
                     )
             except Exception as error:
-                if may_log("presence_hook_failed", user=present.user.id):
+                if may_log("presence_hook_failed", user=present.user.id, traceback=True):
                     _log.error("presence_hook_failed", hook=change, traceback=traceback_of(error))
         data: dict[str, Any] = {"event": change, "user": present.user.id}
         try:

@@ -21,6 +21,7 @@ from trioserver.auth.jwks import JWKS
 from trioserver.auth.keys import Key, KeySet
 from trioserver.auth.user import Credentials, User
 from trioserver.auth.verify import Rules, UnknownKey, media_type, verify
+from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.websocket.request import Request
 
@@ -198,7 +199,7 @@ class JWTAuth(Component):
             value = user.claims[self._revoked_claim]
             if not isinstance(value, str):
                 raise Refusal("token_invalid", f"The {self._revoked_claim} claim is not a string.")
-            if await self._is_revoked(revoked, value):
+            if await self._is_revoked(revoked, value, request.remote):
                 raise Refusal("token_revoked")
         return user
 
@@ -250,7 +251,7 @@ class JWTAuth(Component):
         exp = float(claims["exp"])
         return exp if exp > self.clock() else exp + self._rules.leeway
 
-    async def _is_revoked(self, revoked: Revoked, token_id: str) -> bool:
+    async def _is_revoked(self, revoked: Revoked, token_id: str, remote: str) -> bool:
         try:
             answer = revoked(token_id)
             if inspect.isawaitable(answer):
@@ -259,7 +260,8 @@ class JWTAuth(Component):
         except Refusal:
             raise
         except Exception as error:  # of the application; not knowing admits nobody
-            _log.error("revocation_check_failed", traceback=traceback_of(error))
+            if may_log("revocation_check_failed", remote, traceback=True):
+                _log.error("revocation_check_failed", traceback=traceback_of(error))
             raise Refusal("unavailable") from None
         return bool(answer)
 

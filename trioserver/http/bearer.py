@@ -178,7 +178,7 @@ def _refusal_for(error: Exception) -> Refusal:
         return error
     if isinstance(error, trio.TooSlowError):
         return Refusal("unavailable")
-    if may_log("authenticator_failed"):
+    if may_log("authenticator_failed", traceback=True):
         log.error("authenticator_failed", traceback=traceback_of(error))
     return Refusal("internal_error")
 

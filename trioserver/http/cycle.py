@@ -128,7 +128,7 @@ class RequestCycle:
             gone = True
         except* Exception as errors:
             failed = True
-            if self._may_log("http_application_failed"):
+            if self._may_log("http_application_failed", traceback=True):
                 log.error(
                     "http_application_failed", path=self._shown_path, traceback=traceback_of(errors)
                 )
@@ -176,9 +176,9 @@ class RequestCycle:
             self.fail(None)
             raise
 
-    def _may_log(self, event: str) -> bool:
+    def _may_log(self, event: str, *, traceback: bool = False) -> bool:
         client = self.scope.get("client")
-        return may_log(event, "" if client is None else client[0])
+        return may_log(event, "" if client is None else client[0], traceback=traceback)
 
     @property
     def _shown_path(self) -> str:

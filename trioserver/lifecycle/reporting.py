@@ -54,7 +54,7 @@ def report_closed(connection: ServerConnection) -> None:
 
 def report_error(connection: ServerConnection, event: str, error: Exception) -> None:
     """Log an unexpected exception with its traceback."""
-    if _may_log(connection, event):
+    if _may_log(connection, event, traceback=True):
         connection.log.error(event, traceback=traceback_of(error))
 
 
@@ -100,6 +100,6 @@ def _log_rejection(connection: ServerConnection, attempt: AuthAttempt) -> None:
         )
 
 
-def _may_log(connection: ServerConnection, event: str) -> bool:
-    user = connection.user
-    return may_log(event, connection.request.remote, user=None if user is None else user.id)
+def _may_log(connection: ServerConnection, event: str, *, traceback: bool = False) -> bool:
+    user = None if connection.user is None else connection.user.id
+    return may_log(event, connection.request.remote, user=user, traceback=traceback)

@@ -86,6 +86,6 @@ def _refusal_for(connection: ServerConnection, event: str, error: Exception, cod
     error = unwrap(error)
     if isinstance(error, Refusal):
         return error
-    if may_log(event, connection.request.remote):
+    if may_log(event, connection.request.remote, traceback=True):
         connection.log.error(event, traceback=traceback_of(error))
     return Refusal(code)

@@ -1,6 +1,6 @@
-"""Bounds on records that others cause, such as rows and log lines: by source, and of all together.
+"""Limits the rate of records that clients cause, such as log lines: by source and in total.
 
-What is not kept is counted, by its source and kind, for a summary: "and 4,211 more".
+Suppressed records are counted by source and kind, for a summary: "and 4,211 more".
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ import attrs
 from protocol import TokenBucket
 
 SOURCES: Final = 10_000
-"""Sources whose buckets are kept; the one that was seen longest ago is forgotten first."""
+"""Sources whose token buckets are kept. The least recently seen source is removed first."""
 
 _COUNTED: Final = 1_000
-"""Sources and kinds that are counted apart between two summaries; others go under ``OTHERS``."""
+"""Pairs of source and kind that are counted separately between two summaries. All further ones are
+counted under ``OTHERS``."""
 
 _SHOWN: Final = 20
-"""Entries of one summary that have a source: those with the highest counts."""
+"""Entries of a summary that name a source: those with the highest counts."""
 
 OTHERS: Final = ""
-"""Stands for all sources that are not told apart."""
+"""Stands for all sources that are not counted separately."""
 
 
 @attrs.frozen
 class Suppressed:
-    """``count`` records of a ``kind`` that were not kept; ``source`` caused them, or `OTHERS`."""
+    """``count`` suppressed records of a ``kind``, caused by ``source``, or by `OTHERS`."""
 
     source: str
     kind: Hashable
     count: int
 
 
-class Throttle:
-    """Allows ``rate`` records a second for each source, and ``total_rate`` for all together.
+class SourceLimiter:
+    """Allows ``rate`` records per second and source, and ``total_rate`` in total.
 
-    ``burst`` times as many may come at once. ``total_rate`` None: there is no bound for all
-    together, so that no source can use up what is another's. Time comes in as an argument.
+    Up to ``burst`` seconds' worth of them may come at once. If ``total_rate`` is None, there is no
+    total limit, so that no source can use up another's share. The caller passes the time in.
     """
 
     def __init__(self, rate: float, total_rate: float | None = None, *, burst: float) -> None:
@@ -53,21 +54,21 @@ class Throttle:
         self._suppressed: Counter[tuple[str, Hashable]] = Counter()
 
     def allow(self, source: str, kind: Hashable, now: float) -> bool:
-        """Whether one more record may be kept. If not, it is counted for `collect`."""
+        """Return whether a record may be kept. If not, it is counted for `collect`."""
         if self._bucket(source, now).take(now) and (self._total is None or self._total.take(now)):
             return True
         self.suppress(source, kind)
         return False
 
     def suppress(self, source: str, kind: Hashable) -> None:
-        """Count a record that is not kept for another reason."""
+        """Count a record that the caller does not keep."""
         key = source, kind
         if key not in self._suppressed and len(self._suppressed) >= _COUNTED:
             key = OTHERS, kind
         self._suppressed[key] += 1
 
     def collect(self) -> list[Suppressed]:
-        """What was suppressed since the last call, the highest counts first."""
+        """Return what was suppressed since the last call, highest counts first."""
         ordered = self._suppressed.most_common()
         self._suppressed = Counter()
         rest: Counter[Hashable] = Counter()

@@ -1,10 +1,10 @@
-"""Things that are worth a line in the log, but not each time."""
+"""Limits how often one log line is repeated."""
 
 from __future__ import annotations
 
 
-class Seldom:
-    """Says yes at most once in ``period`` seconds, and how often it has said no in between."""
+class LogThrottle:
+    """Allows one line per ``period`` seconds, and counts the lines that it suppressed."""
 
     __slots__ = ("_next", "_period", "_suppressed")
 
@@ -13,8 +13,11 @@ class Seldom:
         self._next = float("-inf")
         self._suppressed = 0
 
-    def ask(self, now: float) -> int | None:
-        """None is no; a number is yes, and how many have gone unsaid since the last yes."""
+    def allow(self, now: float) -> int | None:
+        """Return None if the line must be suppressed.
+
+        Otherwise return how many lines were suppressed since the last one that was allowed.
+        """
         if now < self._next:
             self._suppressed += 1
             return None

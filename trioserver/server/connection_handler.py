@@ -20,7 +20,7 @@ from trioserver.lifecycle.context import ConnectionContext
 from trioserver.lifecycle.lifecycle import Lifecycle
 from trioserver.lifecycle.opening import match_route, new_connection
 from trioserver.lifecycle.server_connection import ServerConnection
-from trioserver.logs.lines import LineThrottle, may_log
+from trioserver.logs.lines import LineLimiter, may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.peers.addresses import plain
 from trioserver.server.admission.connection_limiter import Slot
@@ -72,7 +72,7 @@ class ConnectionHandler:
         application: Application,
         config: Config,
         *,
-        lines: LineThrottle,
+        lines: LineLimiter,
         registry: Registry,
         blocks: Blocks,
         poller: SocketPoller | None,
@@ -143,7 +143,7 @@ class ConnectionHandler:
             # Formatted here: an embedder's structlog may print the variables of each frame. And it
             # may raise, which must end this stream only: a full disk is met by all log lines.
             with suppress(Exception):
-                if may_log("connection_handler_failed", peer):
+                if may_log("connection_handler_failed", peer, traceback=True):
                     log.error("connection_handler_failed", traceback=traceback_of(errors))
         finally:
             await trio.aclose_forcefully(stream)

@@ -22,7 +22,7 @@ from trioserver.auth.blocks import Block, Blocks
 from trioserver.auth.component import overrides
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra
-from trioserver.logs.lines import LineThrottle, may_log
+from trioserver.logs.lines import LineLimiter, may_log
 from trioserver.server.connection_handler import ConnectionHandler
 from trioserver.server.http_side import HttpSide
 from trioserver.server.inspection import ConnectionFilter, ConnectionReport, report
@@ -98,7 +98,7 @@ class Server:
             observers = [*observers, self.audit]
         self._counts = Counts()
         self._observer = Observers([self._counts, *observers])
-        self._lines = LineThrottle(config.log.lines_per_source, config.log.lines_per_second)
+        self._lines = LineLimiter(config.log.lines_per_source, config.log.lines_per_second)
         self._handler = ConnectionHandler(
             application,
             config,

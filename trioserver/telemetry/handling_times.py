@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from trioserver.logs.throttle import Seldom
+from trioserver.logs.throttle import LogThrottle
 from trioserver.telemetry.histogram import HANDLING, Histogram
 
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ class HandlerTimes:
     ``add_ok`` counts the usual outcome, and is quicker to get at than `add`.
     """
 
-    __slots__ = ("_seldom", "add_ok", "outcomes", "slow")
+    __slots__ = ("_throttle", "add_ok", "outcomes", "slow")
 
     def __init__(self) -> None:
         self.outcomes = tuple(Histogram(HANDLING) for _ in Outcome)
         self.add_ok = self.outcomes[Outcome.OK].add
         self.slow = 0
-        self._seldom = Seldom(_WARN_PERIOD)
+        self._throttle = LogThrottle(_WARN_PERIOD)
 
     def add(self, outcome: Outcome, seconds: float) -> None:
         """Count a message that was handled."""
@@ -59,7 +59,7 @@ class HandlerTimes:
     def held_the_loop(self, route: str, handler: Handler, seconds: float) -> None:
         """Count, and warn of, a `def` handler for which everybody else had to wait."""
         self.slow += 1
-        suppressed = self._seldom.ask(perf_counter())
+        suppressed = self._throttle.allow(perf_counter())
         if suppressed is not None:
             _log.warning(
                 "sync_handler_slow",

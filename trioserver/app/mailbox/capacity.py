@@ -9,7 +9,7 @@ import trio
 
 from protocol import Refusal
 from trioserver.app.mailbox.store import Store, Totals
-from trioserver.logs.throttle import Seldom
+from trioserver.logs.throttle import LogThrottle
 from trioserver.storage.turn import Turn
 
 COUNT_INTERVAL: Final = 5.0
@@ -46,7 +46,7 @@ class Capacity:
         self._since_counted: set[str] = set()  # users; perhaps new ones, perhaps counted already
         self._counted: float | None = None
         self._counting = trio.Lock()
-        self._log_throttle = Seldom(60.0)
+        self._log_throttle = LogThrottle(60.0)
 
     async def acquire(self, user: str, size: int) -> None:
         """Count a message that is about to be stored, if there is capacity for it.
@@ -98,7 +98,7 @@ class Capacity:
             self._counted = now
 
     def _log_full(self) -> None:
-        suppressed = self._log_throttle.ask(trio.current_time())
+        suppressed = self._log_throttle.allow(trio.current_time())
         if suppressed is not None:
             _log.warning(
                 "mailbox_full",

@@ -112,7 +112,7 @@ def _guarded(endpoint: Endpoint) -> Endpoint:
             return unavailable("The database does not answer.").response
         except Exception as error:
             path = masked_path(request.url.path)
-            if may_log("admin_request_failed", remote_of(request)):
+            if may_log("admin_request_failed", remote_of(request), traceback=True):
                 log.error("admin_request_failed", path=path, traceback=traceback_of(error))
             return ApiError(500, "internal_error", "The server failed; see its log.").response
 

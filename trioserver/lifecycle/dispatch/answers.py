@@ -12,7 +12,7 @@ from protocol.messages import Ack, Chunk
 from trioserver.app.functions import unwrap
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.lines import may_log
-from trioserver.logs.throttle import Seldom
+from trioserver.logs.throttle import LogThrottle
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.storage import DatabaseUnavailableError
 from trioserver.telemetry.handling_times import Outcome
@@ -22,7 +22,7 @@ from trioserver.websocket.headers import encode_text
 _QUOTES_NOTHING: Final = ("Encoding objects of type ", "Only ")
 """The starts of msgspec's error messages that contain types and no values."""
 
-_too_big: Final = Seldom(10.0)
+_too_big: Final = LogThrottle(10.0)
 
 
 class UnencodableResult(TypeError):
@@ -93,14 +93,14 @@ def refusal_for(
         if may_log("handler_timeout", user=user):
             log.warning("handler_timeout", handler=name)
         return Outcome.TIMEOUT, Refusal("unavailable", "This took too long; try again later.")
-    if may_log("handler_failed", user=user):
+    if may_log("handler_failed", user=user, traceback=True):
         log.error("handler_failed", handler=name, traceback=traceback_of(error))
     return Outcome.FAILED, Refusal("internal_error")
 
 
 def _log_too_big(connection: ServerConnection, name: str, error: TooBigToSendError) -> None:
     """Log a result that is too large, at most every 10 s, as a client can cause it at will."""
-    suppressed = _too_big.ask(trio.current_time())
+    suppressed = _too_big.allow(trio.current_time())
     if suppressed is not None:
         connection.log.warning(
             "too_big_to_send",

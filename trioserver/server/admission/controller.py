@@ -18,7 +18,7 @@ from trioserver.auth.fingerprint import fingerprint
 from trioserver.config import Config
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
-from trioserver.logs.throttle import Seldom
+from trioserver.logs.throttle import LogThrottle
 from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
 from trioserver.peers.forwarded import client_of
 from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host
@@ -73,7 +73,7 @@ class AdmissionController(Observer):
 
     def __init__(self, config: Config, observer: Observer) -> None:
         self._observer = observer
-        self._drops = Seldom(_DROPS_PERIOD)
+        self._drops = LogThrottle(_DROPS_PERIOD)
         self._has_warned = False
         self.addresses = AddressRateLimiter(config.limits, on_block=self._on_block)
         self.limiter = ConnectionLimiter(
@@ -250,7 +250,7 @@ class AdmissionController(Observer):
 
     def _drop(self, peer: str, code: str, reason: str) -> None:
         """Few lines in the log: who is dropped unheard may come thousands of times a second."""
-        suppressed = self._drops.ask(trio.current_time())
+        suppressed = self._drops.allow(trio.current_time())
         if suppressed is not None:
             log.warning("connections_dropped", reason=code, suppressed=suppressed)
         self._observer.on_request_rejected(

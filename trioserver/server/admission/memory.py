@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from trioserver.config import Config
-from trioserver.logs.throttle import Seldom
+from trioserver.logs.throttle import LogThrottle
 from trioserver.websocket.memory import MemoryLimiter
 from trioserver.websocket.send_queue import largest_payload
 
@@ -24,10 +24,10 @@ log: Final = structlog.get_logger("trioserver")
 
 def new_memory(config: Config) -> MemoryLimiter:
     """Bounded as the configuration says. It logs that connections wait, or are closed."""
-    seldom = Seldom(_PERIOD)
+    throttle = LogThrottle(_PERIOD)
 
     def tell() -> None:
-        suppressed = seldom.ask(trio.current_time())
+        suppressed = throttle.allow(trio.current_time())
         if suppressed is not None:
             log.warning(
                 "memory_pressure",

@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 
 from trioserver.config import AuditConfig
-from trioserver.logs.source_limiter import OTHERS, Throttle
+from trioserver.logs.source_limiter import OTHERS, SourceLimiter
 from trioserver.telemetry.audit.entry import Entry, Kind, Outcome
 
 BURST: Final = 60.0
@@ -37,9 +37,9 @@ class Quotas:
     """Says which rows are kept, and makes the rows that tell of the others."""
 
     def __init__(self, config: AuditConfig) -> None:
-        self._strangers = Throttle(config.rows_per_source, config.rows_per_second, burst=BURST)
-        self._users = Throttle(config.rows_per_source, burst=BURST)
-        self._bearers = Throttle(1 / _SAME_TOKEN, burst=_SAME_TOKEN)
+        self._strangers = SourceLimiter(config.rows_per_source, config.rows_per_second, burst=BURST)
+        self._users = SourceLimiter(config.rows_per_source, burst=BURST)
+        self._bearers = SourceLimiter(1 / _SAME_TOKEN, burst=_SAME_TOKEN)
 
     def allow(self, entry: Entry, now: float, *, is_full: bool) -> bool:
         """Whether a row is kept. ``is_full``: the rest of the queue is for rows that matter."""

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from tests.support.app import World, make_application
 from tests.support.http import site
 from trioserver import Application, Config, HttpConfig
-from trioserver.http.lifespan import LifespanFailed
+from trioserver.http.lifespan import LifespanError
 
 
 def starlette(name: str, *paths: str, methods: tuple[str, ...] = ("GET",)) -> Starlette:
@@ -187,4 +187,4 @@ async def test_an_application_that_cannot_start_stops_the_server() -> None:
     with capture_logs(), pytest.raises(ExceptionGroup) as raised:
         async with site(app):
             raise AssertionError("it has started")
-    assert raised.group_contains(LifespanFailed, match="no database")
+    assert raised.group_contains(LifespanError, match="no database")

@@ -1,6 +1,6 @@
-"""For an application's own endpoints: who asks, what they send, and how to say no.
+"""Helpers for an application's own endpoints: authenticate, read JSON, answer with errors.
 
-They answer as the administration does: errors are ``{"error": {"code": ..., "message": ...}}``::
+Errors look like those of the administration: ``{"error": {"code": ..., "message": ...}}``::
 
     async def rename(request: Request) -> Response:
         user = await authenticate(request)
@@ -45,17 +45,19 @@ __all__ = [
 async def authenticate(
     request: HttpRequest, *, auth: Authenticator | None = None, admin: bool = False
 ) -> User:
-    """The user whose token is in the Authorization header, where no block keeps them out.
+    """Return the user whose bearer token is in the Authorization header.
 
-    ``auth`` judges the token; None takes that of the `Application` whose endpoint this is. With
-    ``admin``, only an administrator will do: see `AdminConfig`. Raises `Refusal`, with the codes
-    that a WebSocket is closed with, and ``forbidden`` for who is no administrator.
+    ``auth`` verifies the token; None takes the authenticator of the `Application` that the endpoint
+    belongs to. ``admin``: accept administrators only, see `AdminConfig`.
+
+    Raises `Refusal` with the code that a WebSocket would be closed with, also for a user that is
+    blocked; with ``forbidden`` for a user that is not an administrator.
     """
     server: HostServer = request.scope["trioserver"]
     application: Application = request.scope["trioserver.application"]
     auth = auth or application.auth
     if auth is None:
-        raise ValueError("give the application an authenticator, or this call: auth=...")
+        raise ValueError("no authenticator: pass auth=... to this call or to the Application")
     caller = await bearer.authenticate(server, request, auth, admin=admin)
     return caller.user
 
@@ -68,21 +70,25 @@ def record_attempt(
     user: str | None = None,
     duration: float | None = None,
 ) -> None:
-    """Record an authentication that the endpoint itself has verified, good or bad, in the audit.
+    """Record in the audit an authentication that the endpoint has verified itself.
 
-    ``method`` is a word: "password", "mpin". ``code`` is the error's, None where it succeeded.
-    ``user`` is the id of the account that was tried, None where there is no such account: do not
-    give what was typed, which may be a password. ``duration`` is in seconds. Tokens that
-    `authenticate` looks at are recorded already.
+    `authenticate` records what it verifies. For others, call this after success and failure.
+
+    - ``method``: one word, such as "password".
+    - ``code``: the error code; None if the authentication succeeded.
+    - ``user``: the id of the account; None if there is no such account. Do not pass what the client
+      has typed, which may be a password.
+    - ``duration``: in seconds.
     """
     server: HostServer = request.scope["trioserver"]
     bearer.record(server, request, method, code=code, user=user, duration=duration)
 
 
 def refuse(refusal: Refusal, **fields: Any) -> Response:
-    """The answer to a request that is refused; ``fields`` stand beside the error.
+    """Return the response for a `Refusal`; ``fields`` are added beside the error.
 
-    401 for a token that is none or no good, 403 for who may not, 404, 429, 500, 503.
+    The status is 401 for a token that is missing or invalid, 403 for a user without the right, or
+    404, 429, 500 or 503.
     """
     return api_error(refusal, realm="trioserver").respond(**fields)
 
@@ -105,4 +111,4 @@ EXCEPTION_HANDLERS: Final[Mapping[Any, Any]] = {
     ApiError: _failed,
     DatabaseUnavailableError: _unavailable,
 }
-"""For Starlette: what an endpoint raises becomes its answer."""
+"""For Starlette: turn exceptions that an endpoint raises into responses."""

@@ -1,4 +1,4 @@
-"""Who asks over HTTP: a bearer token (RFC 6750), judged as a WebSocket's is."""
+"""Authenticate an HTTP request by its bearer token (RFC 6750), as a WebSocket is."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _SECRET_HEADERS: Final = ("authorization", "cookie", "proxy-authorization")
 
 @attrs.frozen(kw_only=True)
 class Caller:
-    """Who asks. ``token`` is the fingerprint."""
+    """The user who sent a request. ``token`` is the fingerprint of the token."""
 
     user: User
     token: str | None
     remote: str
 
 
-async def judge(
+async def verify_token(
     token: str | None, request: HttpRequest, auth: Authenticator, *, timeout: float
 ) -> User:
-    """What the authenticator says of the token; blocks are not looked at. Raises `Refusal`."""
-    # The caller's secrets stay here: an authenticator gets them where it looks for them.
+    """Return the user of the token; blocks are not checked. Raises `Refusal`."""
+    # The authenticator gets the token in the credentials, and no other secret of the request.
     headers = {
         name: value for name, value in request.headers.items() if name not in _SECRET_HEADERS
     }
@@ -66,9 +66,10 @@ async def judge(
 async def authenticate(
     server: HostServer, request: HttpRequest, auth: Authenticator | None, *, admin: bool
 ) -> Caller:
-    """Who asks; an administrator with ``admin``. Each call is an `AuthAttempt`, good or bad.
+    """Return who sent the request; with ``admin``, only if that is an administrator.
 
-    ``auth`` None admits nobody. Raises `Refusal`; `ApiError` where there is no ``auth``.
+    The observers are told of each call as an `AuthAttempt`. Raises `Refusal`, or `ApiError` if
+    ``auth`` is None.
     """
     begun = trio.current_time()
     token: str | None = None
@@ -81,8 +82,8 @@ async def authenticate(
     try:
         token = token_of(request)
         if auth is None:
-            raise unavailable("The application has no authenticator to ask: give it auth=...")
-        user = await judge(token, request, auth, timeout=server.config.auth.timeout)
+            raise unavailable("There is no authenticator: pass auth=... to the Application.")
+        user = await verify_token(token, request, auth, timeout=server.config.auth.timeout)
         check(server, user, admin=admin)
     except (Refusal, ApiError) as error:
         note(error.code)
@@ -101,7 +102,7 @@ def record(
     token: str | None = None,
     duration: float | None = None,
 ) -> None:
-    """Tell the observers of an authentication that this request has tried."""
+    """Tell the observers of an authentication by this request."""
     known = user if isinstance(user, User) else None
     server.record_auth_attempt(
         AuthAttempt(
@@ -118,16 +119,16 @@ def record(
 
 
 def check(server: HostServer, user: User, *, admin: bool) -> None:
-    """Whether a user whose token is good may do it: not blocked, and an administrator with
-    ``admin``. Raises `Refusal`."""
+    """Raise `Refusal` for a user that is blocked and, with ``admin``, for one that is not an
+    administrator."""
     server.check_blocks(user)
     config = server.config.admin
     if admin and not user.has_role(config.role, config.role_claim):
-        raise Refusal("forbidden", "The token is good, but not an administrator's.")
+        raise Refusal("forbidden", "The token is valid, but its user is not an administrator.")
 
 
 def remote_of(request: HttpRequest) -> str:
-    """The client's "host:port", as in log lines; "" where nobody knows."""
+    """Return the client's "host:port", as in log lines; "" if it is unknown."""
     client = request.client
     if client is None:
         return ""
@@ -136,7 +137,7 @@ def remote_of(request: HttpRequest) -> str:
 
 
 def token_of(request: HttpRequest) -> str:
-    """The token. Raises `Refusal`; nothing of the header is quoted."""
+    """Return the token. Raises `Refusal`, whose message quotes nothing of the header."""
     values = request.headers.getlist("authorization")
     if len(values) > 1:
         raise Refusal("token_invalid", "There is more than one Authorization header.")
@@ -144,12 +145,12 @@ def token_of(request: HttpRequest) -> str:
     if scheme.lower() != "bearer" or not token.strip():
         raise Refusal("token_missing", "Send a token: Authorization: Bearer ...")
     if not _TOKEN.fullmatch(token.strip()):
-        raise Refusal("token_invalid", "The token is not of the form that RFC 6750 allows.")
+        raise Refusal("token_invalid", "The token has characters that RFC 6750 does not allow.")
     return token.strip()
 
 
 def api_error(refusal: Refusal, *, realm: str) -> ApiError:
-    """Told apart: nobody said who they are, the token is no good, you may not, and not now."""
+    """Return the response for a code: 401 for the token, 403 for the user, 503 for the server."""
     challenge = f'Bearer realm="{realm}"'
     match refusal.code:
         case "token_missing":
@@ -184,5 +185,5 @@ def _refusal_for(error: Exception) -> Refusal:
 
 
 def _quotable(text: str) -> str:
-    """What RFC 6750 allows between the quotes."""
+    """Replace characters that RFC 6750 does not allow between the quotes."""
     return "".join(c if " " <= c <= "~" and c not in '"\\' else "'" for c in text)

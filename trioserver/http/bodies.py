@@ -1,4 +1,4 @@
-"""The body of a request as JSON, with a bound and a deadline."""
+"""Read the body of a request as JSON, with a bound and a deadline."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ _T = TypeVar("_T")
 async def read_json(
     request: HttpRequest, kind: type[_T], *, max_bytes: int = 64 * 1024, timeout: float = 10.0
 ) -> _T:
-    """The body as a msgspec Struct, an attrs class, or plain JSON types.
+    """Return the body as a msgspec Struct, an attrs class, or plain JSON types.
 
-    Raises `ApiError`, before it has read more than ``max_bytes`` or waited for longer than
-    ``timeout`` seconds; the path of a field that does not fit is told, no value is.
+    Raises `ApiError` if the body is larger than ``max_bytes``, takes longer than ``timeout``
+    seconds, or does not match ``kind``. Its message names the path of a field, never a value.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise ApiError(415, "unsupported_media_type", "Send JSON: Content-Type: application/json.")
+        raise ApiError(
+            415,
+            "unsupported_media_type",
+            "The body must be JSON, with Content-Type: application/json.",
+        )
     data = bytearray()
     try:
         with trio.fail_after(timeout):
@@ -38,7 +42,7 @@ async def read_json(
     except trio.TooSlowError:
         raise ApiError(408, "timeout", "The body did not arrive in time.") from None
     except ClientDisconnect:
-        raise ApiError(400, "bad_request", "The client has left.") from None
+        raise ApiError(400, "bad_request", "The client closed the connection.") from None
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

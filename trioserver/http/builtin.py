@@ -1,4 +1,4 @@
-"""The built-in routes, assembled: each can be turned off, and all moved to a second listener."""
+"""Assemble the built-in routes. Each can be turned off; all can move to a second listener."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ def builtin_routes(
     admin: ASGIApp | None = None,
     shared: bool = False,
 ) -> list[BaseRoute]:
-    """What the configuration leaves on. ``metrics`` is an endpoint, ``admin`` an application;
-    None where there is none. ``shared``: they are on the port of the WebSockets, where what tells
-    of others is for this machine only, unless it was asked for.
+    """Return the routes that the configuration leaves on.
+
+    ``metrics`` is an endpoint, ``admin`` an application; None leaves them out. ``shared``: the
+    routes are on the port of the WebSockets. Metrics and administration then answer requests from
+    this machine only, unless the configuration turns them on.
     """
     config = server.config.http
     routes: list[BaseRoute] = []
@@ -41,15 +43,15 @@ def builtin_routes(
 
 
 class LocalOnly(BaseRoute):
-    """A route that is there for requests of this machine only: ``scope["trioserver.local"]``."""
+    """A route that exists for requests from this machine only: ``scope["trioserver.local"]``."""
 
     def __init__(self, route: BaseRoute) -> None:
         self._route = route
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As of Starlette's routes."""
+        """Match as the route does, or not at all."""
         return self._route.matches(scope) if scope["trioserver.local"] else (Match.NONE, {})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As of Starlette's routes."""
+        """Answer the request."""
         await self._route.handle(scope, receive, send)

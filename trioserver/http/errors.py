@@ -1,4 +1,4 @@
-"""How the server says no over HTTP: a status, and a JSON object with a code and a sentence."""
+"""Errors over HTTP: a status, and a JSON object with a code and a message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEADERS = {"Cache-Control": "no-store"}
 
 
 class ApiError(Exception):
-    """Ends a request. ``message`` is for people, and quotes nothing secret."""
+    """Ends a request with this error. ``message`` is for people, and must quote nothing secret."""
 
     def __init__(
         self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -26,11 +26,11 @@ class ApiError(Exception):
 
     @property
     def response(self) -> Response:
-        """What the client gets."""
+        """The response to the client."""
         return self.respond()
 
     def respond(self, **fields: Any) -> Response:
-        """The same, with more fields beside the error."""
+        """Return the response, with ``fields`` beside the error."""
         body = {**fields, "error": {"code": self.code, "message": self.message}}
         return JSONResponse(body, self.status, headers={**HEADERS, **self.headers})
 
@@ -39,22 +39,22 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def of_http_exception(error: HTTPException) -> ApiError:
-    """For a path or a method that there is not."""
+    """Return the error for a path or method that does not exist."""
     message = HTTPStatus(error.status_code).phrase + "."
     code = _CODES.get(error.status_code, "bad_request")
     return ApiError(error.status_code, code, message, error.headers)
 
 
 def unavailable(message: str) -> ApiError:
-    """The fault is the server's, and may pass."""
+    """Return the error for a fault of the server that may pass."""
     return ApiError(503, "unavailable", message, {"Retry-After": "1"})
 
 
 def invalid(message: str) -> ApiError:
-    """Parameters or a body that do not fit."""
+    """Return the error for invalid parameters or an invalid body."""
     return ApiError(400, "invalid_payload", message)
 
 
 def ok(content: Any, status: int = 200) -> Response:
-    """An answer that nobody may keep."""
+    """Return a response with ``content`` as JSON, which must not be cached."""
     return JSONResponse(content, status, headers=HEADERS)

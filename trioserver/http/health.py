@@ -1,4 +1,4 @@
-"""``/healthz``: the process lives. ``/readyz``: it may get traffic."""
+"""``/healthz``: the process is alive. ``/readyz``: it can take traffic."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trioserver.logs.tracebacks import name_of
 log: Final = structlog.get_logger("trioserver")
 
 _FRESH: Final = 1.0
-"""Seconds for which an answer is given again: a flood of probes must not reach the database."""
+"""Seconds for which a result is reused, so that a flood of probes does not reach the database."""
 
 
 def health_routes(server: HostServer) -> list[Route]:
-    """The two routes."""
+    """Return the two routes."""
     readiness = Readiness(server)
 
     async def healthz(request: Request) -> Response:
@@ -40,7 +40,7 @@ def health_routes(server: HostServer) -> list[Route]:
 
 
 class Readiness:
-    """Asks all checks, side by side, and remembers the answer for a moment."""
+    """Runs all checks concurrently, and reuses the result for a second."""
 
     def __init__(self, server: HostServer) -> None:
         self._server = server
@@ -51,8 +51,10 @@ class Readiness:
         self._failed: list[str] = []
 
     async def failed(self) -> list[str]:
-        """The names of what fails; empty when traffic is welcome. Takes no longer than the checks'
-        timeout, or twice that when somebody else is asking."""
+        """Return the names of the checks that fail; an empty list if the server can take traffic.
+
+        Takes at most the timeout of the checks, or twice that if they are already running.
+        """
         statistics = self._server.statistics()
         if statistics.draining:
             return ["draining"]
@@ -65,7 +67,7 @@ class Readiness:
         return self._failed
 
     async def _ask(self) -> list[str]:
-        failed: dict[str, str] = dict.fromkeys(self._checks, "did not answer in time")
+        failed: dict[str, str] = dict.fromkeys(self._checks, "timed out")
 
         async def ask(name: str, check: HealthCheck) -> None:
             try:
@@ -74,7 +76,7 @@ class Readiness:
                 failed[name] = name_of(error)
             else:
                 if good is False:
-                    failed[name] = "said so"
+                    failed[name] = "returned False"
                 else:
                     del failed[name]
 
@@ -92,7 +94,7 @@ class Readiness:
 def collect(
     application: Application, own: Mapping[str, HealthCheck] | None = None
 ) -> Mapping[str, HealthCheck]:
-    """All checks by name: the server's ``own``, those that were added, and the components'."""
+    """Return all checks by name: the server's ``own``, the application's, and the components'."""
     checks: dict[str, HealthCheck] = dict(own or {})
     seen: set[int] = set()
 

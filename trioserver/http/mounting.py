@@ -1,10 +1,10 @@
-"""Which of the mounted ASGI applications a request is for.
+"""Choose the mounted ASGI application that answers a request.
 
-1. Starlette and FastAPI are asked: the first whose routes have the path and the method; else the
-   first whose routes have the path, which answers 405.
-2. Any other ASGI application has everything below its ``http_prefix``; the longest one wins.
-3. Nobody has it: 426 on the path of a WebSocket's route; else the first Starlette or FastAPI
-   application answers in its own way, 404; else 404.
+1. The first Starlette or FastAPI application with a route for the path and the method; otherwise
+   the first with a route for the path, which answers 405.
+2. Otherwise the other ASGI application with the longest ``http_prefix`` that the path starts with.
+3. Otherwise 426 if the path is that of a WebSocket route; or the first Starlette or FastAPI
+   application answers 404 in its own way; or 404.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from trioserver.app.application import Application
 from trioserver.http.pages import plain
 
 _WEBSOCKET: Final = (
-    "This address speaks WebSocket. Connect with a WebSocket client, to ws:// or wss://."
+    "This is a WebSocket endpoint. Connect with a WebSocket client, to ws:// or wss://."
 )
 
 
 @attrs.frozen(kw_only=True)
 class Mounted:
-    """An ASGI application, whose it is, and what its lifespan has put into ``state``."""
+    """An ASGI application, the `Application` it belongs to, and the ``state`` of its lifespan."""
 
     asgi: ASGIApp
     application: Application
@@ -34,15 +34,15 @@ class Mounted:
 
     @property
     def prefix(self) -> str:
-        """ "" or "/shop"."""
+        """The prefix of its paths: "", or for example "/shop"."""
         return self.application.http_prefix
 
     def has_below(self, path: str) -> bool:
-        """Whether the path is below the prefix."""
+        """Return whether the path is the prefix or below it."""
         return not self.prefix or path == self.prefix or path.startswith(self.prefix + "/")
 
     def scope(self, scope: Scope) -> Scope:
-        """The scope as the application sees it."""
+        """Return the scope as the application sees it."""
         return {
             **scope,
             "root_path": scope.get("root_path", "") + self.prefix,
@@ -51,14 +51,14 @@ class Mounted:
         }
 
     def match(self, scope: Scope) -> Match | None:
-        """What its routes say; None where it cannot be asked."""
+        """Return how its routes match; None if it has no list of routes."""
         routes = getattr(self.asgi, "routes", None)
         if routes is None:
             return None
         seen = self.scope(scope)
         paths = [seen["path"]]
         router = getattr(self.asgi, "router", self.asgi)
-        if getattr(router, "redirect_slashes", False):  # it answers these as well
+        if getattr(router, "redirect_slashes", False):  # it redirects these paths
             path = seen["path"]
             paths.append(path.rstrip("/") or "/" if path.endswith("/") else path + "/")
         for path in paths:
@@ -70,7 +70,7 @@ class Mounted:
 
 
 class Mounts:
-    """All of them as one ASGI application, for requests that no built-in route has."""
+    """All mounted applications as one, for requests that no built-in route matches."""
 
     def __init__(self, mounted: Iterable[Mounted], application: Application) -> None:
         self._mounted = tuple(mounted)
@@ -84,7 +84,7 @@ class Mounts:
             answer = plain(_WEBSOCKET, 426, {"Upgrade": "websocket", "Connection": "Upgrade"})
             await answer(scope, receive, send)
         else:
-            await plain("There is nothing at this path.", 404)(scope, receive, send)
+            await plain("There is no resource at this path.", 404)(scope, receive, send)
 
     def _choose(self, scope: Scope) -> Mounted | None:
         below = [mounted for mounted in self._mounted if mounted.has_below(scope["path"])]

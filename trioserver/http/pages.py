@@ -1,4 +1,4 @@
-"""Answers of the server itself, with the headers that keep browsers from making more of them."""
+"""Responses of the built-in routes, with headers that restrict what a browser does with them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _HEADERS: Final = {
 
 
 def secured(headers: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The headers of every answer; ``headers`` are added, and win."""
+    """Return the headers of every response; ``headers`` are added, and take precedence."""
     return {**_HEADERS, **(headers or {})}
 
 
 def plain(text: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """One line of text."""
+    """Return a response with one line of text."""
     return Response(
         text + "\n", status, headers=secured(headers), media_type="text/plain; charset=utf-8"
     )
 
 
 def as_json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A value as JSON."""
+    """Return a response with a value as JSON."""
     body = msgspec.json.encode(value)
     return Response(body, status, headers=secured(headers), media_type="application/json")

@@ -1,4 +1,4 @@
-"""``/protocol``, a page to read, and ``/asyncapi.json``, made from the protocol's own tables."""
+"""``/protocol`` and ``/asyncapi.json``, generated from the protocol's own tables."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ td::before{content:attr(data-label) ": ";opacity:.65}}
 _INTRODUCTION: Final = f"""\
 <p>JSON over WebSocket, one object in each text message. The subprotocol is
 <code>{SUBPROTOCOL}</code>. The server greets with <code>hello</code>; the client's first message
-is <code>auth</code>; nothing else counts before <code>ready</code>. Whoever is refused gets an
-<code>error</code> with <code>fatal: true</code>, then a close frame whose reason is its
-<code>code</code>. Durations are milliseconds, instants RFC 3339 in UTC; unknown fields are
-ignored. For programs: <a href="asyncapi.json">asyncapi.json</a>.</p>
+must be <code>auth</code>; others are accepted after <code>ready</code>. A client that is rejected
+gets an <code>error</code> with <code>fatal: true</code>, then a close frame whose reason is the
+<code>code</code> of the error. Durations are in milliseconds, times are RFC 3339 in UTC. Unknown
+fields are ignored. For programs: <a href="asyncapi.json">asyncapi.json</a>.</p>
 <nav><a href="#messages">Messages</a><a href="#errors">Errors</a><a href="#closes">Close
 codes</a><a href="#reference">All fields</a></nav>
 """
@@ -58,7 +58,7 @@ _POLICY: Final = (
 
 
 def protocol_routes() -> list[Route]:
-    """The two routes."""
+    """Return the two routes."""
 
     async def page(request: Request) -> Response:
         headers = secured({**_CACHE, "Content-Security-Policy": _POLICY})
@@ -77,7 +77,7 @@ def _asyncapi() -> bytes:
 
 @cache
 def protocol_html() -> str:
-    """The whole page; nothing in it comes from elsewhere."""
+    """Return the page. It loads nothing from elsewhere."""
     sections = {
         "messages": ("Messages", message_table()),
         "errors": ("Errors", error_table()),

@@ -1,4 +1,4 @@
-"""The HTTP side of a server: its ASGI applications, and the connections on which they answer."""
+"""The HTTP side of a server: its ASGI applications, and the connections that they serve."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trioserver.websocket.tls_stream import is_secure, socket_below
 
 
 class HttpService:
-    """Answers what is not for a WebSocket. Made by `trioserver.http.serving`."""
+    """Answers requests that are not opening handshakes. Implements `HttpSide`."""
 
     def __init__(
         self, server: HostServer, *, metrics: ASGIApp | None = None, admin: ASGIApp | None = None
@@ -53,13 +53,13 @@ class HttpService:
         self._builtin = _Router(server, builtin_routes(server, metrics=metrics, admin=admin), None)
 
     def has_builtin(self, path: str) -> bool:
-        """Whether a built-in route answers this path on the port of the WebSockets."""
+        """Return whether a built-in route answers this path on the port of the WebSockets."""
         scope = {"type": "http", "method": "GET", "path": path, "trioserver.local": True}
         return self._main.has_builtin(scope)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Inside, the mounted applications have started. Raises `LifespanFailed`."""
+        """Start the mounted applications; stop them on exit. Raises `LifespanError`."""
         async with AsyncExitStack() as stack:
             started: set[int] = set()
             for mounted in self._mounted:
@@ -70,7 +70,7 @@ class HttpService:
             yield
 
     async def serve(self, admitted: AdmittedStream, head: Head) -> Head | None:
-        """Serve a stream whose first head has been read and checked; as `HttpConnection.serve`."""
+        """Serve a stream whose first head was read and checked. See `HttpConnection.serve`."""
         router = self._builtin if admitted.builtin else self._main
         scope = {
             "scheme": "https" if is_secure(admitted.stream) else "http",
@@ -88,9 +88,9 @@ class HttpService:
                 self._empty.set()
 
     async def drain(self, deadline: float) -> None:
-        """End each connection after the answer it is giving; returns at the deadline at last.
+        """End each connection after its current response. Return at ``deadline`` at the latest.
 
-        ``deadline`` is in Trio's time. Who is left then is for the caller to cancel.
+        ``deadline`` is in Trio's time. The caller cancels the connections that are left then.
         """
         self._shared.is_draining = True
         for connection in tuple(self._connections):
@@ -102,12 +102,12 @@ class HttpService:
 
 
 class _Router:
-    """Built-in routes first, then what is mounted."""
+    """Routes a request: to a built-in route, otherwise to the mounted applications."""
 
     def __init__(self, server: HostServer, routes: list[BaseRoute], mounts: Mounts | None) -> None:
         self._server = server
         self._routes = routes
-        self._own = Starlette(routes=routes, exception_handlers={HTTPException: _explain})
+        self._own = Starlette(routes=routes, exception_handlers={HTTPException: _error_page})
         self._own.router.redirect_slashes = False
         self._mounts = mounts
 
@@ -122,9 +122,12 @@ class _Router:
         return any(route.matches(scope)[0] is not Match.NONE for route in self._routes)
 
 
-async def _explain(request: Request, error: Exception) -> Response:
+async def _error_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "registered for this only"
-    text = {404: "There is nothing at this path.", 405: "This method is not allowed here."}
+    text = {
+        404: "There is no resource at this path.",
+        405: "This path does not support the method of the request.",
+    }
     return plain(text.get(error.status_code, error.detail), error.status_code, error.headers)
 
 

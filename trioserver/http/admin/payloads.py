@@ -1,4 +1,4 @@
-"""What requests hold: parameters and bodies, with their bounds. Unknown names are refused."""
+"""Parameters and bodies of requests, with their bounds. Unknown names are rejected."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A misspelt name must not widen what is met."""
+    """Rejects unknown names: a misspelt filter must not match more connections."""
 
 
 class Nothing(_Strict):
-    """No parameters at all."""
+    """No parameters."""
 
 
 class ConnectionsQuery(_Strict):
-    """``resource`` is name:value; ``after`` the ``next`` of the page before."""
+    """``resource`` is name:value; ``after`` is the ``next`` of the previous page."""
 
     user: Text | None = None
     token_id: Text | None = None
@@ -40,7 +40,7 @@ class ConnectionsQuery(_Strict):
 
 
 class BlocksQuery(_Strict):
-    """``after`` is the ``next`` of the page before."""
+    """``after`` is the ``next`` of the previous page."""
 
     user: Text | None = None
     after: Text | None = None
@@ -48,7 +48,7 @@ class BlocksQuery(_Strict):
 
 
 class AuditParameters(_Strict):
-    """``since`` and ``until`` are RFC 3339; ``before`` is the ``next`` of the page before."""
+    """``since`` and ``until`` are RFC 3339; ``before`` is the ``next`` of the previous page."""
 
     since: Text | None = None
     until: Text | None = None
@@ -64,7 +64,7 @@ class AuditParameters(_Strict):
 
 
 class Disconnect(_Strict):
-    """Whoever fits everything given; ``message`` is told to them."""
+    """Connections that match everything given; ``message`` is sent to them."""
 
     user: Text | None = None
     token_id: Text | None = None
@@ -74,7 +74,7 @@ class Disconnect(_Strict):
 
 
 class BlockRequest(_Strict):
-    """Whoever fits everything given, ``until`` (RFC 3339) or for ``for_ms``, or for good."""
+    """Users that match everything given, ``until`` (RFC 3339), ``for_ms``, or without end."""
 
     user: Text | None = None
     token_id: Text | None = None
@@ -86,7 +86,7 @@ class BlockRequest(_Strict):
 
 
 class Unblock(_Strict):
-    """The block with this ``id``, or those that name exactly what is given."""
+    """The block with this ``id``, or the blocks that name exactly what is given."""
 
     id: Text | None = None
     user: Text | None = None
@@ -96,23 +96,23 @@ class Unblock(_Strict):
 
 
 class Drain(_Strict):
-    """What the clients are told."""
+    """The reason that is sent to the clients."""
 
     reason: Literal["shutdown", "restart"] = "shutdown"
 
 
 class InspectToken(_Strict):
-    """Any token."""
+    """A token to verify."""
 
     token: Annotated[str, Meta(min_length=1, max_length=16_384)]
 
 
 def parameters(request: HttpRequest, kind: type[_Struct]) -> _Struct:
-    """The query string as a struct. Raises `ApiError`; nothing of a value is quoted."""
+    """Return the query string as a struct. Raises `ApiError`, which quotes no value."""
     pairs = request.query_params.multi_items()
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise invalid("A parameter is given more than once.")
+        raise invalid("The query has a parameter more than once.")
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
@@ -120,7 +120,7 @@ def parameters(request: HttpRequest, kind: type[_Struct]) -> _Struct:
 
 
 def seconds(name: str, text: str | None) -> float | None:
-    """RFC 3339 as seconds since the Unix epoch. Raises `ApiError`."""
+    """Return an RFC 3339 time as seconds since the Unix epoch. Raises `ApiError`."""
     if text is None:
         return None
     try:
@@ -129,19 +129,19 @@ def seconds(name: str, text: str | None) -> float | None:
             moment = moment.replace(tzinfo=UTC)
         return moment.timestamp()
     except (ValueError, OverflowError):
-        raise invalid(f"{name} must be an instant such as 2026-01-31T12:00:00Z.") from None
+        raise invalid(f"{name} must be a time in RFC 3339, such as 2026-01-31T12:00:00Z.") from None
 
 
 def pair(name: str, text: str | None) -> dict[str, str] | None:
-    """``name:value`` as a resource. Raises `ApiError`."""
+    """Return ``name:value`` as a resource. Raises `ApiError`."""
     if text is None:
         return None
     key, colon, value = text.partition(":")
     if not (key and colon and value):
-        raise invalid(f"{name} must be name:value.")
+        raise invalid(f"{name} must have the form name:value.")
     return {key: value}
 
 
 def given(struct: msgspec.Struct, *names: str) -> dict[str, Any]:
-    """Those fields that are not None."""
+    """Return the fields that are not None."""
     return {name: value for name in names if (value := getattr(struct, name)) is not None}

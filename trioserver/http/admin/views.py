@@ -1,4 +1,4 @@
-"""What the administration shows, as JSON: instants as RFC 3339 in UTC, durations in ms."""
+"""The administration's responses as JSON: times as RFC 3339 in UTC, durations in ms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trioserver.server.inspection import ConnectionReport, TaskReport
 
 
 def connection_view(report: ConnectionReport, *, tasks: bool) -> dict[str, Any]:
-    """A connection; ``tasks`` is for one that is looked at alone."""
+    """Return a connection. ``tasks``: with its tasks and its recent messages."""
     statistics = attrs.asdict(report.statistics)
     round_trip = statistics.pop("round_trip")
     shown = {
@@ -40,7 +40,7 @@ def _task(task: TaskReport) -> dict[str, Any]:
 
 
 def block_view(block: Block, *, stored: bool) -> dict[str, Any]:
-    """A block; ``stored``: it survives a restart."""
+    """Return a block. ``stored``: it survives a restart."""
     return {
         "id": block.id,
         "user": block.user,
@@ -56,7 +56,7 @@ def block_view(block: Block, *, stored: bool) -> dict[str, Any]:
 
 
 def inspection_view(inspection: Inspection) -> dict[str, Any]:
-    """What a token says of itself, and what the server says of it."""
+    """Return the contents of a token, and whether the server accepts it."""
     refusal = inspection.refusal
     left = inspection.expires_in
     return {

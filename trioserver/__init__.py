@@ -34,9 +34,10 @@ if TYPE_CHECKING:
         TracingConfig,
     )
     from trioserver.http.serving import run, serve
+    from trioserver.server.administration import BlockResult
     from trioserver.server.inspection import ConnectionFilter, ConnectionReport, TaskReport
     from trioserver.server.operations.reloading import ReconfigureResult
-    from trioserver.server.server import BlockResult, Server
+    from trioserver.server.server import Server
     from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStatistics
     from trioserver.telemetry.metrics.statistics import ServerStatistics
     from trioserver.telemetry.observer import (
@@ -131,7 +132,7 @@ _HOMES: Final = {
     "AuthAttempt": "trioserver.telemetry.observer",
     "AuthConfig": "trioserver.config",
     "Block": "trioserver.auth.blocks",
-    "BlockResult": "trioserver.server.server",
+    "BlockResult": "trioserver.server.administration",
     "ListenError": "trioserver.websocket.errors",
     "ClientCertificate": "trioserver.websocket.request",
     "ClientCertificateAuth": "trioserver.auth",

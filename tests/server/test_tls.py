@@ -152,7 +152,7 @@ async def test_nothing_is_compressed_and_http_1_1_is_agreed_on(files: Files) -> 
         with await trio.to_thread.run_sync(handshake, port_of(server), context) as connection:
             assert connection.compression() is None
             assert connection.selected_alpn_protocol() == "http/1.1"
-        (listener,) = server._listening.listeners
+        (listener,) = server._listeners.listeners
         assert listener.tls is not None
         assert listener.tls.options & ssl.OP_NO_COMPRESSION
 
@@ -221,12 +221,12 @@ async def test_a_bad_pair_is_refused_once_and_the_old_one_stays(files: Files) ->
             files.key.write_text("this is no key")
             await until_logged(logs, "certificate_reload_failed")
             assert await trio.to_thread.run_sync(look) == before
-            await server._listening.reload_changed_certificates()
+            await server._listeners.reload_changed_certificates()
             refused = [each for each in logs if each["event"] == "certificate_reload_failed"]
             assert len(refused) == 1
             assert str(files.key) in refused[0]["error"]
             files.certificate.unlink()  # gone altogether
-            await server._listening.reload_changed_certificates()
+            await server._listeners.reload_changed_certificates()
             assert await trio.to_thread.run_sync(look) == before
             files.issue()
             await until_logged(logs, "certificate_reloaded")

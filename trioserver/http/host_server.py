@@ -109,8 +109,10 @@ class AdministeredServer(HostServer, Protocol):
     ) -> int:
         """Remove the block with this id, or the blocks that name exactly what is given."""
 
-    def blocked(self) -> tuple[Block, ...]:
-        """Return the blocks in force, oldest first."""
+    def blocked(
+        self, *, user: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> tuple[Block, ...]:
+        """Return the blocks in force, oldest first: those of a user, a page, or all."""
 
     def is_stored(self, block: Block) -> bool:
         """Whether the block survives a restart."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -13,28 +13,22 @@ import structlog
 import trio
 
 from protocol import Refusal
-from trioserver.app.application import Application, RouteMatch
-from trioserver.auth.blocks import Blocks
+from trioserver.app.application import RouteMatch
 from trioserver.config import Config
 from trioserver.lifecycle.context import ConnectionContext
 from trioserver.lifecycle.lifecycle import Lifecycle
 from trioserver.lifecycle.opening import match_route, new_connection
 from trioserver.lifecycle.server_connection import ServerConnection
-from trioserver.logs.lines import LineLimiter, may_log
+from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.peers.addresses import plain
 from trioserver.server.admission.connection_limiter import Slot
-from trioserver.server.admission.controller import AdmissionController
-from trioserver.server.admission.memory import check_send_queue, new_memory
+from trioserver.server.admission.memory import check_send_queue
 from trioserver.server.admitted import AdmittedStream
+from trioserver.server.context import ServerContext
 from trioserver.server.http_side import HttpSide
-from trioserver.server.registry import Registry
-from trioserver.telemetry.counts import Counts
-from trioserver.telemetry.observer import Observer, Observers
-from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.handshake import ClientDisconnected, Head, RequestRejected, read_head
 from trioserver.websocket.listeners import remote_of
-from trioserver.websocket.poller import SocketPoller
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
 from trioserver.websocket.send_queue import largest_payload
 from trioserver.websocket.strictness import check_head
@@ -59,64 +53,50 @@ class _Arrival:
 
 
 class ConnectionHandler:
-    """Admits, reads the head of the request, judges it, and hands it on.
+    """Admits a stream, reads the head of its first request, and hands it to a `Lifecycle` or HTTP.
 
-    ``closed_for`` is what new connections are refused with; None while they are welcome.
-    ``accepted`` counts all streams; the ``admission`` counts the rest, and ``memory`` what their
-    connections hold. ``http`` answers what is not for
-    a WebSocket; None where there is nothing to answer it with.
+    - ``accepted``: the number of streams so far.
+    - ``closed_for``: what new connections are refused with; None while they are accepted.
+    - ``http``: answers all requests that are not opening handshakes; None if there is no HTTP side.
     """
 
-    def __init__(
-        self,
-        application: Application,
-        config: Config,
-        *,
-        lines: LineLimiter,
-        registry: Registry,
-        blocks: Blocks,
-        poller: SocketPoller | None,
-        counts: Counts,
-        observer: Observer,
-        tracing: Tracing | None,
-        wall_clock: Callable[[], float],
-    ) -> None:
-        self.admission = AdmissionController(config, observer)
-        self.memory = new_memory(config)
+    def __init__(self, context: ServerContext, config: Config) -> None:
         self.accepted = 0
         self.closed_for: Refusal | None = None
         self.http: HttpSide | None = None
-        self._application = application
+        self._context = context
+        self._admission = context.admission
         self._config = config
-        self._lines = lines
-        self._registry = registry
-        self._counts = counts
-        self._observer = Observers([self.admission, observer])
-        self._context = ConnectionContext(
-            config=config,
-            blocks=blocks,
-            counts=counts,
-            observer=self._observer,
-            tracing=tracing,
-            wall_clock=wall_clock,
-            poller=poller,
-            memory=self.memory,
-        )
-        self._limit_messages(config)
+        self._connection_context = self._make_connection_context()
+        self._limit_messages()
 
     def reconfigure(self, config: Config) -> None:
-        """Other options for connections from now on; those that are open keep what they have."""
+        """Use other options for new connections, and other limits for all."""
         self._config = config
-        self._context = attrs.evolve(self._context, config=config)
-        self.admission.reconfigure(config)
-        self.memory.limit = config.limits.max_memory_bytes
-        self._limit_messages(config)
+        self._connection_context = self._make_connection_context()
+        self._context.lines.reconfigure(config.log.lines_per_source, config.log.lines_per_second)
+        self._context.memory.limit = config.limits.max_memory_bytes
+        self._admission.reconfigure(config)
+        self._limit_messages()
 
-    def _limit_messages(self, config: Config) -> None:
-        """Nothing is taken for sending that could not be sent."""
-        check_send_queue(config)
-        for part in self._application.parts:
-            part.limit_messages(self, largest_payload(config.send_queue.max_bytes))
+    def _make_connection_context(self) -> ConnectionContext:
+        context = self._context
+        return ConnectionContext(
+            config=self._config,
+            blocks=context.blocks,
+            counts=context.counts,
+            observer=context.observers,
+            tracing=context.tracing,
+            wall_clock=context.wall_clock,
+            poller=context.poller,
+            memory=context.memory,
+        )
+
+    def _limit_messages(self) -> None:
+        """Have applications refuse messages that are larger than what can be sent."""
+        check_send_queue(self._config)
+        for part in self._context.application.parts:
+            part.limit_messages(self, largest_payload(self._config.send_queue.max_bytes))
 
     async def serve_stream(
         self,
@@ -131,7 +111,7 @@ class ConnectionHandler:
         ``proxied``: it begins with a header of the PROXY protocol. ``builtin``: it has come to the
         listener of the built-in routes.
         """
-        self._lines.use()  # the stream may be an embedder's, and the task too
+        self._context.lines.use()  # the stream may be an embedder's, and the task too
         self.accepted += 1
         peer = plain(remote_of(stream) if remote is None else remote)
         arrival = _Arrival(stream, peer, proxied, builtin)
@@ -151,7 +131,7 @@ class ConnectionHandler:
     async def _admit(self, arrival: _Arrival, head: Head | None) -> Head | None:
         """Serve it in a slot of its own; an opening handshake that came after HTTP comes back."""
         scope = trio.CancelScope()  # in which it waits for nothing but the peer
-        slot = self.admission.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
+        slot = self._admission.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
         if slot is None:
             return None
         with slot:
@@ -172,7 +152,7 @@ class ConnectionHandler:
                 if arrival.proxied:
                     arrival.peer = await self._announced(arrival.stream, arrival.peer)
                     arrival.proxied = False
-                    if not self.admission.announce(slot, arrival.peer):
+                    if not self._admission.announce(slot, arrival.peer):
                         return None
                 head = await read_head(arrival.stream, max_bytes=limits.max_head_bytes)
             if head is None:  # it gave way to somebody else, or has been too slow
@@ -181,7 +161,7 @@ class ConnectionHandler:
                 return None
             check_head(head)
         except BadProxyHeader as bad:
-            self.admission.drop_bad_proxy(arrival.peer, str(bad))
+            self._admission.drop_bad_proxy(arrival.peer, str(bad))
         except RequestRejected as bad:
             await self._admitted(arrival, slot, arrival.peer).refuse(bad, head)
         except ClientDisconnected as error:
@@ -197,16 +177,16 @@ class ConnectionHandler:
 
     def _serve(self, arrival: _Arrival, slot: Slot, head: Head) -> Coroutine[Any, Any, Head | None]:
         """What serves it. Not `async` itself: it would be there for as long as the connection."""
-        admitted = self._admitted(arrival, slot, self.admission.identify(slot, arrival.peer, head))
+        admitted = self._admitted(arrival, slot, self._admission.identify(slot, arrival.peer, head))
         if self.http is not None and not head.is_upgrade:
             return self._serve_http(self.http, admitted, head)
         try:
             if arrival.builtin:
                 raise RequestRejected(404, "There is no WebSocket at this address.")
             admitted.check(head)
-            match = match_route(head, self._application)
+            match = match_route(head, self._context.application)
             secure = is_secure(arrival.stream)
-            self.admission.check_origin(arrival.peer, match.route, head, secure=secure)
+            self._admission.check_origin(arrival.peer, match.route, head, secure=secure)
         except RequestRejected as bad:
             return admitted.refuse(bad, head)
         return self._run(self._lifecycle(admitted, head, match))
@@ -218,7 +198,7 @@ class ConnectionHandler:
             peer=arrival.peer,
             remote=remote,
             builtin=arrival.builtin,
-            admission=self.admission,
+            admission=self._admission,
         )
 
     async def _serve_http(
@@ -228,7 +208,7 @@ class ConnectionHandler:
         probe = admitted.builtin or http.has_builtin(head.path)
         try:
             admitted.check(head)
-            if self.admission.limiter.is_full and not probe:
+            if self._admission.limiter.is_full and not probe:
                 raise RequestRejected(503, "The server is full. Try again later.")
         except RequestRejected as bad:
             await admitted.refuse(bad, head)
@@ -238,7 +218,7 @@ class ConnectionHandler:
 
     async def _announced(self, stream: trio.abc.Stream, peer: str) -> str:
         """Who a trusted proxy says that it is, or else the proxy. Raises `BadProxyHeader`."""
-        if not self.admission.may_announce(peer):
+        if not self._admission.may_announce(peer):
             raise BadProxyHeader("the peer is not in proxy.trusted")
         transport = stream.transport_stream if isinstance(stream, TLSStream) else stream
         assert isinstance(transport, trio.SocketStream), "only sockets are listened on"
@@ -253,7 +233,7 @@ class ConnectionHandler:
             admitted.stream,
             head,
             match,
-            self._context,
+            self._connection_context,
             remote=admitted.remote,
             accepted_at=slot.since,
         )
@@ -264,20 +244,22 @@ class ConnectionHandler:
 
     async def _run(self, lifecycle: Lifecycle) -> None:
         connection = lifecycle.connection
-        busy = Refusal("server_busy") if self.admission.limiter.is_full else None
-        self._registry.add(connection)
+        busy = Refusal("server_busy") if self._admission.limiter.is_full else None
+        self._context.registry.add(connection)
         try:
             await lifecycle.run(self.closed_for or busy)
         finally:
-            self._registry.remove(connection)
-            self._counts.removed(connection.statistics())
+            self._context.registry.remove(connection)
+            self._context.counts.removed(connection.statistics())
 
     def became_ready(self, connection: ServerConnection) -> None:
         """From now on it is there for everybody."""
-        self._registry.became_ready(connection, self._config.limits.max_connections_per_user)
+        self._context.registry.became_ready(
+            connection, self._config.limits.max_connections_per_user
+        )
         if connection.route.has_presence:
             connection.route.presence.join(connection.facade, self._context.wall_clock())
-        self._observer.on_ready(connection.facade)
+        self._context.observers.on_ready(connection.facade)
 
 
 @attrs.frozen

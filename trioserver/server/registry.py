@@ -123,6 +123,13 @@ class Registry:
             return False
         return block.fits(user, candidate.path_params, session)
 
+    def disconnect_blocked(self, block: Block) -> int:
+        """Close the connections that a block fits; return how many there were."""
+        fitting = self.fitting(block)
+        for connection in fitting:
+            connection.disconnect(block.refusal.code)
+        return len(fitting)
+
     async def wait_empty(self) -> None:
         """Wait until nobody is connected."""
         while self._connections:

@@ -1,45 +1,41 @@
-"""The server: listeners, connections, and how they come to their end."""
+"""The public face of a running server. `trioserver.serve` and `trioserver.run` make one."""
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from heapq import nsmallest
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import attrs
 import structlog
 import trio
 
-from protocol import Disconnect
 from trioserver.app.application import Application, HealthCheck
 from trioserver.app.connection import Connection
-from trioserver.auth import Component, User, id_if_given
-from trioserver.auth.blocks import Block, Blocks
-from trioserver.auth.component import overrides
+from trioserver.auth import User, id_if_given
+from trioserver.auth.blocks import Block
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtra
-from trioserver.logs.lines import LineLimiter, may_log
+from trioserver.logs.lines import may_log
+from trioserver.server.administration import Administration, BlockResult, id_of
+from trioserver.server.components import Components
 from trioserver.server.connection_handler import ConnectionHandler
+from trioserver.server.context import new_context
 from trioserver.server.http_side import HttpSide
 from trioserver.server.inspection import ConnectionFilter, ConnectionReport, report
 from trioserver.server.operations.listener_manager import ListenerManager
 from trioserver.server.operations.reloading import ReconfigureResult, Reloader
-from trioserver.server.registry import Registry
 from trioserver.server.runner import ServerRunner
 from trioserver.storage import Database
 from trioserver.telemetry.audit import Auditor
-from trioserver.telemetry.counts import Counts
 from trioserver.telemetry.metrics.census import Census
 from trioserver.telemetry.metrics.measurements import Measurements
 from trioserver.telemetry.metrics.statistics import ServerStatistics
-from trioserver.telemetry.observer import AdminAction, AuthAttempt, Observer, Observers
+from trioserver.telemetry.observer import AdminAction, AuthAttempt, Observer
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.listeners import ListenAddress
-from trioserver.websocket.poller import make_poller
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
@@ -47,22 +43,15 @@ if TYPE_CHECKING:
 log: Final = structlog.get_logger("trioserver")
 
 _CENSUS_STEP: Final = 250
-"""Connections that are looked at before others get their turn: some tenths of a millisecond."""
-
-
-@attrs.frozen(kw_only=True)
-class BlockResult:
-    """What `Server.block` did. ``disconnected`` counts connections; ``stored``: it survives a
-    restart.
-    """
-
-    block: Block
-    disconnected: int
-    stored: bool
+"""Connections that `Server.measure` counts before other tasks get their turn: it takes some tenths
+of a millisecond."""
 
 
 class Server:
     """A running server, made by `serve`.
+
+    - ``application``: what it serves. ``wall_clock``: returns seconds since the Unix epoch.
+    - ``audit``: reads the audit log; None if ``audit.database`` is not set.
 
     ``make_http`` makes the HTTP side once the application has started; it may return None, and
     what it raises ends the start. Without it the server speaks WebSocket only.
@@ -80,90 +69,45 @@ class Server:
         make_http: Callable[[Server], HttpSide | None] = lambda server: None,
     ) -> None:
         traced = tracer is not None or config.tracing.spans == "on"
-        self.application = application
-        self._registry = Registry()
-        self.wall_clock = wall_clock
-        self._poller = make_poller()
         url = config.audit.database
-        self._database = None if url is None else open_database(url)
-        self._blocks = Blocks(
-            self._database,
-            refresh=config.audit.block_refresh_interval,
-            enforce=self._enforce,
-            wall_clock=wall_clock,
-        )
+        self.application = application
+        self.wall_clock = wall_clock
         self.audit: Auditor | None = None
+        self._database = None if url is None else open_database(url)
         if self._database is not None:
             self.audit = Auditor(self._database, config.audit, wall_clock=wall_clock)
-            observers = [*observers, self.audit]
-        self._counts = Counts()
-        self._observer = Observers([self._counts, *observers])
-        self._lines = LineLimiter(config.log.lines_per_source, config.log.lines_per_second)
-        self._handler = ConnectionHandler(
+        self._make_http = make_http
+        self._ended = trio.Event()
+        self._context = new_context(
             application,
             config,
-            lines=self._lines,
-            registry=self._registry,
-            blocks=self._blocks,
-            poller=self._poller,
-            counts=self._counts,
-            observer=self._observer,
+            database=self._database,
+            observers=observers if self.audit is None else (*observers, self.audit),
             tracing=Tracing(tracer) if traced else None,
             wall_clock=wall_clock,
         )
-        self._listening = ListenerManager()
+        self._administration = Administration(
+            self._context.registry, self._context.blocks, wall_clock=wall_clock
+        )
+        self._components = Components(application)
+        self._handler = ConnectionHandler(self._context, config)
+        self._listeners = ListenerManager()
         self._reloader = Reloader(
             config,
-            listening=self._listening,
-            parts=self._parts,
-            apply=self._apply,
+            listeners=self._listeners,
+            components=self._components,
+            apply=self._handler.reconfigure,
             load_config=load_config,
         )
         self._runner = ServerRunner(
-            application,
+            self._context,
             handler=self._handler,
-            listening=self._listening,
+            listeners=self._listeners,
             reloader=self._reloader,
-            registry=self._registry,
-            counts=self._counts,
-            poller=self._poller,
-            parts=self._parts,
-            services=self._services,
-            make_http=partial(make_http, self),
-            lifespan_of=self._lifespan_of,
+            components=self._components,
         )
 
-    def _apply(self, config: Config) -> None:
-        """What counts at once."""
-        self._lines.reconfigure(config.log.lines_per_source, config.log.lines_per_second)
-        self._handler.reconfigure(config)
-
-    def _lifespan_of(self, part: Application) -> AbstractAsyncContextManager[None] | None:
-        """With the server, where the function takes it."""
-        if part.lifespan is None:
-            return None
-        parameters = inspect.signature(part.lifespan).parameters.values()
-        wanted = [each for each in parameters if each.default is inspect.Parameter.empty]
-        return part.lifespan(part) if len(wanted) == 1 else part.lifespan(part, self)
-
-    def _parts(self) -> list[Any]:
-        """Authenticators, authorizers and the like, each once."""
-        return list({id(part): part for _, part in self.application.components()}.values())
-
-    def _services(self) -> list[Callable[..., Any]]:
-        """Their background work, and the server's own."""
-        ours: list[Callable[..., Any]] = [
-            self._lines.run,
-            self._blocks.run,
-            self._handler.memory.run,
-        ]
-        if self.audit is not None:
-            ours.append(self.audit.run)
-        parts = self._parts()
-        _warn_of_look_alikes(parts)
-        return [*ours, *(part.run for part in parts if overrides(part, "run"))]
-
-    # -------------------------------------------------------------------------- what it offers
+    # -------------------------------------------------------------------------- looking
 
     @property
     def config(self) -> Config:
@@ -172,75 +116,79 @@ class Server:
 
     @property
     def addresses(self) -> tuple[ListenAddress, ...]:
-        """Where it can be reached; empty before it listens."""
-        return self._listening.addresses
+        """Where clients can connect; empty until the server listens."""
+        return self._listeners.addresses
 
     @property
     def builtin_addresses(self) -> tuple[ListenAddress, ...]:
-        """Where the built-in routes are, if they have a listener of their own."""
-        return self._listening.builtin_addresses
+        """Where the built-in HTTP routes are, if they have a listener of their own."""
+        return self._listeners.builtin_addresses
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """All that are ready and have not ended, in no order."""
-        return tuple(each.facade for each in self._registry.ready if not each.has_ended)
+        """All connections that are ready and have not ended, in no order."""
+        return tuple(each.facade for each in self._context.registry.ready if not each.has_ended)
 
     def statistics(self) -> ServerStatistics:
-        """How it stands at this moment."""
-        door, admission = self._handler, self._handler.admission
+        """Return a snapshot of the server's main numbers."""
+        context, admission, memory = self._context, self._context.admission, self._context.memory
         return ServerStatistics(
             open=admission.limiter.open,
             unauthenticated=admission.limiter.unauthenticated,
-            ready=self._registry.ready_count,
+            ready=context.registry.ready_count,
             http=admission.limiter.http,
-            accepted=door.accepted,
+            accepted=self._handler.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
-            rejected=dict(self._counts.rejected),
-            closed=dict(self._counts.closed),
+            rejected=dict(context.counts.rejected),
+            closed=dict(context.counts.closed),
             evicted=admission.limiter.evicted,
             address_bans=admission.addresses.blocks,
             banned_addresses=admission.addresses.blocked_count(trio.current_time()),
             draining=self._runner.is_draining,
-            access_blocks=self._blocks.count,
-            memory_bytes=door.memory.held,
-            memory_waiting=door.memory.waiting,
-            memory_closed=door.memory.evicted,
+            access_blocks=context.blocks.count,
+            memory_bytes=memory.held,
+            memory_waiting=memory.waiting,
+            memory_closed=memory.evicted,
             audit=None if self.audit is None else self.audit.statistics(),
         )
 
     def inspect(self, connection: str | Connection) -> ConnectionReport | None:
-        """How the connection with this id stands; None where there is none."""
-        found = self._registry.get(_id_of(connection))
+        """Return a report about a connection; None if it has ended or there is none."""
+        found = self._context.registry.get(id_of(connection))
         return None if found is None else report(found)
 
     def inspect_all(
         self, fitting: ConnectionFilter | None = None, *, limit: int | None = None
     ) -> list[ConnectionReport]:
-        """How connections stand, also those that are not ready, in the order of their ids.
+        """Return reports about connections, ready or not, in the order of their ids.
 
-        ``limit``: no more than these; the next come with the last one's id as ``after``.
+        ``limit`` is the largest number of reports. To get the next ones, call again with the last
+        id as ``after`` of the filter.
         """
         chosen = fitting or ConnectionFilter()
-        found = (each for each in self._registry.all if chosen.fits(each))
+        found = (each for each in self._context.registry.all if chosen.fits(each))
         if limit is None:
-            limit = self._handler.admission.limiter.open
+            limit = self._context.admission.limiter.open
         return [report(each) for each in nsmallest(limit, found, key=lambda each: each.id)]
 
     @contextmanager
     def observe(self, observer: Observer) -> Iterator[None]:
-        """Tell an observer what happens, for as long as this is open; after those of `serve`."""
-        self._observer.add(observer)
+        """Tell an observer what happens, until this context manager exits.
+
+        It is told after the observers that were given to `serve`.
+        """
+        self._context.observers.add(observer)
         try:
             yield
         finally:
-            self._observer.remove(observer)
+            self._context.observers.remove(observer)
 
     def record_auth_attempt(self, attempt: AuthAttempt) -> None:
-        """Tell the observers, the audit among them, of an authentication over HTTP.
+        """Report an authentication over HTTP to the observers, the audit among them.
 
-        For what an application verifies itself, as a password: `trioserver.http.api.record_attempt`
-        fills in what is known of a request. Bearer tokens are recorded by the server. The log has
-        the attempts that failed.
+        For what an application verifies itself, such as a password. `trioserver.http.api.
+        record_attempt` fills in what is known of the request. The server itself reports bearer
+        tokens. Attempts that failed are logged.
         """
         if attempt.code is not None and may_log("authentication_failed", attempt.remote):
             log.info(
@@ -252,35 +200,40 @@ class Server:
                 path=attempt.path,
                 token=attempt.token,
             )
-        self._handler.admission.on_auth_attempt(attempt)
-        self._observer.on_auth_attempt(attempt)
+        self._context.observers.on_auth_attempt(attempt)
 
     def health_checks(self) -> Mapping[str, HealthCheck]:
-        """The server's own, for `/readyz`: each raises while what it is named after fails."""
-        checks: dict[str, HealthCheck] = {"blocks": self._blocks.check_health}
+        """Return the server's own checks for `/readyz`, by name. A check raises if it fails."""
+        checks: dict[str, HealthCheck] = {"blocks": self._context.blocks.check_health}
         if self.audit is not None:
             checks["audit"] = self.audit.check_health
         return checks
 
     def record_admin_action(self, action: AdminAction) -> None:
         """Report an administrative action to the observers, the audit among them."""
-        self._observer.on_admin_action(action)
+        self._context.observers.on_admin_action(action)
 
     def measurements(self) -> Measurements:
-        """All numbers, in one go: about a millisecond for each thousand connections."""
-        census = Census(self._counts)
-        for connection in self._registry.all:
+        """Measure everything at once. Takes about a millisecond per thousand connections."""
+        census = Census(self._context.counts)
+        for connection in self._context.registry.all:
             census.take(connection)
-        return Measurements(counts=self._counts, census=census, statistics=self.statistics())
+        return self._measurements(census)
 
     async def measure(self) -> Measurements:
-        """All numbers, in steps that hold nobody up. Cancelling this changes nothing."""
-        census, connections = Census(self._counts), self._registry.all
-        for index, connection in enumerate(connections):
+        """Measure everything in steps, between which other tasks run."""
+        census = Census(self._context.counts)
+        for index, connection in enumerate(self._context.registry.all):
             if index % _CENSUS_STEP == 0:
                 await trio.lowlevel.checkpoint()
             census.take(connection)
-        return Measurements(counts=self._counts, census=census, statistics=self.statistics())
+        return self._measurements(census)
+
+    def _measurements(self, census: Census) -> Measurements:
+        counts = self._context.counts
+        return Measurements(counts=counts, census=census, statistics=self.statistics())
+
+    # -------------------------------------------------------------------------- administration
 
     def disconnect(
         self,
@@ -292,34 +245,26 @@ class Server:
         code: str = "disconnected",
         message: str | None = None,
     ) -> int:
-        """Close at once all connections that match everything given; returns how many.
+        """Close all connections that match everything given; return how many there were.
 
         ``user`` is a `User` or an id, ``connection`` a `Connection` or an id. ``resource`` matches
-        when all its parameters do.
+        if all its parameters do.
 
-        Connections that are being verified match as well, so whoever withdraws a right in a
-        database and then calls this keeps out a connection whose authorizer was on its way. Where
-        it is not known yet who that is, the connection is closed as soon as it is known; such are
-        not counted. Connections that come later are not affected: see `block`.
+        Connections that are still authenticating match too. If the user of one is not known yet,
+        it is closed as soon as the user is known, and is not counted. So an application that takes
+        a right away in its database and then calls this also closes a connection whose authorizer
+        was still running. Connections that come later are not affected: see `block`.
 
-        Raises `ValueError` when nothing is given, `TypeError` for what is neither.
+        Raises `ValueError` if nothing is given, `TypeError` for arguments of another type.
         """
-        if user is None and token_id is None and resource is None and connection is None:
-            raise ValueError("say whom to disconnect: user, token_id, resource or connection")
-        user, connection = id_if_given(user), _id_if_given(connection)
-        matching = self._registry.matching(
-            user=user, token_id=token_id, resource=resource, connection=connection
+        return self._administration.disconnect(
+            user=user,
+            token_id=token_id,
+            resource=resource,
+            connection=connection,
+            code=code,
+            message=message,
         )
-        if connection is None and (user is not None or token_id is not None):
-            self._blocks.withdrawals.add(
-                user=user,
-                token_id=token_id,
-                resource=resource,
-                refusal=Disconnect(code, message),
-            )
-        for candidate in matching:
-            candidate.disconnect(code, message)
-        return len(matching)
 
     async def block(
         self,
@@ -332,28 +277,27 @@ class Server:
         reason: str | None = None,
         actor: str | User | None = None,
     ) -> BlockResult:
-        """Keep out whoever fits everything given, from now on, and close their connections.
+        """Refuse clients that match everything given from now on, and close their connections.
 
-        ``user`` and ``actor`` are a `User` or an id. ``token_id`` is a token's ``jti``,
-        ``session`` the ``sid`` claim, ``resource`` path parameters. ``until`` is in seconds since
-        the Unix epoch, None until `unblock`. With a database (``audit.database``) it is stored when
-        this returns, or, where the database is away, as soon as that is back: ``stored`` says.
-        Clients get ``session_blocked``, or ``token_revoked`` where a token id is given.
+        - ``user`` and ``actor`` are a `User` or an id. ``token_id`` is a token's ``jti``,
+          ``session`` the ``sid`` claim, ``resource`` path parameters.
+        - ``until`` is in seconds since the Unix epoch; None: until `unblock`.
 
-        Cancelling this leaves the block in force. Raises `ValueError`, and `TooManyBlocksError`.
+        Clients get ``session_blocked``, or ``token_revoked`` if ``token_id`` is given. With a
+        database (``audit.database``), the block is stored when this returns. If the database does
+        not answer, the block is stored as soon as it does: see `BlockResult.stored`.
+
+        Cancelling this leaves the block in force. Raises `ValueError` and `TooManyBlocksError`.
         """
-        block = Block(
-            user=id_if_given(user),
+        return await self._administration.block(
+            user=user,
             token_id=token_id,
             session=session,
             resource=resource,
             until=until,
             reason=reason,
-            actor=id_if_given(actor),
-            created_at=self.wall_clock(),
+            actor=actor,
         )
-        met = await self._blocks.add(block)
-        return BlockResult(block=block, disconnected=met, stored=self._blocks.is_stored(block))
 
     async def unblock(
         self,
@@ -364,123 +308,116 @@ class Server:
         session: str | None = None,
         resource: Mapping[str, str] | None = None,
     ) -> int:
-        """Lift the block with this ``id``, or those that name exactly what is given; how many.
+        """Lift the block with this ``id``, or the blocks that name exactly what is given.
 
-        Raises `ValueError` when nothing is given. Raises `DatabaseUnavailableError`, and then
-        nothing is lifted.
+        Return how many were lifted. Raises `ValueError` if nothing is given. Raises
+        `DatabaseUnavailableError` if the database does not answer; then nothing is lifted.
         """
-        target = {
-            "user": id_if_given(user),
-            "token_id": token_id,
-            "session": session,
-            "resource": resource,
-        }
-        given = {name: value for name, value in target.items() if value is not None}
-        if id is None and not given:
-            raise ValueError("say what to lift: id, user, token_id, session or resource")
-        return await self._blocks.remove(
-            block
-            for block in self.blocked()
-            if id in (None, block.id) and given in ({}, block.target)
+        return await self._administration.unblock(
+            id, user=user, token_id=token_id, session=session, resource=resource
         )
 
-    def blocked(self) -> tuple[Block, ...]:
-        """The blocks in force, oldest first."""
-        return self._blocks.all
+    def blocked(
+        self,
+        *,
+        user: str | User | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> tuple[Block, ...]:
+        """Return the blocks in force, oldest first.
+
+        - ``user``: only the blocks that name this user.
+        - ``after`` and ``limit``: one page, of the blocks behind the one with the id ``after``.
+          All of them at once takes some 50 ms for 100,000 blocks, during which nothing else runs.
+        """
+        return self._context.blocks.page(user=id_if_given(user), after=after, limit=limit)
 
     def is_stored(self, block: Block) -> bool:
-        """Return whether a block survives a restart."""
-        return self._blocks.is_stored(block)
+        """Whether a block is in the database, so that it survives a restart."""
+        return self._context.blocks.is_stored(block)
 
     def check_blocks(self, user: User) -> None:
-        """Raise `Refusal` if a block applies to this user, whatever the session or resource."""
-        self._blocks.check(user)
+        """Raise `Refusal` if a block keeps this user out of everything.
 
-    def _enforce(self, block: Block) -> int:
-        refusal = block.refusal
-        met = self._registry.fitting(block)
-        for connection in met:
-            connection.disconnect(refusal.code)
-        return len(met)
+        Blocks that name a resource are not looked at.
+        """
+        self._context.blocks.check(user)
+
+    # -------------------------------------------------------------------------- operation
 
     def start_draining(self, reason: str = "shutdown") -> None:
-        """Begin what `drain` does, and do not wait for it."""
+        """Begin to drain, as `drain` does, without waiting."""
         self._runner.start_draining(reason)
 
     async def drain(self, reason: str = "shutdown") -> None:
-        """Stop accepting, send everybody away in slots spread over the drain period, and end.
+        """Stop accepting connections, close those that are open one by one, and end.
 
-        ``reason``: "shutdown" or "restart". Returns when the last connection has ended; `serve`
-        returns then too. Cancelling this does not stop the draining.
+        The clients are told to reconnect, each at a moment of its own, spread over
+        ``shutdown.drain_period``. ``reason`` is "shutdown" or "restart". Returns when the last
+        connection has ended; `serve` returns then too. Cancelling this does not stop the drain.
         """
         self.start_draining(reason)
-        await self._runner.wait_drained()
+        await self._ended.wait()
 
     async def reconfigure(self, config: Config) -> ReconfigureResult:
-        """Use another configuration for all that begins from now on, and read certificates anew.
+        """Use another configuration for all that begins from now on, and read certificates again.
 
-        Limits of the whole server count at once; connections that are open keep what they began
-        with. What needs a restart is named in what is returned, and in a line of the log. Raises
-        `ListenError` for certificates that do not do; then, and when cancelled, nothing changes.
+        Limits of the whole server change at once. Connections that are open keep the options that
+        they began with. Options that need a restart are listed in the result and in the log.
+        Raises `ListenError` if a certificate cannot be used. Then, and when this is cancelled,
+        nothing changes.
         """
         return await self._reloader.reconfigure(config)
 
     async def reload(self) -> bool:
-        """What SIGHUP does: configuration, certificates, and the files of authenticators.
+        """Load the configuration, certificates and authenticators' files again, as SIGHUP does.
 
-        Each that does not do is refused with a line of the log, and the old one stays. Returns
-        whether all did.
+        If one of them cannot be used, the old one stays, and the reason is logged. Return whether
+        all of them could.
         """
         return await self._runner.reload()
 
     # -------------------------------------------------------------------------- running
 
     async def run(self, *, handle_signals: bool, task_status: trio.TaskStatus[Server]) -> None:
-        """Serve until drained or cancelled."""
-        self._lines.use()
+        """Serve until drained or cancelled.
+
+        Each part ends before those that were started earlier: connections, background services,
+        HTTP, lifespans, and the database last.
+        """
+        self._context.lines.use()
         async with AsyncExitStack() as stack:
             if self._database is not None:
                 await stack.enter_async_context(self._database)
+            for lifespan in self._components.lifespans(self):
+                await stack.enter_async_context(lifespan)
+            http = self._handler.http = self._make_http(self)
+            if http is not None:
+                await stack.enter_async_context(http.running())
             await self._runner.run(
-                handle_signals=handle_signals, on_ready=partial(task_status.started, self)
+                [*self._services(), *self._components.services()],
+                handle_signals=handle_signals,
+                on_ready=partial(task_status.started, self),
             )
+        self._ended.set()
+
+    def _services(self) -> Iterator[Callable[..., object]]:
+        context = self._context
+        yield from (context.lines.run, context.blocks.run, context.memory.run)
+        if self.audit is not None:
+            yield self.audit.run
 
     async def serve_stream(self, stream: trio.abc.Stream, *, remote: str | None = None) -> None:
-        """Serve one stream that is open already, to its end; what listeners accept comes here.
+        """Serve one open stream until it ends, as if a listener had accepted it.
 
-        Raises nothing but `trio.Cancelled`. ``remote`` is taken from a socket where not given.
+        ``remote`` is the client's address; None takes it from the socket. Raises nothing but
+        `trio.Cancelled`.
         """
         await self._handler.serve_stream(stream, remote=remote)
 
 
-def _warn_of_look_alikes(parts: Iterable[object]) -> None:
-    """Name what looks like a `Component` and is none: its background work is not started."""
-    for part in parts:
-        run = None if isinstance(part, Component) else getattr(type(part), "run", None)
-        if inspect.iscoroutinefunction(run) and "task_status" in inspect.signature(run).parameters:
-            log.warning(
-                "not_a_component",
-                part=type(part).__qualname__,
-                hint="its run(*, task_status) is not called: derive the class from "
-                "trioserver.Component",
-            )
-
-
-def _id_of(connection: str | Connection) -> str:
-    if isinstance(connection, Connection):
-        return connection.id
-    if isinstance(connection, str):
-        return connection
-    kind = type(connection).__name__
-    raise TypeError(f"a connection is a Connection or its id, a str; this is a {kind}")
-
-
-def _id_if_given(connection: str | Connection | None) -> str | None:
-    return None if connection is None else _id_of(connection)
-
-
 def open_database(url: str) -> Database:
-    """The database of audit and blocks, not open yet. Raises `ValueError` with what to do."""
+    """Make the database of audit and blocks, not open yet. Raises `ValueError`."""
     try:
         return Database(url)
     except (MissingExtra, ValueError) as error:

@@ -99,7 +99,7 @@ async def test_no_verification_survives_a_withdrawal_that_came_after_its_beginni
         assert messages[-1]["fatal"]
         await harness.assert_nothing_left()
         assert harness.world.seen == []
-        assert len(harness.server._blocks.withdrawals) == 0
+        assert len(harness.server._context.blocks.withdrawals) == 0
 
 
 @pytest.mark.parametrize("withdraw", ALL)
@@ -118,7 +118,7 @@ async def test_no_refresh_survives_it_either(
         assert "auth_refreshed" not in [message["type"] for message in messages]
         assert messages[-1]["fatal"]
         await harness.assert_nothing_left()
-        assert len(harness.server._blocks.withdrawals) == 0
+        assert len(harness.server._context.blocks.withdrawals) == 0
 
 
 @pytest.mark.parametrize("withdraw", ALL)

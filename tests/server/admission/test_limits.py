@@ -310,7 +310,7 @@ async def test_the_connections_of_a_user_leave_nothing_behind(autojump_clock: Mo
             client = await harness.ready()
         await client.close()
         await harness.assert_nothing_left()
-        assert harness.server._registry._by_user == {}
+        assert harness.server._context.registry._by_user == {}
 
 
 # ------------------------------------------------------------------------------ forged tokens

@@ -127,7 +127,7 @@ async def test_a_certificate_that_will_not_do_changes_nothing(tmp_path: Path) ->
         with pytest.raises(ListenError, match="cannot use the certificate"):
             await server.reconfigure(bad)
         assert server.config == config
-        assert server._handler.admission.limiter.limits.max_connections == 10_000
+        assert server._context.admission.limiter.limits.max_connections == 10_000
 
 
 # ------------------------------------------------------------------------------ reloading

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 import structlog
@@ -95,9 +96,43 @@ class Blocks:
 
     @property
     def all(self) -> tuple[Block, ...]:
-        """Those in force, oldest first."""
+        """The blocks in force, oldest first."""
+        return self.page()
+
+    def page(
+        self, *, user: str | None = None, after: str | None = None, limit: int | None = None
+    ) -> tuple[Block, ...]:
+        """Return the blocks in force, oldest first, but no more than ``limit``.
+
+        ``user``: only those that name this user. ``after``: only those behind the block with this
+        id; none, if that has been lifted. A page costs what is on it, however many blocks there
+        are.
+        """
+        last = None if after is None else self._index.get(after)
+        if after is not None and last is None:
+            return ()
+        if user is None:
+            found: Iterable[Block] = self._index.oldest_first(after=last)
+        else:
+            mine = sorted(self._index.naming({"user": user}), key=_age)
+            found = (each for each in mine if last is None or _age(each) > _age(last))
+        return tuple(islice(self._in_force(found), limit))
+
+    def find(self, id: str | None, target: Mapping[str, Any]) -> list[Block]:
+        """Return the blocks in force with this id that name exactly ``target``.
+
+        None matches all ids, and an empty target all targets; one of the two has to be given.
+        """
+        if id is None:
+            found: Iterable[Block] = self._index.naming(target)
+        else:
+            block = self._index.get(id)
+            found = () if block is None else (block,)
+        return [each for each in self._in_force(found) if target in ({}, each.target)]
+
+    def _in_force(self, blocks: Iterable[Block]) -> Iterator[Block]:
         now = self._wall_clock()
-        return tuple(block for block in self._index.oldest_first() if not block.is_over(now))
+        return (each for each in blocks if each.until is None or now < each.until)
 
     @property
     def count(self) -> int:
@@ -300,6 +335,10 @@ class _Turns:
         if time.perf_counter() - self._since > _TURN:
             await trio.lowlevel.checkpoint()
             self._since = time.perf_counter()
+
+
+def _age(block: Block) -> tuple[float, str]:
+    return block.created_at, block.id
 
 
 def table() -> Any:

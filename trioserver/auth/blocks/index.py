@@ -23,7 +23,7 @@ class BlockIndex:
     def __init__(self) -> None:
         self._by_id: dict[str, Block] = {}
         self._by_key: dict[_Key, dict[str, Block]] = {}
-        self._by_age = _Sorted(lambda: ((b.created_at, b.id) for b in self._by_id.values()))
+        self._by_age = _Sorted(lambda: ((b.created_at, b.id, b) for b in self._by_id.values()))
         self._by_end = _Sorted(
             lambda: ((b.until, b.id) for b in self._by_id.values() if b.until is not None)
         )
@@ -45,7 +45,7 @@ class BlockIndex:
         """Add a block; its id must not be there yet."""
         self._by_id[block.id] = block
         self._by_key.setdefault(_key(block), {})[block.id] = block
-        self._by_age.add((block.created_at, block.id))
+        self._by_age.add((block.created_at, block.id, block))
         if block.until is not None:
             self._by_end.add((block.until, block.id))
 
@@ -63,9 +63,15 @@ class BlockIndex:
         if block.until is not None:
             self._by_end.remove((block.until, id))
 
-    def oldest_first(self) -> list[Block]:
-        """All of them, by age."""
-        return [self._by_id[id] for _, id in self._by_age.values]
+    def oldest_first(self, *, after: Block | None = None) -> Iterator[Block]:
+        """Yield the blocks by age; only those behind ``after``, if it is given."""
+        ages = self._by_age.values
+        start = 0 if after is None else bisect_right(ages, (after.created_at, after.id))
+        return (ages[index][2] for index in range(start, len(ages)))
+
+    def naming(self, target: Mapping[str, Any]) -> Iterator[Block]:
+        """Yield the blocks whose target has one thing in common with ``target``, or more."""
+        yield from self._by_key.get(_key_of(**target), _NONE).values()
 
     def over(self, now: float) -> list[str]:
         """The ids of those whose time has passed."""
@@ -101,12 +107,13 @@ class _Sorted:
         self._changes = 0
         return self._values
 
-    def add(self, value: tuple[float, str]) -> None:
+    def add(self, value: tuple[Any, ...]) -> None:
         values = self._after_a_change()
         if values is not None:
             insort(values, value)
 
     def remove(self, value: tuple[float, str]) -> None:
+        """Remove the value that begins with these two."""
         values = self._after_a_change()
         if values is not None:
             del values[bisect_left(values, value)]
@@ -119,19 +126,29 @@ class _Sorted:
         return self._values
 
 
-def _first(value: tuple[float, str]) -> float:
-    return value[0]
+def _first(value: tuple[Any, ...]) -> float:
+    number: float = value[0]
+    return number
 
 
 def _key(block: Block) -> _Key:
     """One thing that whoever it fits has."""
-    if block.user is not None:
-        return ("user", "", block.user)
-    if block.token_id is not None:
-        return ("token_id", "", block.token_id)
-    if block.session is not None:
-        return ("session", "", block.session)
-    return ("resource", *min((block.resource or {}).items()))
+    return _key_of(block.user, block.token_id, block.session, block.resource)
+
+
+def _key_of(
+    user: str | None = None,
+    token_id: str | None = None,
+    session: str | None = None,
+    resource: Mapping[str, str] | None = None,
+) -> _Key:
+    if user is not None:
+        return ("user", "", user)
+    if token_id is not None:
+        return ("token_id", "", token_id)
+    if session is not None:
+        return ("session", "", session)
+    return ("resource", *min((resource or {}).items()))
 
 
 def _keys(user: User, resource: Mapping[str, str], session: str | None) -> Iterator[_Key]:

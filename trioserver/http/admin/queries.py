@@ -49,10 +49,8 @@ class Queries:
     async def blocks(self, request: HttpRequest) -> Response:
         """``GET /blocks``."""
         query = parameters(request, payloads.BlocksQuery)
-        blocks = [b for b in self._server.blocked() if query.user in (None, b.user)]
-        if query.after is not None:
-            ids = [block.id for block in blocks]
-            blocks = blocks[ids.index(query.after) + 1 :] if query.after in ids else []
+        one_more = query.limit + 1
+        blocks = self._server.blocked(user=query.user, after=query.after, limit=one_more)
         page = blocks[: query.limit]
         more = page[-1].id if len(blocks) > query.limit else None
         shown = [block_view(block, stored=self._server.is_stored(block)) for block in page]

@@ -105,22 +105,23 @@ def _shown(value: Any) -> str:
 class Reloader:
     """Keeps the configuration that is in force, and puts another one in its place.
 
-    ``apply`` is given what counts from now on. ``parts`` gives authenticators and the like; the
-    components among them read their files anew. ``load_config`` is called in a worker thread.
+    - ``apply`` is called with the configuration that is in force from now on.
+    - ``components`` are told to read their files again, those that are a `Component`.
+    - ``load_config`` is called in a worker thread; None: the configuration stays.
     """
 
     def __init__(
         self,
         config: Config,
         *,
-        listening: ListenerManager,
-        parts: Callable[[], Iterable[Any]],
+        listeners: ListenerManager,
+        components: Iterable[Any],
         apply: Callable[[Config], None],
         load_config: Callable[[], Config] | None,
     ) -> None:
         self.config = config
-        self._listening = listening
-        self._parts = parts
+        self._listeners = listeners
+        self._components = components
         self._apply = apply
         self._load_config = load_config
         self._reconfiguring = trio.Lock()
@@ -128,7 +129,7 @@ class Reloader:
     async def reconfigure(self, config: Config) -> ReconfigureResult:
         """As `Server.reconfigure`."""
         async with self._reconfiguring:
-            keys = await self._listening.load_certificates(config)
+            keys = await self._listeners.load_certificates(config)
             outcome = compare(self.config, config)
             keys.use()
             self.config = keep_what_is_read_at_start(self.config, config)
@@ -139,7 +140,7 @@ class Reloader:
     async def reload(self) -> bool:
         """As `Server.reload`."""
         good = await self._attempt(self._reload_config)
-        for part in self._parts():
+        for part in self._components:
             if overrides(part, "reload"):
                 good &= await self._attempt(partial(self._reload_part, part))
         return good
@@ -168,4 +169,4 @@ class Reloader:
         """Use new certificates as their files change; until cancelled."""
         while True:
             await trio.sleep(self.config.tls.check_interval)
-            await self._listening.reload_changed_certificates()
+            await self._listeners.reload_changed_certificates()

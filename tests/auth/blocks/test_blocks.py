@@ -106,6 +106,54 @@ async def test_blocks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------------- on a server
 
 
+async def test_pages_of_blocks_follow_each_other_oldest_first() -> None:
+    now = 0.0
+    blocks = Blocks(wall_clock=lambda: now)
+    for number in range(7):
+        name = "alice" if number % 2 else "bob"
+        await blocks.add(Block(user=name, token_id=str(number), created_at=float(number % 5)))
+    await blocks.add(Block(user="alice", token_id="over", until=5.0, created_at=0.5))
+    now = 10.0
+    cases: list[tuple[str | None, str]] = [(None, "0516234"), ("alice", "513"), ("nobody", "")]
+    for user, tokens in cases:
+        found: list[Block] = []
+        while page := blocks.page(user=user, after=found[-1].id if found else None, limit=2):
+            assert len(page) <= 2
+            found += page
+        ages = [block.created_at for block in found]
+        assert ages == sorted(ages)
+        assert sorted(str(block.token_id) for block in found) == sorted(tokens)
+    assert blocks.page(after="of no block") == ()
+
+
+async def test_a_page_reads_no_more_blocks_than_are_on_it() -> None:
+    """90,000 blocks in one go would hold up every connection."""
+    asked = 0
+
+    class Counted(Block):
+        @property
+        def target(self) -> dict[str, Any]:
+            return {"user": self.user}
+
+        def __getattribute__(self, name: str) -> Any:
+            nonlocal asked
+            asked += name == "until"
+            return super().__getattribute__(name)
+
+    blocks = Blocks()
+    for number in range(300):
+        await blocks.add(Counted(user=f"u{number}", created_at=float(number)))
+    middle = blocks.page()[150]
+    for limit in (1, 10):
+        asked = 0
+        assert len(blocks.page(after=middle.id, limit=limit)) == limit
+        assert asked <= 2 * limit
+    asked = 0
+    assert [block.user for block in blocks.page(user="u7")] == ["u7"]
+    assert blocks.find(None, {"user": "u8"})
+    assert asked <= 4
+
+
 async def test_blocking_a_user_closes_their_connections_at_once_and_keeps_them_out(
     autojump_clock: MockClock,
 ) -> None:

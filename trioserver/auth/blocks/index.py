@@ -66,7 +66,7 @@ class BlockIndex:
     def oldest_first(self, *, after: Block | None = None) -> Iterator[Block]:
         """Yield the blocks by age; only those behind ``after``, if it is given."""
         ages = self._by_age.values
-        start = 0 if after is None else bisect_right(ages, (after.created_at, after.id))
+        start = 0 if after is None else bisect_left(ages, (after.created_at, after.id)) + 1
         return (ages[index][2] for index in range(start, len(ages)))
 
     def naming(self, target: Mapping[str, Any]) -> Iterator[Block]:

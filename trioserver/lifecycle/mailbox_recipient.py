@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from protocol import Refusal, TooBigToSendError
 from trioserver.lifecycle.server_connection import ServerConnection
+from trioserver.logs.lines import may_log
 from trioserver.websocket.send_queue import SendQueueClosed
 
 
@@ -37,7 +38,8 @@ class MailboxRecipient:
             try:
                 connection.transmit(message)
             except TooBigToSendError:  # the options have changed since it was stored
-                connection.log.error("mailbox_message_too_big", bytes=len(message))
+                if may_log("mailbox_message_too_big", user=self.user_id):
+                    connection.log.error("mailbox_message_too_big", size=len(message))
                 return None
         return None if connection.has_ended else self._send_queue.position
 

@@ -23,6 +23,7 @@ from trioserver.app.mailbox.store import Bounds, Store, Totals
 from trioserver.app.mailbox.sweeping import log_unavailable, sweep_forever
 from trioserver.auth.component import Component
 from trioserver.auth.user import User, id_of
+from trioserver.logs.lines import may_log
 from trioserver.storage import Database
 from trioserver.storage.retention import RetentionClock
 from trioserver.storage.turn import Turn
@@ -157,7 +158,7 @@ class Mailbox(Component):
                     queue.read_all_again()  # it may have been stored all the same
                     raise
                 connections = queue.give(message, recipients)
-        if dropped:
+        if dropped and may_log("mailbox_messages_dropped"):
             _log.warning("mailbox_messages_dropped", count=dropped)
         return SendReceipt(id=message.id, connections=connections, dropped=dropped)
 

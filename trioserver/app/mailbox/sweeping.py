@@ -9,6 +9,7 @@ import structlog
 import trio
 
 from trioserver.app.mailbox.store import Store
+from trioserver.logs.lines import may_log
 from trioserver.storage import DatabaseUnavailableError
 
 INTERVAL: Final = 3600.0
@@ -64,6 +65,8 @@ async def sweep(store: Store, clock: Callable[[], float]) -> None:
 
 def log_unavailable(error: Exception, **values: int) -> None:
     """Log how the database of a mailbox failed, without any statement or value."""
+    if not may_log("mailbox_unavailable"):  # every user's consumer fails while it is down
+        return
     if isinstance(error, DatabaseUnavailableError):
         text = str(error)  # what is wrong and what to do, without SQL and values
         _log.warning("mailbox_unavailable", category=error.category, error=text, **values)

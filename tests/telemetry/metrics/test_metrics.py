@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -15,12 +13,10 @@ from trio.testing import MockClock
 
 from tests.support.app import Harness, World, make_application, serving, wall_clock
 from tests.support.client import Client, Rejected
-from trioserver import Application, AuditConfig, Config, Connection, LimitsConfig, Server
+from trioserver import Config, Connection, LimitsConfig, Server
 from trioserver.config import HandlerConfig
 from trioserver.telemetry.metrics import CONTENT_TYPE, render, render_in_steps
 from trioserver.telemetry.metrics.endpoint import MetricsEndpoint, metrics_endpoint
-
-DOCS = Path("docs/operating.md")
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -346,27 +342,3 @@ async def test_without_the_library_it_says_what_to_install(
     async with serving() as harness:
         with pytest.raises(ImportError, match=r"install trioserver\[metrics\]"):
             render(harness.server)
-
-
-def test_the_table_in_the_docs_lists_all_that_there_is(tmp_path: Path) -> None:
-    async def families() -> set[tuple[str, str, tuple[str, ...]]]:
-        app = Application()
-        audit = AuditConfig(database=str(tmp_path / "audit.db"))
-        server = Server(app, Config(port=0, audit=audit))
-        from trioserver.telemetry.metrics.families import Families
-
-        return {
-            (
-                family.name + ("_total" if family.type == "counter" else ""),
-                family.type,
-                tuple(getattr(family, "_labelnames", ())),
-            )
-            for family in Families(server.measurements()).collect()
-        }
-
-    section = DOCS.read_text().partition("## Metrics")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `(trioserver_\w+)` \| (\w+) \| ([^|]*) \| [^|]+ \|$", section, re.M)
-    documented = {
-        (name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows
-    }
-    assert documented == trio.run(families)

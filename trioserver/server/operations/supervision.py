@@ -73,7 +73,7 @@ def _tell(error: Exception, name: str, pause: float) -> None:
     errors = "; ".join(map(name_of, _leaves(error)))
     traceback = traceback_of(error)
     log.error(
-        "background_task_failed", task=name, error=errors, again_in=pause, traceback=traceback
+        "background_task_failed", task=name, error=errors, retry_in=pause, traceback=traceback
     )
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from trioserver.config.extras import MissingExtra, needs
+from trioserver.config.extras import MissingExtraError, needs
 
 
 def import_it(name: str) -> None:
@@ -16,7 +16,7 @@ def import_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["bucket", "bucket.handle"])
 def test_what_is_missing_is_said_with_what_to_install(name: str) -> None:
-    with pytest.raises(MissingExtra) as raised:
+    with pytest.raises(MissingExtraError) as raised:
         import_it(name)
     assert str(raised.value) == "water needs a bucket: pip install 'trioserver[bucket]'"
 
@@ -24,7 +24,7 @@ def test_what_is_missing_is_said_with_what_to_install(name: str) -> None:
 def test_another_module_that_is_missing_is_raised_as_it_is() -> None:
     with pytest.raises(ModuleNotFoundError) as raised:
         import_it("trioserver.no_such_room")
-    assert not isinstance(raised.value, MissingExtra)
+    assert not isinstance(raised.value, MissingExtraError)
     assert raised.value.name == "trioserver.no_such_room"
 
 

@@ -472,4 +472,4 @@ from trioserver.storage import Batcher, Database
 Database("test.db")
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "MissingExtra: SQL needs SQLAlchemy: pip install 'trioserver[sql]'" in ended.stderr
+    assert "MissingExtraError: SQL needs SQLAlchemy: pip install 'trioserver[sql]'" in ended.stderr

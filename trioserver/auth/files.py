@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trioserver.auth.keys import Key, WeakSecretError
-from trioserver.config.private_files import tell_if_open
+from trioserver.config.private_files import warn_if_open
 
 
 def read_keys(secret_file: Path | None, key_files: Iterable[Path]) -> tuple[Key, ...]:
     """All keys of these files. Raises `ValueError`, which names the file and no secret."""
     keys: list[Key] = []
     if secret_file is not None:
-        tell_if_open(secret_file)
+        warn_if_open(secret_file)
         keys += _in(secret_file, _secrets)
     for file in key_files:
         keys += _in(file, public_keys)

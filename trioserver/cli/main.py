@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
 
 from trioserver import __version__
 from trioserver.cli.output.terminal import Exit, Failure, one_line
-from trioserver.config.extras import MissingExtra
+from trioserver.config.extras import MissingExtraError
 
 _COMMANDS: Final = {
     "demo": "Run the example systems, with users and tokens.",
@@ -49,7 +49,7 @@ class _Commands(click.Group):
             return None
         try:
             module: Any = importlib.import_module(f"trioserver.cli.commands.{cmd_name}")
-        except (ModuleNotFoundError, MissingExtra) as error:
+        except (ModuleNotFoundError, MissingExtraError) as error:
             if error.name is not None and error.name.partition(".")[0] in _OURS:
                 raise
             extra = _EXTRAS.get(cmd_name, "cli")

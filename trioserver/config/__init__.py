@@ -1,8 +1,8 @@
-"""What an operator can set: one frozen class for each concern. Durations are in seconds.
+"""The options of a server: one frozen class per concern. Durations are in seconds.
 
-Each option says what it is for in its metadata, which `trioserver config` prints and
-docs/configuration.md is made from. A wrong value raises `ValueError` with the option's name, the
-value, and what is allowed.
+The metadata of each field contains its help text, unit and bounds, which `trioserver config` prints
+and docs/configuration.md is generated from. A wrong value raises `ValueError` with the option's
+name, the value, and what is allowed.
 """
 
 from trioserver.config.admission import LimitsConfig, OriginConfig, ProxyConfig

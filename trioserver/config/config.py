@@ -1,4 +1,4 @@
-"""All of it."""
+"""The whole configuration of a server."""
 
 # ruff: noqa: RUF009 -- all of these classes are frozen
 
@@ -26,8 +26,10 @@ from trioserver.config.operations import (
 
 @attrs.frozen(kw_only=True)
 class Config(Listener):
-    """Everything. ``host``, ``port`` and the like stand for one listener; ``listen``, when given,
-    lists them all instead.
+    """All options of a server.
+
+    ``host``, ``port`` and the other options of `Listener` describe a single listener. ``listen``,
+    if not empty, lists all listeners in place of it.
     """
 
     listen: tuple[ListenConfig, ...] = ()
@@ -47,11 +49,11 @@ class Config(Listener):
     tracing: TracingConfig = TracingConfig()
 
     def __attrs_post_init__(self) -> None:
-        listeners = self.listeners  # what is wrong with them is said now, not at the start
+        listeners = self.listeners  # raises ValueError now, not when the server starts
         if not self.proxy.trusted and any(where.proxy_protocol for where in listeners):
             raise ValueError(
-                "proxy_protocol without proxy.trusted would drop every connection: say which "
-                "networks the proxies are in"
+                "proxy_protocol is set without proxy.trusted, so every connection would be "
+                "dropped; set proxy.trusted to the networks of the proxies"
             )
         limits, send_queue = self.limits, self.send_queue.max_bytes
         one = (limits.max_message_bytes + limits.max_queued_bytes + send_queue) * 4 // 3
@@ -64,7 +66,7 @@ class Config(Listener):
 
     @property
     def listeners(self) -> tuple[ListenConfig, ...]:
-        """All the places to listen on, at least one."""
+        """All listeners, at least one."""
         if self.listen:
             return self.listen
         names = attrs.fields_dict(Listener)

@@ -84,21 +84,23 @@ class HandlerConfig:
 
 @attrs.frozen(kw_only=True)
 class SendQueueConfig:
-    """What may wait to be sent to one client. Answers wait for room, and reading pauses; a client
-    for which what cannot wait goes beyond these is closed: ``slow_consumer``."""
+    """The queue of messages to one client. If it is full, responses wait and the server stops
+    reading from the client; a client whose queue exceeds it with other messages is closed with
+    ``slow_consumer``."""
 
     max_bytes: int = in_bytes(
         2 * MIB,
         1024,
         1024 * MIB,
-        "All that waits to be sent to one client. The largest message it is sent is smaller by 64 "
-        "KiB, or by a quarter where that is less; one that is larger is refused: "
-        "`too_big_to_send`.",
+        "Maximum bytes queued for one client. Above it, the client is closed with `slow_consumer`. "
+        "It also limits a single message to 64 KiB less, or three quarters of it if that is more; "
+        "a larger one is refused with `too_big_to_send`.",
     )
     max_age: float = seconds(
         10.0,
         0.1,
         3600.0,
-        "How long anything waits to be sent to it; a message of more than 64 KiB has as long for "
-        "each of its pieces, of 64 KiB.",
+        "Maximum time that a message is queued for one client, or that each 64 KiB of a larger "
+        "message take. Above it, the client is closed with `slow_consumer`. Raise it for clients "
+        "on slow networks.",
     )

@@ -1,4 +1,4 @@
-"""What is not installed, told apart from what is broken."""
+"""Imports of optional libraries: an error that says which extra to install."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class MissingExtra(ImportError):
-    """A library of an optional part is not installed; the message says how to install it."""
+class MissingExtraError(ImportError):
+    """An optional library is not installed; the message says how to install it."""
 
 
 @contextmanager
 def needs(message: str, *libraries: str) -> Iterator[None]:
-    """Raise `MissingExtra` with ``message`` where an import fails for want of one of ``libraries``.
+    """Raise `MissingExtraError` with ``message`` if one of ``libraries`` is not installed.
 
-    All else is raised as it is: a module of our own that is missing, a name that a library of
-    another version does not have. The advice to install what is installed would hide it.
+    Any other error is raised unchanged, such as a missing module of trioserver, or a name that
+    another version of a library does not have: installing the extra would not correct it.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in libraries:
             raise
-        raise MissingExtra(message, name=error.name) from error
+        raise MissingExtraError(message, name=error.name) from error

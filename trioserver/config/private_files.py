@@ -1,4 +1,4 @@
-"""Files that are nobody else's business: made so that only this user reads them, and looked at."""
+"""Files with secrets: created for this user only, and checked for open permissions."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ _FILE: Final = 0o600
 _DIRECTORY: Final = 0o700
 
 _OTHERS: Final = stat.S_IWGRP | stat.S_IRWXO
-"""What is told of: writing by the group, anything by others. Reading by the group is a common way
-to hand a file to a service."""
+"""Permissions that cause a warning: writing by the group, and anything by others. Reading by the
+group is a common way to give a file to a service."""
 
 _log: Final = structlog.get_logger("trioserver")
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory for this user only, with its parents, unless it is there.
+    """Create a directory for this user only, with its parents, unless it exists.
 
-    Raises `OSError`. One that is there and is open to others is told of in the log.
+    Raises `OSError`. Logs a warning if it exists and is open to others.
     """
     try:
         path.mkdir(mode=_DIRECTORY, parents=True)
     except FileExistsError:
         if not path.is_dir():
             raise
-        tell_if_open(path)
+        warn_if_open(path)
 
 
 def create_file(path: Path) -> None:
-    """Make an empty file for this user only, unless it is there. Raises nothing: who opens it next
-    says what is wrong."""
+    """Create an empty file for this user only, unless it exists.
+
+    Raises nothing; the next function that opens the file reports what is wrong.
+    """
     with suppress(OSError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _FILE))
 
 
-def tell_if_open(path: Path) -> None:
+def warn_if_open(path: Path) -> None:
     """Log a warning if others on this machine may read or change what is there. Raises nothing."""
     if os.name != "posix":
         return

@@ -17,7 +17,7 @@ import trio
 from trioserver.app.application import Application
 from trioserver.app.functions import unwrap
 from trioserver.config import Config
-from trioserver.config.extras import MissingExtra, needs
+from trioserver.config.extras import MissingExtraError, needs
 from trioserver.server.http_side import HttpSide
 from trioserver.server.operations.gc_scheduler import run_gc_scheduler
 from trioserver.server.server import Server
@@ -42,7 +42,7 @@ def make_http(server: Server) -> HttpSide | None:
             from trioserver.http.admin import admin_app
             from trioserver.http.service import HttpService
             from trioserver.telemetry.metrics.endpoint import metrics_endpoint
-    except MissingExtra:
+    except MissingExtraError:
         if wanted:
             raise
         log.info("http_disabled", hint="for /healthz and more: pip install 'trioserver[http]'")

@@ -17,7 +17,7 @@ from trioserver.app.connection import Connection
 from trioserver.auth import User, id_if_given
 from trioserver.auth.blocks import Block
 from trioserver.config import Config
-from trioserver.config.extras import MissingExtra
+from trioserver.config.extras import MissingExtraError
 from trioserver.logs.lines import may_log
 from trioserver.server.administration import Administration, BlockResult, id_of
 from trioserver.server.components import Components
@@ -420,5 +420,5 @@ def open_database(url: str) -> Database:
     """Make the database of audit and blocks, not open yet. Raises `ValueError`."""
     try:
         return Database(url)
-    except (MissingExtra, ValueError) as error:
+    except (MissingExtraError, ValueError) as error:
         raise ValueError(f"audit.database: {error}") from None

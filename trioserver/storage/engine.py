@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trioserver.config.extras import needs
-from trioserver.config.private_files import create_file, tell_if_open
+from trioserver.config.private_files import create_file, warn_if_open
 from trioserver.storage.errors import DatabaseUnavailableError
 from trioserver.storage.job import opened
 from trioserver.storage.sqlite_file import WAL_BYTES, SQLiteFile, read_only_uri
@@ -210,7 +210,7 @@ def check_location(url: URL) -> None:
             raise IsADirectoryError(0, "it is a directory")
         if path.exists() and not os.access(path, os.R_OK | os.W_OK):
             raise PermissionError(0, "the file may not be read and written")
-        tell_if_open(path)
+        warn_if_open(path)
     except OSError as error:
         raise DatabaseUnavailableError(
             "location",

@@ -12,7 +12,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from trioserver.config.private_files import tell_if_open
+from trioserver.config.private_files import warn_if_open
 from trioserver.websocket.errors import ListenError, reason_of
 from trioserver.websocket.request import ClientCertificate
 from trioserver.websocket.tls_stream import is_secure
@@ -68,7 +68,7 @@ def tls_context(files: TLSFiles) -> ssl.SSLContext:
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(["http/1.1"])
-    tell_if_open(files.key)
+    warn_if_open(files.key)
     try:
         # The empty password: an encrypted key is an error, not a question on the terminal.
         context.load_cert_chain(files.certificate, files.key, password="")

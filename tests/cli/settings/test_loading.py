@@ -183,7 +183,7 @@ def test_a_flag_is_true_or_false(file: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_proxy_protocol_without_proxies_is_said(file: Path) -> None:
     file.write_text("[[trioserver.listen]]\nproxy_protocol = true\n")
-    assert "say which networks the proxies are in" in error_of(file)
+    assert "set proxy.trusted to the networks of the proxies" in error_of(file)
 
 
 # ------------------------------------------------------------------------------ listeners

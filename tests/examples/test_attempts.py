@@ -14,7 +14,7 @@ from trioserver import Application, AuditConfig, AuditQuery, Config
 from trioserver.auth import make_secret
 from trioserver.examples import accounts, behavior_log
 from trioserver.examples.accounts import Account
-from trioserver.telemetry.audit import Entry
+from trioserver.telemetry.audit import AuditEntry
 
 PHONE = {"phone": "9876543210", "mpin": "123456", "device_id": "device001"}
 
@@ -41,7 +41,7 @@ async def post(place: Site, path: str, **body: str) -> Answer:
     return await http.request("POST", path, headers=headers, body=json.dumps(body).encode())
 
 
-async def recorded(place: Site, count: int) -> list[Entry]:
+async def recorded(place: Site, count: int) -> list[AuditEntry]:
     """Oldest first."""
     audit = place.server.audit
     assert audit is not None
@@ -49,7 +49,7 @@ async def recorded(place: Site, count: int) -> list[Entry]:
     return [*reversed((await audit.query(AuditQuery())).entries)]
 
 
-def shown(entry: Entry) -> tuple[str | None, str | None, str | None]:
+def shown(entry: AuditEntry) -> tuple[str | None, str | None, str | None]:
     return entry.method, entry.code, entry.user
 
 

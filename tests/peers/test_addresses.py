@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trioserver.peers.addresses import Networks, host_of, key_of, plain
+from trioserver.peers.addresses import Networks, address_key, host_of, plain
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from trioserver.peers.addresses import Networks, host_of, key_of, plain
 )
 def test_what_a_peer_counts_as(peer: str, host: str, key: str) -> None:
     assert host_of(peer) == host
-    assert key_of(peer) == key
+    assert address_key(peer) == key
 
 
 @pytest.mark.parametrize(

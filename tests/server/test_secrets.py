@@ -51,8 +51,8 @@ from trioserver.http.api import EXCEPTION_HANDLERS, authenticate
 from trioserver.logs.setup import set_up_logging
 from trioserver.server.inspection import report
 from trioserver.storage import Database
-from trioserver.telemetry.audit import AuditQuery, Entry
-from trioserver.telemetry.metrics import render
+from trioserver.telemetry.audit import AuditEntry, AuditQuery
+from trioserver.telemetry.metrics import render_metrics
 
 SIGNING: Final = make_secret()
 PAYLOAD: Final = "payload-nobody-else-may-read"
@@ -378,7 +378,7 @@ async def visit_everything(visitor: Visitor) -> None:
     await visitor.send_raw(b"GET /\r\n" + secrets + b"\r\n")
 
 
-async def audited(server: Server) -> list[Entry]:
+async def audited(server: Server) -> list[AuditEntry]:
     assert server.audit is not None
     with trio.fail_after(10):
         while server.audit.statistics().queued:  # noqa: ASYNC110 -- there is no event for it
@@ -403,7 +403,7 @@ async def test_no_secret_comes_out_of_a_server(
         server: Server = await nursery.start(partial(serve, app, config))
         visitor = Visitor(server)
         await visit_everything(visitor)
-        metrics = render(server)[0].decode()
+        metrics = render_metrics(server)[0].decode()
         recorded = await audited(server)
         assert {"websocket", "bearer"} <= {entry.method for entry in recorded}
         shown = [

@@ -2,6 +2,7 @@
 
 from trioserver.auth.certificate import ClientCertificateAuth
 from trioserver.auth.component import Component
+from trioserver.auth.fetching import FetchError
 from trioserver.auth.inspect import Inspection, inspect_token
 from trioserver.auth.jwks import JWKS
 from trioserver.auth.jwt import JWTAuth
@@ -18,6 +19,7 @@ __all__ = [
     "ClientCertificateAuth",
     "Component",
     "Credentials",
+    "FetchError",
     "Inspection",
     "JWTAuth",
     "Key",

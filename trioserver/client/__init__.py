@@ -1,7 +1,8 @@
 """A client of `trioserver.v1`: ``async with connect(url, token=...) as client``."""
 
+from protocol.messages import Ready
 from trioserver.client.backoff import Backoff
-from trioserver.client.client import Client, PushMessage
+from trioserver.client.client import Client, Messages, PushMessage
 from trioserver.client.close_reason import CloseReason
 from trioserver.client.connecting import connect
 from trioserver.client.errors import (
@@ -29,7 +30,9 @@ __all__ = [
     "ConnectTimeoutError",
     "ConnectionLostError",
     "Event",
+    "Messages",
     "PushMessage",
+    "Ready",
     "RequestRejectedError",
     "RequestTimeoutError",
     "State",

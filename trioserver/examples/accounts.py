@@ -30,13 +30,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from trioserver import Application
+from trioserver import Application, Database, DatabaseUnavailableError, address_key
 from trioserver.auth import make_token
 from trioserver.examples import audiences
 from trioserver.examples.attempts import Attempts, Devices, Tries, Try
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, read_json, record_attempt
-from trioserver.peers.addresses import key_of
-from trioserver.storage import Database, DatabaseUnavailableError
 
 T = TypeVar("T")
 
@@ -251,7 +249,7 @@ async def login(request: Request) -> JSONResponse:
     services: Accounts = request.scope["trioserver.application"].state["accounts"]
     remote = request.client.host if request.client is not None else ""
     device = services.devices.shown(wanted.username, request)
-    this = Try(wanted.username, key_of(remote), device)
+    this = Try(wanted.username, address_key(remote), device)
     wait = services.tries.begin(this)
     if wait > 0:
         raise _too_many(request, wait)

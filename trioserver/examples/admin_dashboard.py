@@ -34,6 +34,7 @@ from trioserver import (
     Connection,
     ConnectionFilter,
     ConnectionReport,
+    Database,
     Mailbox,
     Presence,
     Refusal,
@@ -44,7 +45,6 @@ from trioserver import (
 from trioserver.auth import Authenticator
 from trioserver.examples.dashboard_service import Dashboard, Limit, Page, metadata, tell_stats
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, refuse
-from trioserver.storage import Database
 
 PATH: Final = "/admin/ws"
 

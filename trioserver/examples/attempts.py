@@ -25,7 +25,7 @@ import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.bucket import TokenBucket
+from trioserver import TokenBucket
 
 REMEMBERED: Final = 10_000
 """Buckets of a kind; the one that was used longest ago is forgotten first. Making so many costs a

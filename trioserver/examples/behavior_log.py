@@ -30,7 +30,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from trioserver import AdminAction, Application, Connection, Id, JWTAuth, Refusal, User
+from trioserver import (
+    AdminAction,
+    Application,
+    Connection,
+    Database,
+    DatabaseUnavailableError,
+    Id,
+    JWTAuth,
+    Refusal,
+    User,
+    address_key,
+)
 from trioserver.auth import make_token
 from trioserver.examples import audiences
 from trioserver.examples.accounts import Busy, Passwords
@@ -44,8 +55,6 @@ from trioserver.http.api import (
     read_json,
     record_attempt,
 )
-from trioserver.peers.addresses import key_of
-from trioserver.storage import Database, DatabaseUnavailableError
 
 PATH: Final = "/api/v1/ws/behavior/{session_id}"
 
@@ -287,7 +296,7 @@ async def _counted(
     not there costs the same, in attempts and in time. Raises `ApiError`.
     """
     remote = request.client.host if request.client is not None else ""
-    this = Try(login.phone, key_of(remote), device)
+    this = Try(login.phone, address_key(remote), device)
     wait = services.tries.begin(this)
     if wait > 0:
         record_attempt(request, "mpin", code="rate_limited")

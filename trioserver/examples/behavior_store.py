@@ -21,9 +21,14 @@ import structlog
 import trio
 from sqlalchemy.dialects.sqlite import insert
 
-from trioserver import Refusal
-from trioserver.storage import Batcher, BatchFailedError, BatchOverflowError, Database
-from trioserver.storage.migrations import Step
+from trioserver import (
+    Batcher,
+    BatchFailedError,
+    BatchOverflowError,
+    Database,
+    MigrationStep,
+    Refusal,
+)
 
 metadata: Final = sa.MetaData()
 
@@ -222,5 +227,5 @@ def _create(connection: sa.Connection) -> None:
         connection.exec_driver_sql(f"DROP TABLE {previous}")
 
 
-STEPS: Final[tuple[Step, ...]] = (_create,)
+STEPS: Final[tuple[MigrationStep, ...]] = (_create,)
 """Of `upgrade`."""

@@ -10,8 +10,7 @@ import attrs
 import msgspec
 import sqlalchemy as sa
 
-from trioserver import Refusal
-from trioserver.storage import Database, DatabaseUnavailableError
+from trioserver import Database, DatabaseUnavailableError, Refusal
 
 MAX_MEMBERS: Final = 20
 """Of one conversation, its owner included. Each is told of each message."""

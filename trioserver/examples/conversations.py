@@ -22,10 +22,9 @@ import attrs
 import msgspec
 import trio
 
-from trioserver import Application, Connection, Mailbox, Presence, Refusal, Server
+from trioserver import Application, Connection, Database, Mailbox, Presence, Refusal, Server
 from trioserver.auth import Authenticator, SQLAuthorizer
 from trioserver.examples.conversation_store import Page, Store, answered, words_of
-from trioserver.storage import Database
 
 PATH: Final = "/ws/conversations/{conversation_id}"
 

@@ -18,6 +18,8 @@ from trioserver import (
     Application,
     AuditQuery,
     Connection,
+    Database,
+    DatabaseUnavailableError,
     MailboxFullError,
     Member,
     Observer,
@@ -25,10 +27,8 @@ from trioserver import (
     Refusal,
     Server,
     User,
+    traceback_of,
 )
-from trioserver.logs.tracebacks import traceback_of
-from trioserver.storage import Database, DatabaseUnavailableError
-from trioserver.telemetry.audit import as_json
 
 INTERVAL: Final = 1.0
 """Seconds between two looks."""
@@ -154,7 +154,7 @@ class Dashboard:
         for entry in reversed(page.entries):
             if entry.id > newest:
                 self._newest = entry.id
-                self.application.publish("attempts", as_json(entry))
+                self.application.publish("attempts", entry.as_json())
 
     async def figures(self) -> dict[str, Any]:
         """The numbers of a ``stats_update``."""
@@ -182,7 +182,7 @@ class Dashboard:
         found = await self.server.audit.query(
             AuditQuery(kind=ATTEMPTS, before=page.before, limit=page.limit)
         )
-        return {"attempts": [as_json(entry) for entry in found.entries], "next": found.next}
+        return {"attempts": [entry.as_json() for entry in found.entries], "next": found.next}
 
     async def broadcast(self, text: str, user: User) -> dict[str, int]:
         """Tell all dashboards, and keep it for those administrators who have none open."""

@@ -28,7 +28,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from trioserver import Application, Connection, Refusal
+from trioserver import Application, Connection, Database, DatabaseUnavailableError, Refusal
 from trioserver.auth import Authenticator
 from trioserver.examples.study.documents import Reader, kind_of, plain_name
 from trioserver.examples.study.library import STEPS, Library
@@ -38,7 +38,6 @@ from trioserver.examples.study.responders import Composer, Responder
 from trioserver.examples.study.uploads import Uploads, receive_file
 from trioserver.examples.upgrade import upgrade
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, refuse
-from trioserver.storage import Database, DatabaseUnavailableError
 
 PATH: Final = "/api/chat/ws"
 TEXTS: Final = "/api/chat/texts"

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from trioserver.storage import Database
-from trioserver.storage.migrations import Step
+from trioserver import Database, MigrationStep
 
 TIMEOUT: Final = 600.0
 """Seconds for an upgrade: a table with millions of rows may have to be rebuilt. In a call that is
 made for a client, a database has much less."""
 
 
-async def upgrade(database_url: str, component: str, steps: Sequence[Step]) -> None:
+async def upgrade(database_url: str, component: str, steps: Sequence[MigrationStep]) -> None:
     """Do the steps that the database does not have yet, all of them in one transaction.
 
     Raises `DatabaseUnavailableError`, and `SchemaTooNewError` if a newer version has made the

@@ -15,7 +15,7 @@ import trio
 
 from trioserver.logs.context import MAX_USER
 from trioserver.logs.source_limiter import SourceLimiter, Suppressed
-from trioserver.peers.addresses import key_of
+from trioserver.peers.addresses import address_key
 
 BURST: Final = 20.0
 """Seconds' worth of lines that may come at once."""
@@ -75,7 +75,7 @@ class LineLimiter:
     def allow(self, event: str, remote: str, user: str | None, *, traceback: bool) -> bool:
         """See `may_log`."""
         budget = self._addresses if user is None else self._users
-        source = key_of(remote) if user is None else user[:MAX_USER]
+        source = address_key(remote) if user is None else user[:MAX_USER]
         kind = _Kind(event, by_user=user is not None)
         return budget.allow(source, kind, trio.current_time(), traceback=traceback)
 

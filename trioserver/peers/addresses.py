@@ -66,7 +66,7 @@ def plain(peer: str) -> str:
     return with_port(address, int(port) if port else None)
 
 
-def key_of(peer: str) -> str:
+def address_key(peer: str) -> str:
     """What a peer is counted under: an IPv4 address, an IPv6 network of 64 bits, any other name.
 
     Empty for those that are no address of anybody: Unix sockets, and where nobody knows.

@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-Step = Callable[[Connection], None]
+MigrationStep = Callable[[Connection], None]
 
 _LOCK: Final = 7_283_455_011
 """Of PostgreSQL's advisory locks: two servers that start at once make the tables one by one."""
@@ -40,14 +40,14 @@ class SchemaTooNewError(ValueError):
     """A newer version of the server has made these tables; nothing was touched."""
 
 
-def is_current(connection: Connection, component: str, steps: Sequence[Step]) -> bool:
+def is_current(connection: Connection, component: str, steps: Sequence[MigrationStep]) -> bool:
     """Whether all steps have been done. Only reads. Raises `SchemaTooNewError`."""
     if not inspect(connection).has_table(_SCHEMA.name):
         return False
     return _version(connection, component, steps) == len(steps)
 
 
-def migrate(connection: Connection, component: str, steps: Sequence[Step]) -> None:
+def migrate(connection: Connection, component: str, steps: Sequence[MigrationStep]) -> None:
     """Do the steps that have not been done yet, all in the transaction of ``connection``.
 
     Where all have been done it writes nothing. `Database.migrate` reads first, and begins a
@@ -66,7 +66,7 @@ def migrate(connection: Connection, component: str, steps: Sequence[Step]) -> No
         connection.execute(update(_SCHEMA).where(mine).values(version=len(steps)))
 
 
-def _version(connection: Connection, component: str, steps: Sequence[Step]) -> int | None:
+def _version(connection: Connection, component: str, steps: Sequence[MigrationStep]) -> int | None:
     """How many steps have been done; None where the component has not been here yet."""
     mine = _SCHEMA.c.component == component
     version = connection.execute(select(_SCHEMA.c.version).where(mine)).scalar_one_or_none()

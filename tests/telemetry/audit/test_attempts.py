@@ -28,7 +28,7 @@ from trioserver.auth import make_secret, make_token
 from trioserver.auth.fingerprint import fingerprint
 from trioserver.http.api import EXCEPTION_HANDLERS, authenticate, record_attempt
 from trioserver.storage import Database
-from trioserver.telemetry.audit import AuditStore, Entry
+from trioserver.telemetry.audit import AuditEntry, AuditStore
 
 SECRET = make_secret()
 HANDSHAKE = {
@@ -62,7 +62,7 @@ async def recording(url: str) -> AsyncIterator[Site]:
         yield place
 
 
-async def entries(place: Site, count: int) -> list[Entry]:
+async def entries(place: Site, count: int) -> list[AuditEntry]:
     """Oldest first."""
     audit = place.server.audit
     assert audit is not None
@@ -158,7 +158,7 @@ async def test_what_was_recorded_before_there_was_a_method_can_be_read_and_gets_
     assert [entry.method for entry in await read(sqlite_url)] == ["bearer", None]
 
 
-async def read(url: str, **query: Any) -> list[Entry]:
+async def read(url: str, **query: Any) -> list[AuditEntry]:
     """As `trioserver audit` does, which alters nothing."""
     async with Database(url) as database:
         with trio.fail_after(5):

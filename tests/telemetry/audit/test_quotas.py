@@ -12,18 +12,20 @@ from trio.testing import MockClock
 from tests.support.databases import eventually
 from trioserver import AdminAction, AuditConfig, AuditQuery, AuthAttempt
 from trioserver.storage import Database, DatabaseUnavailableError
-from trioserver.telemetry.audit import Auditor, Entry
+from trioserver.telemetry.audit import AuditEntry, Auditor
 from trioserver.telemetry.audit.quotas import Quotas
 
 CONFIG = AuditConfig(database="x", rows_per_source=1, rows_per_second=10)
 
 
-def attempt(**fields: Any) -> Entry:
+def attempt(**fields: Any) -> AuditEntry:
     kept: dict[str, Any] = {"method": "bearer", "outcome": "refused", "code": "token_invalid"}
-    return Entry(at=0.0, kind="attempt", **{**kept, "address": "192.0.2.1", **fields})
+    return AuditEntry(at=0.0, kind="attempt", **{**kept, "address": "192.0.2.1", **fields})
 
 
-def keep(quotas: Quotas, entry: Entry, times: int, now: float = 0.0, is_full: bool = False) -> int:
+def keep(
+    quotas: Quotas, entry: AuditEntry, times: int, now: float = 0.0, is_full: bool = False
+) -> int:
     """How many of them are kept."""
     return sum(quotas.allow(entry, now, is_full=is_full) for _ in range(times))
 
@@ -60,7 +62,7 @@ def test_a_flood_of_failures_costs_nobody_who_succeeds_a_row() -> None:
     for n in range(5000):
         keep(quotas, attempt(address=f"198.51.{n // 250}.{n % 250}"), 1)
     good = attempt(outcome="accepted", code=None, user="alice", method="websocket")
-    done = Entry(at=0.0, kind="act", outcome="done", act="block")
+    done = AuditEntry(at=0.0, kind="act", outcome="done", act="block")
     for is_full in (False, True):
         assert keep(quotas, good, 5, is_full=is_full) == 5
         assert keep(quotas, done, 1000, is_full=is_full) == 1000
@@ -69,7 +71,9 @@ def test_a_flood_of_failures_costs_nobody_who_succeeds_a_row() -> None:
 
 def test_refreshes_of_one_client_are_bounded_and_cost_no_other_user_a_row() -> None:
     quotas = Quotas(CONFIG)
-    refresh = Entry(at=0.0, kind="refresh", outcome="refreshed", user="bob", method="websocket")
+    refresh = AuditEntry(
+        at=0.0, kind="refresh", outcome="refreshed", user="bob", method="websocket"
+    )
     assert keep(quotas, refresh, 1250) == 60
     (row,) = quotas.collect(0.0)
     assert (row.kind, row.act, row.user, row.affected) == ("suppressed", "refresh", "bob", 1190)

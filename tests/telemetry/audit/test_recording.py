@@ -15,7 +15,7 @@ from tests.support.client import Client
 from tests.support.databases import eventually, sqlite
 from trioserver import AdminAction, AuditConfig, AuditQuery, Config, Server, serve
 from trioserver.auth.fingerprint import fingerprint
-from trioserver.telemetry.audit import Entry
+from trioserver.telemetry.audit import AuditEntry
 
 LONG_TOKEN = "x" * 40 + ".forged"
 
@@ -49,7 +49,7 @@ async def refused(server: Server, token: str) -> str:
         return closed.reason
 
 
-async def entries(server: Server, **query: object) -> tuple[Entry, ...]:
+async def entries(server: Server, **query: object) -> tuple[AuditEntry, ...]:
     """All that is recorded, once nothing waits any more."""
     assert server.audit is not None
     audit = server.audit

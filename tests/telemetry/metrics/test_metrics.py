@@ -15,14 +15,14 @@ from tests.support.app import Harness, World, make_application, serving, wall_cl
 from tests.support.client import Client, Rejected
 from trioserver import Config, Connection, LimitsConfig, Server
 from trioserver.config import HandlerConfig
-from trioserver.telemetry.metrics import CONTENT_TYPE, render, render_in_steps
+from trioserver.telemetry.metrics import CONTENT_TYPE, render_in_steps, render_metrics
 from trioserver.telemetry.metrics.endpoint import MetricsEndpoint, metrics_endpoint
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def scrape(server: Server) -> Samples:
-    text, content_type = render(server)
+    text, content_type = render_metrics(server)
     assert content_type == CONTENT_TYPE
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -295,7 +295,7 @@ async def test_no_label_is_a_peers_choice(autojump_clock: MockClock) -> None:
         await raw.send_bytes(b"CHOSEN chosen HTTP/9.9\r\nchosen: chosen\r\n\r\n")
         await raw.stream.receive_some()
         await harness.assert_nothing_left()
-        text = render(harness.server)[0].decode()
+        text = render_metrics(harness.server)[0].decode()
         assert "chosen" not in text.lower()
         assert "4321" not in text
 
@@ -308,7 +308,7 @@ async def test_codes_of_an_applications_own_are_one(autojump_clock: MockClock) -
         await client.receive_end()
         await harness.assert_nothing_left()
         assert value(harness.server, "connections_closed_total", reason="other") == 1
-        assert b"made-of-anything" not in render(harness.server)[0]
+        assert b"made-of-anything" not in render_metrics(harness.server)[0]
 
 
 async def test_looking_in_steps_gives_others_their_turn_and_says_the_same(
@@ -316,7 +316,7 @@ async def test_looking_in_steps_gives_others_their_turn_and_says_the_same(
 ) -> None:
     async with serving() as harness:
         await harness.ready()
-        assert await render_in_steps(harness.server) == render(harness.server)
+        assert await render_in_steps(harness.server) == render_metrics(harness.server)
 
 
 async def test_the_endpoint_speaks_asgi(autojump_clock: MockClock) -> None:
@@ -332,7 +332,7 @@ async def test_the_endpoint_speaks_asgi(autojump_clock: MockClock) -> None:
         start, body = sent
         assert start["status"] == 200
         assert (b"content-type", CONTENT_TYPE.encode()) in start["headers"]
-        assert body["body"] == render(harness.server)[0]
+        assert body["body"] == render_metrics(harness.server)[0]
 
 
 async def test_without_the_library_it_says_what_to_install(
@@ -341,4 +341,4 @@ async def test_without_the_library_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     async with serving() as harness:
         with pytest.raises(ImportError, match=r"install trioserver\[metrics\]"):
-            render(harness.server)
+            render_metrics(harness.server)

@@ -17,7 +17,7 @@ from trioserver.app.mailbox.message import (
 )
 from trioserver.app.mailbox.store import Bounds, Page, Swept, Totals
 from trioserver.storage import Database
-from trioserver.storage.migrations import Step
+from trioserver.storage.migrations import MigrationStep
 
 _T = TypeVar("_T")
 
@@ -248,7 +248,7 @@ class SQLStore:
         return await self._database.run(work)
 
 
-_STEPS: Final[tuple[Step, ...]] = (_metadata.create_all,)
+_STEPS: Final[tuple[MigrationStep, ...]] = (_metadata.create_all,)
 
 
 def _same(table: sa.Table, namespace: str, user: str) -> sa.ColumnElement[bool]:

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
 from trioserver.auth.blocks.block import Block
-from trioserver.storage.migrations import Step
+from trioserver.storage.migrations import MigrationStep
 
 COMPONENT: Final = "blocks"
 
@@ -46,7 +46,7 @@ BLOCKS: Final = Table(
     Column("created_at", Double, nullable=False),
 )
 
-STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all,)
+STEPS: Final[tuple[MigrationStep, ...]] = (_METADATA.create_all,)
 
 
 def ids(connection: Connection, after: str, past: float, most: int) -> list[str]:

@@ -14,7 +14,7 @@ from trioserver.cli.parameters.audit_filters import filter_options
 from trioserver.cli.parameters.server import config_option
 from trioserver.cli.settings.loading import load_settings
 from trioserver.storage import Database, DatabaseUnavailableError
-from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStore, as_json
+from trioserver.telemetry.audit import AuditPage, AuditQuery, AuditStore
 
 
 @click.command("audit")
@@ -68,7 +68,7 @@ def command(config_file: Path | None, database: str | None, as_lines: bool, **fi
             Exit.CONFIGURATION,
         )
     page = _read(url, AuditQuery(**filters))
-    entries = [as_json(entry) for entry in page.entries]
+    entries = [entry.as_json() for entry in page.entries]
     if as_lines:
         for entry in entries:
             print_json(entry)

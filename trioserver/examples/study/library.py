@@ -20,9 +20,7 @@ from typing import Any, Final
 import attrs
 import sqlalchemy as sa
 
-from trioserver import Refusal
-from trioserver.storage import Database
-from trioserver.storage.migrations import Step
+from trioserver import Database, MigrationStep, Refusal
 
 MAX_TEXTS: Final = 100
 """Of one user."""
@@ -244,7 +242,7 @@ def _create(connection: sa.Connection) -> None:
         _index(connection, _ADD, text_id, _prefix_of(connection, user_id, new=True))
 
 
-STEPS: Final[tuple[Step, ...]] = (_create,)
+STEPS: Final[tuple[MigrationStep, ...]] = (_create,)
 """Of `upgrade`."""
 
 

@@ -15,10 +15,9 @@ import msgspec
 import structlog
 import trio
 
-from trioserver import Refusal
+from trioserver import Refusal, traceback_of
 from trioserver.examples.study.library import Passage
 from trioserver.examples.study.responders import NOTHING_FOUND
-from trioserver.logs.tracebacks import traceback_of
 
 if TYPE_CHECKING:
     import httpx

@@ -12,7 +12,7 @@ from trioserver.http.admin.views import block_view, connection_view
 from trioserver.http.errors import ApiError, invalid, ok
 from trioserver.http.host_server import AdministeredServer
 from trioserver.server.inspection import ConnectionFilter
-from trioserver.telemetry.audit import AuditQuery, as_json
+from trioserver.telemetry.audit import AuditQuery
 
 
 class Queries:
@@ -79,4 +79,4 @@ class Queries:
             message = "There is no audit log: the option audit.database is not set."
             raise ApiError(404, "not_found", message)
         page = await self._server.audit.query(query)
-        return ok({"entries": [as_json(entry) for entry in page.entries], "next": page.next})
+        return ok({"entries": [entry.as_json() for entry in page.entries], "next": page.next})

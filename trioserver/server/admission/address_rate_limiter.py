@@ -42,7 +42,8 @@ class _Record:
 
 
 class AddressRateLimiter:
-    """Remembers addresses, by `addresses.key_of`; the empty key is nobody's, and does no wrong.
+    """Remembers addresses, by `addresses.address_key`; the empty key is nobody's, and does no
+    wrong.
 
     Time comes in as an argument. Every operation takes constant time, on average. At most
     ``limits.max_tracked_addresses`` are remembered: those that were seen longest ago are

@@ -48,7 +48,7 @@ class SlotState(Enum):
 class Slot:
     """The place of one connection; a context manager, which gives it back.
 
-    ``key`` is the address that it is counted under (`addresses.key_of`), ``since`` when it was
+    ``key`` is the address that it is counted under (`addresses.address_key`), ``since`` when it was
     taken. ``evict`` is called when somebody else needs the slot, ``abort`` when it is evicted and
     even its end takes too long; both are plain, and must not raise. All methods change nothing for
     a connection that was evicted.

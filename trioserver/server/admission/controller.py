@@ -19,7 +19,7 @@ from trioserver.config import Config
 from trioserver.logs.lines import may_log
 from trioserver.logs.paths import masked_path
 from trioserver.logs.throttle import LogThrottle
-from trioserver.peers.addresses import UNIX, Networks, host_of, key_of, plain
+from trioserver.peers.addresses import UNIX, Networks, address_key, host_of, plain
 from trioserver.peers.forwarded import client_of
 from trioserver.peers.hosts import HostPolicy, is_forwarded, is_loopback_name, requested_host
 from trioserver.peers.origins import SAME_HOST, OriginPolicy
@@ -275,7 +275,7 @@ class AdmissionController(Observer):
 
     def _key(self, peer: str) -> str:
         """A proxy's own address is nobody's: what is counted there would count for everybody."""
-        return "" if peer in self._trusted else key_of(peer)
+        return "" if peer in self._trusted else address_key(peer)
 
     def _on_block(self, key: str, seconds: float) -> None:
         if may_log("address_banned", key):

@@ -1,6 +1,6 @@
 """Each authentication and each administrative act, recorded in a database."""
 
-from trioserver.telemetry.audit.entry import KINDS, OUTCOMES, Entry, as_json
+from trioserver.telemetry.audit.entry import KINDS, OUTCOMES, AuditEntry
 from trioserver.telemetry.audit.query import MAX_ID, MAX_LIMIT, AuditPage, AuditQuery
 from trioserver.telemetry.audit.recorder import Auditor, AuditStatistics
 from trioserver.telemetry.audit.store import AuditStore
@@ -10,11 +10,10 @@ __all__ = [
     "MAX_ID",
     "MAX_LIMIT",
     "OUTCOMES",
+    "AuditEntry",
     "AuditPage",
     "AuditQuery",
     "AuditStatistics",
     "AuditStore",
     "Auditor",
-    "Entry",
-    "as_json",
 ]

@@ -30,7 +30,7 @@ _MAX_TARGET: Final = 2048
 
 
 @attrs.frozen(kw_only=True)
-class Entry:
+class AuditEntry:
     """One row.
 
     - ``at``: when it ended, in seconds since the Unix epoch.
@@ -68,12 +68,23 @@ class Entry:
     method: str | None = None
     id: int = 0
 
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON types: the instant as RFC 3339, the duration in ms, and ``target`` as
+        an object."""
+        fields = attrs.asdict(self) | {"at": instant(self.at)}
+        duration = fields.pop("duration")
+        fields["duration_ms"] = None if duration is None else round(duration * 1000, 3)
+        if self.target is not None:
+            with suppress(ValueError):  # it was truncated, and is shown as it is
+                fields["target"] = json.loads(self.target)
+        return fields
 
-def of_attempt(attempt: AuthAttempt, at: float) -> Entry:
+
+def of_attempt(attempt: AuthAttempt, at: float) -> AuditEntry:
     """The row for an authentication. ``route`` is the path over HTTP."""
     outcome, code = _outcome(attempt)
     connection = attempt.connection
-    return Entry(
+    return AuditEntry(
         at=at,
         kind="refresh" if attempt.refresh else "attempt",
         outcome=outcome,
@@ -91,9 +102,9 @@ def of_attempt(attempt: AuthAttempt, at: float) -> Entry:
     )
 
 
-def of_rejected_origin(rejection: Rejection, at: float) -> Entry:
+def of_rejected_origin(rejection: Rejection, at: float) -> AuditEntry:
     """The row for a page that may not connect."""
-    return Entry(
+    return AuditEntry(
         at=at,
         kind="attempt",
         outcome="refused",
@@ -105,9 +116,9 @@ def of_rejected_origin(rejection: Rejection, at: float) -> Entry:
     )
 
 
-def of_admin_action(action: AdminAction, at: float) -> Entry:
+def of_admin_action(action: AdminAction, at: float) -> AuditEntry:
     """The row for an administrative action."""
-    return Entry(
+    return AuditEntry(
         at=at,
         kind="act",
         outcome="done" if action.code is None else "refused",
@@ -124,18 +135,7 @@ def of_admin_action(action: AdminAction, at: float) -> Entry:
     )
 
 
-def as_json(entry: Entry) -> dict[str, Any]:
-    """For machines: the instant as RFC 3339, the duration in ms, ``target`` as an object."""
-    fields = attrs.asdict(entry) | {"at": instant(entry.at)}
-    duration = fields.pop("duration")
-    fields["duration_ms"] = None if duration is None else round(duration * 1000, 3)
-    if entry.target is not None:
-        with suppress(ValueError):  # it was cut off, and is shown as it is
-            fields["target"] = json.loads(entry.target)
-    return fields
-
-
-def plainer(entry: Entry) -> Entry:
+def plainer(entry: AuditEntry) -> AuditEntry:
     """All text in ASCII: for a database that is in another encoding than UTF-8."""
     texts: dict[str, Any] = {
         name: value.encode("ascii", "backslashreplace").decode()

@@ -7,7 +7,7 @@ from typing import Any, Final
 import attrs
 
 from trioserver.auth import User, id_if_given
-from trioserver.telemetry.audit.entry import KINDS, OUTCOMES, Entry, storable
+from trioserver.telemetry.audit.entry import KINDS, OUTCOMES, AuditEntry, storable
 
 MAX_LIMIT: Final = 1000
 """Entries of one page."""
@@ -64,5 +64,5 @@ class AuditQuery:
 class AuditPage:
     """Entries, newest first. ``next`` is the ``before`` of the next page; None: there is none."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[AuditEntry, ...]
     next: int | None

@@ -12,7 +12,7 @@ import attrs
 
 from trioserver.config import AuditConfig
 from trioserver.logs.source_limiter import OTHERS, SourceLimiter
-from trioserver.telemetry.audit.entry import Entry, Kind, Outcome
+from trioserver.telemetry.audit.entry import AuditEntry, Kind, Outcome
 
 BURST: Final = 60.0
 """Seconds' worth of rows that may come at once."""
@@ -41,7 +41,7 @@ class Quotas:
         self._users = SourceLimiter(config.rows_per_source, burst=BURST)
         self._bearers = SourceLimiter(1 / _SAME_TOKEN, burst=_SAME_TOKEN)
 
-    def allow(self, entry: Entry, now: float, *, is_full: bool) -> bool:
+    def allow(self, entry: AuditEntry, now: float, *, is_full: bool) -> bool:
         """Whether a row is kept. ``is_full``: the rest of the queue is for rows that matter."""
         if matters(entry):
             return True
@@ -58,7 +58,7 @@ class Quotas:
             return False
         return throttle.allow(source, _kind_of(entry, by_user=by_user), now)
 
-    def collect(self, at: float) -> list[Entry]:
+    def collect(self, at: float) -> list[AuditEntry]:
         """Rows that say how many were not kept since the last call, of which kind, from whom."""
         self._bearers.collect()  # they are counted with their users
         entries = []
@@ -67,7 +67,7 @@ class Quotas:
             assert isinstance(kind, _Kind)
             source = suppressed.source or None
             entries.append(
-                Entry(
+                AuditEntry(
                     at=at,
                     kind="suppressed",
                     outcome=kind.outcome,
@@ -82,17 +82,17 @@ class Quotas:
         return entries
 
 
-def matters(entry: Entry) -> bool:
+def matters(entry: AuditEntry) -> bool:
     """Whether a row is kept whatever others do: no stranger can cause it."""
     return entry.outcome in ("done", "lost") or entry.kind == "suppressed"
 
 
-def _is_by_user(entry: Entry) -> bool:
+def _is_by_user(entry: AuditEntry) -> bool:
     """Whether the user is who they say: the token was good. Anybody can try to log in as them."""
     if entry.user is None:
         return False
     return entry.outcome in ("accepted", "refreshed") or entry.method in ("websocket", "bearer")
 
 
-def _kind_of(entry: Entry, *, by_user: bool) -> _Kind:
+def _kind_of(entry: AuditEntry, *, by_user: bool) -> _Kind:
     return _Kind(entry.kind, entry.outcome, entry.code, entry.method, by_user)

@@ -16,7 +16,7 @@ import trio
 from trioserver.config import AuditConfig
 from trioserver.storage import Database, DatabaseUnavailableError
 from trioserver.telemetry.audit.entry import (
-    Entry,
+    AuditEntry,
     of_admin_action,
     of_attempt,
     of_rejected_origin,
@@ -78,7 +78,7 @@ class Auditor(Observer):
         self._store = AuditStore(database)
         self._config = config
         self._wall_clock = wall_clock
-        self._queue: deque[tuple[str, Entry]] = deque()
+        self._queue: deque[tuple[str, AuditEntry]] = deque()
         self._arrived = trio.Event()
         self._full = trio.Event()
         self._run_id = uuid.uuid4().hex
@@ -128,7 +128,7 @@ class Auditor(Observer):
     def on_admin_action(self, action: AdminAction) -> None:
         self._put(of_admin_action(action, self._wall_clock()))
 
-    def _put(self, entry: Entry) -> None:
+    def _put(self, entry: AuditEntry) -> None:
         is_full = 2 * len(self._queue) >= self._config.max_queued_rows
         if not self._quotas.allow(entry, trio.current_time(), is_full=is_full):
             self._suppressed += 1
@@ -244,4 +244,4 @@ class Auditor(Observer):
             self._failures = 0
         if self._untold:
             lost, self._untold = self._untold, 0
-            self._put(Entry(at=self._wall_clock(), kind="loss", outcome="lost", affected=lost))
+            self._put(AuditEntry(at=self._wall_clock(), kind="loss", outcome="lost", affected=lost))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from trioserver.storage import Database, DatabaseUnavailableError
-from trioserver.telemetry.audit.entry import Entry, plainer
+from trioserver.telemetry.audit.entry import AuditEntry, plainer
 from trioserver.telemetry.audit.query import AuditPage, AuditQuery
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class AuditStore:
         """Whether the database has an audit at all."""
         return await self._database.read(self._table.exists)
 
-    async def add(self, rows: Sequence[tuple[str, Entry]]) -> None:
+    async def add(self, rows: Sequence[tuple[str, AuditEntry]]) -> None:
         """Store entries under their keys; those that are stored already are left as they are."""
         from sqlalchemy.exc import DataError
 
@@ -67,10 +67,10 @@ class AuditStore:
         """The newest entries that fit."""
         prepared = self._prepared
 
-        def find(connection: Connection) -> list[Entry]:
+        def find(connection: Connection) -> list[AuditEntry]:
             # Nobody has altered the table of a file that is only read.
             with_method = prepared or self._table.has_method(connection)
-            found: list[Entry] = self._table.find(connection, query, with_method=with_method)
+            found: list[AuditEntry] = self._table.find(connection, query, with_method=with_method)
             return found
 
         entries = await self._database.read(find)

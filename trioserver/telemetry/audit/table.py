@@ -27,8 +27,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 
-from trioserver.storage.migrations import Step
-from trioserver.telemetry.audit.entry import Entry
+from trioserver.storage.migrations import MigrationStep
+from trioserver.telemetry.audit.entry import AuditEntry
 from trioserver.telemetry.audit.query import AuditQuery
 
 COMPONENT: Final = "audit"
@@ -69,11 +69,11 @@ def _add_method(connection: Connection) -> None:
         connection.execute(text(f"ALTER TABLE {AUDIT.name} ADD COLUMN method VARCHAR"))
 
 
-STEPS: Final[tuple[Step, ...]] = (_METADATA.create_all, _add_method)
+STEPS: Final[tuple[MigrationStep, ...]] = (_METADATA.create_all, _add_method)
 
 _FIELDS: Final = {
     field.name: AUDIT.c["user_id" if field.name == "user" else field.name]
-    for field in attrs.fields(Entry)
+    for field in attrs.fields(AuditEntry)
 }
 
 
@@ -82,7 +82,7 @@ def exists(connection: Connection) -> bool:
     return inspect(connection).has_table(AUDIT.name)
 
 
-def add(connection: Connection, rows: Sequence[tuple[str, Entry]]) -> None:
+def add(connection: Connection, rows: Sequence[tuple[str, AuditEntry]]) -> None:
     """Add entries under their keys; a key that is there already changes nothing.
 
     So a batch of which it is not known whether it was stored can be stored again.
@@ -92,7 +92,7 @@ def add(connection: Connection, rows: Sequence[tuple[str, Entry]]) -> None:
     connection.execute(statement, [_values(key, entry) for key, entry in rows])
 
 
-def _values(key: str, entry: Entry) -> dict[str, Any]:
+def _values(key: str, entry: AuditEntry) -> dict[str, Any]:
     values: dict[str, Any] = {
         column.name: getattr(entry, name) for name, column in _FIELDS.items() if name != "id"
     }
@@ -104,10 +104,12 @@ def has_method(connection: Connection) -> bool:
     return any(column["name"] == "method" for column in inspect(connection).get_columns(AUDIT.name))
 
 
-def find(connection: Connection, query: AuditQuery, *, with_method: bool = True) -> list[Entry]:
+def find(
+    connection: Connection, query: AuditQuery, *, with_method: bool = True
+) -> list[AuditEntry]:
     """The newest entries that fit, newest first. ``with_method``: as of `has_method`."""
     rows = connection.execute(_select(query, with_method)).mappings()
-    return [Entry(**row) for row in rows]
+    return [AuditEntry(**row) for row in rows]
 
 
 def _select(query: AuditQuery, with_method: bool) -> Select[Any]:

@@ -15,7 +15,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""
 
 
-def render(server: Measured) -> tuple[bytes, str]:
+def render_metrics(server: Measured) -> tuple[bytes, str]:
     """The metrics of a server as text, and the text's content type.
 
     Looks at all connections in one go: about a millisecond for each thousand of them, in which

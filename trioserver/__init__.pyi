@@ -1,0 +1,89 @@
+"""The public names of the package, and where each is defined.
+
+`__init__.py` imports them from there when they are asked for. Type checkers read this file only.
+"""
+
+from protocol import Disconnect as Disconnect
+from protocol import Id as Id
+from protocol import Refusal as Refusal
+from protocol import RequestError as RequestError
+from protocol import TokenBucket as TokenBucket
+from protocol import TooBigToSendError as TooBigToSendError
+from trioserver.app.application import Application as Application
+from trioserver.app.application import allow_any_user as allow_any_user
+from trioserver.app.connection import Connection as Connection
+from trioserver.app.connection import ConnectionStatistics as ConnectionStatistics
+from trioserver.app.mailbox import Mailbox as Mailbox
+from trioserver.app.mailbox import MailboxFullError as MailboxFullError
+from trioserver.app.mailbox import SendReceipt as SendReceipt
+from trioserver.app.member import Member as Member
+from trioserver.app.presence import Presence as Presence
+from trioserver.app.presence import PresenceEntry as PresenceEntry
+from trioserver.app.route import Route as Route
+from trioserver.auth import ClientCertificateAuth as ClientCertificateAuth
+from trioserver.auth import Component as Component
+from trioserver.auth import Credentials as Credentials
+from trioserver.auth import JWTAuth as JWTAuth
+from trioserver.auth import User as User
+from trioserver.auth.blocks import Block as Block
+from trioserver.auth.blocks import TooManyBlocksError as TooManyBlocksError
+from trioserver.config import AdminConfig as AdminConfig
+from trioserver.config import AuditConfig as AuditConfig
+from trioserver.config import AuthConfig as AuthConfig
+from trioserver.config import Config as Config
+from trioserver.config import HandlerConfig as HandlerConfig
+from trioserver.config import HeartbeatConfig as HeartbeatConfig
+from trioserver.config import HttpConfig as HttpConfig
+from trioserver.config import LimitsConfig as LimitsConfig
+from trioserver.config import ListenConfig as ListenConfig
+from trioserver.config import LogConfig as LogConfig
+from trioserver.config import OriginConfig as OriginConfig
+from trioserver.config import ProxyConfig as ProxyConfig
+from trioserver.config import SendQueueConfig as SendQueueConfig
+from trioserver.config import ShutdownConfig as ShutdownConfig
+from trioserver.config import TLSConfig as TLSConfig
+from trioserver.config import TracingConfig as TracingConfig
+from trioserver.http.serving import run as run
+from trioserver.http.serving import serve as serve
+from trioserver.logs.setup import set_up_logging as set_up_logging
+from trioserver.logs.tracebacks import show_exception_messages as show_exception_messages
+from trioserver.logs.tracebacks import traceback_of as traceback_of
+from trioserver.peers.addresses import address_key as address_key
+from trioserver.server.administration import BlockResult as BlockResult
+from trioserver.server.inspection import ConnectionFilter as ConnectionFilter
+from trioserver.server.inspection import ConnectionReport as ConnectionReport
+from trioserver.server.inspection import TaskReport as TaskReport
+from trioserver.server.operations.gc_scheduler import run_gc_scheduler as run_gc_scheduler
+from trioserver.server.operations.reloading import ReconfigureResult as ReconfigureResult
+from trioserver.server.server import Server as Server
+from trioserver.storage import Batcher as Batcher
+from trioserver.storage import BatchFailedError as BatchFailedError
+from trioserver.storage import BatchOverflowError as BatchOverflowError
+from trioserver.storage import BatchStatistics as BatchStatistics
+from trioserver.storage import Database as Database
+from trioserver.storage import DatabaseUnavailableError as DatabaseUnavailableError
+from trioserver.storage.migrations import MigrationStep as MigrationStep
+from trioserver.storage.migrations import SchemaTooNewError as SchemaTooNewError
+from trioserver.telemetry.audit import AuditEntry as AuditEntry
+from trioserver.telemetry.audit import AuditPage as AuditPage
+from trioserver.telemetry.audit import AuditQuery as AuditQuery
+from trioserver.telemetry.audit import AuditStatistics as AuditStatistics
+from trioserver.telemetry.metrics import render_metrics as render_metrics
+from trioserver.telemetry.metrics.endpoint import MetricsEndpoint as MetricsEndpoint
+from trioserver.telemetry.metrics.statistics import ServerStatistics as ServerStatistics
+from trioserver.telemetry.observer import AddressBan as AddressBan
+from trioserver.telemetry.observer import AdminAction as AdminAction
+from trioserver.telemetry.observer import AuthAttempt as AuthAttempt
+from trioserver.telemetry.observer import Eviction as Eviction
+from trioserver.telemetry.observer import Observer as Observer
+from trioserver.telemetry.observer import Rejection as Rejection
+from trioserver.telemetry.phases import Phase as Phase
+from trioserver.telemetry.phases import PhaseTimes as PhaseTimes
+from trioserver.websocket.errors import ConnectionEnded as ConnectionEnded
+from trioserver.websocket.errors import ListenError as ListenError
+from trioserver.websocket.listeners import ListenAddress as ListenAddress
+from trioserver.websocket.request import ClientCertificate as ClientCertificate
+from trioserver.websocket.request import Request as Request
+
+__version__: str
+__all__: list[str]

@@ -286,9 +286,9 @@ async def test_a_lifespan_is_given_the_server_where_it_takes_one(autojump_clock:
 
 
 def test_a_session_is_one_of_the_paths_parameters() -> None:
-    application().route("/ws/{id}", authorize=allow_any_user, session="id")
+    application().route("/ws/{id}", authorize=allow_any_user, session_parameter="id")
     with pytest.raises(ValueError, match="'nothing'"):
-        application().route("/ws/{id}", authorize=allow_any_user, session="nothing")
+        application().route("/ws/{id}", authorize=allow_any_user, session_parameter="nothing")
 
 
 def test_a_handler_takes_the_id_after_the_payload() -> None:

@@ -440,7 +440,7 @@ def test_a_phones_session_is_blocked_from_the_dashboard(world: World) -> None:
         world.demo.open(f"/api/v1/ws/behavior/{session}?token={token}") as phone,
     ):
         assert phone.receive()["type"] == "ready"
-        assert request(talk, "block", session=session)["disconnected"] == 1
+        assert request(talk, "block", sid=session)["disconnected"] == 1
         assert phone.refused()[1:] == (1008, "session_blocked")
 
 
@@ -451,7 +451,7 @@ def test_a_phones_session_is_blocked_from_the_dashboard(world: World) -> None:
         ("disconnect", {"user": "a", "connection": "b"}, "invalid_payload"),
         ("disconnect", {"usr": "alice"}, "invalid_payload"),
         ("block", {}, "invalid_payload"),
-        ("block", {"user": "x", "session": "y"}, "invalid_payload"),
+        ("block", {"user": "x", "sid": "y"}, "invalid_payload"),
         ("block", {"user": "x", "for_ms": 0}, "invalid_payload"),
         ("block", {"user": "\u200b"}, "invalid_payload"),
         ("block", {"user": "admin"}, "forbidden"),

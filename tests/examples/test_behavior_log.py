@@ -352,7 +352,7 @@ def test_they_are_checked_in_their_order(world: World, how: str) -> None:
     if how == "in the store":
         assert world.admin(f"/api/v1/sessions/{session}/block").status_code == 200
     else:
-        assert world.admin("/api/v1/admin/blocks", {"session": session}).status_code == 201
+        assert world.admin("/api/v1/admin/blocks", {"sid": session}).status_code == 201
     other = with_claims(token, phone="1111111111")
     assert world.refused(session, token=with_claims(other, exp=1))[0] == "token_expired"
     assert world.refused("0" * 32, token=other)[0] == "session_not_found"
@@ -386,7 +386,7 @@ def test_blocking_a_session_closes_its_live_connections_at_once(world: World, ho
         paths = [f"/api/v1/sessions/{session}/block", f"/api/v1/sessions/{session}/unblock"]
         if how == "by the server":
             paths = ["/api/v1/admin/blocks", "/api/v1/admin/unblock"]
-        body = {"session": session} if how == "by the server" else None
+        body = {"sid": session} if how == "by the server" else None
         answer = world.admin(paths[0], body)
         assert answer.json()["disconnected"] == 2
         for talk in (one, two):
@@ -703,7 +703,7 @@ def test_an_administrator_looks_into_a_token_without_trusting_it(world: World) -
     expired = world.admin(path, {"token": with_claims(token, exp=1)}).json()
     assert expired["refusal"]["code"] == "token_expired"
     assert expired["claims"]["phone"] == "9876543210"
-    assert world.admin("/api/v1/admin/blocks", {"session": session}).status_code == 201
+    assert world.admin("/api/v1/admin/blocks", {"sid": session}).status_code == 201
     blocked = world.admin(path, {"token": token}).json()
     assert (blocked["verified"], blocked["refusal"]["code"]) == (False, "session_blocked")
     assert world.post(path, {"token": token}, token).status_code == 401

@@ -130,7 +130,7 @@ class Application:
         heartbeat: HeartbeatMode = "frame",
         presence: Presence | None = None,
         mailbox: bool = False,
-        session: str | None = None,
+        session_parameter: str | None = None,
     ) -> Route:
         """Add a route. ``path`` may have parameters: "/ws/conversations/{conversation_id}".
 
@@ -147,9 +147,9 @@ class Application:
           messages, for clients that cannot see WebSocket's own ping frames.
         - ``presence``: tracks which users are connected; one for each route.
         - ``mailbox``: deliver the messages that the application's mailbox keeps for the user.
-        - ``session``: the path parameter that is a session's id. A block of that session closes
-          the connections to it, whatever their token, and later ones are refused with
-          ``session_blocked`` after the authorization.
+        - ``session_parameter``: the path parameter that is the id of a login session. A block of
+          that session closes the connections to it, whatever their token, and later ones are
+          refused with ``session_blocked`` after the authorization.
 
         Raises `ValueError` with what to change.
         """
@@ -170,7 +170,7 @@ class Application:
             heartbeat=heartbeat,
             presence=presence,
             mailbox=self.mailbox if mailbox else None,
-            session=session,
+            session_parameter=session_parameter,
         )
         if authorize is None and route.parameters:
             raise ValueError(

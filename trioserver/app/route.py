@@ -46,7 +46,7 @@ class Route:
         heartbeat: HeartbeatMode,
         presence: Presence | None,
         mailbox: Mailbox | None,
-        session: str | None,
+        session_parameter: str | None,
     ) -> None:
         self._pattern = PathPattern(path)
         self.path = path
@@ -56,7 +56,7 @@ class Route:
         self.auth_aliases = frozenset(auth_aliases)
         self.allow_query_token = allow_query_token
         self.supersede = supersede
-        self.session = session
+        self.session_parameter = session_parameter
         self.heartbeat: HeartbeatMode = heartbeat
         self.origins = None if origins is None else OriginPolicy(origins)
         self.handlers: dict[str, Handler] = {}
@@ -66,8 +66,10 @@ class Route:
         self.close_hook: Hook | None = None
         self._presence = presence
         self._mailbox = mailbox
-        if session is not None and session not in self.parameters:
-            raise ValueError(f"{path}: session={session!r} is not a parameter of the path")
+        if session_parameter is not None and session_parameter not in self.parameters:
+            raise ValueError(
+                f"{path}: session_parameter={session_parameter!r} is not a parameter of the path"
+            )
         if heartbeat not in ("frame", "message"):
             raise ValueError(f"{path}: heartbeat={heartbeat!r} must be 'frame' or 'message'")
         for alias in self.auth_aliases:

@@ -78,7 +78,7 @@ class Block(msgspec.Struct, forbid_unknown_fields=True):
     """Of ``block`` and ``unblock``: one of the two. ``for_ms`` None is until it is lifted."""
 
     user: Text | None = None
-    session: Text | None = None
+    sid: Text | None = None
     reason: Text | None = None
     for_ms: Annotated[int, msgspec.Meta(ge=1, le=100 * 365 * 86_400_000)] | None = None
 
@@ -211,7 +211,7 @@ def disconnect(connection: Connection, whom: Disconnect) -> dict[str, int]:
 async def block(connection: Connection, whom: Block) -> dict[str, Any]:
     """Keep a user or a session out, and close their connections."""
     dashboard = _dashboard(connection.application)
-    target = _one(user=whom.user, session=whom.session)
+    target = _one(user=whom.user, sid=whom.sid)
     if whom.user == connection.user.id:
         raise Refusal("forbidden", "Who blocks themselves could not lift it again.")
     until = None if whom.for_ms is None else time.time() + whom.for_ms / 1000
@@ -230,7 +230,7 @@ async def block(connection: Connection, whom: Block) -> dict[str, Any]:
 async def unblock(connection: Connection, whom: Block) -> dict[str, int]:
     """Lift the blocks of a user or a session."""
     dashboard = _dashboard(connection.application)
-    target = _one(user=whom.user, session=whom.session)
+    target = _one(user=whom.user, sid=whom.sid)
     lifted = await dashboard.server.unblock(**target)
     dashboard.acted(connection, "unblock", target, lifted)
     return {"unblocked": lifted}

@@ -212,7 +212,7 @@ def make(
         PATH,
         auth=JWTAuth(secret=secret, audience=audiences.BEHAVIOR_LOG, required=own),
         authorize=is_theirs,
-        session="session_id",
+        session_parameter="session_id",
         allow_query_token=True,
     )
     route.on("behavior")(behavior)
@@ -369,6 +369,6 @@ async def _set_blocked(request: Request, *, blocked: bool) -> JSONResponse:
         met = server.disconnect(resource={"session_id": id}, code="session_blocked")
     name = "block_session" if blocked else "unblock_session"
     server.record_admin_action(
-        AdminAction(actor=user.id, name=name, target={"session": id}, affected=met)
+        AdminAction(actor=user.id, name=name, target={"sid": id}, affected=met)
     )
     return JSONResponse({"blocked": blocked, "disconnected": met}, headers=HEADERS)

@@ -90,7 +90,7 @@ class AdministeredServer(HostServer, Protocol):
         *,
         user: str | None = None,
         token_id: str | None = None,
-        session: str | None = None,
+        sid: str | None = None,
         resource: Mapping[str, str] | None = None,
         until: float | None = None,
         reason: str | None = None,
@@ -104,7 +104,7 @@ class AdministeredServer(HostServer, Protocol):
         *,
         user: str | None = None,
         token_id: str | None = None,
-        session: str | None = None,
+        sid: str | None = None,
         resource: Mapping[str, str] | None = None,
     ) -> int:
         """Remove the block with this id, or the blocks that name exactly what is given."""

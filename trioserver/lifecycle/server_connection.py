@@ -99,7 +99,7 @@ class ServerConnection:
     @property
     def login_session_id(self) -> str | None:
         """See `Connection.login_session_id`."""
-        name = self.route.session
+        name = self.route.session_parameter
         return None if name is None else self.path_params[name]
 
     @property

@@ -39,12 +39,12 @@ async def verify(connection: ServerConnection, credentials: Credentials) -> User
             bind_connection(connection.id, user.id)
         elif known.id != user.id:
             raise Refusal("access_denied", "The new token is for another user.")
-        session = connection.login_session_id
-        if session is None:  # otherwise whether it is the user's is checked first
+        sid = connection.login_session_id
+        if sid is None:  # otherwise whether it is the user's is checked first
             blocks.check(user)
         with step(connection.tracing, "authorization"):
             await _authorize(connection, user)
-        blocks.check(user, connection.path_params, session=session)
+        blocks.check(user, connection.path_params, sid=sid)
         if user.expires_at is not None and user.expires_at <= context.wall_clock():
             raise Refusal("token_expired")  # perhaps during the authorization
         blocks.withdrawals.check(verification, user, connection.path_params)

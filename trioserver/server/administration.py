@@ -70,7 +70,7 @@ class Administration:
         *,
         user: str | User | None,
         token_id: str | None,
-        session: str | None,
+        sid: str | None,
         resource: Mapping[str, str] | None,
         until: float | None,
         reason: str | None,
@@ -80,7 +80,7 @@ class Administration:
         block = Block(
             user=id_if_given(user),
             token_id=token_id,
-            session=session,
+            sid=sid,
             resource=resource,
             until=until,
             reason=reason,
@@ -97,19 +97,19 @@ class Administration:
         *,
         user: str | User | None,
         token_id: str | None,
-        session: str | None,
+        sid: str | None,
         resource: Mapping[str, str] | None,
     ) -> int:
         """See `Server.unblock`."""
         target: dict[str, Any] = {
             "user": id_if_given(user),
             "token_id": token_id,
-            "session": session,
+            "sid": sid,
             "resource": resource,
         }
         target = {name: value for name, value in target.items() if value is not None}
         if id is None and not target:
-            raise ValueError("say what to lift: id, user, token_id, session or resource")
+            raise ValueError("say what to lift: id, user, token_id, sid or resource")
         return await self._blocks.remove(self._blocks.find(id, target))
 
 

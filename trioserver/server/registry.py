@@ -115,13 +115,13 @@ class Registry:
         return [candidate for candidate in self.all if self._fits(block, candidate)]
 
     def _fits(self, block: Block, candidate: ServerConnection) -> bool:
-        user, session = candidate.user, candidate.login_session_id
+        user, sid = candidate.user, candidate.login_session_id
         if user is None:
             return False
         verified = candidate.protocol.is_ready
-        if not verified and (block.resource is not None or session is not None):
+        if not verified and (block.resource is not None or sid is not None):
             return False
-        return block.fits(user, candidate.path_params, session)
+        return block.fits(user, candidate.path_params, sid)
 
     def disconnect_blocked(self, block: Block) -> int:
         """Close the connections that a block fits; return how many there were."""

@@ -271,7 +271,7 @@ class Server:
         *,
         user: str | User | None = None,
         token_id: str | None = None,
-        session: str | None = None,
+        sid: str | None = None,
         resource: Mapping[str, str] | None = None,
         until: float | None = None,
         reason: str | None = None,
@@ -280,7 +280,7 @@ class Server:
         """Refuse clients that match everything given from now on, and close their connections.
 
         - ``user`` and ``actor`` are a `User` or an id. ``token_id`` is a token's ``jti``,
-          ``session`` the ``sid`` claim, ``resource`` path parameters.
+          ``sid`` the ``sid`` claim, ``resource`` path parameters.
         - ``until`` is in seconds since the Unix epoch; None: until `unblock`.
 
         Clients get ``session_blocked``, or ``token_revoked`` if ``token_id`` is given. With a
@@ -292,7 +292,7 @@ class Server:
         return await self._administration.block(
             user=user,
             token_id=token_id,
-            session=session,
+            sid=sid,
             resource=resource,
             until=until,
             reason=reason,
@@ -305,7 +305,7 @@ class Server:
         *,
         user: str | User | None = None,
         token_id: str | None = None,
-        session: str | None = None,
+        sid: str | None = None,
         resource: Mapping[str, str] | None = None,
     ) -> int:
         """Lift the block with this ``id``, or the blocks that name exactly what is given.
@@ -314,7 +314,7 @@ class Server:
         `DatabaseUnavailableError` if the database does not answer; then nothing is lifted.
         """
         return await self._administration.unblock(
-            id, user=user, token_id=token_id, session=session, resource=resource
+            id, user=user, token_id=token_id, sid=sid, resource=resource
         )
 
     def blocked(

@@ -27,7 +27,7 @@ ALICE = User(id="alice", token_id="t1", claims={"sid": "s1"})
     [
         ({"user": "alice"}, "session_blocked"),
         ({"token_id": "t1"}, "token_revoked"),
-        ({"session": "s1"}, "session_blocked"),
+        ({"sid": "s1"}, "session_blocked"),
         ({"resource": {"id": "1"}}, "session_blocked"),
         ({"user": "alice", "resource": {"id": "1"}}, "session_blocked"),
         ({"user": "alice", "token_id": "t1"}, "token_revoked"),
@@ -48,7 +48,7 @@ async def test_what_fits_is_refused_with_a_code_that_says_whether_to_log_in_agai
     [
         {"user": "bob"},
         {"token_id": "alice"},
-        {"session": "t1"},
+        {"sid": "t1"},
         {"resource": {"id": "2"}},
         {"resource": {"id": "1", "other": "1"}},
         {"user": "alice", "token_id": "t2"},
@@ -69,7 +69,7 @@ async def test_a_block_of_a_resource_waits_until_the_resource_is_known_to_be_the
 
 async def test_claims_of_any_shape_are_looked_at_without_harm() -> None:
     blocks = Blocks()
-    await blocks.add(Block(session="s1"))
+    await blocks.add(Block(sid="s1"))
     blocks.check(User(id="eve", claims={"sid": ["s1"]}))
 
 
@@ -452,24 +452,24 @@ async def test_a_block_made_while_the_database_is_away_is_in_force_and_stored_la
 async def test_a_block_of_the_session_that_a_route_is_for_closes_whoever_is_connected_to_it(
     autojump_clock: MockClock,
 ) -> None:
-    async with serving(session="id") as harness:
+    async with serving(session_parameter="id") as harness:
         alice, bob = await harness.ready(), await harness.ready("/ws/2", "bob")
-        done = await harness.server.block(session="1")
+        done = await harness.server.block(sid="1")
         assert done.disconnected == 1
         assert (await alice.receive_end())[1].reason == "session_blocked"
         again = await harness.connect()
         await again.send(type="auth", token="alice")
         assert (await again.receive_end())[1].reason == "session_blocked"
         assert (await bob.request("echo", {"text": "x"}))["type"] == "ack"
-        assert await harness.server.unblock(session="1") == 1
+        assert await harness.server.unblock(sid="1") == 1
         await harness.ready()
 
 
 async def test_that_a_session_is_blocked_is_told_only_to_whom_it_belongs(
     autojump_clock: MockClock,
 ) -> None:
-    async with serving(session="id") as harness:
-        await harness.server.block(session="1")
+    async with serving(session_parameter="id") as harness:
+        await harness.server.block(sid="1")
         await harness.server.block(user="bob")
         for token in ("bob", "mallory"):
             client = await harness.connect()
@@ -481,11 +481,11 @@ async def test_who_is_being_verified_for_a_blocked_session_is_told_after_whose_i
     autojump_clock: MockClock,
 ) -> None:
     world = World(owner_delay=1.0)
-    async with serving(world=world, session="id") as harness:
+    async with serving(world=world, session_parameter="id") as harness:
         clients = [await harness.connect(), await harness.connect()]
         for client, token in zip(clients, ("alice", "bob"), strict=True):
             await client.send(type="auth", token=token)
         await trio.sleep(0.5)
-        assert (await harness.server.block(session="1")).disconnected == 0
+        assert (await harness.server.block(sid="1")).disconnected == 0
         ends = [(await client.receive_end())[1].reason for client in clients]
         assert ends == ["session_blocked", "access_denied"]

@@ -67,7 +67,7 @@ async def block_resource(harness: Harness) -> None:
 
 
 async def block_session(harness: Harness) -> None:
-    await harness.server.block(session="1")
+    await harness.server.block(sid="1")
 
 
 ALL = [
@@ -89,7 +89,7 @@ ALL = [
 async def test_no_verification_survives_a_withdrawal_that_came_after_its_beginning(
     withdraw: Withdraw, moment: float, autojump_clock: MockClock
 ) -> None:
-    async with serving(world=slow_world(), session="id") as harness:
+    async with serving(world=slow_world(), session_parameter="id") as harness:
         client = await harness.connect()
         await client.send(type="auth", token="alice")
         await trio.sleep(moment)
@@ -108,7 +108,7 @@ async def test_no_refresh_survives_it_either(
     withdraw: Withdraw, moment: float, autojump_clock: MockClock
 ) -> None:
     world = World()
-    async with serving(world=world, session="id") as harness:
+    async with serving(world=world, session_parameter="id") as harness:
         client = await harness.ready(token="alice:300")  # this token has no id, the new one has
         world.verify_delay = world.owner_delay = 1.0
         await client.send(type="auth", token="alice", id=1)
@@ -125,7 +125,7 @@ async def test_no_refresh_survives_it_either(
 async def test_who_is_verified_and_has_not_read_ready_is_met(
     withdraw: Withdraw, autojump_clock: MockClock
 ) -> None:
-    async with serving(session="id") as harness:
+    async with serving(session_parameter="id") as harness:
         client = harness.connect_raw(lockstep=True)
         await client.open("/ws/1")
         await client.receive_until("hello")

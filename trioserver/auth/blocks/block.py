@@ -38,8 +38,9 @@ def _texts(_: Any, attribute: attrs.Attribute[Any], value: Mapping[str, str] | N
 class Block:
     """Fits when everything it names does; it names something.
 
-    - ``user``: a `User`, or the id. ``token_id``: the token's ``jti``. ``session``: its ``sid``
-      claim, which the tokens of one login have in common, or the session that a route is for.
+    - ``user``: a `User`, or the id. ``token_id``: the token's ``jti``. ``sid``: its ``sid``
+      claim, which the tokens of one login share, or the path parameter that the route names as
+      ``session_parameter``.
       ``resource``: path parameters.
     - ``until``: in seconds since the Unix epoch; None is until it is lifted.
     - ``reason``: for operators; clients are not told. ``actor``: who has blocked.
@@ -50,7 +51,7 @@ class Block:
 
     user: str | None = attrs.field(default=None, converter=id_if_given, validator=_short)
     token_id: str | None = attrs.field(default=None, validator=_short)
-    session: str | None = attrs.field(default=None, validator=_short)
+    sid: str | None = attrs.field(default=None, validator=_short)
     resource: Mapping[str, str] | None = attrs.field(
         default=None, converter=_frozen, validator=_texts
     )
@@ -62,26 +63,26 @@ class Block:
 
     def __attrs_post_init__(self) -> None:
         if not self.target:
-            raise ValueError("say whom to block: user, token_id, session or resource")
+            raise ValueError("say whom to block: user, token_id, sid or resource")
         if self.until is not None and math.isnan(self.until):
             raise ValueError("until is not a number")
 
     @property
     def target(self) -> dict[str, Any]:
         """What it names."""
-        names = ("user", "token_id", "session", "resource")
+        names = ("user", "token_id", "sid", "resource")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def is_over(self, now: float) -> bool:
         """Whether its time has passed."""
         return self.until is not None and now >= self.until
 
-    def fits(self, user: User, resource: Mapping[str, str], session: str | None = None) -> bool:
-        """Whether it keeps this user from this resource, and from this session."""
+    def fits(self, user: User, resource: Mapping[str, str], sid: str | None = None) -> bool:
+        """Whether it applies to this user at this resource, or in this login session."""
         return (
             (self.user is None or self.user == user.id)
             and (self.token_id is None or self.token_id == user.token_id)
-            and (self.session is None or self.session in (user.claims.get("sid"), session))
+            and (self.sid is None or self.sid in (user.claims.get("sid"), sid))
             and (self.resource is None or self.resource.items() <= resource.items())
         )
 

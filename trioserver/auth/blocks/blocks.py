@@ -164,22 +164,22 @@ class Blocks:
         user: User,
         resource: Mapping[str, str] | None = None,
         *,
-        session: str | None = None,
+        sid: str | None = None,
     ) -> None:
         """Raises `Refusal` for a user that is kept out.
 
         Blocks that name a resource count only where ``resource`` is given: once it is known to be
-        the user's, so that nobody learns of somebody else's. So with the ``session``.
+        the user's, so that nobody learns of somebody else's. So with the ``sid``.
         """
         if not self._known:
             raise Refusal("unavailable")
         if not self._index:
             return
         now = self._wall_clock()
-        for block in self._index.candidates(user, resource or {}, session):
+        for block in self._index.candidates(user, resource or {}, sid):
             if resource is None and block.resource is not None:
                 continue
-            if not block.is_over(now) and block.fits(user, resource or {}, session):
+            if not block.is_over(now) and block.fits(user, resource or {}, sid):
                 raise block.refusal
 
     # -------------------------------------------------------------------------- changing

@@ -83,10 +83,10 @@ class BlockIndex:
         return bisect_right(self._by_end.values, now, key=_first)
 
     def candidates(
-        self, user: User, resource: Mapping[str, str], session: str | None
+        self, user: User, resource: Mapping[str, str], sid: str | None
     ) -> Iterator[Block]:
         """Blocks that have one thing in common with these; `Block.fits` says about the rest."""
-        for key in _keys(user, resource, session):
+        for key in _keys(user, resource, sid):
             yield from self._by_key.get(key, _NONE).values()
 
 
@@ -133,31 +133,31 @@ def _first(value: tuple[Any, ...]) -> float:
 
 def _key(block: Block) -> _Key:
     """One thing that whoever it fits has."""
-    return _key_of(block.user, block.token_id, block.session, block.resource)
+    return _key_of(block.user, block.token_id, block.sid, block.resource)
 
 
 def _key_of(
     user: str | None = None,
     token_id: str | None = None,
-    session: str | None = None,
+    sid: str | None = None,
     resource: Mapping[str, str] | None = None,
 ) -> _Key:
     if user is not None:
         return ("user", "", user)
     if token_id is not None:
         return ("token_id", "", token_id)
-    if session is not None:
-        return ("session", "", session)
+    if sid is not None:
+        return ("sid", "", sid)
     return ("resource", *min((resource or {}).items()))
 
 
-def _keys(user: User, resource: Mapping[str, str], session: str | None) -> Iterator[_Key]:
+def _keys(user: User, resource: Mapping[str, str], sid: str | None) -> Iterator[_Key]:
     """Under which the blocks are that may fit."""
     yield ("user", "", user.id)
     if user.token_id is not None:
         yield ("token_id", "", user.token_id)
     claim = user.claims.get("sid")
-    for each in {claim if isinstance(claim, str) else None, session} - {None}:
-        yield ("session", "", str(each))
+    for each in {claim if isinstance(claim, str) else None, sid} - {None}:
+        yield ("sid", "", str(each))
     for name, value in resource.items():
         yield ("resource", name, value)

@@ -50,7 +50,7 @@ def disconnect(
     help="Block the token with this jti claim. The user can connect with another token.",
 )
 @click.option(
-    "--session",
+    "--sid",
     metavar="SID",
     help="Block this login session: tokens with this sid claim, and connections that use it.",
 )
@@ -104,7 +104,7 @@ def block(
 @click.argument("id", required=False)
 @click.option("--user", metavar="ID", help="Lift blocks that name this user.")
 @click.option("--token-id", metavar="JTI", help="Lift blocks that name this jti claim.")
-@click.option("--session", metavar="SID", help="Lift blocks that name this sid claim.")
+@click.option("--sid", metavar="SID", help="Lift blocks that name this sid claim.")
 @click.option(
     "--resource",
     multiple=True,

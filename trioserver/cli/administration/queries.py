@@ -152,7 +152,7 @@ def blocks(client: AdminClient, /, as_json: bool, **filters: Any) -> None:
     if as_json:
         print_json(answer)
         return
-    names = ("id", "user", "token_id", "session", "resource", "until", "reason", "actor")
+    names = ("id", "user", "token_id", "sid", "resource", "until", "reason", "actor")
     print_table(
         ("Id", "User", "Token id", "Session", "Resource", "Until", "Reason", "By"),
         (

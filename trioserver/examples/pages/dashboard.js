@@ -141,8 +141,8 @@ async function showBlocks() {
   byId("blocks").replaceChildren(...blocks.map(blockItem));
 }
 
-function blockItem({ user, session, actor, reason, created_at: at }) {
-  const [name, target] = user === null ? [`session ${session}`, { session }] : [user, { user }];
+function blockItem({ user, sid, actor, reason, created_at: at }) {
+  const [name, target] = user === null ? [`session ${sid}`, { sid }] : [user, { user }];
   const since = timeOf(new Date(at));
   const words = `${name}, since ${since}, by ${actor ?? "nobody"}${reason ? `: ${reason}` : ""} `;
   const lift = button("Unblock", name, `unblock-${name}`, () => unblock(target, name));

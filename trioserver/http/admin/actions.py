@@ -33,7 +33,7 @@ class Actions:
     async def block(self, request: HttpRequest) -> Response:
         """``POST /blocks``."""
         wanted = await read_body(self._server, request, payloads.BlockRequest)
-        target = given(wanted, "user", "token_id", "session", "resource")
+        target = given(wanted, "user", "token_id", "sid", "resource")
         until = self._until(wanted)
         try:
             done = await self._server.block(
@@ -63,9 +63,9 @@ class Actions:
     async def unblock(self, request: HttpRequest) -> Response:
         """``POST /unblock``."""
         wanted = await read_body(self._server, request, payloads.Unblock)
-        target = given(wanted, "id", "user", "token_id", "session", "resource")
+        target = given(wanted, "id", "user", "token_id", "sid", "resource")
         if not target:
-            raise invalid("Name what to unblock: id, user, token_id, session or resource.")
+            raise invalid("Name what to unblock: id, user, token_id, sid or resource.")
         number = await self._server.unblock(**target)
         record_action(self._server, request, "unblock", target, number)
         return ok({"unblocked": number})

@@ -78,7 +78,7 @@ class BlockRequest(_Strict):
 
     user: Text | None = None
     token_id: Text | None = None
-    session: Text | None = None
+    sid: Text | None = None
     resource: Resource | None = None
     until: Text | None = None
     for_ms: Annotated[int, Meta(ge=1, le=100 * 365 * 86_400_000)] | None = None
@@ -91,7 +91,7 @@ class Unblock(_Strict):
     id: Text | None = None
     user: Text | None = None
     token_id: Text | None = None
-    session: Text | None = None
+    sid: Text | None = None
     resource: Resource | None = None
 
 

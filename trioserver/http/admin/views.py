@@ -45,7 +45,7 @@ def block_view(block: Block, *, stored: bool) -> dict[str, Any]:
         "id": block.id,
         "user": block.user,
         "token_id": block.token_id,
-        "session": block.session,
+        "sid": block.sid,
         "resource": None if block.resource is None else dict(block.resource),
         "until": _instant(block.until),
         "reason": block.reason,

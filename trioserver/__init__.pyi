@@ -65,6 +65,7 @@ from trioserver.storage import DatabaseUnavailableError as DatabaseUnavailableEr
 from trioserver.storage.migrations import MigrationStep as MigrationStep
 from trioserver.storage.migrations import SchemaTooNewError as SchemaTooNewError
 from trioserver.telemetry.audit import AuditEntry as AuditEntry
+from trioserver.telemetry.audit import Auditor as Auditor
 from trioserver.telemetry.audit import AuditPage as AuditPage
 from trioserver.telemetry.audit import AuditQuery as AuditQuery
 from trioserver.telemetry.audit import AuditStatistics as AuditStatistics

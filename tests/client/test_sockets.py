@@ -22,7 +22,7 @@ from trioserver.client import ConnectionLostError, WebSocketURL, connect
 async def listening(config: Config) -> AsyncIterator[Server]:
     async with trio.open_nursery() as nursery:
         yield await nursery.start(
-            partial(serve, make_application(World()), config, wall_clock=wall_clock)
+            partial(serve, make_application(World()), config, clock=wall_clock)
         )
         nursery.cancel_scope.cancel()
 

@@ -164,7 +164,7 @@ async def test_the_cookie_of_a_device_is_seen_by_no_script_and_sent_nowhere_else
 
 def test_a_token_of_a_device_is_good_for_its_name_its_login_and_its_time() -> None:
     now = 1e9
-    devices = Devices(SECRET, path="/a", wall_clock=lambda: now)
+    devices = Devices(SECRET, path="/a", clock=lambda: now)
     token = devices.token("alice", None)
     device = devices.known("alice", token)
     assert device is not None

@@ -151,7 +151,7 @@ async def test_there_is_no_websocket_on_the_second_listener() -> None:
 async def test_readyz_says_draining_on_the_second_listener_to_the_end() -> None:
     config = apart(shutdown=ShutdownConfig(drain_period=60.0))
     app = make_application(World())
-    async with site(app, config, wall_clock=wall_clock) as place, trio.open_nursery() as nursery:
+    async with site(app, config, clock=wall_clock) as place, trio.open_nursery() as nursery:
         client = Client((await place.open()).stream)
         await client.open("/ws/1")
         await client.authenticate("alice")

@@ -125,7 +125,7 @@ async def ready(client: Client) -> None:
 
 
 async def test_http_and_websocket_share_a_plain_port(notes: Notes) -> None:
-    async with site(app(notes), wall_clock=wall_clock) as place:
+    async with site(app(notes), clock=wall_clock) as place:
         http = await place.open()
         assert (await http.get("/hello")).text == "hello"
         client = Client((await place.open()).stream)
@@ -142,7 +142,7 @@ async def test_http_and_websocket_share_a_tls_port(notes: Notes, tmp_path: Path)
     (tmp_path / "cert.pem").write_bytes(certificate.cert_chain_pems[0].bytes())
     (tmp_path / "key.pem").write_bytes(certificate.private_key_pem.bytes())
     config = Config(port=0, certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
-    async with site(app(notes), config, wall_clock=wall_clock) as place:
+    async with site(app(notes), config, clock=wall_clock) as place:
         http = await place.open(context)
         assert (await http.get("/healthz")).json == {"status": "ok"}
         assert (await http.request("POST", "/upload", body=PIECE * 20)).text == str(65536 * 20)
@@ -293,7 +293,7 @@ async def test_a_client_that_aborts_a_download_ends_it(notes: Notes) -> None:
 
 async def test_an_application_that_fails_answers_500_without_detail(notes: Notes) -> None:
     with capture_logs() as logs:
-        async with site(app(notes), wall_clock=wall_clock) as place:
+        async with site(app(notes), clock=wall_clock) as place:
             client = Client((await place.open()).stream)
             await ready(client)
             http = await place.open()
@@ -373,7 +373,7 @@ async def test_a_head_that_is_too_large_is_refused(notes: Notes, earlier: int) -
 async def test_a_later_request_on_a_connection_may_become_a_websocket(notes: Notes) -> None:
     """As behind a proxy that keeps its connections."""
     world = World()
-    async with site(app(notes, world), wall_clock=wall_clock) as place:
+    async with site(app(notes, world), clock=wall_clock) as place:
         http = await place.open()
         assert (await http.get("/hello")).text == "hello"
         client = Client(http.stream)
@@ -427,7 +427,7 @@ async def test_at_the_cap_an_idle_connection_gives_way(notes: Notes) -> None:
 
 async def test_where_websockets_fill_the_server_http_is_told_so(notes: Notes) -> None:
     config = Config(port=0, limits=LimitsConfig(max_connections=1))
-    async with site(app(notes), config, wall_clock=wall_clock) as place:
+    async with site(app(notes), config, clock=wall_clock) as place:
         client = Client((await place.open()).stream)
         await client.open("/ws/1")
         await client.authenticate()

@@ -110,4 +110,4 @@ def test_the_table_says_of_each_error_whose_fault_it_is() -> None:
 
 
 async def _serve(app: Any, config: Config, *, task_status: Any) -> None:
-    await serve(app, config, wall_clock=wall_clock, task_status=task_status)
+    await serve(app, config, clock=wall_clock, task_status=task_status)

@@ -64,7 +64,7 @@ async def running(**tables: Any) -> AsyncIterator[Place]:
         app, config = make_application(World()), Config(port=0, **tables)
 
         async def run(*, task_status: Any) -> None:
-            await serve(app, config, wall_clock=wall_clock, task_status=task_status)
+            await serve(app, config, clock=wall_clock, task_status=task_status)
 
         yield Place(await nursery.start(run), nursery)
         nursery.cancel_scope.cancel()

@@ -41,7 +41,7 @@ TRUSTING = ProxyConfig(trusted=("127.0.0.0/8", "unix"))
 async def real_server(config: Config) -> AsyncIterator[Server]:
     async with trio.open_nursery() as nursery:
         application = make_application(World())
-        server = await nursery.start(partial(serve, application, config, wall_clock=wall_clock))
+        server = await nursery.start(partial(serve, application, config, clock=wall_clock))
         yield server
         nursery.cancel_scope.cancel()
 

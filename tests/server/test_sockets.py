@@ -34,7 +34,7 @@ async def start(
 ) -> None:
     """Serve the test application, whose tokens end by its own clock."""
     application = make_application(World())
-    await serve(application, config, wall_clock=wall_clock, task_status=task_status)
+    await serve(application, config, clock=wall_clock, task_status=task_status)
 
 
 @asynccontextmanager

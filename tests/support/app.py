@@ -280,4 +280,4 @@ async def serving(
 async def _serve(
     app: Application, config: Config, observers: Iterable[Observer], *, task_status: Any
 ) -> None:
-    await serve(app, config, observers=observers, wall_clock=wall_clock, task_status=task_status)
+    await serve(app, config, observers=observers, clock=wall_clock, task_status=task_status)

@@ -20,7 +20,7 @@ async def running(
     own = application is None
     application = make_application(World()) if application is None else application
     if own:
-        options.setdefault("wall_clock", wall_clock)
+        options.setdefault("clock", wall_clock)
 
     async def start(*, task_status: trio.TaskStatus[Server]) -> None:
         await serve(application, config or Config(port=0), task_status=task_status, **options)

@@ -29,7 +29,7 @@ class Traced:
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.tracer: Tracer = provider.get_tracer("test")
         self.nursery = nursery
-        self.server = Server(application, Config(port=0), tracer=self.tracer, wall_clock=wall_clock)
+        self.server = Server(application, Config(port=0), tracer=self.tracer, clock=wall_clock)
 
     def spans(self, name: str) -> list[ReadableSpan]:
         return [span for span in self.exporter.get_finished_spans() if span.name == name]
@@ -201,7 +201,7 @@ async def test_spans_of_an_application_are_below_those_of_its_handlers(
 
 async def test_off_is_off(autojump_clock: MockClock, world: World) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    server = Server(make_application(world), Config(port=0), wall_clock=wall_clock)
+    server = Server(make_application(world), Config(port=0), clock=wall_clock)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve_stream, theirs)
         client = Client(ours)

@@ -116,17 +116,15 @@ class Devices:
     """Makes the tokens by which devices are known, and verifies them.
 
     A token is good for one name, and for the login below ``path``. It proves nothing but that
-    somebody who knew the password has logged in on the device. ``wall_clock`` gives seconds since
+    somebody who knew the password has logged in on the device. ``clock`` gives seconds since
     the Unix epoch.
     """
 
-    def __init__(
-        self, secret: str, *, path: str, wall_clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, secret: str, *, path: str, clock: Callable[[], float] = time.time) -> None:
         # A key of its own: whatever else the secret signs is no token of a device.
         self._key = hmac.digest(secret.encode(), f"trioserver device of {path}".encode(), "sha256")
         self._path = path
-        self._wall_clock = wall_clock
+        self._wall_clock = clock
 
     def known(self, name: str, token: str | None) -> str | None:
         """What stands for the device that shows this token; None where it is not known."""

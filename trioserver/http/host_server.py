@@ -63,7 +63,7 @@ class AdministeredServer(HostServer, Protocol):
         """The audit log; None if there is none."""
 
     @property
-    def wall_clock(self) -> Callable[[], float]:
+    def clock(self) -> Callable[[], float]:
         """Returns seconds since the Unix epoch."""
 
     def inspect(self, connection: str) -> ConnectionReport | None:

@@ -59,7 +59,7 @@ async def serve(
     *,
     observers: Iterable[Observer] = (),
     tracer: Tracer | None = None,
-    wall_clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] = time.time,
     handle_signals: bool = False,
     load_config: Callable[[], Config] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
@@ -74,7 +74,7 @@ async def serve(
     ``observers`` are told what happens. ``tracer`` makes OpenTelemetry spans; None makes them where
     the configuration says so, with the process's tracer provider. ``handle_signals``: SIGTERM and
     SIGINT drain, SIGUSR2 drains for a restart, a second one ends at once, SIGHUP reloads, and
-    systemd is told; needs the main thread. ``wall_clock`` gives seconds since the Unix epoch.
+    systemd is told; needs the main thread. ``clock`` gives seconds since the Unix epoch.
     ``load_config`` is called in a worker thread to reload the configuration; None keeps ``config``.
 
     Raises `ListenError`; `ValueError` where an authenticator refuses the addresses; `ImportError`
@@ -85,7 +85,7 @@ async def serve(
         config or Config(),
         observers=observers,
         tracer=tracer,
-        wall_clock=wall_clock,
+        clock=clock,
         load_config=load_config,
         make_http=make_http,
     )
@@ -101,7 +101,7 @@ def run(
     *,
     observers: Iterable[Observer] = (),
     tracer: Tracer | None = None,
-    wall_clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] = time.time,
     load_config: Callable[[], Config] | None = None,
     on_start: Callable[[Server], object] | None = None,
 ) -> None:
@@ -120,7 +120,7 @@ def run(
         config,
         observers=observers,
         tracer=tracer,
-        wall_clock=wall_clock,
+        clock=clock,
         handle_signals=True,
         load_config=load_config,
     )

@@ -50,7 +50,7 @@ of a millisecond."""
 class Server:
     """A running server, made by `serve`.
 
-    - ``application``: what it serves. ``wall_clock``: returns seconds since the Unix epoch.
+    - ``application``: what it serves. ``clock``: returns seconds since the Unix epoch.
     - ``audit``: reads the audit log; None if ``audit.database`` is not set.
 
     ``make_http`` makes the HTTP side once the application has started; it may return None, and
@@ -64,18 +64,18 @@ class Server:
         *,
         observers: Iterable[Observer] = (),
         tracer: Tracer | None = None,
-        wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time,
         load_config: Callable[[], Config] | None = None,
         make_http: Callable[[Server], HttpSide | None] = lambda server: None,
     ) -> None:
         traced = tracer is not None or config.tracing.spans == "on"
         url = config.audit.database
         self.application = application
-        self.wall_clock = wall_clock
+        self.clock = clock
         self.audit: Auditor | None = None
         self._database = None if url is None else open_database(url)
         if self._database is not None:
-            self.audit = Auditor(self._database, config.audit, wall_clock=wall_clock)
+            self.audit = Auditor(self._database, config.audit, wall_clock=clock)
         self._make_http = make_http
         self._ended = trio.Event()
         self._context = new_context(
@@ -84,10 +84,10 @@ class Server:
             database=self._database,
             observers=observers if self.audit is None else (*observers, self.audit),
             tracing=Tracing(tracer) if traced else None,
-            wall_clock=wall_clock,
+            wall_clock=clock,
         )
         self._administration = Administration(
-            self._context.registry, self._context.blocks, wall_clock=wall_clock
+            self._context.registry, self._context.blocks, wall_clock=clock
         )
         self._components = Components(application)
         self._handler = ConnectionHandler(self._context, config)

@@ -194,7 +194,7 @@ def test_a_server_that_is_not_there_is_5(invoke: Invoke) -> None:
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[str]:
-    start = partial(serve, make_application(World()), Config(port=0), wall_clock=wall_clock)
+    start = partial(serve, make_application(World()), Config(port=0), clock=wall_clock)
     async with trio.open_nursery() as nursery:
         server = await nursery.start(start)
         yield f"{server.addresses[0].url}/ws/1"

@@ -27,7 +27,7 @@ def config(url: str, **options: float) -> Config:
 async def start(nursery: trio.Nursery, config: Config, world: World | None = None) -> Server:
     async def run(*, task_status: trio.TaskStatus[Server]) -> None:
         application = make_application(world or World())
-        await serve(application, config, wall_clock=wall_clock, task_status=task_status)
+        await serve(application, config, clock=wall_clock, task_status=task_status)
 
     server: Server = await nursery.start(run)
     return server
@@ -194,7 +194,7 @@ async def test_rows_beyond_the_age_are_deleted_in_small_batches(database_url: st
     async def run_later(*, task_status: trio.TaskStatus[Server]) -> None:
         application = make_application(World())
         settings = config(database_url, retention=60.0)
-        await serve(application, settings, wall_clock=lambda: later, task_status=task_status)
+        await serve(application, settings, clock=lambda: later, task_status=task_status)
 
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:

@@ -186,7 +186,7 @@ async def test_a_def_handler_that_holds_the_loop_is_counted() -> None:
 
     config = Config(port=0, handlers=HandlerConfig(sync_handler_warn_after=0.001))
     async with trio.open_nursery() as nursery:
-        server = Server(app, config, wall_clock=wall_clock)
+        server = Server(app, config, clock=wall_clock)
         nursery.start_soon(_run, server)
         client = await _connect(server, nursery)
         for id in range(3):

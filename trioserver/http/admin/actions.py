@@ -52,7 +52,7 @@ class Actions:
     def _until(self, wanted: payloads.BlockRequest) -> float | None:
         if wanted.until is not None and wanted.for_ms is not None:
             raise invalid("Give either until or for_ms, not both.")
-        now = self._server.wall_clock()
+        now = self._server.clock()
         until = seconds("until", wanted.until)
         if wanted.for_ms is not None:
             until = now + wanted.for_ms / 1000

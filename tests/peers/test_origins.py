@@ -12,7 +12,7 @@ from trioserver.peers.origins import OriginPolicy, RejectedOrigin
 def judge(
     origin: str, *allowed: str, host: str = "example.org", secure: bool = False
 ) -> RejectedOrigin | None:
-    return OriginPolicy(allowed).judge((origin,), (host,), secure=secure)
+    return OriginPolicy(allowed).rejection((origin,), (host,), secure=secure)
 
 
 def hint(origin: str, *allowed: str, host: str = "api.test", secure: bool = False) -> str | None:
@@ -138,12 +138,12 @@ def test_same_host_may_stand_beside_others() -> None:
 
 
 def test_who_sends_no_origin_is_no_page() -> None:
-    assert OriginPolicy([]).judge((), ("example.org",), secure=False) is None
+    assert OriginPolicy([]).rejection((), ("example.org",), secure=False) is None
 
 
 def test_two_origins_are_none() -> None:
     origins = ("http://example.org", "http://example.org")
-    assert OriginPolicy([]).judge(origins, ("example.org",), secure=False) is not None
+    assert OriginPolicy([]).rejection(origins, ("example.org",), secure=False) is not None
 
 
 @pytest.mark.parametrize(
@@ -250,5 +250,5 @@ def test_a_text_is_no_list() -> None:
 @given(st.text(max_size=60))
 def test_whatever_is_sent_is_judged(text: str) -> None:
     policy = OriginPolicy(["https://example.org", "https://*.example.org", "same-host"])
-    rejected = policy.judge((text,), ("example.org",), secure=True)
+    rejected = policy.rejection((text,), ("example.org",), secure=True)
     assert rejected is not None or text.lower().endswith(("example.org", "example.org:443"))

@@ -9,6 +9,7 @@ the client is told and the WebSocket is closed, then the outer one is cancelled.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -34,36 +35,41 @@ from trioserver.websocket.handshake import Head
 
 
 class AdmissionSlot(Protocol):
-    """The connection's slot among all that the server admits. The methods must not raise, except
-    for `ready`, which calls observers."""
+    """The connection's slot among all that the server admits. The methods must not raise."""
 
-    def verifying(self) -> None:
+    def authenticating(self) -> None:
         """The client has sent its first token."""
 
-    def verified(self) -> bool:
+    def ready(self) -> bool:
         """The client is authenticated and authorized, and `ready` can be sent.
 
         Returns False if there is no room for another such connection.
         """
 
-    def ready(self, connection: ServerConnection) -> None:
-        """`ready` has been written to the transport."""
-
-    def refused(self) -> None:
+    def closing(self) -> None:
         """The connection has ended before it was ready."""
 
 
 class Lifecycle:
     """Runs a `ServerConnection`, and is the `Receiver` of its WebSocket's messages.
 
-    ``head`` is the request, already judged.
+    ``head`` is the request, already judged. ``on_ready`` is called when `ready` has been written to
+    the transport; it may raise, because it calls observers.
     """
 
     __slots__ = (
-        "_dispatcher", "_head", "_io", "_protocol", "_sleep", "_slot", "_websocket", "connection",
+        "_dispatcher", "_head", "_io", "_on_ready", "_protocol", "_sleep", "_slot", "_websocket",
+        "connection",
     )  # fmt: skip
 
-    def __init__(self, connection: ServerConnection, head: Head, *, slot: AdmissionSlot) -> None:
+    def __init__(
+        self,
+        connection: ServerConnection,
+        head: Head,
+        *,
+        slot: AdmissionSlot,
+        on_ready: Callable[[ServerConnection], None],
+    ) -> None:
         context = connection.context
         if context.tracing is not None:
             connection.tracing = context.tracing.of(connection.id, connection.route.path)
@@ -73,6 +79,7 @@ class Lifecycle:
         self._websocket = connection.websocket
         self._head: Head | None = head
         self._slot = slot
+        self._on_ready = on_ready
         self._dispatcher = Dispatcher(connection)
         self._sleep = trio.CancelScope()  # of the heartbeat loop
         self._io: trio.Nursery | None = None
@@ -165,7 +172,7 @@ class Lifecycle:
         connection.auth_done = None
         report_auth_done(connection)
         if connection.phases.ready is None:
-            self._slot.refused()
+            self._slot.closing()
 
     async def _close(self) -> None:
         """Close the WebSocket. The error that says why has been queued already."""
@@ -259,7 +266,7 @@ class Lifecycle:
         connection = self.connection
         connection.phases.enter(Phase.AUTHENTICATING, trio.current_time())
         connection.token = fingerprint(credentials.token)
-        self._slot.verifying()
+        self._slot.authenticating()
         connection.start_soon(self._authenticate, credentials)
 
     async def _authenticate(self, credentials: Credentials) -> None:
@@ -269,7 +276,7 @@ class Lifecycle:
             user = await verify(connection, credentials)
             if protocol.state is not ServerState.VERIFYING:
                 return  # the connection has ended in the meantime
-            if not self._slot.verified():
+            if not self._slot.ready():
                 raise Refusal("server_busy")
         except Refusal as refusal:
             connection.fail(refusal, None if protocol.auth is None else protocol.auth.id)
@@ -293,7 +300,7 @@ class Lifecycle:
             return
         connection.phases.enter(Phase.READY, trio.current_time())
         try:
-            self._slot.ready(connection)
+            self._on_ready(connection)
         except Exception as error:  # an observer's; whoever was sending must not pay for it
             self._crash(error)
         connection.finish_auth()

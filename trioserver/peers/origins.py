@@ -85,7 +85,7 @@ class OriginPolicy:
             raise ValueError(f"{entry!r} is no origin: '*.' goes before a domain")
         (self._below if match["wild"] else self._exact).add(origin)
 
-    def judge(
+    def rejection(
         self, origins: tuple[str, ...], hosts: tuple[str, ...], *, secure: bool
     ) -> RejectedOrigin | None:
         """None where the request may go on; ``origins`` and ``hosts`` are its header lines.

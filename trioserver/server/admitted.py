@@ -5,9 +5,11 @@ from __future__ import annotations
 import attrs
 import trio
 
-from trioserver.server.admission.connection_limiter import Slot
+from trioserver.peers.origins import OriginPolicy
 from trioserver.server.admission.controller import AdmissionController
+from trioserver.server.admission.slot import Slot
 from trioserver.websocket.handshake import Head, RequestRejected, refuse
+from trioserver.websocket.tls_stream import is_secure
 
 
 @attrs.frozen(kw_only=True)
@@ -33,16 +35,23 @@ class AdmittedStream:
         """
         if not self.builtin:
             self._admission.check(self.remote, head)
-            self._admission.check_host(head)
+
+    def check_origin(self, head: Head, policy: OriginPolicy | None) -> None:
+        """Raise `RequestRejected` unless pages of the request's origin may connect.
+
+        ``policy`` is the route's; None: ``origins.allow`` decides.
+        """
+        secure = is_secure(self.stream)
+        self._admission.policy.check_origin(self.peer, head, policy, secure=secure)
 
     def is_local(self, head: Head) -> bool:
         """Whether a program on this machine sent the request, and not a proxy for somebody else."""
-        return self._admission.is_local(self.peer, self.remote, head)
+        return self._admission.policy.is_local(self.peer, self.remote, head)
 
-    async def refuse(self, bad: RequestRejected, head: Head | None) -> None:
-        """Log and count the refusal, answer with it, and close the stream."""
-        self._admission.refuse(bad, self.remote, head)
+    async def refuse(self, rejection: RequestRejected, head: Head | None) -> None:
+        """Report a rejection, answer with it, and close the stream."""
+        self._admission.rejections.rejected(rejection, self.remote, head)
         with trio.CancelScope() as scope:
             self.slot.abort = scope.cancel
-            self.slot.leaving()
-            await refuse(self.stream, bad)
+            self.slot.closing()
+            await refuse(self.stream, rejection)

@@ -1,4 +1,4 @@
-"""What happens with a stream that was accepted, until it is a connection that runs its life."""
+"""From an accepted stream to a connection: admission, the head of the request, and routing."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.peers.addresses import plain
-from trioserver.server.admission.connection_limiter import Slot
 from trioserver.server.admission.memory import check_send_queue
+from trioserver.server.admission.slot import Slot
 from trioserver.server.admitted import AdmittedStream
 from trioserver.server.context import ServerContext
 from trioserver.server.http_side import HttpSide
@@ -32,18 +32,18 @@ from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
 from trioserver.websocket.send_queue import largest_payload
 from trioserver.websocket.strictness import check_head
-from trioserver.websocket.tls_stream import TLSStream, is_secure
+from trioserver.websocket.tls_stream import TLSStream
 
 log: Final = structlog.get_logger("trioserver")
 
 
 @attrs.define
-class _Arrival:
-    """A stream that has been accepted.
+class _AcceptedStream:
+    """A stream that was accepted.
 
-    ``peer`` is who has sent it, as far as that is known. ``proxied``: a header of the PROXY
-    protocol has yet to say so. ``builtin``: it has come to the listener of the built-in routes,
-    where nothing else is.
+    - ``peer``: the address of the socket, or the one that a PROXY header has named.
+    - ``proxied``: the PROXY header has not been read yet.
+    - ``builtin``: it came to the listener of the built-in routes, which serves nothing else.
     """
 
     stream: trio.abc.Stream
@@ -68,6 +68,7 @@ class ConnectionHandler:
         self._admission = context.admission
         self._config = config
         self._connection_context = self._make_connection_context()
+        self._on_ready = self._became_ready  # one bound method for all connections
         self._limit_messages()
 
     def reconfigure(self, config: Config) -> None:
@@ -106,119 +107,131 @@ class ConnectionHandler:
         proxied: bool = False,
         builtin: bool = False,
     ) -> None:
-        """Serve one stream to its end. Raises nothing but `trio.Cancelled`.
+        """Serve one stream until it ends. Raises nothing but `trio.Cancelled`.
 
-        ``proxied``: it begins with a header of the PROXY protocol. ``builtin``: it has come to the
-        listener of the built-in routes.
+        ``proxied``: it begins with a PROXY header. ``builtin``: it came to the listener of the
+        built-in routes.
         """
         self._context.lines.use()  # the stream may be an embedder's, and the task too
         self.accepted += 1
         peer = plain(remote_of(stream) if remote is None else remote)
-        arrival = _Arrival(stream, peer, proxied, builtin)
+        accepted = _AcceptedStream(stream, peer, proxied, builtin)
         try:
-            upgrade = await self._admit(arrival, None)
-            if upgrade is not None:  # HTTP came before it: it is admitted anew, as any other
-                await self._admit(arrival, upgrade)
+            upgrade = await self._serve_in_slot(accepted, None)
+            if upgrade is not None:  # it came after HTTP requests: admit it like a new connection
+                await self._serve_in_slot(accepted, upgrade)
         except* Exception as errors:
-            # Formatted here: an embedder's structlog may print the variables of each frame. And it
-            # may raise, which must end this stream only: a full disk is met by all log lines.
+            # The traceback is formatted here, because an embedder's structlog may print the
+            # variables of each frame. If logging raises, for example because the disk is full,
+            # only this stream may end.
             with suppress(Exception):
                 if may_log("connection_handler_failed", peer, traceback=True):
                     log.error("connection_handler_failed", traceback=traceback_of(errors))
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _admit(self, arrival: _Arrival, head: Head | None) -> Head | None:
-        """Serve it in a slot of its own; an opening handshake that came after HTTP comes back."""
-        scope = trio.CancelScope()  # in which it waits for nothing but the peer
-        slot = self._admission.enter(scope.cancel, arrival.peer, known=not arrival.proxied)
+    async def _serve_in_slot(self, accepted: _AcceptedStream, head: Head | None) -> Head | None:
+        """Serve a stream in a slot of its own. ``head``: of its first request, if that was read.
+
+        Return the head of an opening handshake if one comes after HTTP requests.
+        """
+        scope = trio.CancelScope()  # cancelled by an eviction while the head is read
+        slot = self._admission.enter(scope.cancel, accepted.peer, known=not accepted.proxied)
         if slot is None:
             return None
         with slot:
             if head is None:
-                head = await self._read_head(arrival, slot, scope)
-            serving = None if head is None else self._serve(arrival, slot, head)
-            del head  # thousands of these would be kept for nothing
+                head = await self._read_head(accepted, slot, scope)
+            serving = None if head is None else self._serve(accepted, slot, head)
+            del head  # thousands of these would take much memory
             return None if serving is None else await serving
 
     async def _read_head(
-        self, arrival: _Arrival, slot: Slot, scope: trio.CancelScope
+        self, accepted: _AcceptedStream, slot: Slot, scope: trio.CancelScope
     ) -> Head | None:
         head = None
         limits = self._config.limits
         scope.deadline = slot.since + limits.head_timeout
         try:
             with scope:
-                if arrival.proxied:
-                    arrival.peer = await self._announced(arrival.stream, arrival.peer)
-                    arrival.proxied = False
-                    if not self._admission.announce(slot, arrival.peer):
+                if accepted.proxied:
+                    accepted.peer = await self._read_proxy_header(accepted.stream, accepted.peer)
+                    accepted.proxied = False
+                    if not self._admission.announce(slot, accepted.peer):
                         return None
-                head = await read_head(arrival.stream, max_bytes=limits.max_head_bytes)
-            if head is None:  # it gave way to somebody else, or has been too slow
+                head = await read_head(accepted.stream, max_bytes=limits.max_head_bytes)
+            if head is None:  # it was evicted, or has been too slow
                 if trio.current_time() >= scope.deadline:
-                    log.debug("request_incomplete", remote=arrival.peer, reason="timeout")
+                    log.debug("request_incomplete", remote=accepted.peer, reason="timeout")
                 return None
             check_head(head)
         except BadProxyHeader as bad:
-            self._admission.drop_bad_proxy(arrival.peer, str(bad))
-        except RequestRejected as bad:
-            await self._admitted(arrival, slot, arrival.peer).refuse(bad, head)
+            self._admission.drop_bad_proxy(accepted.peer, str(bad))
+        except RequestRejected as rejection:
+            await self._admitted(accepted, slot, accepted.peer).refuse(rejection, head)
         except ClientDisconnected as error:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
-                if may_log("tls_handshake_failed", arrival.peer):
-                    log.info("tls_handshake_failed", remote=arrival.peer, reason=cause.reason)
+                if may_log("tls_handshake_failed", accepted.peer):
+                    log.info("tls_handshake_failed", remote=accepted.peer, reason=cause.reason)
             else:
-                log.debug("request_incomplete", remote=arrival.peer, reason="client_disconnected")
+                log.debug("request_incomplete", remote=accepted.peer, reason="client_disconnected")
         else:
             return head
         return None
 
-    def _serve(self, arrival: _Arrival, slot: Slot, head: Head) -> Coroutine[Any, Any, Head | None]:
-        """What serves it. Not `async` itself: it would be there for as long as the connection."""
-        admitted = self._admitted(arrival, slot, self._admission.identify(slot, arrival.peer, head))
+    def _serve(
+        self, accepted: _AcceptedStream, slot: Slot, head: Head
+    ) -> Coroutine[Any, Any, Head | None]:
+        """Return the coroutine that serves the stream.
+
+        Not async itself: another frame would take memory for as long as the connection lasts.
+        """
+        remote = self._admission.identify(slot, accepted.peer, head)
+        admitted = self._admitted(accepted, slot, remote)
         if self.http is not None and not head.is_upgrade:
             return self._serve_http(self.http, admitted, head)
         try:
-            if arrival.builtin:
+            if accepted.builtin:
                 raise RequestRejected(404, "There is no WebSocket at this address.")
             admitted.check(head)
             match = match_route(head, self._context.application)
-            secure = is_secure(arrival.stream)
-            self._admission.check_origin(arrival.peer, match.route, head, secure=secure)
-        except RequestRejected as bad:
-            return admitted.refuse(bad, head)
+            admitted.check_origin(head, match.route.origins)
+        except RequestRejected as rejection:
+            return admitted.refuse(rejection, head)
         return self._run(self._lifecycle(admitted, head, match))
 
-    def _admitted(self, arrival: _Arrival, slot: Slot, remote: str) -> AdmittedStream:
+    def _admitted(self, accepted: _AcceptedStream, slot: Slot, remote: str) -> AdmittedStream:
         return AdmittedStream(
-            stream=arrival.stream,
+            stream=accepted.stream,
             slot=slot,
-            peer=arrival.peer,
+            peer=accepted.peer,
             remote=remote,
-            builtin=arrival.builtin,
+            builtin=accepted.builtin,
             admission=self._admission,
         )
 
     async def _serve_http(
         self, http: HttpSide, admitted: AdmittedStream, head: Head
     ) -> Head | None:
-        # A probe is answered all the same: a server that is full must not be taken for dead.
+        # A probe is always answered: a server that is full must not be taken for dead.
         probe = admitted.builtin or http.has_builtin(head.path)
         try:
             admitted.check(head)
             if self._admission.limiter.is_full and not probe:
                 raise RequestRejected(503, "The server is full. Try again later.")
-        except RequestRejected as bad:
-            await admitted.refuse(bad, head)
+        except RequestRejected as rejection:
+            await admitted.refuse(rejection, head)
             return None
         admitted.slot.serve_http(spare=probe)
         return await http.serve(admitted, head)
 
-    async def _announced(self, stream: trio.abc.Stream, peer: str) -> str:
-        """Who a trusted proxy says that it is, or else the proxy. Raises `BadProxyHeader`."""
-        if not self._admission.may_announce(peer):
+    async def _read_proxy_header(self, stream: trio.abc.Stream, peer: str) -> str:
+        """Return the client that a PROXY header names; the proxy if it names none.
+
+        Raises `BadProxyHeader`.
+        """
+        if not self._admission.policy.is_trusted_proxy(peer):
             raise BadProxyHeader("the peer is not in proxy.trusted")
         transport = stream.transport_stream if isinstance(stream, TLSStream) else stream
         assert isinstance(transport, trio.SocketStream), "only sockets are listened on"
@@ -237,9 +250,9 @@ class ConnectionHandler:
             remote=admitted.remote,
             accepted_at=slot.since,
         )
-        lifecycle = Lifecycle(connection, head, slot=_Place(self, slot))
+        lifecycle = Lifecycle(connection, head, slot=slot, on_ready=self._on_ready)
         slot.evict, slot.abort = partial(connection.disconnect, "server_busy"), lifecycle.abort
-        slot.is_told = True
+        slot.closes_gracefully = True
         return lifecycle
 
     async def _run(self, lifecycle: Lifecycle) -> None:
@@ -252,31 +265,10 @@ class ConnectionHandler:
             self._context.registry.remove(connection)
             self._context.counts.removed(connection.statistics())
 
-    def became_ready(self, connection: ServerConnection) -> None:
-        """From now on it is there for everybody."""
-        self._context.registry.became_ready(
-            connection, self._config.limits.max_connections_per_user
-        )
+    def _became_ready(self, connection: ServerConnection) -> None:
+        """Make a connection visible to the registry, presence and observers."""
+        context = self._context
+        context.registry.became_ready(connection, self._config.limits.max_connections_per_user)
         if connection.route.has_presence:
-            connection.route.presence.join(connection.facade, self._context.wall_clock())
-        self._context.observers.on_ready(connection.facade)
-
-
-@attrs.frozen
-class _Place:
-    """An `AdmissionSlot`."""
-
-    door: ConnectionHandler
-    slot: Slot
-
-    def verifying(self) -> None:
-        self.slot.verifying()
-
-    def verified(self) -> bool:
-        return self.slot.ready()
-
-    def ready(self, connection: ServerConnection) -> None:
-        self.door.became_ready(connection)
-
-    def refused(self) -> None:
-        self.slot.leaving()
+            connection.route.presence.join(connection.facade, context.wall_clock())
+        context.observers.on_ready(connection.facade)

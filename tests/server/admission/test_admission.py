@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trioserver.config import LimitsConfig
-from trioserver.server.admission.connection_limiter import SPARE, ConnectionLimiter, Slot, SlotState
+from trioserver.server.admission.connection_limiter import REJECT_HEADROOM, ConnectionLimiter
+from trioserver.server.admission.slot import Slot, SlotState
 
 
 class Hall:
@@ -50,7 +51,7 @@ class Hall:
         """One that is told why, and takes its time to close."""
         assert self.enter(name, now)
         slot = self.slots[name]
-        slot.is_told, slot.abort = True, partial(self.aborted.append, name)
+        slot.closes_gracefully, slot.abort = True, partial(self.aborted.append, name)
         return slot
 
     def enter_http(self, name: str, *, idle: bool = False) -> None:
@@ -65,7 +66,7 @@ class Hall:
     def end_evicted(self) -> None:
         """What the loop does in its next round."""
         for name in self.evicted:
-            if name in self.slots and not self.slots[name].is_told:
+            if name in self.slots and not self.slots[name].closes_gracefully:
                 self.leave(name)
 
 
@@ -114,7 +115,7 @@ def test_the_young_do_not_give_way_to_their_neighbours() -> None:
 def test_who_waits_for_us_does_not_give_way_to_a_neighbour() -> None:
     hall = Hall(at_one=1)
     hall.enter("a/1")
-    hall.slots["a/1"].verifying()
+    hall.slots["a/1"].authenticating()
     assert hall.enter("a/2", now=100.0)
     assert hall.evicted == []
 
@@ -124,13 +125,13 @@ def test_who_waits_for_us_gives_way_only_where_nobody_is_silent() -> None:
     for name in ("bad/1", "bad/2", "good/1"):
         hall.enter(name)
     for name in ("bad/1", "bad/2"):
-        hall.slots[name].verifying()
+        hall.slots[name].authenticating()
     assert hall.enter("new/1")
     assert hall.evicted == ["good/1"]
-    hall.slots["new/1"].verifying()
+    hall.slots["new/1"].authenticating()
     assert hall.enter("another/1")
     assert hall.evicted == ["good/1", "bad/1"]
-    hall.slots["another/1"].verifying()
+    hall.slots["another/1"].authenticating()
     assert not hall.enter("yet-another/1"), "nobody holds more than it would"
     assert not hall.enter("bad/3")
     assert hall.limiter.unauthenticated == hall.limiter.open - 2 == 3
@@ -140,9 +141,9 @@ def test_who_is_authenticated_or_refused_is_not_evicted_and_not_counted() -> Non
     hall = Hall(everywhere=2)
     for name in ("a/1", "a/2"):
         hall.enter(name)
-    hall.slots["a/1"].verifying()
+    hall.slots["a/1"].authenticating()
     hall.slots["a/1"].ready()
-    hall.slots["a/2"].leaving()
+    hall.slots["a/2"].closing()
     assert hall.limiter.unauthenticated == 0
     assert hall.enter("a/3")
     assert hall.enter("a/4")
@@ -167,7 +168,7 @@ def test_who_was_evicted_is_not_counted_again_when_it_is_identified() -> None:
     hall.enter("/1")
     hall.enter("/2")
     hall.slots["/1"].identify("a", 0.0)
-    hall.slots["/1"].verifying()
+    hall.slots["/1"].authenticating()
     assert hall.limiter.unauthenticated == 1
     assert hall.evicted == ["/1"]
 
@@ -176,7 +177,7 @@ def test_what_leaves_is_counted_out_whatever_became_of_it() -> None:
     hall = Hall(everywhere=2)
     for n in range(6):
         hall.enter(f"a/{n}")
-    hall.slots["a/4"].verifying()
+    hall.slots["a/4"].authenticating()
     hall.slots["a/5"].ready()
     for name in list(hall.slots):
         hall.leave(name)
@@ -197,7 +198,7 @@ def test_silent_ones_at_the_cap_of_all_connections_keep_out_nobody() -> None:
         assert hall.enter(f"bad{n % 8}/again{n}", now=50.0)
         hall.end_evicted()
     assert "good/1" not in hall.evicted
-    assert hall.limiter.open <= 300 + SPARE
+    assert hall.limiter.open <= 300 + REJECT_HEADROOM
     hall.slots["good/1"].ready()
 
 
@@ -224,16 +225,16 @@ def test_ready_ones_are_never_evicted_and_newcomers_can_always_be_told() -> None
         hall.enter_upgraded(f"user{n}/1").ready()
     assert hall.limiter.is_full
     for n in range(500):
-        hall.enter_upgraded(f"new{n}/1").leaving()
-    assert hall.limiter.open - len(hall.aborted) <= 10 + SPARE
+        hall.enter_upgraded(f"new{n}/1").closing()
+    assert hall.limiter.open - len(hall.aborted) <= 10 + REJECT_HEADROOM
     assert not any(name.startswith("user") for name in (*hall.evicted, *hall.aborted))
 
 
 def test_those_that_close_slowly_are_ended_by_force_where_their_room_is_needed() -> None:
     hall = Hall(connections=10)
     for n in range(100):
-        hall.enter_upgraded(f"bad{n % 20}/{n}").leaving()
-    assert hall.aborted == [f"bad{n % 20}/{n}" for n in range(100 - 10 - SPARE)]
+        hall.enter_upgraded(f"bad{n % 20}/{n}").closing()
+    assert hall.aborted == [f"bad{n % 20}/{n}" for n in range(100 - 10 - REJECT_HEADROOM)]
     assert hall.evicted == []
 
 
@@ -270,7 +271,7 @@ def test_http_and_websockets_keep_out_neither_the_other() -> None:
     assert hall.limiter.http >= 20, "uploads and downloads go on"
     assert hall.limiter.unauthenticated >= 16
     hall.enter_http("good/1")
-    assert hall.limiter.open <= 50 + SPARE
+    assert hall.limiter.open <= 50 + REJECT_HEADROOM
 
 
 def test_a_probe_evicts_nobody_where_ready_ones_fill_the_server() -> None:
@@ -298,17 +299,17 @@ def test_whatever_happens_the_caps_hold_and_the_counts_agree(
             match action:
                 case 3:
                     if slot.state is SlotState.SILENT:
-                        slot.verifying()
+                        slot.authenticating()
                 case 4:
-                    if slot.state in (SlotState.SILENT, SlotState.VERIFYING):
+                    if slot.state in (SlotState.SILENT, SlotState.AUTHENTICATING):
                         slot.ready()
                 case 5:
                     slot.serve_http()
                 case 6:
-                    if slot.state in (SlotState.IDLE, SlotState.BUSY):
+                    if slot.state in (SlotState.HTTP_IDLE, SlotState.HTTP_ACTIVE):
                         slot.idle(which % 2 == 0)
                 case 7:
-                    slot.leaving()
+                    slot.closing()
                 case _:
                     hall.leave(chosen)
         hall.end_evicted()
@@ -320,8 +321,8 @@ def test_whatever_happens_the_caps_hold_and_the_counts_agree(
         hall.leave(name)
     limiter = hall.limiter
     assert (limiter.open, limiter.unauthenticated, limiter.http) == (0, 0, 0)
-    assert (limiter._ready, limiter._gone, len(limiter._leaving)) == (0, 0, 0)
-    assert all(holders.most == 0 for holders in limiter._by_state.values())
+    assert (limiter._ready, limiter._aborted, len(limiter._closing)) == (0, 0, 0)
+    assert all(queue.most == 0 for queue in limiter._queues.values())
 
 
 def test_it_costs_microseconds_when_two_thousand_come_at_once() -> None:

@@ -1,9 +1,9 @@
-"""How addresses behave: how often they connect and ask, and how many forged tokens they send.
+"""How often each address may connect, send requests, and send tokens that were never valid.
 
-A block saves work and log lines; it is no defence of tokens, which cannot be guessed anyway. Behind
-one address there may be many people, so it is made for those who are not to blame: it is short, it
-is followed by a pardon of the same length in which the address cannot be blocked again, and each
-user who authenticates wipes the slate. Whoever tries again as the server advises gets in.
+A ban saves work and log lines. It does not protect tokens, which cannot be guessed anyway. Many
+people may share an address, so bans are made for those who are not to blame: a ban is short, it is
+followed by a cooldown of the same length in which the address cannot be banned again, and each user
+who authenticates resets the count. A client that tries again as the server advises gets in.
 """
 
 from __future__ import annotations
@@ -11,152 +11,164 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import Final
 
 from protocol import TokenBucket
 from trioserver.config import LimitsConfig
 
-BURST = 10.0
-"""Seconds' worth of handshakes, and of requests, that an address may do at once: a whole office
+BURST: Final = 10.0
+"""Seconds' worth of handshakes, and of requests, that an address may send at once: a whole office
 after a restart."""
 
-_HONEST_REFUSALS = 10.0
-"""Refusals in a row that a blocked address is told the reason of; then one a second."""
+_RESPONSES_AT_ONCE: Final = 10.0
+"""Requests of a banned address that are answered with the reason; after these, one a second."""
+
+_STALE_ENDS: Final = 1_000
+"""Ends of bans that are over, or forgotten, and are kept until there are more of them."""
 
 
-class _Record:
-    """What is known of one address. What has been forgotten is as good as new."""
+class _AddressState:
+    """What is known of one address. An address without a state is treated like a new one."""
 
     __slots__ = (
-        "blocked_until", "forged", "handshakes", "pardoned_until", "refusals", "requests", "seen",
+        "cooldown_until", "handshakes", "invalid_tokens", "requests", "responses", "seen",
     )  # fmt: skip
 
     def __init__(self, limits: LimitsConfig, now: float) -> None:
         rate = limits.handshakes_per_second
         self.handshakes = TokenBucket(rate, rate * BURST, now)
-        self.forged: TokenBucket | None = None
-        self.refusals: TokenBucket | None = None
+        self.invalid_tokens: TokenBucket | None = None
+        self.responses: TokenBucket | None = None
         self.requests: TokenBucket | None = None
-        self.blocked_until = -math.inf
-        self.pardoned_until = -math.inf
+        self.cooldown_until = -math.inf
         self.seen = now
 
 
 class AddressRateLimiter:
-    """Remembers addresses, by `addresses.address_key`; the empty key is nobody's, and does no
-    wrong.
+    """Keeps a state for each address, by `addresses.address_key`. The empty key is no address.
 
-    Time comes in as an argument. Every operation takes constant time, on average. At most
-    ``limits.max_tracked_addresses`` are remembered: those that were seen longest ago are
-    forgotten first.
+    ``bans`` counts bans; ``on_ban`` is called with the address and the duration of each. At most
+    ``limits.max_tracked_addresses`` have a state: those that were seen longest ago lose it first.
+
+    Time is an argument. Every operation takes constant time, on average.
     """
 
     def __init__(
-        self, limits: LimitsConfig, *, on_block: Callable[[str, float], None] | None = None
+        self, limits: LimitsConfig, *, on_ban: Callable[[str, float], None] | None = None
     ) -> None:
         self.limits = limits
-        self.blocks = 0
-        self._on_block = on_block
-        self._records: OrderedDict[str, _Record] = OrderedDict()
-        self._blocked: dict[str, float] = {}
+        self.bans = 0
+        self._on_ban = on_ban
+        self._states: OrderedDict[str, _AddressState] = OrderedDict()
+        self._banned: dict[str, float] = {}
+        self._ban_ends: list[tuple[float, str]] = []  # a heap of what is, or was, in `_banned`
 
     def __len__(self) -> int:
-        """How many addresses are remembered."""
-        return len(self._records)
+        """How many addresses have a state."""
+        return len(self._states)
 
     def reconfigure(self, limits: LimitsConfig) -> None:
-        """Other limits from now on. Who is not blocked is as good as new."""
+        """Use other limits from now on. All addresses but the banned ones are as if new."""
         self.limits = limits
-        blocked = ((key, record) for key, record in self._records.items() if key in self._blocked)
-        self._records = OrderedDict(blocked)
+        banned = ((key, state) for key, state in self._states.items() if key in self._banned)
+        self._states = OrderedDict(banned)
 
-    def blocked_count(self, now: float) -> int:
-        """How many addresses are blocked."""
-        return sum(until > now for until in self._blocked.values())
+    def banned_count(self, now: float) -> int:
+        """How many addresses are banned. It costs the same for any number of them."""
+        ends = self._ban_ends
+        while ends and ends[0][0] <= now:
+            until, key = heappop(ends)
+            if self._banned.get(key) == until:
+                del self._banned[key]
+        return len(self._banned)
 
-    def blocked_for(self, key: str, now: float) -> float:
-        """Seconds until the address is let in again; zero where it is not blocked."""
-        until = self._blocked.get(key)
+    def banned_for(self, key: str, now: float) -> float:
+        """Return the seconds until the ban of an address ends; 0 if it is not banned."""
+        until = self._banned.get(key)
         if until is None:
             return 0.0
         if until <= now:
-            del self._blocked[key]
+            del self._banned[key]
             return 0.0
         return until - now
 
-    def may_be_told(self, key: str, now: float) -> bool:
-        """Whether a refusal of this blocked address is worth an answer, and not only an end."""
-        record = self._record(key, now)
-        if record.refusals is None:
-            record.refusals = TokenBucket(1.0, _HONEST_REFUSALS, now)
-        return record.refusals.take(now)
+    def should_respond(self, key: str, now: float) -> bool:
+        """Whether a banned address gets an answer, or its connection is closed without one."""
+        state = self._state(key, now)
+        if state.responses is None:
+            state.responses = TokenBucket(1.0, _RESPONSES_AT_ONCE, now)
+        return state.responses.take(now)
 
-    def handshake(self, key: str, now: float) -> float:
-        """Count a handshake; seconds until the next is welcome where this is one too many."""
+    def charge_handshake(self, key: str, now: float) -> float:
+        """Count a handshake; return the seconds to wait if it is one too many, otherwise 0."""
         if not key:
             return 0.0
-        bucket = self._record(key, now).handshakes
+        bucket = self._state(key, now).handshakes
         return 0.0 if bucket.take(now) else bucket.seconds_until()
 
-    def request(self, key: str, now: float) -> float:
-        """Count a request over HTTP; seconds until the next is welcome where it is one too many."""
+    def charge_request(self, key: str, now: float) -> float:
+        """Count an HTTP request; return the seconds to wait if it is one too many, otherwise 0."""
         if not key:
             return 0.0
-        record = self._record(key, now)
-        if record.requests is None:
+        state = self._state(key, now)
+        if state.requests is None:
             rate = self.limits.requests_per_second
-            record.requests = TokenBucket(rate, rate * BURST, now)
-        return 0.0 if record.requests.take(now) else record.requests.seconds_until()
+            state.requests = TokenBucket(rate, rate * BURST, now)
+        return 0.0 if state.requests.take(now) else state.requests.seconds_until()
 
-    def forged(self, key: str, now: float) -> None:
-        """A token that was never good came from the address."""
+    def record_invalid_token(self, key: str, now: float) -> None:
+        """Count a token that was never valid, and ban the address at ``max_invalid_tokens``."""
         limits = self.limits
         if not key or limits.ban_duration == 0:
             return
-        record = self._record(key, now)
-        if now < record.pardoned_until:
+        state = self._state(key, now)
+        if now < state.cooldown_until:
             return
-        if record.forged is None:
+        if state.invalid_tokens is None:
             rate = limits.max_invalid_tokens / limits.invalid_token_window
-            record.forged = TokenBucket(rate, limits.max_invalid_tokens, now)
-        record.forged.take(now)
-        if record.forged.seconds_until() > 0:
-            self._block(key, record, now)
+            state.invalid_tokens = TokenBucket(rate, limits.max_invalid_tokens, now)
+        state.invalid_tokens.take(now)
+        if state.invalid_tokens.seconds_until() > 0:
+            self._ban(key, state, now)
 
-    def _block(self, key: str, record: _Record, now: float) -> None:
+    def record_authenticated(self, key: str) -> None:
+        """Note that a user has authenticated from the address: its count starts again."""
+        state = self._states.get(key)
+        if state is not None:
+            state.invalid_tokens = None
+
+    def _ban(self, key: str, state: _AddressState, now: float) -> None:
         seconds = self.limits.ban_duration
-        record.forged = record.refusals = None
-        record.blocked_until = now + seconds
-        record.pardoned_until = now + 2 * seconds
-        self._blocked[key] = record.blocked_until
-        self.blocks += 1
-        if self._on_block is not None:
-            self._on_block(key, seconds)
+        state.invalid_tokens = state.responses = None
+        state.cooldown_until = now + 2 * seconds
+        self._banned[key] = now + seconds
+        heappush(self._ban_ends, (now + seconds, key))
+        if len(self._ban_ends) > 2 * len(self._banned) + _STALE_ENDS:
+            self._ban_ends = sorted((until, key) for key, until in self._banned.items())
+        self.bans += 1
+        if self._on_ban is not None:
+            self._on_ban(key, seconds)
 
-    def authenticated(self, key: str) -> None:
-        """A user is behind the address: forged tokens are counted anew."""
-        record = self._records.get(key)
-        if record is not None:
-            record.forged = None
-
-    def _record(self, key: str, now: float) -> _Record:
-        record = self._records.get(key)
-        if record is None:
+    def _state(self, key: str, now: float) -> _AddressState:
+        state = self._states.get(key)
+        if state is None:
             self._forget(now)
-            record = self._records[key] = _Record(self.limits, now)
+            state = self._states[key] = _AddressState(self.limits, now)
         else:
-            self._records.move_to_end(key)
-            record.seen = now
-        return record
+            self._states.move_to_end(key)
+            state.seen = now
+        return state
 
     def _forget(self, now: float) -> None:
-        """Make room for one: drop who is new again by now, and the oldest where it is full."""
+        """Make room for one state: drop those that mean nothing any more, or else the oldest."""
         limits = self.limits
         expired = now - max(BURST, limits.invalid_token_window, 2 * limits.ban_duration)
-        for _ in range(2):  # more than comes in, so that in time all who are gone are forgotten
-            if not self._records:
+        for _ in range(2):  # more than one is added, so that in time all expired ones are dropped
+            if not self._states:
                 break
-            oldest, record = next(iter(self._records.items()))
-            if record.seen > expired and len(self._records) < limits.max_tracked_addresses:
+            oldest, state = next(iter(self._states.items()))
+            if state.seen > expired and len(self._states) < limits.max_tracked_addresses:
                 break
-            del self._records[oldest]
-            self._blocked.pop(oldest, None)
+            del self._states[oldest]
+            self._banned.pop(oldest, None)

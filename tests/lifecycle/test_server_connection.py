@@ -19,7 +19,7 @@ from trioserver.auth.blocks import Blocks
 from trioserver.lifecycle.context import ConnectionContext
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.server.admission.memory import new_memory
-from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.metrics.registry import Counts
 from trioserver.telemetry.phases import Phase
 from trioserver.websocket.frames import FrameDecoder
 from trioserver.websocket.websocket import WebSocket

@@ -14,7 +14,7 @@ from trioserver.server.admission.controller import AdmissionController
 from trioserver.server.admission.memory import new_memory
 from trioserver.server.registry import Registry
 from trioserver.storage import Database
-from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.metrics.registry import Counts
 from trioserver.telemetry.observer import Observer, Observers
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.memory import MemoryLimiter

@@ -30,8 +30,8 @@ from trioserver.server.operations.reloading import ReconfigureResult, Reloader
 from trioserver.server.runner import ServerRunner
 from trioserver.storage import Database
 from trioserver.telemetry.audit import Auditor
-from trioserver.telemetry.metrics.census import Census
-from trioserver.telemetry.metrics.measurements import Measurements
+from trioserver.telemetry.metrics.connection_totals import Census
+from trioserver.telemetry.metrics.source import Measurements
 from trioserver.telemetry.metrics.statistics import ServerStatistics
 from trioserver.telemetry.observer import AdminAction, AuthAttempt, Observer
 from trioserver.telemetry.tracing import Tracing

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from trioserver.config.extras import needs
-from trioserver.telemetry.metrics.measurements import Measured, Measurements
+from trioserver.telemetry.metrics.source import Measured, Measurements
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from trioserver.telemetry.metrics import render_in_steps
-from trioserver.telemetry.metrics.measurements import Measured
+from trioserver.telemetry.metrics.source import Measured
 
 
 class MetricsEndpoint:

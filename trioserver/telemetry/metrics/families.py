@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from trioserver.telemetry.handling_times import Outcome
 from trioserver.telemetry.histogram import Histogram
-from trioserver.telemetry.metrics.measurements import Measurements
+from trioserver.telemetry.metrics.source import Measurements
 from trioserver.telemetry.phases import Phase
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import trio
 
 from protocol import ServerProtocol
-from trioserver.telemetry.counts import Counts
+from trioserver.telemetry.metrics.registry import Counts
 from trioserver.telemetry.phases import Phase, PhaseTimes
 from trioserver.websocket.websocket import WebSocket
 

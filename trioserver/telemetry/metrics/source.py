@@ -6,8 +6,8 @@ from typing import Protocol
 
 import attrs
 
-from trioserver.telemetry.counts import Counts
-from trioserver.telemetry.metrics.census import Census
+from trioserver.telemetry.metrics.connection_totals import Census
+from trioserver.telemetry.metrics.registry import Counts
 from trioserver.telemetry.metrics.statistics import ServerStatistics
 
 

@@ -50,13 +50,14 @@ NOT_FOR_EMBEDDERS: Final = {
     "Mailbox.leave",
     "Presence.bind",
     "RequestRejectedError.from_error",
-    "Server.measure",
-    "Server.measurements",
+    "Server.connection_totals",
+    "Server.connection_totals_nowait",
+    "Server.metrics",
 }
 
 STATED_BY_US: Final = {
     # Protocols that a lower folder states for an object that embedders have anyway.
-    "trioserver.telemetry.metrics.measurements.Measured",  # `Server`
+    "trioserver.telemetry.metrics.source.MetricsSource",  # `Server`
 }
 
 

@@ -115,7 +115,7 @@ async def test_what_was_refused_is_counted_once_for_statistics_and_metrics(
         await harness.assert_nothing_left()
         statistics = server.statistics()
         assert statistics.rejected == {"token_invalid": 1, "access_denied": 1}
-        assert statistics.rejected == server.measurements().counts.rejected
+        assert statistics.rejected == server.metrics.rejected
         assert statistics.closed == {"token_invalid": 1, "access_denied": 1, "disconnected": 1}
 
 

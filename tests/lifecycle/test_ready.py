@@ -91,14 +91,14 @@ async def test_a_peer_that_never_reads_its_ready_was_never_there(
         server = harness.server
         assert server.connections == ()
         assert server.statistics().ready == 0
-        assert server.measurements().census.phases["ready"] == 0
+        assert server.connection_totals_nowait().phases["ready"] == 0
         assert server.inspect_all(ConnectionFilter(phase="ready")) == []
         assert [each.phase for each in server.inspect_all()] == ["authorizing"]
         await harness.assert_nothing_left()
         assert watch.told == {}
         assert watch.of_hooks() == []
         assert watch.outcomes == ["auth_timeout"]
-        assert server.measurements().counts.became_ready_total == 0
+        assert server.metrics.ready == 0
         assert server.statistics().rejected == {"auth_timeout": 1}
         assert server.statistics().closed == {"auth_timeout": 1}
 
@@ -110,7 +110,7 @@ async def test_whoever_has_its_ready_is_there_for_everybody(autojump_clock: Mock
         server = harness.server
         assert len(server.connections) == 1  # by the time that the client can know of it
         assert server.statistics().ready == 1
-        assert server.measurements().census.phases["ready"] == 1
+        assert server.connection_totals_nowait().phases["ready"] == 1
         await client.close()
         await harness.assert_nothing_left()
         assert watch.told == {

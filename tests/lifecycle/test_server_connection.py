@@ -19,7 +19,7 @@ from trioserver.auth.blocks import Blocks
 from trioserver.lifecycle.context import ConnectionContext
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.server.admission.memory import new_memory
-from trioserver.telemetry.metrics.registry import Counts
+from trioserver.telemetry.metrics.registry import MetricsRegistry
 from trioserver.telemetry.phases import Phase
 from trioserver.websocket.frames import FrameDecoder
 from trioserver.websocket.websocket import WebSocket
@@ -38,7 +38,7 @@ def a_connection(stream: trio.abc.Stream) -> Iterator[ServerConnection]:
     context = ConnectionContext(
         config=config,
         blocks=Blocks(),
-        counts=Counts(),
+        metrics=MetricsRegistry(),
         observer=Observer(),
         tracing=None,
         wall_clock=wall_clock,

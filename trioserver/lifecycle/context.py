@@ -10,7 +10,7 @@ from protocol import ProtocolOptions
 from trioserver.app.route import Route
 from trioserver.auth.blocks import Blocks
 from trioserver.config import Config
-from trioserver.telemetry.metrics.registry import Counts
+from trioserver.telemetry.metrics.registry import MetricsRegistry
 from trioserver.telemetry.observer import Observer
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.memory import MemoryLimiter
@@ -27,7 +27,7 @@ class ConnectionContext:
 
     config: Config
     blocks: Blocks
-    counts: Counts
+    metrics: MetricsRegistry
     observer: Observer
     tracing: Tracing | None
     wall_clock: Callable[[], float]

@@ -85,7 +85,7 @@ class ConnectionHandler:
         return ConnectionContext(
             config=self._config,
             blocks=context.blocks,
-            counts=context.counts,
+            metrics=context.metrics,
             observer=context.observers,
             tracing=context.tracing,
             wall_clock=context.wall_clock,
@@ -263,7 +263,7 @@ class ConnectionHandler:
             await lifecycle.run(self.closed_for or busy)
         finally:
             self._context.registry.remove(connection)
-            self._context.counts.removed(connection.statistics())
+            self._context.metrics.removed(connection.statistics())
 
     def _became_ready(self, connection: ServerConnection) -> None:
         """Make a connection visible to the registry, presence and observers."""

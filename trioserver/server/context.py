@@ -14,7 +14,7 @@ from trioserver.server.admission.controller import AdmissionController
 from trioserver.server.admission.memory import new_memory
 from trioserver.server.registry import Registry
 from trioserver.storage import Database
-from trioserver.telemetry.metrics.registry import Counts
+from trioserver.telemetry.metrics.registry import MetricsRegistry
 from trioserver.telemetry.observer import Observer, Observers
 from trioserver.telemetry.tracing import Tracing
 from trioserver.websocket.memory import MemoryLimiter
@@ -25,7 +25,7 @@ from trioserver.websocket.poller import SocketPoller, make_poller
 class ServerContext:
     """What the parts of one server share.
 
-    - ``observers``: all that is told what happens, with ``admission`` and ``counts`` among them.
+    - ``observers``: all that is told what happens, with ``admission`` and ``metrics`` among them.
     - ``tracing``: None if no spans are made.
     - ``poller``: None if connections are served by tasks of their own.
     - ``wall_clock``: returns seconds since the Unix epoch.
@@ -37,7 +37,7 @@ class ServerContext:
     admission: AdmissionController
     memory: MemoryLimiter
     lines: LineLimiter
-    counts: Counts
+    metrics: MetricsRegistry
     observers: Observers
     tracing: Tracing | None
     poller: SocketPoller | None
@@ -54,9 +54,9 @@ def new_context(
     wall_clock: Callable[[], float],
 ) -> ServerContext:
     """Make the parts that the other parts of a server share."""
-    registry, counts, all_observers = Registry(), Counts(), Observers(())
+    registry, metrics, all_observers = Registry(), MetricsRegistry(), Observers(())
     admission = AdmissionController(config, all_observers)
-    for observer in (admission, counts, *observers):
+    for observer in (admission, metrics, *observers):
         all_observers.add(observer)
     return ServerContext(
         application=application,
@@ -70,7 +70,7 @@ def new_context(
         admission=admission,
         memory=new_memory(config),
         lines=LineLimiter(config.log.lines_per_source, config.log.lines_per_second),
-        counts=counts,
+        metrics=metrics,
         observers=all_observers,
         tracing=tracing,
         poller=make_poller(),

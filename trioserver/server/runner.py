@@ -41,7 +41,7 @@ class ServerRunner:
         components: Components,
     ) -> None:
         self._registry = context.registry
-        self._counts = context.counts
+        self._metrics = context.metrics
         self._poller = context.poller
         self._handler = handler
         self._listeners = listeners
@@ -140,7 +140,7 @@ class ServerRunner:
         for connection in self._registry.waiting:
             connection.disconnect(self._drain_reason)
         period = self._reloader.config.shutdown.drain_period
-        self._counts.drain_total = self._registry.ready_count
+        self._metrics.drain_initial = self._registry.ready_count
         async with trio.open_nursery() as nursery:
             if self._handler.http is not None:
                 nursery.start_soon(self._handler.http.drain, trio.current_time() + period)

@@ -30,8 +30,8 @@ from trioserver.server.operations.reloading import ReconfigureResult, Reloader
 from trioserver.server.runner import ServerRunner
 from trioserver.storage import Database
 from trioserver.telemetry.audit import Auditor
-from trioserver.telemetry.metrics.connection_totals import Census
-from trioserver.telemetry.metrics.source import Measurements
+from trioserver.telemetry.metrics.connection_totals import ConnectionTotals
+from trioserver.telemetry.metrics.registry import MetricsRegistry
 from trioserver.telemetry.metrics.statistics import ServerStatistics
 from trioserver.telemetry.observer import AdminAction, AuthAttempt, Observer
 from trioserver.telemetry.tracing import Tracing
@@ -42,9 +42,8 @@ if TYPE_CHECKING:
 
 log: Final = structlog.get_logger("trioserver")
 
-_CENSUS_STEP: Final = 250
-"""Connections that `Server.measure` counts before other tasks get their turn: it takes some tenths
-of a millisecond."""
+_TOTALS_STEP: Final = 250
+"""Connections that `connection_totals` adds up before other tasks run: some tenths of a ms."""
 
 
 class Server:
@@ -139,8 +138,8 @@ class Server:
             http=admission.limiter.http,
             accepted=self._handler.accepted,
             topics=sum(len(part.engine) for part in self.application.parts),
-            rejected=dict(context.counts.rejected),
-            closed=dict(context.counts.closed),
+            rejected=dict(context.metrics.rejected),
+            closed=dict(context.metrics.closed),
             evicted=admission.limiter.evicted,
             address_bans=admission.addresses.bans,
             banned_addresses=admission.addresses.banned_count(trio.current_time()),
@@ -213,25 +212,26 @@ class Server:
         """Report an administrative action to the observers, the audit among them."""
         self._context.observers.on_admin_action(action)
 
-    def measurements(self) -> Measurements:
-        """Measure everything at once. Takes about a millisecond per thousand connections."""
-        census = Census(self._context.counts)
+    @property
+    def metrics(self) -> MetricsRegistry:
+        """The counters and histograms of this server."""
+        return self._context.metrics
+
+    def connection_totals_nowait(self) -> ConnectionTotals:
+        """Add up all connections at once. Takes about a millisecond per thousand connections."""
+        totals = ConnectionTotals(self._context.metrics)
         for connection in self._context.registry.all:
-            census.take(connection)
-        return self._measurements(census)
+            totals.add(connection)
+        return totals
 
-    async def measure(self) -> Measurements:
-        """Measure everything in steps, between which other tasks run."""
-        census = Census(self._context.counts)
+    async def connection_totals(self) -> ConnectionTotals:
+        """Add up all connections in steps, between which other tasks run."""
+        totals = ConnectionTotals(self._context.metrics)
         for index, connection in enumerate(self._context.registry.all):
-            if index % _CENSUS_STEP == 0:
+            if index % _TOTALS_STEP == 0:
                 await trio.lowlevel.checkpoint()
-            census.take(connection)
-        return self._measurements(census)
-
-    def _measurements(self, census: Census) -> Measurements:
-        counts = self._context.counts
-        return Measurements(counts=counts, census=census, statistics=self.statistics())
+            totals.add(connection)
+        return totals
 
     # -------------------------------------------------------------------------- administration
 

@@ -66,7 +66,7 @@ class Dispatcher:
         self._told_bytes = 0  # what the connection's debt knows of
         self._paused = False  # because of the queue
         self._late: bytes | None = None  # an answer for which there was no room
-        self._times: RouteTimes = context.counts.handling.of(connection.route)
+        self._times: RouteTimes = context.metrics.handling.of(connection.route)
         self._slow_inline = handlers.sync_handler_warn_after
         # Whether calls are traced is asked here, once, and not for each message.
         self._call_inline: Callable[..., Any] = call_inline

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus, by prometheus-client: the extra ``metrics``.
+"""Metrics for Prometheus, with prometheus-client: the extra ``metrics``.
 
-Nothing is kept here. The server counts in plain numbers as it goes, and what is asked for is put
-into Prometheus' text when somebody asks.
+The server counts in plain numbers (`MetricsRegistry`). They are put into Prometheus' text format
+when somebody asks for it.
 """
 
 from __future__ import annotations
@@ -9,33 +9,30 @@ from __future__ import annotations
 from typing import Final
 
 from trioserver.config.extras import needs
-from trioserver.telemetry.metrics.source import Measured, Measurements
+from trioserver.telemetry.metrics.connection_totals import ConnectionTotals
+from trioserver.telemetry.metrics.source import MetricsSource
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus' text format."""
 
 
-def render_metrics(server: Measured) -> tuple[bytes, str]:
-    """The metrics of a server as text, and the text's content type.
+def render_metrics(server: MetricsSource) -> tuple[bytes, str]:
+    """Return the metrics of a server as text, and the text's content type.
 
-    Looks at all connections in one go: about a millisecond for each thousand of them, in which
-    nothing else runs. Where that matters, there is `render_in_steps`. Raises `ImportError` where
-    prometheus-client is not installed.
+    Takes about a millisecond per thousand connections, in which nothing else runs; if that is too
+    long, use `render_in_steps`. Raises `ImportError` if prometheus-client is not installed.
     """
-    return _text(server.measurements()), CONTENT_TYPE
+    return _text(server, server.connection_totals_nowait()), CONTENT_TYPE
 
 
-async def render_in_steps(server: Measured) -> tuple[bytes, str]:
-    """The same, giving others their turn every few hundred connections. For `/metrics`.
-
-    Cancelling this changes nothing.
-    """
-    return _text(await server.measure()), CONTENT_TYPE
+async def render_in_steps(server: MetricsSource) -> tuple[bytes, str]:
+    """Render the metrics as `render_metrics` does, in steps between which other tasks run."""
+    return _text(server, await server.connection_totals()), CONTENT_TYPE
 
 
-def _text(measurements: Measurements) -> bytes:
+def _text(server: MetricsSource, totals: ConnectionTotals) -> bytes:
     with needs("metrics need prometheus-client: install trioserver[metrics]", "prometheus_client"):
         from prometheus_client import generate_latest
 
         from trioserver.telemetry.metrics.families import Families
-    return generate_latest(Families(measurements))
+    return generate_latest(Families(server.metrics, server.statistics(), totals))

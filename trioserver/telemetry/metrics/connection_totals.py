@@ -1,4 +1,4 @@
-"""All connections at one moment, added up."""
+"""Numbers that are added up over all open connections when somebody asks for them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol
 import trio
 
 from protocol import ServerProtocol
-from trioserver.telemetry.metrics.registry import Counts
+from trioserver.telemetry.metrics.registry import MetricsRegistry
 from trioserver.telemetry.phases import Phase, PhaseTimes
 from trioserver.websocket.websocket import WebSocket
 
 
-class Measurable(Protocol):
-    """What is counted of a connection; `ServerConnection` is one."""
+class MeasuredConnection(Protocol):
+    """What is read of a connection; a `ServerConnection` has it."""
 
     @property
     def phases(self) -> PhaseTimes:
@@ -33,18 +33,25 @@ class Measurable(Protocol):
         """What the client is subscribed to."""
 
 
-class Census:
-    """What `take` has seen so far, and what ended before: to be made before the first `take`.
+class ConnectionTotals:
+    """Totals over the connections that `add` was called with, and over those that have ended.
 
-    ``oldest`` is for how long the oldest message in any send queue has waited, in seconds.
+    - ``phases``: open connections by phase.
+    - ``messages_*``, ``bytes_*``: counters, including connections that have ended.
+    - ``queueing``: connections with a send queue that is not empty. ``queued_bytes``: bytes in all
+      send queues. ``queued_bytes_max``: bytes in the longest. ``oldest``: seconds that the oldest
+      message in any of them has waited.
+    - ``in_flight``: requests that have not been answered. ``subscriptions``: to topics.
+
+    Create it before the first `add`, without an ``await`` before the connections are listed.
     """
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, registry: MetricsRegistry) -> None:
         self.phases: dict[str, int] = dict.fromkeys(Phase, 0)
-        self.messages_received = counts.messages_received
-        self.messages_sent = counts.messages_sent
-        self.bytes_received = counts.bytes_received
-        self.bytes_sent = counts.bytes_sent
+        self.messages_received = registry.messages_received
+        self.messages_sent = registry.messages_sent
+        self.bytes_received = registry.bytes_received
+        self.bytes_sent = registry.bytes_sent
         self.queued_bytes = 0
         self.queued_bytes_max = 0
         self.queueing = 0
@@ -53,8 +60,8 @@ class Census:
         self.subscriptions = 0
         self._now = trio.current_time()
 
-    def take(self, connection: Measurable) -> None:
-        """Add one, whether it still is connected or has ended since this began."""
+    def add(self, connection: MeasuredConnection) -> None:
+        """Add a connection, even if it has ended since this object was created."""
         websocket = connection.websocket
         send_queue = websocket.send_queue
         self.phases[connection.phases.current] += 1

@@ -1,4 +1,4 @@
-"""The metrics as an ASGI application, for `/metrics`."""
+"""The ASGI application of `/metrics`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from importlib.util import find_spec
 from typing import Any
 
 from trioserver.telemetry.metrics import render_in_steps
-from trioserver.telemetry.metrics.source import Measured
+from trioserver.telemetry.metrics.source import MetricsSource
 
 
 class MetricsEndpoint:
-    """Answers each request with the metrics of ``server``, whatever its path. Reads no body."""
+    """Responds to each request with the metrics of ``server``, on any path."""
 
-    def __init__(self, server: Measured) -> None:
+    def __init__(self, server: MetricsSource) -> None:
         self._server = server
 
     async def __call__(
@@ -22,7 +22,7 @@ class MetricsEndpoint:
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
-        """An HTTP request by the rules of ASGI."""
+        """Handle an HTTP request of ASGI."""
         body, content_type = await render_in_steps(self._server)
         headers = [
             (b"content-type", content_type.encode()),
@@ -33,6 +33,6 @@ class MetricsEndpoint:
         await send({"type": "http.response.body", "body": body})
 
 
-def metrics_endpoint(server: Measured) -> MetricsEndpoint | None:
-    """The endpoint; None where prometheus-client, the extra ``metrics``, is not installed."""
+def metrics_endpoint(server: MetricsSource) -> MetricsEndpoint | None:
+    """Return the endpoint, or None if the extra ``metrics`` is not installed."""
     return None if find_spec("prometheus_client") is None else MetricsEndpoint(server)

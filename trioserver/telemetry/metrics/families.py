@@ -1,6 +1,6 @@
-"""A server's measurements as families of metrics: their names, their labels, and what they say.
+"""The metrics: names, types, labels and help texts. docs/telemetry.md lists them as well.
 
-No label has a value that a peer can choose: they are phases, error codes of the protocol's table,
+No label has a value that a client can choose: they are phases, error codes of the protocol's table,
 HTTP statuses, and the application's own routes and message types.
 """
 
@@ -19,18 +19,24 @@ from prometheus_client.registry import Collector
 
 from trioserver.telemetry.handling_times import Outcome
 from trioserver.telemetry.histogram import Histogram
-from trioserver.telemetry.metrics.source import Measurements
+from trioserver.telemetry.metrics.connection_totals import ConnectionTotals
+from trioserver.telemetry.metrics.registry import MetricsRegistry
+from trioserver.telemetry.metrics.statistics import ServerStatistics
 from trioserver.telemetry.phases import Phase
 
 
 class Families(Collector):
-    """A collector of one set of measurements."""
+    """The metrics of a server, as a collector of prometheus-client."""
 
-    def __init__(self, measurements: Measurements) -> None:
-        self._measurements = measurements
+    def __init__(
+        self, registry: MetricsRegistry, statistics: ServerStatistics, totals: ConnectionTotals
+    ) -> None:
+        self._registry = registry
+        self._statistics = statistics
+        self._totals = totals
 
     def collect(self) -> Iterator[Metric]:
-        """All of them, in the order of a connection's life."""
+        """Yield all metrics."""
         yield from self._connections()
         yield from self._refusals()
         yield from self._traffic()
@@ -41,44 +47,41 @@ class Families(Collector):
         yield from self._audit()
 
     def _connections(self) -> Iterator[Metric]:
-        counts, census = self._measurements.counts, self._measurements.census
-        statistics = self._measurements.statistics
-        later = sum(census.phases.values()) + statistics.http  # the others sent no request yet
-        phases = {**census.phases, "http": statistics.http}
+        registry, statistics, totals = self._registry, self._statistics, self._totals
+        later = sum(totals.phases.values()) + statistics.http  # the others sent no request yet
+        phases = {**totals.phases, "http": statistics.http}
         phases[Phase.HANDSHAKE] += max(0, statistics.open - later)
         yield _gauges("connections", "Open connections, by the phase they are in.", "phase", phases)
         yield _counter("connections_accepted", "Streams that were accepted.", statistics.accepted)
-        yield _counter(
-            "connections_ready", "Connections that became ready.", counts.became_ready_total
-        )
+        yield _counter("connections_ready", "Connections that became ready.", registry.ready)
         yield _counters(
             "connections_closed",
             "Connections that have ended, by error code, or client_disconnected.",
             "reason",
-            counts.closed,
+            registry.closed,
         )
         lengths = HistogramMetricFamily(
             "trioserver_connection_phase_duration_seconds",
             "How long connections were in each phase; known when they end.",
             labels=["phase"],
         )
-        for name, histogram in counts.phases.items():
+        for name, histogram in registry.phases.items():
             _add(lengths, [name], histogram)
         yield lengths
 
     def _refusals(self) -> Iterator[Metric]:
-        counts, statistics = self._measurements.counts, self._measurements.statistics
+        registry, statistics = self._registry, self._statistics
         yield _counters(
             "rejected",
             "Who was not let in: by error code, http_STATUS, or another reason that is documented.",
             "reason",
-            counts.rejected,
+            registry.rejected,
         )
         yield _counters(
             "token_refreshes",
             "New tokens on open connections, by outcome.",
             "outcome",
-            counts.refreshes,
+            registry.refreshes,
         )
         yield _counter(
             "evictions",
@@ -92,7 +95,7 @@ class Families(Collector):
         )
 
     def _audit(self) -> Iterator[Metric]:
-        audit = self._measurements.statistics.audit
+        audit = self._statistics.audit
         if audit is not None:
             yield _gauge("audit_queued_rows", "Rows that wait to be written.", audit.queued)
             yield _counter("audit_written_rows", "Rows that were written.", audit.written)
@@ -100,18 +103,18 @@ class Families(Collector):
             yield _gauge("audit_failing", "1 while writing fails.", int(audit.failing))
 
     def _traffic(self) -> Iterator[Metric]:
-        census, statistics = self._measurements.census, self._measurements.statistics
-        yield _counter("messages_received", "Messages from clients.", census.messages_received)
-        yield _counter("messages_sent", "Messages to clients.", census.messages_sent)
-        yield _counter("bytes_received", "WebSocket bytes from clients.", census.bytes_received)
-        yield _counter("bytes_sent", "WebSocket bytes to clients.", census.bytes_sent)
-        yield _gauge("requests_in_flight", "Requests without an answer yet.", census.in_flight)
-        yield _gauge("subscriptions", "Subscriptions of all connections.", census.subscriptions)
+        statistics, totals = self._statistics, self._totals
+        yield _counter("messages_received", "Messages from clients.", totals.messages_received)
+        yield _counter("messages_sent", "Messages to clients.", totals.messages_sent)
+        yield _counter("bytes_received", "WebSocket bytes from clients.", totals.bytes_received)
+        yield _counter("bytes_sent", "WebSocket bytes to clients.", totals.bytes_sent)
+        yield _gauge("requests_in_flight", "Requests without an answer yet.", totals.in_flight)
+        yield _gauge("subscriptions", "Subscriptions of all connections.", totals.subscriptions)
         yield _gauge("topics", "Topics that have subscribers.", statistics.topics)
         round_trips = HistogramMetricFamily(
             "trioserver_heartbeat_round_trip_seconds", "From a ping to its pong."
         )
-        _add(round_trips, [], self._measurements.counts.round_trips)
+        _add(round_trips, [], self._registry.round_trips)
         yield round_trips
 
     def _handlers(self) -> Iterator[Metric]:
@@ -126,7 +129,7 @@ class Families(Collector):
             "Messages for which a def handler held up all others for too long.",
             labels=labels,
         )
-        for path, type, times in self._measurements.counts.handling:
+        for path, type, times in self._registry.handling:
             for outcome in Outcome:
                 if times.outcomes[outcome].count:
                     _add(durations, [path, type, outcome.name.lower()], times.outcomes[outcome])
@@ -136,16 +139,16 @@ class Families(Collector):
         yield slow
 
     def _send_queues(self) -> Iterator[Metric]:
-        census = self._measurements.census
-        yield _gauge("send_queue_connections", "Connections with anything queued.", census.queueing)
-        yield _gauge("send_queue_bytes", "What all send queues hold.", census.queued_bytes)
-        yield _gauge("send_queue_max_bytes", "What the fullest one holds.", census.queued_bytes_max)
+        totals = self._totals
+        yield _gauge("send_queue_connections", "Connections with anything queued.", totals.queueing)
+        yield _gauge("send_queue_bytes", "What all send queues hold.", totals.queued_bytes)
+        yield _gauge("send_queue_max_bytes", "What the fullest one holds.", totals.queued_bytes_max)
         yield _gauge(
-            "send_queue_oldest_seconds", "How long the oldest message has waited.", census.oldest
+            "send_queue_oldest_seconds", "How long the oldest message has waited.", totals.oldest
         )
 
     def _memory(self) -> Iterator[Metric]:
-        statistics = self._measurements.statistics
+        statistics = self._statistics
         yield _gauge(
             "memory_bytes",
             "What all queues and send queues hold, to compare with limits.max_memory_bytes.",
@@ -163,10 +166,10 @@ class Families(Collector):
         )
 
     def _drain(self) -> Iterator[Metric]:
-        statistics, total = self._measurements.statistics, self._measurements.counts.drain_total
+        statistics, initial = self._statistics, self._registry.drain_initial
         left = statistics.ready if statistics.draining else 0
         yield _gauge("draining", "1 while clients are being sent away.", int(statistics.draining))
-        yield _gauge("drain_initial_connections", "How many were ready as draining began.", total)
+        yield _gauge("drain_initial_connections", "How many were ready as draining began.", initial)
         yield _gauge("drain_remaining_connections", "How many of them are left.", left)
 
 

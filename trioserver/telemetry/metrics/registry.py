@@ -1,8 +1,7 @@
-"""What a server counts of itself, in plain numbers, for whoever asks for metrics or statistics.
+"""The counters and histograms that a server keeps: plain numbers, a few additions per connection.
 
-Kept whether anybody asks or not: a few additions in the life of a connection. Every key is one of
-the server's own words, the application's routes, or the protocol's error codes; never what a peer
-has chosen.
+Keys are the server's own words, the application's routes and message types, and the protocol's
+error codes. A client cannot choose a key.
 """
 
 from __future__ import annotations
@@ -27,24 +26,28 @@ if TYPE_CHECKING:
     from trioserver.app.connection import Connection, ConnectionStatistics
 
 OTHER: Final = "other"
-"""Codes of an application's own, which might have been made of anything."""
+"""Stands for the application's own error codes, because a code could be made of anything."""
 
 
-class Counts(Observer):
-    """The counters of one server, from its start on.
+class MetricsRegistry(Observer):
+    """The counters and histograms of one server, from its start on.
 
-    ``rejected``: those who were not let in, by error code, ``http_<status>``, or
-    `Rejection.code`.
-    ``closed``: connections, by what ended them. ``messages_*`` and ``bytes_*`` are those of
-    connections that have ended. ``drain_total`` is how many were ready as draining began.
+    - ``rejected``: clients that were rejected before they were ready, by error code,
+      ``http_STATUS``, or `Rejection.code`.
+    - ``refreshes``: new tokens on open connections, by error code, or "refreshed".
+    - ``ready``: connections that became ready. ``closed``: those that have ended, by reason.
+    - ``messages_*`` and ``bytes_*``: of connections that have ended. `ConnectionTotals` adds those
+      of open connections.
+    - ``drain_initial``: connections that were ready when draining began.
+    - ``phases``, ``round_trips``, ``handling``: durations.
     """
 
     def __init__(self) -> None:
         self.rejected: Counter[str] = Counter()
         self.refreshes: Counter[str] = Counter()
         self.closed: Counter[str] = Counter()
-        self.became_ready_total = 0
-        self.drain_total = 0
+        self.ready = 0
+        self.drain_initial = 0
         self.messages_received = 0
         self.messages_sent = 0
         self.bytes_received = 0
@@ -70,7 +73,7 @@ class Counts(Observer):
             self.rejected[_known(attempt.code)] += 1
 
     def on_ready(self, connection: Connection) -> None:
-        self.became_ready_total += 1
+        self.ready += 1
 
     def on_closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
         self.closed[_known(reason)] += 1

@@ -1,30 +1,26 @@
-"""A server's numbers at one moment, for those who put them into a form of their own."""
+"""What the metrics need of a server."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-import attrs
-
-from trioserver.telemetry.metrics.connection_totals import Census
-from trioserver.telemetry.metrics.registry import Counts
+from trioserver.telemetry.metrics.connection_totals import ConnectionTotals
+from trioserver.telemetry.metrics.registry import MetricsRegistry
 from trioserver.telemetry.metrics.statistics import ServerStatistics
 
 
-@attrs.frozen(kw_only=True)
-class Measurements:
-    """``counts`` are live and go on counting; ``census`` is of those connected at the moment."""
+class MetricsSource(Protocol):
+    """A `Server`, as far as the metrics need it."""
 
-    counts: Counts
-    census: Census
-    statistics: ServerStatistics
+    @property
+    def metrics(self) -> MetricsRegistry:
+        """The counters and histograms."""
 
+    def statistics(self) -> ServerStatistics:
+        """Return a snapshot that costs the same for any number of connections."""
 
-class Measured(Protocol):
-    """A `Server`, as far as it is of interest here."""
+    def connection_totals_nowait(self) -> ConnectionTotals:
+        """Add up all connections at once."""
 
-    def measurements(self) -> Measurements:
-        """Look at all connections at once."""
-
-    async def measure(self) -> Measurements:
-        """The same in small steps, between which others get their turn."""
+    async def connection_totals(self) -> ConnectionTotals:
+        """Add up all connections in steps, between which other tasks run."""

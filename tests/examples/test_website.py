@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 from importlib.resources import files
-from urllib.parse import quote
+from urllib.parse import quote, urljoin
 
 import pytest
 
@@ -13,6 +13,7 @@ from tests.support.http import site
 from tests.support.next_paths import ELSEWHERE, OURS
 from trioserver.examples import website
 
+STATIC = files("trioserver") / "http" / "static"
 FILES = website.read()
 SCRIPTS = {path: file.body.decode() for path, file in FILES.items() if path.endswith(".js")}
 DOCUMENTS = {path: file.body.decode() for path, file in FILES.items() if "html" in file.type}
@@ -101,11 +102,15 @@ def test_a_page_refers_only_to_what_is_here(path: str) -> None:
     assert len(set(page.ids)) == len(page.ids)
 
 
-@pytest.mark.parametrize("path", sorted(set(SCRIPTS) - {"/static/trioserver.js"}))
-def test_a_script_finds_what_it_imports_and_names(path: str) -> None:
+@pytest.mark.parametrize("path", sorted(SCRIPTS))
+def test_a_script_finds_what_it_imports(path: str) -> None:
+    for name in re.findall(r'^(?:\} |import |export ).*from "(.+)";$', SCRIPTS[path], re.MULTILINE):
+        assert urljoin(path, name) in SCRIPTS
+
+
+@pytest.mark.parametrize("path", [path for path in sorted(SCRIPTS) if "/trioserver" not in path])
+def test_a_script_of_a_page_finds_what_it_names(path: str) -> None:
     text = SCRIPTS[path]
-    for name in re.findall(r'from "\./([\w.]+)"', text):
-        assert f"/static/{name}" in SCRIPTS
     code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     assert not re.search(r"innerHTML|document\.write|eval\(|console\.|document\.cookie", code)
     stem = path.removeprefix("/static/").removesuffix(".js")
@@ -120,9 +125,14 @@ def test_tokens_are_kept_where_they_end_with_the_tab() -> None:
 
 
 def test_all_files_of_the_folder_are_served() -> None:
-    names = {entry.name for entry in (files("trioserver") / "examples" / "pages").iterdir()}
+    pages = {entry.name for entry in (files("trioserver") / "examples" / "pages").iterdir()}
+    client = {entry.name for entry in (STATIC / "trioserver").iterdir()}
     served = {path.removeprefix("/static/") for path in FILES if path.startswith("/static/")}
-    assert {name for name in names if not name.endswith(".html")} | {"trioserver.js"} == served
+    assert served == {
+        *(name for name in pages if not name.endswith(".html")),
+        "trioserver.js",
+        *(f"trioserver/{name}" for name in client),
+    }
 
 
 @pytest.mark.parametrize("path", OURS)

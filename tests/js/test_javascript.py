@@ -26,7 +26,9 @@ from tests.support.markdown import ROOT, blocks
 from tests.support.wire_messages import complaint
 
 HERE: Final = ROOT / "tests" / "js"
-CLIENT: Final = ROOT / "trioserver" / "http" / "static" / "trioserver.js"
+STATIC: Final = ROOT / "trioserver" / "http" / "static"
+CLIENT: Final = STATIC / "trioserver.js"
+MODULES: Final = sorted((STATIC / "trioserver").glob("*.js"))
 OLDEST: Final = 20
 
 
@@ -50,7 +52,9 @@ def run(*command: str | Path, timeout: float = 60.0) -> subprocess.CompletedProc
     )
 
 
-@pytest.mark.parametrize("path", [CLIENT, *sorted(HERE.glob("*.mjs"))], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [CLIENT, *MODULES, *sorted(HERE.glob("*.mjs"))], ids=lambda path: path.name
+)
 def test_the_syntax_is_good(node: str, path: Path) -> None:
     done = run(node, "--check", path)
     assert done.returncode == 0, done.stderr
@@ -117,10 +121,16 @@ def test_its_table_of_errors_is_the_protocols(node: str) -> None:
     }
 
 
-def test_it_imports_nothing_and_writes_nothing_to_the_console() -> None:
-    text = CLIENT.read_text()
-    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("*"))
-    assert "import " not in code
+def code_of(path: Path) -> str:
+    lines = path.read_text().splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("*"))
+
+
+@pytest.mark.parametrize("path", [CLIENT, *MODULES], ids=lambda path: path.name)
+def test_it_imports_only_its_own_modules_and_writes_nothing_to_the_console(path: Path) -> None:
+    code = code_of(path)
+    for name in re.findall(r"""(?:from|import)\s*\(?\s*["'](.+?)["']""", code):
+        assert (path.parent / name).resolve() in MODULES
     assert "console." not in code
     assert "localStorage" not in code
 
@@ -205,4 +215,6 @@ def test_the_wheel_ships_it(tmp_path: Path) -> None:
     hatchling = pytest.importorskip("hatchling.builders.wheel", reason="needs hatchling")
     built = next(iter(hatchling.WheelBuilder(str(ROOT)).build(directory=str(tmp_path))))
     with zipfile.ZipFile(built) as wheel:
-        assert wheel.read("trioserver/http/static/trioserver.js") == CLIENT.read_bytes()
+        for path in (CLIENT, *MODULES):
+            name = path.relative_to(ROOT).as_posix()
+            assert wheel.read(name) == path.read_bytes()

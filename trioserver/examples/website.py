@@ -89,7 +89,10 @@ def read() -> dict[str, File]:
     """All files, by the path at which they are."""
     package = files(trioserver)
     pages = package / "examples" / "pages"
-    found = {"/static/trioserver.js": _file(package / "http" / "static" / "trioserver.js")}
+    static = package / "http" / "static"
+    found = {"/static/trioserver.js": _file(static / "trioserver.js")}
+    for entry in (static / "trioserver").iterdir():
+        found[f"/static/trioserver/{entry.name}"] = _file(entry)
     for entry in pages.iterdir():
         if not entry.name.endswith(".html"):
             found[f"/static/{entry.name}"] = _file(entry)

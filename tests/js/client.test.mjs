@@ -7,7 +7,10 @@ import * as module from "../../trioserver/http/static/trioserver.js";
 import { FakeClock, settled } from "./clock.mjs";
 import { FakeServer, READY } from "./server.mjs";
 
-const { connect, ConnectionLost, Overflow, QueueFull, RequestRefused, RequestTimeout } = module;
+const {
+  BufferOverflowError, connect, ConnectionLostError, QueueFullError, RequestRejectedError,
+  RequestTimeoutError,
+} = module; // prettier-ignore
 const URL_OF_THING = "ws://server/ws/things/1";
 
 /** A client, its server, and the states it went through. */
@@ -44,7 +47,8 @@ test("the states are told in order, with a reason in words and the next attempt"
   await settled();
   assert.deepEqual(names().slice(3), ["offline"]);
   assert.equal(states[3].retryInMs, 250);
-  assert.equal(String(states[3].reason), "connection_lost: The connection ended without a word.");
+  const lost = "connection_lost: The connection ended without a close code.";
+  assert.equal(String(states[3].reason), lost);
   await clock.advance(250);
   server.last.admit();
   await settled();
@@ -123,7 +127,7 @@ for (const [code, text, name, retry] of [
   [4999, "toString", "toString", "never"],
 ]) {
   test(`a close with ${code} '${text}' alone means ${name}, ${retry}`, () => {
-    const reason = module.reasonOfClose(code, text);
+    const reason = module.CloseReason.fromClose(code, text);
     assert.deepEqual([reason.code, reason.retry], [name, retry]);
   });
 }
@@ -143,7 +147,7 @@ test("a page that is told when to give up does", async () => {
   server.last.end();
   await settled();
   assert.equal(client.state, "closed");
-  assert.ok((await failing(client.whenReady())) instanceof ConnectionLost);
+  assert.ok((await failing(client.whenReady())) instanceof ConnectionLostError);
 });
 
 test("a network that is back cuts the pause short, unless the server asked for it", async () => {
@@ -223,7 +227,7 @@ test("a function that fails is a failed attempt, or the end where it says so", a
   let failure = new Error("secret detail");
   const { clock, client } = await world({ token: () => Promise.reject(failure) });
   assert.equal(client.state, "offline");
-  assert.equal(String(client.reason), "token_unavailable: No token could be had.");
+  assert.equal(String(client.reason), "token_unavailable: No token could be obtained.");
   failure = Object.assign(new Error("log in again"), { retry: "never" });
   await clock.advance(60_000);
   assert.equal(client.state, "closed");
@@ -315,7 +319,7 @@ test("what was under way when the connection was lost is told, and not repeated"
   server.last.end();
   const queued = client.request("note");
   const why = await sent;
-  assert.ok(why instanceof ConnectionLost);
+  assert.ok(why instanceof ConnectionLostError);
   assert.equal(why.sent, true);
   await clock.advance(250);
   server.last.admit();
@@ -328,9 +332,9 @@ test("what was under way when the connection was lost is told, and not repeated"
 test("the queue has bounds, in messages and in bytes", async () => {
   const { client } = await world({ maxQueue: 2, maxQueueBytes: 100 });
   const kept = client.request("note", "x".repeat(90));
-  assert.ok((await failing(client.request("note", "x".repeat(20)))) instanceof QueueFull);
+  assert.ok((await failing(client.request("note", "x".repeat(20)))) instanceof QueueFullError);
   const small = client.request("note", 1);
-  assert.ok((await failing(client.request("note", 2))) instanceof QueueFull);
+  assert.ok((await failing(client.request("note", 2))) instanceof QueueFullError);
   assert.equal(client.queued, 2);
   client.close();
   for (const why of [await failing(kept), await failing(small)]) assert.equal(why.sent, false);
@@ -342,15 +346,15 @@ test("what waits for too long, is aborted, or must not wait, is never sent", asy
   const abort = new AbortController();
   const late = failing(client.request("late"));
   const aborted = failing(client.request("aborted", null, { signal: abort.signal }));
-  const now = await failing(client.request("now", null, { queueMs: 0 }));
+  const now = await failing(client.request("now", null, { queueTimeoutMs: 0 }));
   assert.equal(now.sent, false);
-  assert.ok(now instanceof ConnectionLost);
+  assert.ok(now instanceof ConnectionLostError);
   abort.abort(new Error("changed my mind"));
   assert.equal((await aborted).message, "changed my mind");
   assert.equal(await failing(client.request("x", 1, { signal: abort.signal })), abort.signal.reason);
   await clock.advance(5000);
   const why = await late;
-  assert.ok(why instanceof RequestTimeout);
+  assert.ok(why instanceof RequestTimeoutError);
   assert.equal(why.sent, false);
   server.last.admit();
   await clock.advance(1000);
@@ -362,7 +366,7 @@ test("a request without an answer says that it was sent; a late answer is nobody
   const asked = failing(client.request("slow", null, { timeoutMs: 100 }));
   await clock.advance(100);
   const why = await asked;
-  assert.ok(why instanceof RequestTimeout);
+  assert.ok(why instanceof RequestTimeoutError);
   assert.equal(why.sent, true);
   server.last.say({ type: "ack", id: server.last.take().id });
   assert.equal(client.state, "ready");
@@ -410,7 +414,7 @@ test("a refusal is the request's own, with its advice", async () => {
   const refusal = { type: "error", code: "rate_limited", retry: "backoff", fatal: false };
   server.last.say({ ...refusal, retry_after_ms: 500, id });
   const why = await asked;
-  assert.ok(why instanceof RequestRefused);
+  assert.ok(why instanceof RequestRejectedError);
   assert.deepEqual([why.code, why.retry, why.retryAfterMs], ["rate_limited", "backoff", 500]);
   assert.equal(client.state, "ready");
 });
@@ -475,7 +479,7 @@ test("a stream that was never sent is cancelled without a word", async () => {
 });
 
 test("a stream says what ended it: a refusal, the connection, its reader, its server", async () => {
-  const { server, client } = await ready({ maxInboxBytes: 3000 });
+  const { server, client } = await ready({ maxBufferBytes: 3000 });
   const begin = async () => {
     const stream = client.stream("count");
     await settled();
@@ -492,7 +496,7 @@ test("a stream says what ended it: a refusal, the connection, its reader, its se
   const why = await failing((async () => {
     for await (const chunk of slow) assert.equal(chunk, taken++);
   })());
-  assert.ok(why instanceof Overflow);
+  assert.ok(why instanceof BufferOverflowError);
   assert.ok(taken > 3 && taken < 20);
 
   server.last.received.length = 0;
@@ -567,7 +571,7 @@ test("a subscription that is refused says so, before and after a reconnect", asy
 });
 
 test("a subscriber that is behind is told how much it missed, and goes on", async () => {
-  const { server, client } = await ready({ maxInboxBytes: 1000 });
+  const { server, client } = await ready({ maxBufferBytes: 1000 });
   const news = client.subscribe("news");
   for (let n = 0; n < 10; n += 1) server.last.say({ type: "event", topic: "news", offset: n, data: n });
   const heard = [];
@@ -624,11 +628,11 @@ test("pushed messages are events, and an iteration for each that wants one", asy
 test("kept messages are handed over once, in order, and then acknowledged", async () => {
   const taken = [];
   let fail = true;
-  const onKept = async ({ id, data }) => {
+  const onStoredMessage = async ({ id, data }) => {
     taken.push([id, data]);
     if (id === "m2" && fail) throw new Error("no room");
   };
-  const { clock, server, auth } = await ready({ onKept });
+  const { clock, server, auth } = await ready({ onStoredMessage });
   assert.equal(auth.mailbox, "ack");
   const say = (id, data) => server.last.say({ type: "note", id, data });
   say("m1", 1);
@@ -721,7 +725,7 @@ test("unknown fields, types and errors are ignored, or handled by their advice",
 });
 
 test("what a newer server says before ready is ignored", async () => {
-  const session = new module.Session(0);
+  const session = new module.ClientProtocol(0);
   assert.equal(session.receive('{"type":"server_info","data":1}', 0), null);
   session.authenticate("t");
   assert.equal(session.receive('{"type":"auth_progress"}', 0), null);
@@ -801,7 +805,7 @@ test("a server that has finished ends the iterations quietly", async () => {
   server.last.end(1000);
   assert.deepEqual(await news.next(), { value: undefined, done: true });
   assert.equal(client.reason.code, "normal");
-  assert.ok((await failing(client.request("note"))) instanceof ConnectionLost);
+  assert.ok((await failing(client.request("note"))) instanceof ConnectionLostError);
 });
 
 /* What cannot be. */
@@ -809,7 +813,8 @@ test("a server that has finished ends the iterations quietly", async () => {
 test("bad options and URLs are refused where they are given", () => {
   const { WebSocket } = new FakeServer(new FakeClock());
   for (const options of [
-    { token: 7 }, { tokn: "x" }, { heartbeat: "drum" }, { readyTimeoutMs: 0 }, { onKept: true },
+    { token: 7 }, { tokn: "x" }, { heartbeat: "drum" }, { readyTimeoutMs: 0 },
+    { onStoredMessage: true },
     { requestTimeoutMs: NaN }, { WebSocket: undefined, clock: new FakeClock() },
   ]) {
     const kinds = (why) => why instanceof TypeError || why instanceof RangeError;
@@ -861,7 +866,7 @@ test("bad types and data are refused, and nothing is sent", async () => {
 });
 
 test("a session does not speak out of turn", () => {
-  const session = new module.Session(0);
+  const session = new module.ClientProtocol(0);
   assert.throws(() => session.request("note"), /auth_required/);
   session.authenticate("t");
   assert.throws(() => session.authenticate("t"), /auth_required/);

@@ -9,7 +9,9 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { connect, ConnectionLost, Retrying } from "../../trioserver/http/static/trioserver.js";
+import {
+  connect, ConnectionLostError, ReconnectPolicy,
+} from "../../trioserver/http/static/trioserver.js"; // prettier-ignore
 import { FakeClock, settled } from "./clock.mjs";
 import { FakeServer, WILDCARDS, whole } from "./server.mjs";
 
@@ -113,7 +115,7 @@ class Asked {
   #end(error, told) {
     this.over = true;
     if (error?.name === "AbortError") return;
-    if (error instanceof ConnectionLost) this.heard.push(error.reason);
+    if (error instanceof ConnectionLostError) this.heard.push(error.reason);
     else if (error) this.heard.push([error.code, error.retry, error.retryAfterMs]);
     else if (told !== "closed") this.heard.push(told);
   }
@@ -310,7 +312,7 @@ class Replay {
     if (this.fatal !== null) {
       const { code: name, message, retry, retry_after_ms: after = null } = this.fatal;
       assert.deepEqual([why.code, why.message, why.retry], [name, message, adviceOf(retry)]);
-      assert.deepEqual([why.closeCode, why.retryAfterMs, why.refused], [code, after, true]);
+      assert.deepEqual([why.closeCode, why.retryAfterMs, why.byServer], [code, after, true]);
     } else {
       assert.equal(why.code, "closed");
     }
@@ -409,7 +411,7 @@ for (const name of NAMES) {
 }
 
 test("the pauses grow, and are capped", () => {
-  const retrying = new Retrying({ reconnect: true, canRefresh: false, random: () => 1 });
+  const retrying = new ReconnectPolicy({ reconnect: true, canRefresh: false, random: () => 1 });
   const pauses = [0, 1, 2, 3, 4, 5, 6, 7, 100].map((number) => retrying.delayMs(number));
   assert.deepEqual(pauses, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
 });

@@ -1,7 +1,7 @@
 /** Answers while they arrive: calls of tools and text, in order, and how it ended, in words. */
 
 import { make, timeOf } from "./dom.js";
-import { ConnectionLost, RequestRefused } from "./trioserver.js";
+import { ConnectionLostError, RequestRejectedError } from "./trioserver.js";
 
 /** All answers that are under way; a button cancels the last of them. */
 export class Answers {
@@ -83,11 +83,11 @@ export function entry(role, text, meta = "") {
 
 /** Why something was not done, and whether it may have been. */
 export function wordsOf(error) {
-  if (error instanceof ConnectionLost && error.sent) {
+  if (error instanceof ConnectionLostError && error.sent) {
     return "The connection was lost before the end; it may have been done.";
   }
-  if (error instanceof ConnectionLost) return "Not sent: the connection has ended.";
-  if (error instanceof RequestRefused) return `Refused: ${error.message}`;
+  if (error instanceof ConnectionLostError) return "Not sent: the connection has ended.";
+  if (error instanceof RequestRejectedError) return `Refused: ${error.message}`;
   return error.message;
 }
 

@@ -4,7 +4,7 @@ import { Answers, entry, wordsOf } from "./answer.js";
 import { openConnection } from "./connection.js";
 import { byId, keepDraft, make, say, sendOnEnter, timeOf } from "./dom.js";
 import { requireLogin } from "./session.js";
-import { ConnectionLost } from "./trioserver.js";
+import { ConnectionLostError } from "./trioserver.js";
 
 const PAGE = 50;
 
@@ -123,7 +123,7 @@ function start() {
   history.replaceState(null, "", `?id=${encodeURIComponent(id)}`);
   byId("conversation").value = id;
   const path = `/ws/conversations/${encodeURIComponent(id)}`;
-  client = openConnection(path, byId("state"), { token: login.token, onKept: takeKept });
+  client = openConnection(path, byId("state"), { token: login.token, onStoredMessage: takeKept });
   client.addEventListener("state", ({ detail: { state, reason } }) => {
     if (state === "ready") Promise.all([showHistory(), showHere()]).catch(fail);
     else byId("here").textContent = "unknown: there is no connection";
@@ -136,7 +136,7 @@ function start() {
 
 /** What was lost with the connection is asked for again at the next `ready`. */
 function fail(error) {
-  if (!(error instanceof ConnectionLost)) say(byId("problem"), wordsOf(error), "bad");
+  if (!(error instanceof ConnectionLostError)) say(byId("problem"), wordsOf(error), "bad");
 }
 
 if (login !== null) {

@@ -5,7 +5,7 @@ import { Chart, short } from "./chart.js";
 import { openConnection } from "./connection.js";
 import { byId, make, row, say, timeOf } from "./dom.js";
 import { ask, requireLogin } from "./session.js";
-import { ConnectionLost, ERRORS } from "./trioserver.js";
+import { ConnectionLostError, ERRORS } from "./trioserver.js";
 
 const PAGE = 20;
 const MOST = 200; // attempts that are kept on the page
@@ -128,7 +128,7 @@ function unblock(target, name) {
 
 async function act(type, data, words) {
   try {
-    say(byId("done"), words(await client.request(type, data, { queueMs: 0 })), "good");
+    say(byId("done"), words(await client.request(type, data, { queueTimeoutMs: 0 })), "good");
     await Promise.all([showConnections(), showBlocks()]);
   } catch (error) {
     say(byId("done"), wordsOf(error), "bad");
@@ -219,8 +219,8 @@ async function broadcast() {
 /* The connection. */
 
 function start() {
-  const onKept = ({ type, data }) => type === "broadcast" && showBroadcast(data);
-  const options = { token: login.token, toLogin: ["forbidden", "access_denied"], onKept };
+  const onStoredMessage = ({ type, data }) => type === "broadcast" && showBroadcast(data);
+  const options = { token: login.token, toLogin: ["forbidden", "access_denied"], onStoredMessage };
   client = openConnection("/admin/ws", byId("state"), options);
   client.addEventListener("state", ({ detail: { state } }) => {
     if (state === "ready") load([showConnections, showAttempts, showHere, showBlocks]);
@@ -238,7 +238,7 @@ async function load(parts) {
     await Promise.all(parts.map((part) => part()));
     say(byId("problem"), "");
   } catch (error) {
-    if (!(error instanceof ConnectionLost)) say(byId("problem"), wordsOf(error), "bad");
+    if (!(error instanceof ConnectionLostError)) say(byId("problem"), wordsOf(error), "bad");
   }
 }
 

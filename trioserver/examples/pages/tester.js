@@ -3,7 +3,7 @@
 import { byId, make, say } from "./dom.js";
 import { Log } from "./log.js";
 import { session, showWho } from "./session.js";
-import { reasonOfClose, SUBPROTOCOL } from "./trioserver.js";
+import { CloseReason, SUBPROTOCOL } from "./trioserver.js";
 
 const TOKEN_KEY = "trioserver.tester.token"; // in localStorage, for this page only
 const ROUTE_KEY = "trioserver.tester.route";
@@ -78,7 +78,8 @@ function connect() {
   socket.onmessage = ({ data }) => hear(data);
   socket.onclose = ({ code, reason }) => {
     socket = null;
-    const told = code === 1000 ? "Closed, and all is well." : String(reasonOfClose(code, reason));
+    const why = String(CloseReason.fromClose(code, reason));
+    const told = code === 1000 ? "Closed, and all is well." : why;
     const words = wasOpen
       ? told
       : "No connection: the server is away, it has no such route, or it lets no page of this " +

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from tests.support.markdown import ROOT, blocks
 from trioserver.cli.commands.load import command as load
 from trioserver.cli.main import main
-from trioserver.load.tally import MEASURES
+from trioserver.load.recorder import MEASURES
 
 LOAD = Path("docs/load.md")
 BIN = Path(sys.executable).parent

@@ -13,9 +13,9 @@ from tests.load.app import SECRET, make
 from tests.support.patience import PATIENCE
 from trioserver import Config, LimitsConfig, Server, serve
 from trioserver.load.generator import Generator
-from trioserver.load.outcome import Outcome
 from trioserver.load.pacing import clock
 from trioserver.load.plan import Plan, Tokens
+from trioserver.load.result import Outcome
 from trioserver.load.sockets import Sockets
 
 URL = "ws://127.0.0.1:{port}/ws/rooms/{{client}}"

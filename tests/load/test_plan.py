@@ -10,7 +10,7 @@ import pytest
 
 from tests.load.crowds import plan_for
 from trioserver.client import WebSocketURL
-from trioserver.load.files import TooFewFiles, raise_file_limit
+from trioserver.load.file_limit import TooFewFiles, raise_file_limit
 from trioserver.load.plan import Plan, Tokens
 from trioserver.load.requests import MOST_IN_FLIGHT, Requests
 from trioserver.websocket.frames import FrameDecoder

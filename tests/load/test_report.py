@@ -10,12 +10,12 @@ import pytest
 
 from tests.load.crowds import plan_for
 from trioserver.load.curves import linear, logarithmic, number
-from trioserver.load.measures import Counts, Measure, Second
-from trioserver.load.outcome import Outcome
+from trioserver.load.histogram import Counts, Measure, Second
 from trioserver.load.plan import Tokens
+from trioserver.load.recorder import MEASURES, Result
 from trioserver.load.report import page
-from trioserver.load.tally import MEASURES, Result
-from trioserver.load.words import advice, plan_in_words
+from trioserver.load.result import Outcome
+from trioserver.load.summary import advice, plan_in_words
 
 VOID = {"meta", "br"}
 

@@ -11,13 +11,13 @@ from typing import Final, TypeAlias
 
 import trio
 
-from trioserver.load.client import Client, State
-from trioserver.load.crowd import Crowd
-from trioserver.load.measures import Measure
+from trioserver.load.client_pool import Crowd
+from trioserver.load.histogram import Measure
 from trioserver.load.pacing import Pacer, clock
 from trioserver.load.plan import Plan
+from trioserver.load.recorder import Tally
+from trioserver.load.simulated_client import Client, State
 from trioserver.load.sockets import Sockets
-from trioserver.load.tally import Tally
 
 Barrier: TypeAlias = Callable[[str], Awaitable[float]]
 """Waits until all processes have come to a phase of this name; gives the instant it begins at."""

@@ -7,9 +7,9 @@ from html import escape
 from typing import Final
 
 from trioserver.load.curves import Axis, Curve, draw, linear, logarithmic
-from trioserver.load.outcome import Outcome
-from trioserver.load.tally import MEASURES
-from trioserver.load.words import COLUMNS, advice, counts_in_words, plan_in_words
+from trioserver.load.recorder import MEASURES
+from trioserver.load.result import Outcome
+from trioserver.load.summary import COLUMNS, advice, counts_in_words, plan_in_words
 
 _TAIL: Final = ((50.0, "50%"), (90.0, "90%"), (99.0, "99%"), (99.9, "99.9%"), (99.99, "99.99%"))
 

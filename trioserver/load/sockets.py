@@ -6,8 +6,8 @@ from functools import partial
 
 import trio
 
-from trioserver.load.client import Client
 from trioserver.load.pacing import clock
+from trioserver.load.simulated_client import Client
 from trioserver.load.transport import Transport
 from trioserver.websocket.poller import make_poller
 

@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import trio
 
-from trioserver.load.files import TooFewFiles, raise_file_limit
+from trioserver.load.file_limit import TooFewFiles, raise_file_limit
 from trioserver.load.generator import Generator
-from trioserver.load.messages import (
+from trioserver.load.pacing import clock
+from trioserver.load.tokens import NoToken
+from trioserver.load.worker_messages import (
     At,
     Done,
     Failed,
@@ -27,8 +29,6 @@ from trioserver.load.messages import (
     lines,
     to_worker,
 )
-from trioserver.load.pacing import clock
-from trioserver.load.tokens import NoToken
 
 _PROGRESS_EVERY: Final = 0.5
 

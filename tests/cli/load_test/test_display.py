@@ -9,9 +9,9 @@ from rich.console import Console
 
 from tests.load.crowds import plan_for
 from trioserver.cli.load_test.display import Display, print_outcome
-from trioserver.load.measures import Counts, Measure
-from trioserver.load.outcome import Outcome
-from trioserver.load.tally import Result
+from trioserver.load.histogram import Counts, Measure
+from trioserver.load.recorder import Result
+from trioserver.load.result import Outcome
 
 BEFORE = Counts(clients=20, ready=20, answered=1000)
 NOW = Counts(

@@ -16,10 +16,10 @@ from trioserver.cli.load_test.display import Display, print_outcome
 from trioserver.cli.load_test.options import load_options
 from trioserver.cli.load_test.plan import make_plan
 from trioserver.cli.output.terminal import Failure, print_json, stderr_console, stdout_console
-from trioserver.load.conductor import Conductor, LoadFailed
-from trioserver.load.outcome import Outcome
+from trioserver.load.coordinator import Conductor, LoadFailed
 from trioserver.load.plan import Plan
 from trioserver.load.report import page
+from trioserver.load.result import Outcome
 
 
 @click.command("load")

@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from trioserver.load.measures import Counts
-from trioserver.load.outcome import Outcome
-from trioserver.load.words import COLUMNS, advice, counts_in_words, plan_in_words
+from trioserver.load.histogram import Counts
+from trioserver.load.result import Outcome
+from trioserver.load.summary import COLUMNS, advice, counts_in_words, plan_in_words
 from trioserver.logs.printable import printable
 
 _PLAIN_EVERY: Final = 1.0
@@ -52,7 +52,7 @@ class Display:
             self._live.stop()
 
     def update(self, phase: str, counts: Counts) -> None:
-        """Show new counts; a `trioserver.load.conductor.OnProgress`."""
+        """Show new counts; a `trioserver.load.coordinator.OnProgress`."""
         now = self._clock()
         live = self._live.is_started
         if self._quiet or now - self._shown < (_LIVE_EVERY if live else _PLAIN_EVERY):

@@ -14,7 +14,7 @@ from trioserver.auth import make_token
 from trioserver.cli.output.terminal import Exit, Failure, one_line
 from trioserver.cli.parameters.keys import read_key, read_text
 from trioserver.cli.parameters.tokens import parse_url, read_token
-from trioserver.load.files import TooFewFiles, raise_file_limit
+from trioserver.load.file_limit import TooFewFiles, raise_file_limit
 from trioserver.load.plan import Loop, Plan, Tokens
 from trioserver.load.target import TargetRefused, choose_target
 

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from trioserver.client.close_reason import CloseReason
-from trioserver.load.measures import Counts, Encoded, Measure, Second, count
+from trioserver.load.histogram import Counts, Encoded, Measure, Second, count
 from trioserver.load.requests import Published
 
 MEASURES: Final = {

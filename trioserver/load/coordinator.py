@@ -11,8 +11,12 @@ from typing import Any, Final
 
 import trio
 
-from trioserver.load.measures import Counts
-from trioserver.load.messages import (
+from trioserver.load.histogram import Counts
+from trioserver.load.pacing import clock
+from trioserver.load.plan import Plan
+from trioserver.load.recorder import Result
+from trioserver.load.result import Outcome
+from trioserver.load.worker_messages import (
     At,
     Done,
     Failed,
@@ -24,10 +28,6 @@ from trioserver.load.messages import (
     line,
     lines,
 )
-from trioserver.load.outcome import Outcome
-from trioserver.load.pacing import clock
-from trioserver.load.plan import Plan
-from trioserver.load.tally import Result
 
 OnProgress = Callable[[str, Counts], None]
 """Is told the phase, and the counts so far of all processes."""

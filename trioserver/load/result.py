@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 from msgspec import to_builtins
 
-from trioserver.load.measures import Counts, Measure, Second
+from trioserver.load.histogram import Counts, Measure, Second
 from trioserver.load.plan import Plan
-from trioserver.load.tally import MEASURES, Result
+from trioserver.load.recorder import MEASURES, Result
 
 
 @attrs.frozen(kw_only=True)

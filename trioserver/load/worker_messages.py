@@ -8,9 +8,9 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import trio
 
-from trioserver.load.measures import Counts
+from trioserver.load.histogram import Counts
 from trioserver.load.plan import Plan
-from trioserver.load.tally import Result
+from trioserver.load.recorder import Result
 
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 """A result has a few histograms and a line for each second."""

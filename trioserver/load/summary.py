@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from trioserver.load.measures import PERCENTILES, name_of
-from trioserver.load.outcome import Outcome
+from trioserver.load.histogram import PERCENTILES, name_of
 from trioserver.load.plan import Plan
+from trioserver.load.result import Outcome
 
 COLUMNS: Final = (
     ("count", "count"),

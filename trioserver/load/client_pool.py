@@ -11,13 +11,13 @@ import trio
 
 from trioserver.client.backoff import Backoff
 from trioserver.client.close_reason import CloseReason
-from trioserver.load.client import Client, State, reason_of
-from trioserver.load.measures import count
+from trioserver.load.histogram import count
 from trioserver.load.pacing import clock
 from trioserver.load.plan import Plan
+from trioserver.load.recorder import Tally, name_of
 from trioserver.load.requests import Requests
+from trioserver.load.simulated_client import Client, State, reason_of
 from trioserver.load.sockets import Sockets
-from trioserver.load.tally import Tally, name_of
 from trioserver.load.tokens import NoToken, TokenSource
 from trioserver.load.transport import Transport
 from trioserver.load.wire import Upgrade

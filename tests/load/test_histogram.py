@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from trioserver.load.measures import Counts, Measure, count
+from trioserver.load.histogram import Counts, Measure, count
 
 
 def measure(seconds: list[float]) -> Measure:

@@ -585,6 +585,21 @@ async def test_chunks_of_one_byte_arrive_together() -> None:
     assert counting.events < 20
 
 
+async def test_an_application_gets_no_event_without_a_part_of_the_body() -> None:
+    counting = Counting()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with site(Application(http=counting)) as place:
+        http = await place.open()
+        counting.events = 0  # there was one of the lifespan
+        body = b"3\r\nabc\r\n0\r\nTrailer: something\r\n\r\n"
+        for byte in [head, *(bytes([byte]) for byte in body[:-1])]:
+            await http.stream.send_all(byte)
+            await wait_all_tasks_blocked()
+        assert (await http.raw(body[-1:])).text == "ok"
+    assert counting.body == b"abc"
+    assert counting.events <= len(b"abc") + 1
+
+
 @pytest.mark.parametrize(("size", "status"), [(1, 400), (8, 400), (20, 200)])
 async def test_a_body_has_a_bound_of_chunks_for_its_size(size: int, status: int) -> None:
     counting = Counting()

@@ -1,8 +1,7 @@
 """One HTTP connection: requests, one after the other, until it ends or becomes a WebSocket.
 
-h11 parses requests and encodes responses; what is here bounds them. The head of each request passes
-the same checks as that of the first, every wait has a deadline, and nothing is sent in a shielded
-scope.
+h11 parses requests and encodes responses. The head of each request passes the same checks as the
+first one, every wait has a deadline, and nothing is sent in a shielded cancel scope.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from trioserver.websocket.handshake import ClientDisconnected, Head, RequestReje
 from trioserver.websocket.strictness import check_head, without_offers
 
 _MAX_REQUESTS: Final = 1000
-"""Requests of one connection. Clients that keep theirs open for long come back to another process
-where there are several."""
+"""Requests of one connection. A client that sends more has to connect again, so that a load
+balancer can choose another server for it."""
 
 
 @attrs.define(kw_only=True)

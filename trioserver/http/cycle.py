@@ -32,12 +32,13 @@ TOO_SLOW: Final = "The server did not answer in time. Try again later."
 
 
 class RequestCycle:
-    """Runs the application for one request. ``parser`` has parsed the head of that.
+    """Runs the application for one request, whose head ``parser`` has parsed.
 
-    ``is_last`` says whether the connection takes no request after this one. ``done`` is set when
-    the request needs nothing more of its connection, although the application may go on:
-    - the whole response was sent (``is_answered``); or
-    - `fail` was called, and the client is to get ``refusal``, if that is not None.
+    ``is_last`` returns whether the connection closes after this request. ``done`` is set when the
+    request needs nothing more of its connection, although the application may go on:
+
+    - The whole response was sent: ``is_answered``.
+    - `fail` was called: the client is to get ``refusal``, or nothing if that is None.
     """
 
     def __init__(
@@ -71,11 +72,10 @@ class RequestCycle:
 
     async def pass_body(self) -> None:
         """Hand what was received of the body to the application; wait while it has much to read."""
-        event = {
-            "type": "http.request",
-            "body": self.body.read(),
-            "more_body": not self.body.is_complete,
-        }
+        data, more = self.body.read(), not self.body.is_complete
+        if more and not data:
+            return
+        event = {"type": "http.request", "body": data, "more_body": more}
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it reads no more
             await self._to_application.send(event)
 

@@ -64,21 +64,23 @@ async def serve(
     load_config: Callable[[], Config] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an application in a program's own Trio, until it is drained or cancelled.
+    """Serve an application inside a running Trio program, until it is drained or cancelled.
 
-    ``server = await nursery.start(serve, app, config)``; then `Server.drain` and `Server.reload`
-    are there. Cancelling this ends all connections at once. The process stays the program's: its
-    signals and its garbage collector are left alone. For a process that is the server's own there
-    is `run`.
+    Start it with ``server = await nursery.start(serve, app, config)``. Then use the `Server`, for
+    example `Server.drain` and `Server.reload`. Cancelling this ends all connections at once. It
+    does not change signal handlers or the garbage collector of the process. For a process that
+    only serves the application, use `run`.
 
-    ``observers`` are told what happens. ``tracer`` makes OpenTelemetry spans; None makes them where
-    the configuration says so, with the process's tracer provider. ``handle_signals``: SIGTERM and
-    SIGINT drain, SIGUSR2 drains for a restart, a second one ends at once, SIGHUP reloads, and
-    systemd is told; needs the main thread. ``clock`` gives seconds since the Unix epoch.
-    ``load_config`` is called in a worker thread to reload the configuration; None keeps ``config``.
+    - ``observers``: called when something happens in the server, see `Observer`.
+    - ``tracer``: makes OpenTelemetry spans. If None, the option ``tracing.spans`` decides, and the
+      tracer provider of the process is used.
+    - ``clock``: returns seconds since the Unix epoch.
+    - ``handle_signals``: SIGTERM and SIGINT drain, SIGUSR2 drains for a restart, a second one of
+      these ends the server at once, and SIGHUP reloads. systemd is notified. Needs the main thread.
+    - ``load_config``: called in a worker thread to reload the configuration; None keeps ``config``.
 
-    Raises `ListenError`; `ValueError` where an authenticator refuses the addresses; `ImportError`
-    where an application has ``http`` or tracing is on, and the extra is not installed.
+    Raises `ListenError`; `ValueError` if an authenticator does not allow the addresses;
+    `ImportError` if the extra for an application's ``http`` or for tracing is not installed.
     """
     server = Server(
         application,
@@ -105,14 +107,13 @@ def run(
     load_config: Callable[[], Config] | None = None,
     on_start: Callable[[Server], object] | None = None,
 ) -> None:
-    """Serve an application as a program: this process is the server's own, from here to its end.
+    """Serve an application in a process that does nothing else. Return when it has drained.
 
-    It calls `trio.run`, so it is called outside of Trio, in the main thread. SIGTERM and SIGINT
-    drain, SIGUSR2 drains for a restart, a second one ends at once, SIGHUP reloads, and systemd is
-    told. The garbage collector is tuned for many connections. Returns when the server is drained.
+    Call this outside of Trio, in the main thread: it calls `trio.run`. Signals are handled as
+    `serve` does with ``handle_signals``, and the garbage collector is tuned for many connections.
 
-    ``on_start`` is called once, when connections are accepted. The rest is as of `serve`, which
-    also says what is raised.
+    ``on_start`` is called with the `Server` when it accepts connections. For the other parameters
+    and for exceptions, see `serve`.
     """
     start = partial(
         serve,

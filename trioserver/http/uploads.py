@@ -7,6 +7,7 @@ from typing import Final
 import trio
 
 from trioserver.config import HttpConfig
+from trioserver.http.body import RequestBody
 from trioserver.http.cycle import TOO_SLOW, RequestCycle
 from trioserver.http.transport import PIECE_BYTES, Transport
 from trioserver.websocket.handshake import RequestRejected
@@ -40,7 +41,7 @@ async def receive_body(
             pace.left -= len(data) < _SMALL
         used = body.receive_data(data[:step])
         data = data[used:]
-        _check(body_bytes=config.max_body_bytes, cycle=cycle)
+        _check(body, config.max_body_bytes)
         new_small_chunks = body.small_chunks - small_chunks
         small_chunks = body.small_chunks
         step = _STEP if new_small_chunks > 0 else min(2 * step, PIECE_BYTES)
@@ -64,10 +65,9 @@ async def _receive(cycle: RequestCycle, transport: Transport, timeout: float) ->
     return data or b""
 
 
-def _check(cycle: RequestCycle, body_bytes: int) -> None:
-    body = cycle.body
-    if body.size > body_bytes:
-        raise RequestRejected(413, f"The body of the request is larger than {body_bytes} bytes.")
+def _check(body: RequestBody, max_bytes: int) -> None:
+    if body.size > max_bytes:
+        raise RequestRejected(413, f"The body of the request is larger than {max_bytes} bytes.")
     if body.has_too_many_chunks:
         raise RequestRejected(400, "The body of the request has too many chunks for its size.")
     if body.is_malformed:

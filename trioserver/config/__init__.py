@@ -3,27 +3,34 @@
 The metadata of each field contains its help text, unit and bounds, which `trioserver config` prints
 and docs/configuration.md is generated from. A wrong value raises `ValueError` with the option's
 name, the value, and what is allowed.
+
+The classes are imported on use, because `extras` and `private_files` are needed by commands that
+need none of them.
 """
 
-from trioserver.config.admission import LimitsConfig, OriginConfig, ProxyConfig
-from trioserver.config.config import Config
-from trioserver.config.connections import (
-    AuthConfig,
-    HandlerConfig,
-    HeartbeatConfig,
-    SendQueueConfig,
-)
-from trioserver.config.listeners import ListenConfig, TLSConfig
-from trioserver.config.operations import (
-    LOG_FORMATS,
-    LOG_LEVELS,
-    AdminConfig,
-    AuditConfig,
-    HttpConfig,
-    LogConfig,
-    ShutdownConfig,
-    TracingConfig,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from trioserver.config.admission import LimitsConfig, OriginConfig, ProxyConfig
+    from trioserver.config.config import Config
+    from trioserver.config.connections import (
+        AuthConfig,
+        HandlerConfig,
+        HeartbeatConfig,
+        SendQueueConfig,
+    )
+    from trioserver.config.listeners import ListenConfig, TLSConfig
+    from trioserver.config.operations import (
+        LOG_FORMATS,
+        LOG_LEVELS,
+        AdminConfig,
+        AuditConfig,
+        HttpConfig,
+        LogConfig,
+        ShutdownConfig,
+        TracingConfig,
+    )
 
 __all__ = [
     "LOG_FORMATS",
@@ -45,3 +52,34 @@ __all__ = [
     "TLSConfig",
     "TracingConfig",
 ]
+
+_HOMES: Final = {
+    "AdminConfig": "operations",
+    "AuditConfig": "operations",
+    "AuthConfig": "connections",
+    "Config": "config",
+    "HandlerConfig": "connections",
+    "HeartbeatConfig": "connections",
+    "HttpConfig": "operations",
+    "LOG_FORMATS": "operations",
+    "LOG_LEVELS": "operations",
+    "LimitsConfig": "admission",
+    "ListenConfig": "listeners",
+    "LogConfig": "operations",
+    "OriginConfig": "admission",
+    "ProxyConfig": "admission",
+    "SendQueueConfig": "connections",
+    "ShutdownConfig": "operations",
+    "TLSConfig": "listeners",
+    "TracingConfig": "operations",
+}
+"""The module of each name."""
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -1,8 +1,8 @@
 """Each authentication and each administrative act, recorded in a database."""
 
+from trioserver.telemetry.audit.auditor import Auditor, AuditStatistics
 from trioserver.telemetry.audit.entry import KINDS, OUTCOMES, AuditEntry
 from trioserver.telemetry.audit.query import MAX_ID, MAX_LIMIT, AuditPage, AuditQuery
-from trioserver.telemetry.audit.recorder import Auditor, AuditStatistics
 from trioserver.telemetry.audit.store import AuditStore
 
 __all__ = [

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 
-ROOMS = ("protocol", "trioserver/client", "trioserver/load")
+ROOMS = (
+    "protocol",
+    "trioserver/client",
+    "trioserver/load",
+    "trioserver/logs",
+    "trioserver/telemetry",
+)
 """Rooms without circles. Add a room here when its circles are gone."""
 
 

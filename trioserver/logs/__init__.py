@@ -1,1 +1,1 @@
-"""How a line of the log is written: its logger, its fields, how often, and what it never shows."""
+"""Logging: set-up, context fields, limits, tracebacks and masked paths."""

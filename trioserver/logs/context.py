@@ -1,7 +1,7 @@
-"""Whose log line it is: connection, user and request, bound to all that runs on its behalf.
+"""Context of log lines: connection, user and request, for all that runs on their behalf.
 
-These are structlog's own context variables, so that any line of structlog, and of the standard
-`logging` where it is routed there, has them: also one that is written far from the connection.
+These are structlog's own context variables. So every line of structlog has them, and every line of
+the standard `logging` if that is routed to structlog.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from structlog.contextvars import bind_contextvars
 from protocol import Id
 
 MAX_USER: Final = 256
-"""Characters of a user's id in a line; a token may say a longer one."""
+"""Characters of a user id in a log line. A token may have a longer one."""
 
 UNBOUND: Final = ...
-"""What structlog leaves out of a line."""
+"""The value that structlog leaves out of a line."""
 
 
 def _variable(name: str) -> ContextVar[Any]:
-    """structlog's variable of this name: setting it is cheaper than binding by name."""
+    """Return structlog's variable of this name. Setting it is cheaper than binding by name."""
     return Context().run(lambda: bind_contextvars(**{name: UNBOUND}))[name].var
 
 
@@ -32,23 +32,23 @@ _VARIABLES: Final = (_CONNECTION_ID, _USER, _REQUEST_ID)
 
 
 def bind_connection(connection_id: str, user: str | None) -> None:
-    """From here on in this task, and in those it starts, lines are this connection's."""
+    """Bind a connection to all further lines of this task and of tasks that it starts."""
     _CONNECTION_ID.set(connection_id)
     _USER.set(UNBOUND if user is None else user[:MAX_USER])
     _REQUEST_ID.set(UNBOUND)
 
 
 set_request_id: Final = _REQUEST_ID.set
-"""As `bind_request`, for where each call counts; `UNBOUND` for none."""
+"""Like `bind_request`, but cheaper. Pass `UNBOUND` for no request."""
 
 
 def bind_request(id: Id | None) -> None:
-    """From here on in this task, lines are this request's; None: of none in particular."""
+    """Bind a request to all further lines of this task. None unbinds it."""
     _REQUEST_ID.set(UNBOUND if id is None else id)
 
 
 class BoundConnection:
-    """Inside of it lines are this connection's; nothing is left behind in the caller's task."""
+    """Context manager that binds a connection, and restores what was bound before."""
 
     __slots__ = ("_before", "_connection_id", "_user")
 
@@ -66,11 +66,10 @@ class BoundConnection:
 
 
 def context_for(connection_id: str, user: str | None) -> Context:
-    """A connection's context for `def` handlers, which run in whichever task has read for them.
+    """Return a context for a connection's `def` handlers, which run in the task that reads.
 
-    Entering it costs less than a tenth of a microsecond; it cannot be entered from within itself.
-    Context variables that a handler sets are kept for the connection's next `def` handler, and are
-    nobody else's.
+    Entering it takes less than 0.1 µs. It cannot be entered recursively. Context variables that a
+    handler sets stay set for the next `def` handler of the same connection only.
     """
     context = copy_context()
     context.run(bind_connection, connection_id, user)

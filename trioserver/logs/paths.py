@@ -1,11 +1,10 @@
-"""Paths as they may be told: cut, and with whatever looks like a token masked.
+"""Masks what looks like a token in a path, and truncates the path.
 
-No route reads a token out of its path, but clients send it there. A piece of a path that may be one
-keeps its first four characters, which say what kind of thing it is. What stays readable: up to 20
-characters of anything, words and numbers joined by ``- _ .``, and ids that are UUIDs, ULIDs or
-ObjectIds. Where one piece is masked,
-the others stay only if they are plain words or numbers: they may be parts of the same token, since
-standard base64 has slashes in it.
+No route reads a token from its path, but clients put it there. A segment that may be a token keeps
+its first four characters, which show what kind it is. Segments of up to 20 characters, words and
+numbers joined by ``- _ .``, UUIDs, ULIDs and ObjectIds are not masked. If one segment is masked,
+the others are masked as well unless they are plain words or numbers: they may be parts of the same
+token, because standard base64 contains slashes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 MAX_CHARACTERS: Final = 256
-"""Of a path. Whoever sends it chooses its length."""
+"""Maximum characters of a path, because clients choose its length."""
 
 MASK: Final = "***"
 
@@ -37,10 +36,10 @@ _ID: Final = re.compile(
 
 
 def masked_path(path: str) -> str:
-    """The path as a log line, a row of the audit and a view for administrators show it."""
+    """Return the path as it is shown in the log, the audit and the administration."""
     if len(path) <= _SHORT and "=" not in path:
         return path
-    # Every other one is a separator, and beyond some it is no path of anything here.
+    # Every second piece is a separator. No path of a route has more pieces than this.
     pieces = _SEPARATORS.split(path[: 2 * MAX_CHARACTERS], _MAX_PIECES)
     if len(pieces) > 2 * _MAX_PIECES:
         pieces[-1] = MASK
@@ -50,7 +49,7 @@ def masked_path(path: str) -> str:
 
 
 def masked_parameters(parameters: Mapping[str, str]) -> dict[str, str]:
-    """The parameters of a path, each value masked as a path is."""
+    """Return path parameters with each value masked as a path."""
     return {name: masked_path(value) for name, value in parameters.items()}
 
 
@@ -70,7 +69,7 @@ def _may_be_token(piece: str) -> bool:
 
 
 def _may_be_split_token(pieces: list[str]) -> bool:
-    """Whether neighbours that are no plain words are as long as a token, together."""
+    """Whether consecutive pieces that are not plain words are together as long as a token."""
     length = 0
     for piece in pieces:
         if not _is_plain(piece):
@@ -83,7 +82,7 @@ def _may_be_split_token(pieces: list[str]) -> bool:
 
 
 def _is_plain(piece: str) -> bool:
-    """A name also by its case, which random text mixes."""
+    """Whether a piece is a name in lower or title case. Random text mixes the case."""
     if len(piece) <= 1 or _ID.fullmatch(piece) is not None:
         return True
     words = _JOINTS.split(piece)
@@ -97,7 +96,7 @@ def _is_name(piece: str) -> bool:
 
 
 def _is_word(text: str) -> bool:
-    """Letters with a number behind, either of which may be missing."""
+    """Whether a text is letters followed by digits, of which either may be missing."""
     letters = text.rstrip("0123456789")
     digits = len(text) - len(letters)
     if not letters:

@@ -1,8 +1,8 @@
-"""Logging for programs: to stderr, as coloured text or as JSON lines, without any secret in it.
+"""Configures logging for programs: to stderr, as coloured text or as JSON lines, without secrets.
 
-Rich's tracebacks, structlog's default, print the local variables of each frame: tokens, passwords,
-messages. Here a traceback is plain text, in both formats, as `trioserver.logs.tracebacks` makes it:
-also those that the application and other libraries log.
+structlog's default tracebacks, made by Rich, print the local variables of each frame: tokens,
+passwords, messages. Here `trioserver.logs.tracebacks` formats all tracebacks, including those that
+the application and other libraries log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trioserver.logs.printable import printable
 from trioserver.logs.tracebacks import show_exception_messages, traceback_of
 
 _PAYLOADS: Final = ("trio-websocket", "wsproto")
-"""Loggers that write what peers send at debug level; never below WARNING, whoever asks."""
+"""Loggers that log what clients send at level DEBUG. They are always kept at WARNING."""
 
 
 def set_up_logging(
@@ -31,11 +31,12 @@ def set_up_logging(
 ) -> None:
     """Configure structlog and the standard `logging` of this process, as `trioserver serve` does.
 
-    ``format``: "auto", "text" or "json"; "auto" is coloured text on a terminal and JSON lines
-    elsewhere. ``level``: "debug", "info", "warning" or "error", for trioserver and the application;
-    other libraries are heard from WARNING on. ``exception_messages``: "on" writes the text of
-    exceptions into tracebacks, which may hold what clients sent, tokens included: for development
-    only. ``stream``: None is stderr.
+    - ``format``: "text", "json", or "auto" for coloured text on a terminal and JSON elsewhere.
+    - ``level``: "debug", "info", "warning" or "error", for trioserver and the application. Other
+      libraries log from WARNING on.
+    - ``exception_messages``: "on" shows the text of exceptions in tracebacks. For development only,
+      because the text may contain what clients sent, tokens included.
+    - ``stream``: where to write to. None is stderr.
     """
     show_exception_messages(exception_messages == "on")
     stream = stream or sys.stderr
@@ -48,7 +49,7 @@ def set_up_logging(
         structlog.processors.add_log_level,
         structlog.processors.StackInfoRenderer(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        # The renderer finds no exc_info left to print its own way.
+        # Removes exc_info, so that the renderer does not format it itself.
         structlog.processors.ExceptionRenderer(_format_exc_info),
         _name_traceback,
         lines.add_lost,
@@ -63,9 +64,10 @@ def set_up_logging(
 
 
 class _Lines:
-    """A stream for lines, which raises nothing: nobody is cut off because a disk is full, or
-    because whoever reads the log has ended. Lines that could not be written are counted in the
-    next one that can, as ``lines_lost_before``."""
+    """A stream that raises nothing, so that a full disk or a closed pipe ends no connection.
+
+    The next line that can be written has the number of lost lines, as ``lines_lost_before``.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -75,23 +77,23 @@ class _Lines:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # ValueError: it has been closed
+        except (OSError, ValueError):  # ValueError: the stream is closed
             self._lost += 1
         else:
             self._lost = 0
 
     def flush(self) -> None:
-        """Each line has been flushed."""
+        """Do nothing: each line is flushed as it is written."""
 
     def add_lost(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
-        """A processor for structlog."""
+        """Add the number of lost lines to a line; a processor of structlog."""
         if self._lost:
             event["lines_lost_before"] = self._lost
         return event
 
 
 def _text(*, colours: bool) -> Sequence[Processor]:
-    # repr: what a peer chose, such as a path, must not command the terminal.
+    # repr: what a client chose, such as a path, must not control the terminal.
     return (_printable, structlog.dev.ConsoleRenderer(colors=colours, repr_native_str=True))
 
 
@@ -104,7 +106,7 @@ def _format_exc_info(exc_info: Any) -> str:
 
 
 def _name_traceback(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """A traceback is called ``exception``, also where the server has formatted it itself."""
+    """Rename ``traceback``, which the server has formatted itself, to ``exception``."""
     if "traceback" in event:
         event["exception"] = event.pop("traceback")
     return event

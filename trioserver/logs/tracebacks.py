@@ -1,9 +1,9 @@
-"""Exceptions for the log: where something failed, and of what kind, without what they say.
+"""Formats tracebacks without the text of exceptions.
 
-The text of an exception may quote anything: a token that a library could not read, a message of a
-client, a row of a database. So a traceback here has files, lines, functions, lines of source and
-the types of the exceptions, with their causes, contexts and groups. The text is left out, except
-that of types which are known to quote nothing:
+The text of an exception may quote anything: a token that a library could not read, a client's
+message, a row of a database. So a traceback has files, lines, functions, lines of source and the
+types of the exceptions, with their causes, contexts and groups. The text is shown only for types
+that are known to quote nothing:
 
 - `OSError`: its error number, in words; of `ssl.SSLError` its reason.
 - `protocol.Refusal`: its code.
@@ -26,7 +26,7 @@ from protocol import Refusal
 
 _FIRST_FRAMES: Final = 16
 _LAST_FRAMES: Final = 48
-"""What is shown of a deep stack: where it came from, and where it failed."""
+"""Frames of a deep stack that are shown: the outermost and the innermost."""
 
 _MAX_CHAIN: Final = 8
 _MAX_GROUP: Final = 8
@@ -42,23 +42,23 @@ _shown = False
 
 
 def show_exception_messages(shown: bool) -> None:
-    """Whether tracebacks have the text of exceptions too, in all of this process.
+    """Show or hide the text of exceptions in tracebacks, in the whole process.
 
-    It may hold what clients have sent, tokens included: for development only.
+    For development only, because the text may contain what clients sent, tokens included.
     """
     global _shown
     _shown = shown
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of ``error``, with its causes, contexts and groups, in at most some 100 KB."""
+    """Return the traceback of an exception with its causes and groups, up to some 100 KB."""
     if _shown:
         return "".join(traceback.format_exception(error))
     return "".join(_chain_of(error, 0))
 
 
 def name_of(error: BaseException) -> str:
-    """The type of ``error``, and its text where that is known to quote nothing, in one line."""
+    """Return the type of an exception, and its text if that is known to quote nothing."""
     kind = type(error)
     name = kind.__qualname__
     if kind.__module__ not in ("builtins", "__main__"):
@@ -82,7 +82,7 @@ def _safe_text_of(error: BaseException) -> str | None:
 
 
 def _chain_of(error: BaseException, depth: int) -> Iterator[str]:
-    """The oldest first, as Python does it."""
+    """Yield the chain of an exception, oldest first, as Python prints it."""
     links: list[tuple[str, BaseException]] = []
     seen: set[int] = set()
     current: BaseException | None = error

@@ -1,1 +1,1 @@
-"""What is measured as it happens, as cheaply as it can be: counters, log context, spans."""
+"""What a server reports: callbacks of observers, metrics, the audit, spans."""

@@ -1,7 +1,7 @@
-"""How long handlers take, by route, type and outcome, and which `def` handlers hold the loop.
+"""Durations of handlers by route, type and outcome, and `def` handlers that block the event loop.
 
-Counted for each message, so it costs as little as it can: two clock readings, one look-up, and one
-addition to plain numbers. The clock is the real one, never Trio's, which may be virtual.
+This runs for each message, so it is cheap: two clock readings, one look-up and one addition. The
+clock is the real one, not Trio's, which may be virtual in tests.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from trioserver.app.handlers import Handler
     from trioserver.app.route import Route
 
-_WARN_PERIOD: Final = 60.0  # seconds, for one handler: who holds the loop does so often
+_WARN_PERIOD: Final = 60.0
+"""Seconds between two warnings about one handler."""
 
 _log: Final = structlog.get_logger("trioserver")
 
 
 class Outcome(IntEnum):
-    """How the handling of a message ended; the index of its histogram."""
+    """How a handler ended. The value is the index of its histogram."""
 
     OK = 0
     REFUSED = 1
@@ -39,9 +40,10 @@ class Outcome(IntEnum):
 
 
 class HandlerTimes:
-    """The durations of one handler, by outcome; ``slow`` counts when it held the loop too long.
+    """The durations of one handler by outcome.
 
-    ``add_ok`` counts the usual outcome, and is quicker to get at than `add`.
+    ``slow`` counts how often it blocked the event loop for too long. ``add_ok(seconds)`` is a
+    faster ``add(Outcome.OK, seconds)``.
     """
 
     __slots__ = ("_throttle", "add_ok", "outcomes", "slow")
@@ -53,11 +55,11 @@ class HandlerTimes:
         self._throttle = LogThrottle(_WARN_PERIOD)
 
     def add(self, outcome: Outcome, seconds: float) -> None:
-        """Count a message that was handled."""
+        """Count a handled message."""
         self.outcomes[outcome].add(seconds)
 
     def held_the_loop(self, route: str, handler: Handler, seconds: float) -> None:
-        """Count, and warn of, a `def` handler for which everybody else had to wait."""
+        """Count a `def` handler that blocked the event loop for too long, and log a warning."""
         self.slow += 1
         suppressed = self._throttle.allow(perf_counter())
         if suppressed is not None:
@@ -68,12 +70,15 @@ class HandlerTimes:
                 handler=getattr(handler.function, "__qualname__", type(handler.function).__name__),
                 held_ms=round(seconds * 1000, 1),
                 suppressed=suppressed,
-                hint="a def handler holds up every connection: make it async def, or use a thread",
+                hint="a def handler blocks all connections: make it async def, or use a thread",
             )
 
 
 class RouteTimes(dict[str, HandlerTimes]):
-    """By type. Asked only for types that the route or the protocol names, never a peer's."""
+    """Durations of a route's handlers by message type.
+
+    A missing type is added, so look up only types of the route or of the protocol.
+    """
 
     def __missing__(self, type: str) -> HandlerTimes:
         times = self[type] = HandlerTimes()
@@ -81,17 +86,17 @@ class RouteTimes(dict[str, HandlerTimes]):
 
 
 class HandlingTimes:
-    """Those of a server. One application may be served by several."""
+    """Durations of all handlers of one server."""
 
     def __init__(self) -> None:
         self._routes: dict[str, RouteTimes] = {}
 
     def of(self, route: Route) -> RouteTimes:
-        """Those of one route, by type."""
+        """Return the durations of a route's handlers by message type."""
         return self._routes.setdefault(route.path, RouteTimes())
 
     def __iter__(self) -> Iterator[tuple[str, str, HandlerTimes]]:
-        """Each route's path, message type, and times."""
+        """Yield path, message type and durations of each handler."""
         for path, route in self._routes.items():
             for type, times in route.items():
                 yield path, type, times

@@ -1,7 +1,7 @@
-"""Durations in buckets: plain numbers, cheap enough to be kept for each message.
+"""Histograms of durations, in plain numbers: cheap enough for every message.
 
-A metrics library's own histograms take a lock and about a microsecond for each value. What is
-counted here is read, and put into a library's form, when somebody asks for the metrics.
+The histograms of metrics libraries take a lock and about a microsecond per value. These are
+converted when the metrics are scraped.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ HANDLING: Final = (
     *(0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
-"""Bounds for what a handler takes, in seconds: from a dictionary look-up to the usual timeout."""
+"""Bounds for durations of handlers, in seconds: from a look-up to the default timeout."""
 
 PHASES: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Bounds for the phases before READY, for closing, and for round trips, in seconds."""
+"""Bounds for all phases except READY, and for round trips, in seconds."""
 
 LIVES: Final = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0, 86400.0)
-"""Bounds for how long connections run, in seconds."""
+"""Bounds for the phase READY, in seconds."""
 
 
 class Histogram:
-    """How many durations fell below each bound, and their sum.
+    """Counts durations by bucket, and adds them up in ``seconds``.
 
-    ``buckets`` has one more element than ``bounds``: what was longer than the last. Unlike in the
-    text that Prometheus reads, each counts its own range only.
+    ``buckets[i]`` counts durations up to ``bounds[i]`` and above the bound before it. The last
+    bucket counts those above all bounds. In Prometheus' format buckets are cumulative; here not.
     """
 
     __slots__ = ("bounds", "buckets", "seconds")
@@ -41,10 +41,10 @@ class Histogram:
         """Count a duration."""
         self.seconds += seconds
         bounds = self.bounds
-        # Most are the shortest there are, and comparing once is cheaper than searching.
+        # Most durations are in the first bucket, and one comparison is cheaper than a search.
         self.buckets[0 if seconds <= bounds[0] else bisect_left(bounds, seconds)] += 1
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """The number of durations."""
         return sum(self.buckets)

@@ -1,4 +1,4 @@
-"""Each authentication and each administrative act, recorded in a database."""
+"""Records authentications and administrative actions in a database."""
 
 from trioserver.telemetry.audit.auditor import Auditor, AuditStatistics
 from trioserver.telemetry.audit.entry import KINDS, OUTCOMES, AuditEntry

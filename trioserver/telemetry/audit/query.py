@@ -1,4 +1,4 @@
-"""What to look for in the audit."""
+"""Queries of the audit."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from trioserver.auth import User, id_if_given
 from trioserver.telemetry.audit.entry import KINDS, OUTCOMES, AuditEntry, storable
 
 MAX_LIMIT: Final = 1000
-"""Entries of one page."""
+"""Maximum number of entries of one page."""
 
 MAX_ID: Final = 2**63 - 1
-"""The largest number that SQL can hold."""
+"""The largest integer of SQL."""
 
 
 def _one_of(names: tuple[str, ...]) -> Any:
     def check(_: Any, attribute: attrs.Attribute[Any], value: object) -> None:
         for each in value if isinstance(value, tuple) else (value,):
             if each is not None and each not in names:
-                raise ValueError(f"{attribute.name} is {each!r}; it is one of {', '.join(names)}")
+                raise ValueError(
+                    f"{attribute.name} is {each!r}; it must be one of {', '.join(names)}"
+                )
 
     return check
 
@@ -39,12 +41,15 @@ def _user(user: str | User | None) -> str | None:
 
 @attrs.frozen(kw_only=True)
 class AuditQuery:
-    """Entries that fit everything that is given; None fits all.
+    """Conditions that an entry must meet, all of them. A condition that is None is always met.
 
-    ``since`` (included) and ``until`` (not included) are in seconds since the Unix epoch.
-    ``kind`` may be several, in a tuple. ``before`` is the ``id`` of an entry: only those that were
-    stored earlier. ``limit`` is from 1 to 1000. Raises `ValueError` with the name, the value and
-    what is allowed.
+    - ``since`` (inclusive), ``until`` (exclusive): in seconds since the Unix epoch.
+    - ``kind``: one, or a tuple of several.
+    - ``before``: only entries with a lower ``id``. For the next page, pass `AuditPage.next`.
+    - ``limit``: the maximum number of entries, from 1 to 1000.
+    - The others must be equal to the field of `AuditEntry` with the same name.
+
+    Raises `ValueError` if a value is not allowed.
     """
 
     since: float | None = None
@@ -62,7 +67,7 @@ class AuditQuery:
 
 @attrs.frozen(kw_only=True)
 class AuditPage:
-    """Entries, newest first. ``next`` is the ``before`` of the next page; None: there is none."""
+    """Entries, newest first. ``next`` is the ``before`` of the next page, None on the last one."""
 
     entries: tuple[AuditEntry, ...]
     next: int | None

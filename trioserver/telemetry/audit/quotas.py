@@ -1,7 +1,7 @@
-"""How many rows strangers, and each client, may cause: a flood must fill neither disk nor queue.
+"""Limits how many rows clients may cause, so that a flood fills neither the disk nor the queue.
 
-Administrative acts have no bound here. What a user whose token was good does is bounded for each
-user, so that nobody else can use it up. All else is bounded for each address, and for all together.
+Administrative actions have no limit. Rows of an authenticated user count against that user, so that
+no other client can use up the quota. All others count against their address, and all together.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ BURST: Final = 60.0
 """Seconds' worth of rows that may come at once."""
 
 _SAME_TOKEN: Final = 600.0
-"""Seconds in which a bearer token that is accepted again and again, from one address, is one row:
+"""Seconds in which a bearer token that is accepted repeatedly from one address is one row, because
 over HTTP each request is an authentication."""
 
 
 @attrs.frozen
 class _Kind:
-    """What suppressed rows have in common. ``by_user``: their source is a user, not an address."""
+    """What suppressed rows have in common. If ``by_user``, their source is a user."""
 
     kind: Kind
     outcome: Outcome
@@ -34,16 +34,19 @@ class _Kind:
 
 
 class Quotas:
-    """Says which rows are kept, and makes the rows that tell of the others."""
+    """Decides which rows are recorded, and makes summaries of the others."""
 
     def __init__(self, config: AuditConfig) -> None:
-        self._strangers = SourceLimiter(config.rows_per_source, config.rows_per_second, burst=BURST)
+        self._addresses = SourceLimiter(config.rows_per_source, config.rows_per_second, burst=BURST)
         self._users = SourceLimiter(config.rows_per_source, burst=BURST)
         self._bearers = SourceLimiter(1 / _SAME_TOKEN, burst=_SAME_TOKEN)
 
     def allow(self, entry: AuditEntry, now: float, *, is_full: bool) -> bool:
-        """Whether a row is kept. ``is_full``: the rest of the queue is for rows that matter."""
-        if matters(entry):
+        """Return whether a row may be recorded.
+
+        If the queue ``is_full``, only rows of authenticated users and essential rows may.
+        """
+        if is_essential(entry):
             return True
         if entry.outcome == "accepted" and entry.method == "bearer":
             key = f"{entry.user} {entry.token} {entry.address}"
@@ -52,17 +55,17 @@ class Quotas:
                 return False
         by_user = _is_by_user(entry)
         source = (entry.user if by_user else entry.address) or OTHERS
-        throttle = self._users if by_user else self._strangers
+        throttle = self._users if by_user else self._addresses
         if is_full and not by_user:
             throttle.suppress(source, _kind_of(entry, by_user=False))
             return False
         return throttle.allow(source, _kind_of(entry, by_user=by_user), now)
 
     def collect(self, at: float) -> list[AuditEntry]:
-        """Rows that say how many were not kept since the last call, of which kind, from whom."""
+        """Return rows that say how many were suppressed since the last call, by kind and source."""
         self._bearers.collect()  # they are counted with their users
         entries = []
-        for suppressed in (*self._users.collect(), *self._strangers.collect()):
+        for suppressed in (*self._users.collect(), *self._addresses.collect()):
             kind = suppressed.kind
             assert isinstance(kind, _Kind)
             source = suppressed.source or None
@@ -82,13 +85,13 @@ class Quotas:
         return entries
 
 
-def matters(entry: AuditEntry) -> bool:
-    """Whether a row is kept whatever others do: no stranger can cause it."""
+def is_essential(entry: AuditEntry) -> bool:
+    """Whether a row has no quota: a client cannot cause it."""
     return entry.outcome in ("done", "lost") or entry.kind == "suppressed"
 
 
 def _is_by_user(entry: AuditEntry) -> bool:
-    """Whether the user is who they say: the token was good. Anybody can try to log in as them."""
+    """Whether the user has proved to be this user. Any client can try to log in as any user."""
     if entry.user is None:
         return False
     return entry.outcome in ("accepted", "refreshed") or entry.method in ("websocket", "bearer")

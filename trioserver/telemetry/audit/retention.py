@@ -1,4 +1,4 @@
-"""Deletes rows that are too old, a few at a time."""
+"""Deletes old rows of the audit, a few at a time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from trioserver.telemetry.audit.store import EXPIRE_ROWS, AuditStore
 log: Final = structlog.get_logger("trioserver")
 
 _LONGEST_INTERVAL: Final = 3600.0
-"""Seconds between looking for old rows."""
+"""Maximum seconds between two searches for old rows."""
 
-_BREATH: Final = 0.1
-"""Seconds between two deletions: who records, and who reads, gets in between."""
+_PAUSE: Final = 0.1
+"""Seconds between two transactions, in which others can read and write."""
 
 
 async def expire_forever(
     store: AuditStore, retention: float, wall_clock: Callable[[], float]
 ) -> None:
-    """Delete what is older than ``retention`` seconds, until cancelled; raises nothing else."""
+    """Delete rows older than ``retention`` seconds, until cancelled. Raises nothing else."""
     clock = RetentionClock(wall_clock)
     interval = min(retention / 10, _LONGEST_INTERVAL)
     while True:
@@ -40,7 +40,7 @@ async def _expire(store: AuditStore, before: float) -> None:
             deleted += some
             if some < EXPIRE_ROWS:
                 break
-            await trio.sleep(_BREATH)
+            await trio.sleep(_PAUSE)
     except DatabaseUnavailableError as error:
         log.warning("audit_retention_failed", error=str(error))
     except Exception as error:  # the table was dropped, say: the next write makes it again

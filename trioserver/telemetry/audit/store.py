@@ -1,4 +1,4 @@
-"""The audit in its database: what can be asked of it, without a server too."""
+"""The audit in its database. It can be used without a server."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from trioserver.storage import Database, DatabaseUnavailableError
-from trioserver.telemetry.audit.entry import AuditEntry, plainer
+from trioserver.telemetry.audit.entry import AuditEntry, in_ascii
 from trioserver.telemetry.audit.query import AuditPage, AuditQuery
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 EXPIRE_ROWS: Final = 1000
-"""Deleted in one transaction. On SQLite it holds the one writer's lock, for some 10 ms."""
+"""Rows that are deleted in one transaction. On SQLite it locks out other writers for some 10 ms."""
 
 
 class AuditStore:
-    """The table of the audit in a `Database`, which somebody else opens.
+    """The table of the audit in a `Database`, which the caller opens.
 
     All methods raise `DatabaseUnavailableError`. The constructor raises `ImportError` with what to
     install.
@@ -33,42 +33,42 @@ class AuditStore:
         self._prepared = False
 
     async def prepare(self) -> None:
-        """Make the table if it is not there. Raises `SchemaTooNewError` too."""
+        """Create the table if it does not exist. Raises `SchemaTooNewError` as well."""
         await self._database.migrate(self._table.COMPONENT, self._table.STEPS)
         self._prepared = True
 
     async def check_writable(self) -> None:
-        """Raises if rows cannot be written now. Raises `SchemaTooNewError` too."""
+        """Raise if rows cannot be written now. Raises `SchemaTooNewError` as well."""
         if not self._prepared:
             await self.prepare()
         await self._database.check_writable()
 
     async def exists(self) -> bool:
-        """Whether the database has an audit at all."""
+        """Return whether the database has the table of the audit."""
         return await self._database.read(self._table.exists)
 
     async def add(self, rows: Sequence[tuple[str, AuditEntry]]) -> None:
-        """Store entries under their keys; those that are stored already are left as they are."""
+        """Store entries under their keys. Keys that are stored already are skipped."""
         from sqlalchemy.exc import DataError
 
         if not self._prepared:
             await self.prepare()
         try:
             await self._database.run(lambda connection: self._table.add(connection, rows))
-        except DataError:  # the database has another encoding
-            plain = [(key, plainer(entry)) for key, entry in rows]
+        except DataError:  # the database has another encoding than UTF-8
+            plain = [(key, in_ascii(entry)) for key, entry in rows]
             await self._database.run(lambda connection: self._table.add(connection, plain))
         except DatabaseUnavailableError as error:
-            if error.cause == "missing_table":  # somebody has dropped it
+            if error.cause == "missing_table":  # it was dropped
                 self._prepared = False
             raise
 
     async def query(self, query: AuditQuery) -> AuditPage:
-        """The newest entries that fit."""
+        """Return the newest entries that match."""
         prepared = self._prepared
 
         def find(connection: Connection) -> list[AuditEntry]:
-            # Nobody has altered the table of a file that is only read.
+            # A file that is only read may have a table of an older version.
             with_method = prepared or self._table.has_method(connection)
             found: list[AuditEntry] = self._table.find(connection, query, with_method=with_method)
             return found
@@ -78,7 +78,10 @@ class AuditStore:
         return AuditPage(entries=tuple(entries), next=entries[-1].id if full else None)
 
     async def expire(self, before: float) -> int:
-        """Delete some entries older than ``before``, in seconds since the epoch; how many."""
+        """Delete up to `EXPIRE_ROWS` entries older than ``before`` (seconds since the Unix epoch).
+
+        Return how many were deleted.
+        """
         return await self._database.run(
             lambda connection: self._table.expire(connection, before, EXPIRE_ROWS)
         )

@@ -1,4 +1,4 @@
-"""The table of the audit, and every statement on it."""
+"""The table of the audit, and all statements on it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _METADATA: Final = MetaData()
 AUDIT: Final = Table(
     "trioserver_audit",
     _METADATA,
-    # SQLite numbers rows only where the key is an INTEGER.
+    # SQLite assigns ids only if the type of the key is INTEGER.
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     Column("key", String, nullable=False, unique=True),
     Column("at", Double, nullable=False),
@@ -59,12 +59,12 @@ AUDIT: Final = Table(
     Index("trioserver_audit_at", "at"),
     Index("trioserver_audit_user", "user_id", "id"),
     Index("trioserver_audit_address", "address", "id"),
-    sqlite_autoincrement=True,  # a number is never given twice: pages hang on them
+    sqlite_autoincrement=True,  # ids are never reused, because pages refer to them
 )
 
 
 def _add_method(connection: Connection) -> None:
-    """For tables that were made without it."""
+    """Add the column that the first version of the table did not have."""
     if not has_method(connection):
         connection.execute(text(f"ALTER TABLE {AUDIT.name} ADD COLUMN method VARCHAR"))
 
@@ -78,14 +78,14 @@ _FIELDS: Final = {
 
 
 def exists(connection: Connection) -> bool:
-    """Whether there is an audit in this database."""
+    """Return whether the table exists."""
     return inspect(connection).has_table(AUDIT.name)
 
 
 def add(connection: Connection, rows: Sequence[tuple[str, AuditEntry]]) -> None:
-    """Add entries under their keys; a key that is there already changes nothing.
+    """Add entries under their keys, and skip keys that exist.
 
-    So a batch of which it is not known whether it was stored can be stored again.
+    So a batch can be stored again if it is unknown whether it was committed.
     """
     insert: Any = insert_postgresql if connection.dialect.name == "postgresql" else insert_sqlite
     statement = insert(AUDIT).on_conflict_do_nothing(index_elements=["key"])
@@ -100,14 +100,14 @@ def _values(key: str, entry: AuditEntry) -> dict[str, Any]:
 
 
 def has_method(connection: Connection) -> bool:
-    """Whether the table has the column ``method``, which the first version did not."""
+    """Return whether the table has the column ``method``, which the first version did not have."""
     return any(column["name"] == "method" for column in inspect(connection).get_columns(AUDIT.name))
 
 
 def find(
     connection: Connection, query: AuditQuery, *, with_method: bool = True
 ) -> list[AuditEntry]:
-    """The newest entries that fit, newest first. ``with_method``: as of `has_method`."""
+    """Return the newest entries that match, newest first. ``with_method``: see `has_method`."""
     rows = connection.execute(_select(query, with_method)).mappings()
     return [AuditEntry(**row) for row in rows]
 
@@ -133,6 +133,6 @@ def _select(query: AuditQuery, with_method: bool) -> Select[Any]:
 
 
 def expire(connection: Connection, before: float, most: int) -> int:
-    """Delete up to ``most`` entries older than ``before``; how many."""
+    """Delete up to ``most`` entries older than ``before``. Return how many were deleted."""
     old = select(AUDIT.c.id).where(AUDIT.c.at < before).order_by(AUDIT.c.at).limit(most)
     return connection.execute(delete(AUDIT).where(AUDIT.c.id.in_(old))).rowcount

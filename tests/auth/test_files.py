@@ -62,8 +62,8 @@ NOT_SECRETS = {
     f"export TRIOSERVER_SECRET={FIRST}": "looks like NAME=value",
     f"jwt_secret={FIRST}": "looks like NAME=value",
     f"secret: {FIRST}": "looks like NAME=value",
-    f'"{FIRST}"': "stands in quotes",
-    f"'{FIRST}'": "stands in quotes",
+    f'"{FIRST}"': "is in quotes",
+    f"'{FIRST}'": "is in quotes",
     pem(): "is a key or certificate",
 }
 

@@ -407,9 +407,9 @@ async def test_keys_are_replaced_without_a_restart() -> None:
     assert await code(auth, token_with()) == "token_invalid"
     assert await code(auth, token_with(OTHER_SECRET)) == "ready"
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({}, "JWTAuth has nothing to verify tokens with"),
+        ({}, "JWTAuth has no key to verify tokens with"),
         ({"secret": "changeme"}, "The secret is a well-known placeholder"),
-        ({"keys": ["x"]}, "Keys are made with `Key.secret`"),
+        ({"keys": ["x"]}, "make them with `Key.secret`"),
     ]
     for bad, said in wrong:
         with pytest.raises(ValueError, match=said):

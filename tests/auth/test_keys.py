@@ -199,7 +199,7 @@ GOOD = make_secret()
         (f"{GOOD}\r\n".encode(), "begins or ends with white space"),
         (f" {GOOD}", "begins or ends with white space"),
         (f"\ufeff{GOOD}", "begins with a byte order mark"),
-        (f'"{GOOD}"', "stands in quotes"),
+        (f'"{GOOD}"', "is in quotes"),
         (f"TRIOSERVER_SECRET={GOOD}", "looks like NAME=value"),
     ],
 )
@@ -274,7 +274,7 @@ def test_a_private_key_is_refused(
     private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey,
 ) -> None:
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(ValueError, match="This is a private key"):
+    with pytest.raises(ValueError, match="is a private key"):
         Key.from_pem(pem)
     with pytest.raises(ValueError, match="public key"):
         Key(material=private)  # type: ignore[arg-type]

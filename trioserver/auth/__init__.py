@@ -1,4 +1,4 @@
-"""Who is on the other end, and whether what they ask for is theirs."""
+"""Authentication and authorization: who a client is, and what the client may use."""
 
 from trioserver.auth.certificate import ClientCertificateAuth
 from trioserver.auth.component import Component

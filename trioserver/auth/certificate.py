@@ -1,4 +1,4 @@
-"""The authenticator for client certificates: the TLS handshake has proved who it is."""
+"""The authenticator for client certificates, which the TLS handshake has verified."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ _KINDS: Final = {"email": "email", "dns": "DNS", "uri": "URI"}
 
 
 class ClientCertificateAuth(Component):
-    """An `Authenticator` for listeners with ``client_ca``; `auth` needs no token.
+    """An `Authenticator` for listeners with ``client_ca``. The client's `auth` needs no token.
 
-    - ``user``: where in the certificate the user's id stands: the ``common_name`` of the subject,
-      or its one alternative name of a kind; or a plain callable that finds it, None for nobody.
-    - ``ca``: a PEM file of certificates of which one must have issued the client's, directly; None
-      takes all that the listener's ``client_ca`` has let in. `reload` reads it again.
+    - ``user``: what in the certificate is the user's id. "common_name" is that of the subject;
+      "email", "dns" and "uri" are the one alternative name of that kind. Or a plain callable that
+      takes the certificate and returns the id, or None to refuse it.
+    - ``ca``: a PEM file with certificates, one of which must have issued the client's certificate
+      directly. If None, every certificate that the listener's ``client_ca`` accepts is accepted.
+      `reload` reads the file again.
 
-    The connection ends with the certificate. `User.token_id` is the SHA-256 of the certificate, in
-    hexadecimal. Behind a proxy that ends TLS there is no certificate to see, and nobody gets in.
+    The connection is closed when the certificate expires. `User.token_id` is the SHA-256 of the
+    certificate, in hexadecimal. Behind a proxy that terminates TLS, every client is refused,
+    because the server does not see a certificate.
     """
 
     def __init__(
@@ -40,32 +43,40 @@ class ClientCertificateAuth(Component):
         ca: str | Path | None = None,
     ) -> None:
         if not (callable(user) or user == "common_name" or user in _KINDS):
-            raise ValueError(f"user is {user!r}; it must be common_name, email, dns or uri.")
+            raise ValueError(
+                f"user is {user!r}; it must be 'common_name', 'email', 'dns', 'uri' or a callable"
+            )
         self._user = user
         self._ca = None if ca is None else Path(ca)
         self._issuers: tuple[x509.Certificate, ...] | None = None
         self.reload()
 
     def reload(self) -> list[str]:
-        """Reads ``ca`` again; returns what has changed. Raises `ValueError`, then the old stays."""
+        """Read ``ca`` again, and return its name if it has changed.
+
+        Raises `ValueError` if it cannot be read, and then keeps the old certificates.
+        """
         if self._ca is None:
             return []
         try:
             issuers = tuple(x509.load_pem_x509_certificates(self._ca.read_bytes()))
         except (OSError, ValueError):
-            raise ValueError(f"{self._ca} cannot be read as certificates in PEM.") from None
+            raise ValueError(f"{self._ca} cannot be read as certificates in PEM") from None
         changed = self._issuers is not None and issuers != self._issuers
         self._issuers = issuers
         return [str(self._ca)] if changed else []
 
     async def __call__(self, credentials: Credentials, request: Request) -> User:
-        """The certificate's user. Raises `Refusal` for none, and for one that will not do."""
+        """Return the certificate's user. Raises `Refusal` if there is no acceptable certificate."""
         await trio.lowlevel.checkpoint()
         certificate = request.certificate
         if certificate is None:
-            raise Refusal("token_missing", "A client certificate is needed here.")
+            raise Refusal("token_missing", "A client certificate is required.")
         if self._issuers is not None and not _is_issued_by(certificate, self._issuers):
-            raise Refusal("token_invalid", "The client certificate is of another issuer.")
+            raise Refusal(
+                "token_invalid",
+                "The client certificate was issued by an issuer that is not accepted.",
+            )
         name = self._name_of(certificate)
         if not (isinstance(name, str) and name and name.isprintable()):
             raise Refusal("token_invalid", "The client certificate names no user.")
@@ -83,7 +94,9 @@ class ClientCertificateAuth(Component):
             names = certificate.subject.get("commonName", ())
         else:
             names = certificate.alternative_names.get(_KINDS[self._user], ())
-        return names[0] if len(names) == 1 else None  # of several, none is the user for sure
+        return (
+            names[0] if len(names) == 1 else None
+        )  # with several names it is not clear which is the user's
 
 
 def _is_issued_by(certificate: ClientCertificate, issuers: Iterable[x509.Certificate]) -> bool:

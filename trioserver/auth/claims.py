@@ -1,4 +1,4 @@
-"""Reads claims as identity providers write them: nested, as a list, or as text with spaces."""
+"""Reads claims in the forms that identity providers use: nested, a list, or text with spaces."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def claim_at(claims: Mapping[str, Any], path: str) -> Any:
 
 
 def texts_at(claims: Mapping[str, Any], path: str) -> frozenset[str]:
-    """Return the texts of the claim at ``path``: those of a list, or the one that it is.
+    """Return the strings of the claim at ``path``: those of a list, or the string that it is.
 
     Only scopes are split at spaces (RFC 6749, section 3.3): a role may be called "Database admin".
     """

@@ -1,4 +1,4 @@
-"""What takes part in a server's life: a base class, so that nothing does so by accident."""
+"""The base class of objects that the server starts, reloads and checks."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ import trio
 
 
 class Component:
-    """Something with a part in the life of the server that uses it. Subclass it and override.
+    """An object with background work, files to reload, or a health check. Override what it needs.
 
-    Authenticators, authorizers, presences and mailboxes may be components; the server calls these
-    methods of them, each component once, however many routes have it. An object that is not a
-    `Component` may have methods of the same names: they are its own, and never called.
+    Authenticators, authorizers, presences and mailboxes may be components. The server calls these
+    methods once for each component, however many routes use it. It does not call methods of the
+    same names on objects that are not a `Component`.
     """
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Work in the background, from before the first connection until after the last.
 
-        Call ``task_status.started()``: the server does not accept connections before. Then it may
-        return, or run until it is cancelled. What it raises before that call stops the start; what
-        it raises later is logged, and it is run again.
+        Call ``task_status.started()`` when the server may accept connections. Afterwards return,
+        or run until cancelled. An exception before that call stops the start of the server. A
+        later one is logged, and the method is called again.
         """
         await trio.lowlevel.checkpoint()
         task_status.started()
 
     def check_addresses(self, addresses: Sequence[str]) -> None:
-        """Look at the addresses that the server is going to serve, as "127.0.0.1:8765".
+        """Check the addresses that the server is going to listen on, such as "127.0.0.1:8765".
 
-        Raise `ValueError` to refuse the start.
+        Raise `ValueError` to stop the start of the server.
         """
 
     def reload(self) -> Sequence[str]:
-        """Read files again, when the server is told to reload (SIGHUP); in a worker thread.
+        """Read files again when the server reloads (SIGHUP). Called in a worker thread.
 
-        Returns the names of what has changed. Raise `ValueError` to keep the old.
+        Return the names of the files that have changed. Raise `ValueError` if a file cannot be
+        used, and keep what was read before.
         """
         return ()
 
     async def check_health(self) -> None:
-        """Raise while what this depends on does not answer; ``/readyz`` asks."""
+        """Raise while something that this depends on does not work. Called for ``/readyz``."""
         await trio.lowlevel.checkpoint()
 
 
 def overrides(part: object, name: str) -> bool:
-    """Whether ``part`` is a `Component` that has a method of this name of its own."""
+    """Whether ``part`` is a `Component` that overrides the method with this name."""
     if not isinstance(part, Component):
         return False
     return getattr(type(part), name) is not getattr(Component, name) or name in vars(part)

@@ -1,4 +1,4 @@
-"""OpenID Connect Discovery 1.0, section 4: where a provider, known by its issuer, has its keys."""
+"""Finds the keys of a provider from its issuer URL: OpenID Connect Discovery 1.0, section 4."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from trioserver.auth.fetching import FetchError, HTTPFetch, check_url
 
 
 class Discovery:
-    """Fetches a provider's JWK set by way of its configuration. ``url`` is the configuration's.
+    """Fetches a provider's configuration from ``url``, and then the JWK set that it names.
 
     ``timeout``: seconds for each of the two requests.
     """
@@ -21,7 +21,7 @@ class Discovery:
         self.url = f"{self._issuer}/.well-known/openid-configuration"
 
     async def __call__(self, url: str) -> bytes:
-        """The JWK set. Raises `FetchError`, `OSError`."""
+        """Return the JWK set. Raises `FetchError` and `OSError`."""
         keys = self._keys_of(await self._fetch(url))
         return await self._fetch(keys)
 
@@ -32,10 +32,10 @@ class Discovery:
             document = None
         issuer = document.get("issuer") if isinstance(document, dict) else None
         if not isinstance(issuer, str):
-            raise FetchError("This is not an OpenID Connect configuration.")
+            raise FetchError("The response is not an OpenID Connect configuration.")
         if issuer.rstrip("/") != self._issuer:
             raise FetchError(
-                "The configuration is of another issuer than the one that was asked for."
+                "The configuration names another issuer than the one it was fetched for."
             )
         url = document.get("jwks_uri")
         if not isinstance(url, str):

@@ -1,4 +1,4 @@
-"""GET from an identity provider: bounded in size and time, without redirects."""
+"""HTTP GET from an identity provider, with limits for size and time, without redirects."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ _HEADERS: Final = {"User-Agent": _user_agent(), "Accept": "application/json, */*
 
 
 class FetchError(ValueError):
-    """The provider did not answer with what was asked for. The text quotes nothing of it."""
+    """The provider's response cannot be used. The message quotes nothing of it."""
 
     safe_to_log = True
 
 
 def check_url(what: str, url: str, *, insecure_http: bool) -> None:
-    """Raise `ValueError` for a URL that is not to be fetched from: ``what`` names it."""
+    """Raise `ValueError` for a URL that must not be fetched; ``what`` names it in the message."""
     parts = urlsplit(url)
     plain = parts.scheme == "http" and (insecure_http or is_loopback(parts.hostname or ""))
     if not parts.hostname or parts.username or not (parts.scheme == "https" or plain):
         raise ValueError(
-            f"{what} must be an https:// URL without a user name. http:// is for this machine, "
-            "or with insecure_http=True for a private network."
+            f"{what} must be an https:// URL without a user name; http:// is accepted for this "
+            "machine, and with insecure_http=True for a private network"
         )
 
 
@@ -72,7 +72,7 @@ class HTTPFetch:
             response = opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
             error.close()  # it is the response as well, and holds the socket
-            raise FetchError(f"The answer has the status {error.code}.") from None
+            raise FetchError(f"The response has the status {error.code}.") from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, OSError):
                 raise error.reason from None
@@ -81,9 +81,9 @@ class HTTPFetch:
             while chunk := response.read1(_CHUNK_BYTES):
                 body += chunk
                 if len(body) > _MAX_BYTES:
-                    raise FetchError(f"The answer is larger than {_MAX_BYTES} bytes.")
+                    raise FetchError(f"The response is larger than {_MAX_BYTES} bytes.")
                 if time.monotonic() > deadline:
-                    raise TimeoutError("The answer came too slowly.")
+                    raise TimeoutError("The response was too slow.")
         return body
 
 

@@ -1,4 +1,4 @@
-"""Keys out of files: secrets, public keys in PEM, JWK sets."""
+"""Reads keys from files: secrets, public keys in PEM, JWK sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trioserver.config.private_files import warn_if_open
 
 
 def read_keys(secret_file: Path | None, key_files: Iterable[Path]) -> tuple[Key, ...]:
-    """All keys of these files. Raises `ValueError`, which names the file and no secret."""
+    """Return all keys of these files. Raises `ValueError` with the file's name, and no secret."""
     keys: list[Key] = []
     if secret_file is not None:
         warn_if_open(secret_file)
@@ -26,9 +26,9 @@ def _in(file: Path, parse: Callable[[str], list[Key]]) -> list[Key]:
         # Editors of Windows put a byte order mark in front, which is no part of any key.
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"{file} is not UTF-8 text.") from None
+        raise ValueError(f"{file} is not UTF-8 text") from None
     except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}.") from None
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
     try:
         return parse(text)
     except ValueError as error:
@@ -68,14 +68,14 @@ def secrets_in(text: str) -> list[str]:
 
 
 def public_keys(text: str) -> list[Key]:
-    """Public keys and certificates in PEM, a JWK, or a JWK set."""
+    """Parse public keys and certificates in PEM, a JWK, or a JWK set."""
     if not text.lstrip().startswith("{"):
         return Key.all_from_pem(text)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError("This is neither a key in PEM nor a JWK set.") from None
+        raise ValueError("it holds neither a key in PEM nor a JWK set") from None
     jwks = document.get("keys", [document])
     if not (isinstance(jwks, list) and jwks and all(isinstance(jwk, dict) for jwk in jwks)):
-        raise ValueError("This is no JWK set.")
+        raise ValueError("it is not a JWK set")
     return [Key.from_jwk(jwk) for jwk in jwks]

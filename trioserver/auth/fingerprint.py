@@ -1,4 +1,4 @@
-"""What of a token may be written down: enough to recognise it, nothing to use it with."""
+"""A short hash of a token for logs: it identifies the token, and cannot be used in its place."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from typing import Final
 
 SHORT: Final = "***"
-"""In place of a token that is short enough to be found by trying out all there are."""
+"""The fingerprint of tokens that are so short that they could be guessed from a hash."""
 
 _SHORTEST: Final = 32
 _DIGITS: Final = 12
@@ -14,10 +14,10 @@ _MAX_BYTES: Final = 16 * 1024
 
 
 def fingerprint(token: object) -> str | None:
-    """The start of a token's SHA-256, as "sha256:0f1e2d3c4b5a"; None where there is no token.
+    """Return the start of a token's SHA-256, "sha256:0f1e2d3c4b5a", or None without a token.
 
-    Two attempts with the same token have the same; who has the token can make it again with
-    ``sha256sum``. Tokens below 32 characters might be guessed from it: of them nothing is told.
+    The same token always has the same fingerprint, which ``sha256sum`` computes too. Tokens below
+    32 characters get `SHORT`, because they might be guessed from it.
     """
     if not isinstance(token, str) or not token:
         return None

@@ -1,4 +1,4 @@
-"""Looks into a token without trusting it: what it says, and why it would be refused."""
+"""Reads a token without trusting it: what it contains, and why it would be refused."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trioserver.auth.verify import is_instant
 
 @attrs.frozen(kw_only=True)
 class Inspection:
-    """What a token says of itself; all of it may be forged unless ``verified``.
+    """What a token contains. All of it may be forged unless ``verified`` is True.
 
-    ``header`` and ``claims`` are None where they cannot be read. ``issued_at`` and ``expires_at``
-    are in seconds since the Unix epoch, ``expires_in`` in seconds from now, negative once it has
-    expired; None where the token has no such claim. ``verified`` is None where there was nothing
-    to verify with, and where it is False, ``refusal`` says why.
+    - ``header``, ``claims``: None if they cannot be read.
+    - ``issued_at``, ``expires_at``: in seconds since the Unix epoch. ``expires_in``: in seconds
+      from now, negative if the token has expired. None if the token has no such claim.
+    - ``verified``: None if there was nothing to verify with. If False, ``refusal`` says why.
     """
 
     header: Mapping[str, Any] | None
@@ -42,11 +42,11 @@ def inspect_token(
     keys: Iterable[Key] = (),
     clock: Callable[[], float] = time.time,
 ) -> Inspection:
-    """Reads any token, and verifies it with ``auth`` or, with its default rules, with ``keys``.
+    """Read any token, and verify it with ``auth``, or with ``keys`` and the default rules.
 
-    Without either nothing is verified. ``clock`` is the time now, in seconds since the Unix
-    epoch; an ``auth`` has its own. Neither ``revoked`` is asked nor a JWKS fetched. Raises
-    nothing, whatever the token.
+    Without either, nothing is verified. ``clock`` returns the time in seconds since the Unix
+    epoch; with ``auth``, that one's clock is used. ``revoked`` is not called, and no JWKS is
+    fetched. Raises nothing, whatever the token is.
     """
     keys = tuple(keys)
     if auth is None and keys:

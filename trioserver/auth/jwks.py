@@ -1,6 +1,6 @@
 """Keys from a provider's JWKS URL (RFC 7517, section 5), fetched in the background.
 
-Verifying never waits for the provider, save when a token names a key that is not known yet.
+Verification waits for the provider only if a token names a key that is not known yet.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _log = structlog.get_logger("trioserver")
 
 
 class JWKSError(FetchError):
-    """What the provider answered is no set of usable keys. Its text quotes nothing of it."""
+    """The provider's response contains no usable keys. The message quotes nothing of it."""
 
 
 _NOBODY_FETCHES: Final = (
@@ -49,11 +49,11 @@ _NOBODY_FETCHES: Final = (
 
 
 class JWKS:
-    """The provider's keys as they were when it last answered: they stay good while it is down.
+    """A provider's keys, fetched in the background. They stay in use while the provider is down.
 
     - ``url``: https, or http to this machine. Redirects are not followed.
-    - ``insecure_http``: also take ``http://`` to other machines. Whoever can answer in the
-      provider's place can then let anybody in: for private networks only.
+    - ``insecure_http``: also accept ``http://`` to other machines. For private networks only,
+      because an attacker on the network can then replace the keys.
     - ``refresh_interval``: seconds from one fetch to the next, more than 0.
     - ``timeout``: seconds for a fetch, and for whoever waits for one, more than 0.
     - ``cooldown``: seconds between two fetches for keys that are not known, more than 0; three may

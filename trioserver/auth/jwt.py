@@ -1,4 +1,4 @@
-"""The authenticator for JWTs: keys from the configuration, from a JWKS URL, or from both."""
+"""The authenticator for JWTs, with keys that are given, read from files, or fetched from a URL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trioserver.websocket.request import Request
 
 Revoked: TypeAlias = Callable[[str], bool | Awaitable[bool]]
 
-_NOT_KNOWN_YET: Final = "The token's key is not known, and its provider cannot be asked now."
+_NOT_KNOWN_YET: Final = "The token's key is not known, and the identity provider does not respond."
 
 _log = structlog.get_logger("trioserver")
 
@@ -36,44 +36,46 @@ class JWTAuth(Component):
     """An `Authenticator` for JWTs, signed with HS256/384/512, RS256/384/512, PS256/384/512,
     ES256/384/512, or Ed25519 (also called EdDSA).
 
-    Keys, of which there must be some, else `ValueError`:
+    Keys. There must be at least one, otherwise `ValueError` is raised:
 
-    - ``secret``: an HMAC secret of 32 bytes or more, see `Key.secret`; None is none.
-    - ``keys``: more keys. Several for one purpose are told apart by their ``kid``.
-    - ``secret_file``: a text file of such secrets, one a line, and nothing else: no comments, no
+    - ``secret``: an HMAC secret of 32 bytes or more. See `Key.secret`.
+    - ``keys``: more keys. Keys of the same type are distinguished by their ``kid``.
+    - ``secret_file``: a text file with one secret on each line and nothing else: no comments, no
       quotes, no ``NAME=``. `reload` reads it again. To change the secret, add the new one, sign
-      with it, and remove the old one when its tokens have ended.
-    - ``key_files``: files with public keys or certificates in PEM, or a JWK set; `reload` likewise.
-    - ``jwks``: the provider's JWKS URL, or a `JWKS` for other intervals; None is none. The server
-      has to run `run`, which fetches. `from_issuer` finds the URL by itself.
+      with it, and remove the old one when its tokens have expired.
+    - ``key_files``: files with public keys or certificates in PEM, or with a JWK set. `reload`
+      reads them again.
+    - ``jwks``: the provider's JWKS URL, or a `JWKS` with other intervals. `run` fetches it; the
+      server runs that. `from_issuer` finds the URL by itself.
 
-    What a token has to say:
+    What a token must contain:
 
-    - ``issuer``: the ``iss``, or several to choose from; None does not look at it.
-    - ``audience``: the ``aud``, or several of which one has to be among the token's; None takes
-      only tokens without an audience (RFC 7519, section 4.1.3).
+    - ``issuer``: the accepted ``iss``, or several of them. If None, it is not checked.
+    - ``audience``: the accepted ``aud``, or several, one of which must be among the token's. If
+      None, only tokens without an audience are accepted (RFC 7519, section 4.1.3).
     - ``leeway``: by how many seconds clocks may differ, 0 or more.
-    - ``typ``: the header's ``typ``, or several to choose from, such as ``"at+jwt"`` (RFC 9068);
-      None does not look at it.
-    - ``claim_values``: what further claims have to be, or to hold one of:
-      ``{"token_use": "access", "client_id": ["web", "app"]}``. A path with dots names a nested one.
-    - ``required``: claims that have to be there. Without ``exp`` among them a token may be good
-      for ever. ``user_id_claim``, and ``revoked_claim`` where there is ``revoked``, are required
-      anyway.
-    - ``max_token_bytes``: a larger token is ``token_too_big``. None leaves it to the server, which
+    - ``typ``: the accepted ``typ`` of the header, such as ``"at+jwt"`` (RFC 9068), or several. If
+      None, it is not checked.
+    - ``claim_values``: accepted values of other claims. A claim must be one of them or contain one:
+      ``{"token_use": "access", "client_id": ["web", "app"]}``. A dotted path names a nested claim.
+    - ``required``: claims that must be present. Without ``exp`` among them a token may be valid
+      for ever. ``user_id_claim``, and with ``revoked`` also ``revoked_claim``, are always required.
+    - ``max_token_bytes``: a larger token is refused with ``token_too_big``. If None, the server's
+      limit for the first message applies,
       takes what fits into the first message: `LimitsConfig.max_message_bytes_before_ready`.
     - ``user_id_claim``: the claim, a string, that is the user's id.
-    - ``revoked``: asked with the ``revoked_claim`` of a token that is good otherwise; plain, then
-      it must not block, or async. None asks nobody. An error, and no answer in time, is
-      ``unavailable``.
-    - ``revoked_claim``: the claim, a string, that is revoked: ``jti`` is one token, ``sid`` is all
-      of one login.
-    - ``revoked_timeout``: for how many seconds an async ``revoked`` is waited for, more than 0.
+    - ``revoked``: a function that is called with the ``revoked_claim`` of a token that is otherwise
+      valid, and returns whether it is revoked. Async, or plain and then it must not block. If it
+      raises or times out, the client is refused with ``unavailable``. If None, nothing is checked.
+    - ``revoked_claim``: the claim, a string, that can be revoked: ``jti`` stands for one token,
+      ``sid`` for all tokens of one login.
+    - ``revoked_timeout``: timeout for an async ``revoked``, in seconds, more than 0.
 
-    And:
+    Other options:
 
-    - ``public``: claims that `ready` tells the client; what JSON cannot carry is left out.
-    - ``clock``: the time now, in seconds since the Unix epoch.
+    - ``public``: claims that `ready` sends to the client. Those that JSON cannot express are left
+      out.
+    - ``clock``: returns the time in seconds since the Unix epoch.
     """
 
     def __init__(
@@ -99,15 +101,14 @@ class JWTAuth(Component):
         clock: Callable[[], float] = time.time,
     ) -> None:
         if isinstance(required, str) or isinstance(public, str):
-            raise ValueError("required and public are collections of names, not one string.")
+            raise ValueError("required and public must be collections of names, not a string")
         if not (0 <= leeway < math.inf and 0 < revoked_timeout < math.inf):
             raise ValueError(
-                "leeway is 0 seconds or more, revoked_timeout more than 0, both finite."
+                f"leeway is {leeway!r}, revoked_timeout is {revoked_timeout!r}; "
+                "leeway must be 0 or more, revoked_timeout more than 0, both finite"
             )
         if max_token_bytes is not None and max_token_bytes < 1:
-            raise ValueError(
-                f"max_token_bytes is {max_token_bytes}; it must be 1 or more, or None."
-            )
+            raise ValueError(f"max_token_bytes is {max_token_bytes}; it must be 1 or more, or None")
         names = dict.fromkeys((*required, user_id_claim, *((revoked_claim,) if revoked else ())))
         self._rules = Rules(
             issuer=_names("issuer", issuer),
@@ -135,36 +136,36 @@ class JWTAuth(Component):
 
     @classmethod
     def from_issuer(cls, issuer: str, *, insecure_http: bool = False, **options: Any) -> JWTAuth:
-        """An authenticator for an OpenID Connect provider, known by its ``issuer`` URL alone.
+        """Make an authenticator for an OpenID Connect provider from its ``issuer`` URL.
 
-        Its keys are found as OpenID Connect Discovery 1.0 says, section 4: from
-        ``{issuer}/.well-known/openid-configuration``, which has to name the same issuer.
-        ``insecure_http`` allows ``http://`` to other machines than this one. Everything else is
-        as in `JWTAuth`; give an ``audience``, since a provider has tokens for many.
+        The keys are found as in OpenID Connect Discovery 1.0, section 4: from
+        ``{issuer}/.well-known/openid-configuration``, which must name the same issuer.
+        ``insecure_http`` allows ``http://`` to other machines. For the other options see `JWTAuth`.
+        Give an ``audience``, because a provider issues tokens for many applications.
         """
         names = (issuer.rstrip("/"), issuer.rstrip("/") + "/")
         jwks = JWKS.from_issuer(issuer, insecure_http=insecure_http)
         return cls(jwks=jwks, **{"issuer": names, **options})
 
     def rotate(self, *, secret: str | bytes | None = None, keys: Iterable[Key] = ()) -> None:
-        """Replaces ``secret`` and ``keys``, from the next token on; keys from files and URL stay.
+        """Replace ``secret`` and ``keys``, from the next token on. Keys from files and URL stay.
 
-        Raises `ValueError`, and changes nothing, where no key is left or one cannot be used. To
-        let old tokens run out, give the old key as well, with a ``valid_until``.
+        To accept old tokens until they expire, also give the old key, with a ``valid_until``.
+        Raises `ValueError`, and changes nothing, if no key is left or a key cannot be used.
         """
         own = KeySet([*keys, *([] if secret is None else [Key.secret(secret)])])
         if not own.keys and not self._file_keys and self._jwks is None:
             raise ValueError(
-                "JWTAuth has nothing to verify tokens with: set secret (`trioserver secret` makes "
-                "one), keys, secret_file, key_files or jwks."
+                "JWTAuth has no key to verify tokens with: set secret (`trioserver secret` makes "
+                "one), keys, secret_file, key_files or jwks"
             )
         self._own_keys = own
 
     def reload(self) -> list[str]:
-        """Reads ``secret_file`` and ``key_files`` again, for the tokens that come from now on.
+        """Read ``secret_file`` and ``key_files`` again, for the tokens that come from now on.
 
-        Returns these files where anything has changed. Raises `ValueError`, and changes nothing,
-        where one cannot be used; no secret is in its message.
+        Return the names of the files if anything has changed. Raises `ValueError`, and changes
+        nothing, if a file cannot be used; no secret is in the message.
         """
         keys = read_keys(self._secret_file, self._key_files)
         if keys == self._file_keys:
@@ -174,7 +175,7 @@ class JWTAuth(Component):
         return [str(file) for file in files]
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fetches the JWKS until cancelled, see `JWKS.run`; without one it ends at once."""
+        """Fetch the JWKS until cancelled (see `JWKS.run`); without one, return at once."""
         if self._jwks is not None:
             await self._jwks.run(task_status=task_status)
         else:
@@ -182,11 +183,11 @@ class JWTAuth(Component):
             task_status.started()
 
     async def __call__(self, credentials: Credentials, request: Request) -> User:
-        """The token's user. Raises `Refusal` for any other token, and nothing else.
+        """Return the token's user. Raises `Refusal` for a token that is not valid.
 
         Waits only for a fetch of an unknown key and for ``revoked``, each with a deadline.
         """
-        # Others have their turn when the owner is looked up; one more would be felt in a storm.
+        # Other tasks run during the authorization. One more checkpoint costs in a storm.
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             user = self.check(credentials.token)
@@ -198,7 +199,9 @@ class JWTAuth(Component):
         if revoked is not None:
             value = user.claims[self._revoked_claim]
             if not isinstance(value, str):
-                raise Refusal("token_invalid", f"The {self._revoked_claim} claim is not a string.")
+                raise Refusal(
+                    "token_invalid", f"The token's {self._revoked_claim} claim is not a string."
+                )
             if await self._is_revoked(revoked, value, request.remote):
                 raise Refusal("token_revoked")
         return user
@@ -210,8 +213,11 @@ class JWTAuth(Component):
             raise FetchError("No keys have been fetched from the identity provider yet.")
 
     async def _check_with_newer_keys(self, token: object, jwks: JWKS) -> User:
-        """Raises `UnknownKey`: ``token_invalid`` only where a fetch that began after the token came
-        has not found its key, and ``unavailable`` while nobody can say."""
+        """Fetch keys and check again. Raises `UnknownKey`.
+
+        Its code is ``token_invalid`` only if a fetch that began after the token came has not found
+        the key; it is ``unavailable`` while that is not known.
+        """
         since = trio.current_time()
         with trio.move_on_after(jwks.timeout):
             for _ in range(2):  # the first may have been under way before the key was published
@@ -224,7 +230,10 @@ class JWTAuth(Component):
         raise UnknownKey("unavailable", _NOT_KNOWN_YET)
 
     def check(self, token: object) -> User:
-        """As calling it does, with the keys at hand and without asking ``revoked``."""
+        """Return the token's user, with the keys at hand and without calling ``revoked``.
+
+        Raises as `__call__`.
+        """
         keys = self._own_keys
         if self._file_keys or self._jwks is not None:
             fetched = () if self._jwks is None else self._jwks.keys.keys
@@ -240,12 +249,14 @@ class JWTAuth(Component):
             claims=claims,
             expires_at=self._end_of(claims),
             token_id=claims.get("jti"),
-            public={name: claims[name] for name in self._public if _is_tellable(claims, name)},
+            public={name: claims[name] for name in self._public if _can_be_sent(claims, name)},
         )
 
     def _end_of(self, claims: Mapping[str, Any]) -> float | None:
-        """``exp``; for a token that only the leeway lets in, the end of the leeway: who is let in
-        is not thrown out the same moment."""
+        """Return ``exp``, or the end of the leeway for a token that only the leeway admits.
+
+        Otherwise such a client would be closed as soon as it is admitted.
+        """
         if "exp" not in claims:
             return None
         exp = float(claims["exp"])
@@ -259,7 +270,7 @@ class JWTAuth(Component):
                     answer = await answer
         except Refusal:
             raise
-        except Exception as error:  # of the application; not knowing admits nobody
+        except Exception as error:  # the application's; without an answer the client is refused
             if may_log("revocation_check_failed", remote, traceback=True):
                 _log.error("revocation_check_failed", traceback=traceback_of(error))
             raise Refusal("unavailable") from None
@@ -274,12 +285,12 @@ def _media_types(typ: str | Collection[str] | None) -> tuple[str, ...] | None:
 def _names(option: str, value: str | Collection[str] | None) -> tuple[str, ...] | None:
     names = (value,) if isinstance(value, str) else value
     if names is not None and not (names and all(names)):
-        raise ValueError(f"{option} is empty: leave it out, or name one.")
+        raise ValueError(f"{option} is empty; leave it out, or give at least one value")
     return None if names is None else tuple(names)
 
 
-def _is_tellable(claims: Mapping[str, Any], name: str) -> bool:
-    """Half of a surrogate pair in a name, cut off by some JavaScript, must not cost `ready`."""
+def _can_be_sent(claims: Mapping[str, Any], name: str) -> bool:
+    """Whether JSON can express the claim: half of a surrogate pair must not prevent `ready`."""
     try:
         msgspec.json.encode(claims[name])
     except (KeyError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Keys that tokens are verified with.
+"""Keys for the verification of tokens.
 
 The type of a key fixes its algorithms (RFC 8725, section 3.1), never the token that comes in: so
 ``none``, or an HMAC made with somebody's public key, cannot be asked for.
@@ -89,9 +89,9 @@ _QUOTES: Final = "'\"`"
 
 
 class WeakSecretError(ValueError):
-    """An HMAC secret that is missing, too short, a placeholder, or no secret at all.
+    """An HMAC secret is missing, too short, a placeholder, or not a secret.
 
-    The message says what is wrong and what to do, and never holds the secret.
+    The message says what is wrong and what to do, and never contains the secret.
     """
 
     def __init__(self, fault: str, advice: str | None = None) -> None:
@@ -99,12 +99,12 @@ class WeakSecretError(ValueError):
 
 
 def make_secret() -> str:
-    """A fresh secret: 48 random bytes as 64 characters, long enough for HS512 as well."""
+    """Return a new secret: 48 random bytes as 64 characters, long enough for HS512 too."""
     return secrets.token_urlsafe(48)
 
 
 def _is_public_key(secret: bytes) -> bool:
-    """Whether it is what others may know: a key or certificate as PEM, SSH, DER, base64 or JWK."""
+    """Whether it is a public key or a certificate, in PEM, SSH, DER, base64 or JWK."""
     if b"-----BEGIN" in secret:
         return True
     try:
@@ -118,9 +118,9 @@ def _is_public_key(secret: bytes) -> bool:
 
 
 def _check_edges(secret: bytes) -> None:
-    """Refuse text with something around the secret that does not belong to it.
+    """Raise `WeakSecretError` for text with something around the secret, such as quotes.
 
-    It would be part of the key, silently, and whoever signs with the secret alone would be refused.
+    It would silently become part of the key, and tokens signed with the secret alone would fail.
     """
     try:
         text = secret.decode()
@@ -133,7 +133,7 @@ def _check_edges(secret: bytes) -> None:
     if text != text.strip():
         raise WeakSecretError("begins or ends with white space", "remove it")
     if text[0] in _QUOTES and text[-1] == text[0]:
-        raise WeakSecretError("stands in quotes, which would be part of it", "remove them")
+        raise WeakSecretError("is in quotes, which would be part of it", "remove them")
     if _ASSIGNMENT.match(text):
         raise WeakSecretError("looks like NAME=value, all of it", "give the value only")
 
@@ -160,22 +160,24 @@ def _algorithms_of(material: Material) -> tuple[str, ...]:
         return tuple(name for name, least in _HMAC_MIN_BYTES.items() if len(material) >= least)
     if isinstance(material, RSAPublicKey):
         if material.key_size < _RSA_MIN_BITS:
-            raise ValueError(f"An RSA key needs {_RSA_MIN_BITS} bits or more.")
+            raise ValueError(f"an RSA key must have {_RSA_MIN_BITS} bits or more")
         return _RSA
     if isinstance(material, EllipticCurvePublicKey) and material.curve.name in _CURVES:
         return (_CURVES[material.curve.name],)
     if isinstance(material, Ed25519PublicKey):
         return _ED25519
     raise ValueError(
-        "Tokens are verified with an HMAC secret or a public key: RSA, EC (P-256, P-384, P-521) "
-        "or Ed25519; "
-        f"this is a {type(material).__name__} of another kind."
+        "tokens are verified with an HMAC secret or a public key: RSA, EC (P-256, P-384, P-521) "
+        f"or Ed25519; a {type(material).__name__} of another kind cannot be used"
     )
 
 
 class _Checked(HMACAlgorithm):
-    """For secrets that were looked at when the `Key` was made: PyJWT would parse them as keys and
-    certificates for each token anew, which is a third of the time that one takes."""
+    """HMAC for a secret that was checked when the `Key` was made.
+
+    PyJWT would try to parse it as a key or certificate for each token, which takes a third of the
+    time of a verification.
+    """
 
     def prepare_key(self, key: str | bytes) -> bytes:
         """The secret as it is."""
@@ -184,7 +186,7 @@ class _Checked(HMACAlgorithm):
 
 
 def _verifiers(material: Material, algorithms: tuple[str, ...]) -> dict[str, Any]:
-    """By algorithm, what PyJWT is to verify with."""
+    """Return what PyJWT verifies with, by algorithm."""
     if isinstance(material, Ed25519PublicKey):
         return {name: _ed25519_verifier(material, name) for name in algorithms}
     if not isinstance(material, bytes):
@@ -197,7 +199,7 @@ def _verifiers(material: Material, algorithms: tuple[str, ...]) -> dict[str, Any
 
 
 def _ed25519_verifier(material: Ed25519PublicKey, algorithm: str) -> jwt.PyJWK:
-    """PyJWT knows these signatures under their older name only."""
+    """Make a verifier for either name: PyJWT knows these signatures by the older one only."""
     verifier = jwt.PyJWK(OKPAlgorithm.to_jwk(material, as_dict=True), "EdDSA")
     verifier.algorithm_name = algorithm
     return verifier
@@ -207,11 +209,12 @@ def _ed25519_verifier(material: Ed25519PublicKey, algorithm: str) -> jwt.PyJWK:
 class Key:
     """A verification key. Make one with `secret`, `from_pem` or `from_jwk`.
 
-    ``kid`` is the key's id, None for a key without. ``algorithms`` are those of the type of the
-    ``material``; with ``algorithm``, the key is for that one alone. From ``valid_until`` on, in
-    seconds since the Unix epoch, nothing verifies with the key; None is no end.
+    - ``kid``: the key's id, or None.
+    - ``algorithm``: the only algorithm that the key is for. If None, ``algorithms`` are all that
+      the type of the ``material`` has.
+    - ``valid_until``: when the key expires, in seconds since the Unix epoch. None means never.
 
-    Raises `WeakSecretError` or another `ValueError` for what cannot be used.
+    Raises `WeakSecretError` or another `ValueError` for a key that cannot be used.
     """
 
     kid: str | None = None
@@ -226,7 +229,7 @@ class Key:
         return _verifiers(self.material, self.algorithms)
 
     def verifier(self, algorithm: str) -> Any:
-        """What `jwt.decode` takes as a key, for one of the ``algorithms``."""
+        """Return what `jwt.decode` takes as a key for one of the ``algorithms``."""
         return self._verifiers[algorithm]
 
     @algorithms.default
@@ -235,16 +238,19 @@ class Key:
         if self.algorithm is None or self.algorithm in _ED25519 == able:
             return able
         if self.algorithm not in able:
-            raise ValueError(f"The algorithm of this key is one of {', '.join(able)}.")
+            raise ValueError(
+                f"algorithm {self.algorithm!r} does not fit this key: use {', '.join(able)}"
+            )
         return (self.algorithm,)
 
     @classmethod
     def secret(
         cls, secret: str | bytes | None, *, kid: str | None = None, valid_until: float | None = None
     ) -> Key:
-        """An HMAC secret: HS256, and HS384 from 48 bytes on, HS512 from 64. Text is UTF-8.
+        """Make a key from an HMAC secret. Text is encoded in UTF-8.
 
-        Raises `WeakSecretError`; None is a secret that is missing.
+        It is for HS256, from 48 bytes on also for HS384, and from 64 bytes on also for HS512.
+        Raises `WeakSecretError`, also for None, which stands for a missing secret.
         """
         if secret is None:
             raise WeakSecretError("is missing")
@@ -258,19 +264,19 @@ class Key:
     def from_pem(
         cls, pem: str | bytes, *, kid: str | None = None, valid_until: float | None = None
     ) -> Key:
-        """A public key or a certificate in PEM: RSA, EC (P-256, P-384, P-521) or Ed25519.
+        """Make a key from a public key or certificate in PEM: RSA, EC (P-256 to P-521) or Ed25519.
 
         Line breaks may be real or spelt ``\\n``, as in an environment variable. The dates of a
-        certificate are not looked at. For several keys in one text, see `all_from_pem`.
+        certificate are not checked. For several keys in one text use `all_from_pem`.
         """
         first, *others = cls.all_from_pem(pem)
         if others:
-            raise ValueError("There is more than one key here: `Key.all_from_pem` reads them all.")
+            raise ValueError("the text has more than one key; `Key.all_from_pem` reads them all")
         return attrs.evolve(first, kid=kid, valid_until=valid_until)
 
     @classmethod
     def all_from_pem(cls, pem: str | bytes) -> list[Key]:
-        """All public keys and certificates in a text, as `from_pem` reads each."""
+        """Make a key from each public key and certificate in a text. See `from_pem`."""
         text = pem if isinstance(pem, str) else pem.decode("ascii", "replace")
         return [cls(material=public) for public in public_keys_of(text)]  # type: ignore[arg-type]
 
@@ -278,25 +284,26 @@ class Key:
     def from_jwk(
         cls, jwk: Mapping[str, Any], *, kid: str | None = None, valid_until: float | None = None
     ) -> Key:
-        """A JWK (RFC 7517, section 4) of a public key or, with ``kty`` "oct", of a secret.
+        """Make a key from a JWK (RFC 7517, section 4) of a public key or, with ``kty`` "oct", a
+        secret.
 
-        ``kid`` None takes the JWK's own. A JWK for encryption or another algorithm is refused. One
-        that names its ``alg`` verifies with that alone. One without parameters of its own may have
-        them in a certificate, ``x5c``.
+        If ``kid`` is None, the JWK's own is used. A JWK with ``alg`` is for that algorithm only. An
+        RSA key may be given by a certificate in ``x5c``. Raises `ValueError` for a JWK that is for
+        encryption or for an algorithm that is not supported.
         """
         kty, operations = jwk.get("kty"), jwk.get("key_ops")
         if not isinstance(kty, str) or kty not in _KEY_TYPES:
-            raise ValueError("The JWK's kty is none of RSA, EC, OKP and oct.")
+            raise ValueError("the JWK's kty must be RSA, EC, OKP or oct")
         if jwk.get("use") not in (None, "sig") or (
             isinstance(operations, list) and "verify" not in operations
         ):
-            raise ValueError("The JWK is not for signatures.")
+            raise ValueError("the JWK is not for signatures")
         kid = jwk.get("kid") if kid is None else kid
         if not isinstance(kid, str | None):
-            raise ValueError("The JWK's kid is not a string.")
+            raise ValueError("the JWK's kid is not a string")
         algorithm = jwk.get("alg")
         if algorithm is not None and algorithm not in ALGORITHMS:
-            raise ValueError(f"The JWK's alg is none of {', '.join(ALGORITHMS)}.")
+            raise ValueError(f"the JWK's alg must be one of {', '.join(ALGORITHMS)}")
         material = _material_of(jwk)
         return cls(material=material, algorithm=algorithm, kid=kid, valid_until=valid_until)
 
@@ -309,32 +316,35 @@ def _material_of(jwk: Mapping[str, Any]) -> Material:
         bare = {name: value for name, value in jwk.items() if name != "alg"}
         material: Material = jwt.PyJWK(bare).key
     except Exception:  # of many kinds, and some quote the key
-        raise ValueError("The JWK is malformed.") from None
+        raise ValueError("the JWK is malformed") from None
     return material
 
 
 def _only_keys(keys: Iterable[Key]) -> tuple[Key, ...]:
     keys = tuple(keys)
     if not all(isinstance(key, Key) for key in keys):
-        raise ValueError("Keys are made with `Key.secret`, `Key.from_pem` or `Key.from_jwk`.")
+        raise ValueError(
+            "keys must be `Key` objects: make them with `Key.secret`, `Key.from_pem` or "
+            "`Key.from_jwk`"
+        )
     return keys
 
 
 @attrs.frozen
 class KeySet:
-    """Keys, none of which ever changes: another set takes the place of this one."""
+    """An immutable set of keys."""
 
     keys: tuple[Key, ...] = attrs.field(default=(), converter=_only_keys)
 
     def names(self, kid: str) -> bool:
-        """Whether a key of this id is here, even one past its ``valid_until``."""
+        """Whether there is a key with this id, even one past its ``valid_until``."""
         return any(key.kid == kid for key in self.keys)
 
     def candidates(self, kid: str | None, algorithm: str, now: float) -> list[Key]:
-        """The keys to try, in turn, on a token with these headers; ``now`` is in Unix seconds.
+        """Return the keys to try, in turn, on a token with these headers; ``now`` in Unix seconds.
 
-        Keys of that id; failing that, keys without any id; for a token without ``kid``, all keys:
-        an id only helps to find the key (RFC 7515, section 4.1.4), the signature decides.
+        These are the keys with that id, or else the keys without an id. For a token without ``kid``
+        they are all keys: an id only helps to find the key (RFC 7515, section 4.1.4).
         """
         valid = [
             key

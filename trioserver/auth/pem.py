@@ -1,4 +1,4 @@
-"""Public keys out of PEM text (RFC 7468), as people have it: certificates, escaped, in one line."""
+"""Reads public keys from PEM text (RFC 7468): also certificates, escaped or in a single line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDTH: Final = 64
 """RFC 7468, section 2: characters of a line."""
 
 _WHITE_SPACE: Final = re.compile(r"\\r|\\n|\s")
-"""Real, and as an environment variable or a JSON file spells it: a backslash and a letter."""
+"""Also as an environment variable or a JSON file spells it: a backslash and a letter."""
 
 
 class NotAPublicKeyError(ValueError):
@@ -31,7 +31,7 @@ def public_keys_of(text: str) -> list[PublicKeyTypes]:
     blocks = _BLOCK.findall(text)
     if not blocks or len(blocks) != text.count("-----BEGIN"):
         raise NotAPublicKeyError(
-            "This is not a public key in PEM ('BEGIN PUBLIC KEY' or 'BEGIN CERTIFICATE')."
+            "The text is not a public key in PEM ('BEGIN PUBLIC KEY' or 'BEGIN CERTIFICATE')."
         )
     return [_public_key(label, body) for label, body in blocks]
 
@@ -39,7 +39,7 @@ def public_keys_of(text: str) -> list[PublicKeyTypes]:
 def _public_key(label: str, body: str) -> PublicKeyTypes:
     if "PRIVATE KEY" in label:
         raise NotAPublicKeyError(
-            "This is a private key; tokens are verified with its public half: "
+            "The text is a private key; tokens are verified with the public key: "
             "`openssl pkey -pubout` prints it."
         )
     base64 = _WHITE_SPACE.sub("", body)

@@ -1,4 +1,4 @@
-"""Makes tokens: for the command line, for examples and for tests."""
+"""Makes tokens, for the command line, for examples and for tests."""
 
 from __future__ import annotations
 
@@ -34,28 +34,30 @@ def make_token(
     audience: str | Iterable[str] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> str:
-    """A signed token (RFC 7519) with ``sub``, ``iat``, ``exp`` and a ``jti`` of its own.
+    """Make a signed token (RFC 7519) with ``sub``, ``iat``, ``exp`` and a new ``jti``.
 
     - ``key``: an HMAC secret (UTF-8 where text), or a private key: RSA, EC or Ed25519, as
       unencrypted PEM, as a JWK or a JWK set that has one, or as an object of cryptography's.
     - ``subject``: the user's id.
     - ``lifetime``: seconds from now until it expires; zero or less makes an expired token.
-    - ``claims``: more claims. They win over those made here.
-    - ``key_id``: the header's ``kid``; None is that of the JWK, else a token without.
-    - ``algorithm``: None is that of the JWK, else the first that the type of key has: HS256,
+    - ``claims``: more claims. They replace those made here.
+    - ``key_id``: the header's ``kid``. None means that of the JWK, if the key is one that has it.
+    - ``algorithm``: None means that of the JWK, or else the first of the key's type: HS256,
       RS256, ES256 (ES384, ES512 for larger curves) or EdDSA.
-    - ``issuer``, ``audience``: ``iss`` and ``aud``; None leaves them out.
-    - ``clock``: the time now, in seconds since the Unix epoch.
+    - ``issuer``, ``audience``: the claims ``iss`` and ``aud``; None leaves them out.
+    - ``clock``: returns the time in seconds since the Unix epoch.
 
     Raises `ValueError` for a key that `JWTAuth` would not verify with (`WeakSecretError` for a
     secret), an algorithm that does not fit it, an empty subject.
     """
     if not subject:
-        raise ValueError("A token needs a subject: the id of its user.")
+        raise ValueError("subject is empty: it must be the id of the token's user")
     material, public = _signing_key(key)
     algorithm, key_id = algorithm or public.algorithms[0], key_id or public.kid
     if algorithm not in public.algorithms:
-        raise ValueError(f"The algorithm for this key is one of {', '.join(public.algorithms)}.")
+        raise ValueError(
+            f"algorithm {algorithm!r} does not fit this key: use {', '.join(public.algorithms)}"
+        )
     now = clock()
     # Whole seconds wherever that is what was asked for: not every library reads fractions.
     exp = math.ceil(now + lifetime) if float(lifetime).is_integer() else now + lifetime
@@ -80,9 +82,9 @@ def _signing_key(key: str | bytes | PrivateKey) -> tuple[bytes | PrivateKey, Key
     try:
         private = load_pem_private_key(text, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("This is not an unencrypted private key in PEM.") from None
+        raise ValueError("the key is not an unencrypted private key in PEM") from None
     if not isinstance(private, PrivateKey):
-        raise ValueError("Tokens are signed with an RSA, EC or Ed25519 key.")
+        raise ValueError("tokens are signed with an RSA, EC or Ed25519 key")
     return private, Key(material=private.public_key())
 
 
@@ -96,4 +98,4 @@ def _of_jwk(text: bytes) -> tuple[PrivateKey, Key]:
                 return private, Key(
                     material=private.public_key(), kid=jwk.get("kid"), algorithm=jwk.get("alg")
                 )
-    raise ValueError("There is no private key in this JWK set: tokens are signed with one.")
+    raise ValueError("the JWK set has no private key, which is needed to sign a token")

@@ -1,4 +1,4 @@
-"""Who is on the other end, and what they showed to prove it."""
+"""The authenticated user, the credentials of a client, and the functions that check them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from trioserver.websocket.request import Request
 
 @attrs.frozen(kw_only=True)
 class User:
-    """An authenticated user: the token's subject, and the rest of its claims.
+    """An authenticated user.
 
-    ``expires_at`` is in seconds since the Unix epoch, None where the proof does not expire.
-    ``token_id`` is the token's ``jti``, for revocation. ``public`` is what `ready` tells the
-    client about the user beside the id.
+    - ``id``: the token's subject. ``claims``: all of its claims.
+    - ``expires_at``: when the token expires, in seconds since the Unix epoch; None means never.
+    - ``token_id``: the token's ``jti``, for revocation.
+    - ``public``: what `ready` contains about the user in addition to the id.
     """
 
     id: str
@@ -28,39 +29,38 @@ class User:
     public: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
     def claim(self, path: str) -> Any:
-        """Return the claim of this name, or where a dotted path leads, such as
-        ``realm_access.roles``; None where there is none."""
+        """Return the claim with this name or dotted path (``realm_access.roles``), or None."""
         return claim_at(self.claims, path)
 
     def has_role(self, role: str, path: str = "roles") -> bool:
-        """Whether the claim at ``path`` is this text, or a list that holds it."""
+        """Whether the claim at ``path`` is this string, or a list that contains it."""
         return role in texts_at(self.claims, path)
 
     @property
     def scopes(self) -> frozenset[str]:
-        """The scopes that the token grants, of ``scope`` or ``scp``, a text or a list."""
+        """The scopes that the token grants: its claim ``scope`` or ``scp``, a string or a list."""
         return scopes_of(self.claims)
 
 
 def id_of(user: str | User) -> str:
-    """The id of a user, who may be named by it. Raises `TypeError` for anything else."""
+    """Return the id of a `User`, or the id itself. Raises `TypeError` for anything else."""
     if isinstance(user, User):
         return user.id
     if isinstance(user, str):
         return user
-    raise TypeError(f"a user is a User or a user's id, a str; this is a {type(user).__name__}")
+    raise TypeError(f"user must be a User or a user's id, a str, not a {type(user).__name__}")
 
 
 def id_if_given(user: str | User | None) -> str | None:
-    """As `id_of`; None stays None."""
+    """Return None for None, otherwise what `id_of` returns."""
     return None if user is None else id_of(user)
 
 
 @attrs.frozen(kw_only=True)
 class Credentials:
-    """What the client showed: the first message, or the token in the query string.
+    """What the client sent to authenticate: its first message, or a token in the query string.
 
-    ``fields`` is the whole first message as plain JSON types, empty for a query-string token.
+    ``fields`` is the whole first message as plain JSON types; it is empty for a query-string token.
     """
 
     source: Literal["message", "query"]
@@ -69,10 +69,11 @@ class Credentials:
 
 
 Authenticator: TypeAlias = Callable[[Credentials, Request], Awaitable[User | Refusal]]
-"""Returns the user, or returns or raises a `protocol.Refusal`. Any other exception is
-``internal_error``. It is cancelled when the client leaves or the deadline passes.
+"""An async function ``(credentials, request)`` that returns the user, or returns or raises a
+`protocol.Refusal`. Any other exception refuses the client with ``internal_error``. It is cancelled
+when the client disconnects or the deadline passes.
 
-It may be a `Component`, which has background work, files to reload, or a say in the addresses.
+It may be a `Component`, which can have background work and files to reload.
 """
 
 Authorizer: TypeAlias = Callable[[User, Mapping[str, str]], Awaitable[bool]]

@@ -1,4 +1,4 @@
-"""No authentication at all: whoever connects is who they say they are. For development only."""
+"""An authenticator for development only: it accepts any user id that a client sends."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from trioserver.auth.user import Credentials, User
 from trioserver.websocket.request import Request
 
 _MAX_INTEGER: Final = 2**63
-"""Ids are integers of a database at most; and Python refuses to print very long ones."""
+"""Integers of a database are no larger, and Python refuses to print very long ones."""
 
 _log = structlog.get_logger("trioserver")
 
 
 class TrustedUserId(Component):
-    """An authenticator that takes ``user_id`` out of the first message, and believes it.
+    """An authenticator that accepts the ``user_id`` in the first message without any proof.
 
-    It serves loopback addresses and Unix sockets only; `check_addresses` keeps the server from
-    any other. ``dangerously_trust_every_client`` has to be True: it says what you get.
+    It works on loopback addresses and Unix sockets only: `check_addresses` stops the start of a
+    server with any other. ``dangerously_trust_every_client`` must be True.
     """
 
     def __init__(self, *, dangerously_trust_every_client: Literal[True]) -> None:
@@ -35,7 +35,7 @@ class TrustedUserId(Component):
             )
 
     async def __call__(self, credentials: Credentials, request: Request) -> User:
-        """The user who was named. Raises `Refusal` ``token_missing`` where none was."""
+        """Return the user. Raises `Refusal` with ``token_missing`` if there is no ``user_id``."""
         await trio.lowlevel.checkpoint()
         user_id = credentials.fields.get("user_id")
         if type(user_id) is int and abs(user_id) < _MAX_INTEGER:
@@ -45,7 +45,7 @@ class TrustedUserId(Component):
         return User(id=user_id)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Logs a warning, once, as the server starts."""
+        """Log a warning once, when the server starts."""
         _log.warning(
             "user_ids_not_verified",
             hint="TrustedUserId lets every client be any user: for development only",
@@ -54,7 +54,7 @@ class TrustedUserId(Component):
         task_status.started()
 
     def check_addresses(self, addresses: Iterable[str]) -> None:
-        """Raises `ValueError` unless only this machine can reach every one of the addresses.
+        """Raise `ValueError` unless all addresses can be reached from this machine only.
 
         An address is ``127.0.0.1:8765``, ``[::1]:8765``, or a Unix socket: a path with a slash in
         front, or ``unix:`` and any path.

@@ -424,8 +424,8 @@ def test_a_database_shows_where_it_is_and_no_secret(url: str, shown: str) -> Non
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
         ("mysql://u:hush@h/d", r"mysql:// is not supported: use sqlite:///\.\.\. or postgresql:"),
-        ("postgresql://u:hush@h:hush/d", "cannot be understood"),
-        ("://hush", "cannot be understood"),
+        ("postgresql://u:hush@h:hush/d", "is malformed"),
+        ("://hush", "is malformed"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_without_quoting_it(url: str, reason: str) -> None:

@@ -1,1 +1,1 @@
-"""Topics: who hears what."""
+"""Topics and their subscribers."""

@@ -1,4 +1,4 @@
-"""Topics in this process's memory."""
+"""Topics and their subscribers in the memory of this process."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from protocol import codec
 from protocol.messages import Event
 
 MAX_IDLE_TOPICS: Final = 10_000
-"""Topics without subscribers whose offsets are kept exactly; beyond it, the topics that were used
+"""Topics without subscribers whose offsets are kept exactly. Beyond it, the topics that were used
 least recently are forgotten."""
 
 MAX_IDLE_CHARACTERS: Final = 1024 * 1024
-"""Characters of their names, in all: an application may choose long ones."""
+"""Total characters of the names of these topics, because an application may choose long names."""
 
 _FLOORS: Final = 65_536
-"""Forgotten topics share so many floors, 8 bytes each. More floors: fewer of them are shared."""
+"""The number of floors that forgotten topics share, 8 bytes each. With more, fewer are shared."""
 
 
 class Subscriber(Protocol):
-    """Whoever hears a topic. Subscribers are told apart by identity."""
+    """A subscriber of topics. Subscribers are distinguished by identity."""
 
     def deliver(self, event: bytes) -> None:
         """Take an event, encoded as the engine was told to. It must neither block nor raise."""
@@ -37,13 +37,13 @@ class _Topic:
 
 
 class MemoryEngine:
-    """Who hears which topic, and how many events each topic has had, for one process.
+    """The subscribers of each topic, and the offset of its last event, for one process.
 
-    The first event of a topic has offset 1, each one after it 1 more, whoever listens and whatever
-    happens on other topics. Offsets are remembered of each topic that has subscribers, and of the
-    `MAX_IDLE_TOPICS` others that were used most recently. See `_Forgotten` for the rest.
+    The first event of a topic has offset 1, and each later one is 1 higher, also while there are no
+    subscribers. Offsets are kept for each topic with subscribers, and for the `MAX_IDLE_TOPICS`
+    others that were used most recently. See `_Forgotten` for the rest.
 
-    ``encode`` makes of an event what its subscribers take, once for all of them.
+    ``encode`` encodes an event, once for all subscribers.
     """
 
     def __init__(self, encode: Callable[[Event], bytes] = codec.encode) -> None:
@@ -54,7 +54,7 @@ class MemoryEngine:
         self._forgotten = _Forgotten()
 
     def __len__(self) -> int:
-        """How many topics have subscribers."""
+        """The number of topics with subscribers."""
         return len(self._topics)
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
@@ -87,7 +87,7 @@ class MemoryEngine:
         return offset
 
     def _wake(self, topic: str) -> int:
-        """The last offset of a topic that had no subscribers; 0 for a new one."""
+        """Return the last offset of a topic that had no subscribers; 0 for a new topic."""
         offset = self._idle.pop(topic, None)
         if offset is None:
             return self._forgotten.floor(topic)
@@ -96,7 +96,7 @@ class MemoryEngine:
 
     def _put_to_sleep(self, topic: str, offset: int) -> None:
         if offset <= self._forgotten.floor(topic):
-            return  # it has had no event since it was last forgotten, if it ever had one
+            return  # there was no event since the topic was last forgotten
         idle = self._idle
         idle[topic] = offset
         self._idle_characters += len(topic)
@@ -107,23 +107,23 @@ class MemoryEngine:
 
 
 class _Forgotten:
-    """A lower bound for the offsets of topics that are remembered no more, in bounded memory.
+    """A lower bound (floor) for the offsets of forgotten topics, in bounded memory.
 
-    Topics share floors, by a hash that nobody outside of the process knows. A topic that is used
-    again goes on above its floor, so its offsets never go back, and an event that was missed is
-    always a gap. Where topics share a floor, there may be a gap though nothing was missed.
+    Topics share floors, by a hash that is secret to the process. A topic that is used again
+    continues above its floor. So offsets never decrease, and a missed event always shows as a gap.
+    If topics share a floor, there may also be a gap although nothing was missed.
     """
 
     def __init__(self) -> None:
         self._floors: array[int] | None = None  # made with the first
 
     def add(self, topic: str, offset: int) -> None:
-        """Forget a topic, whose last event had this offset."""
+        """Forget a topic whose last event had this offset."""
         if self._floors is None:
             self._floors = array("Q", bytes(8 * _FLOORS))
-        place = hash(topic) % _FLOORS
-        self._floors[place] = max(self._floors[place], offset)
+        index = hash(topic) % _FLOORS
+        self._floors[index] = max(self._floors[index], offset)
 
     def floor(self, topic: str) -> int:
-        """No event of the topic that was forgotten had a higher offset; 0 where none was."""
+        """Return an offset that no event of the forgotten topic exceeded; 0 if none was forgotten."""
         return 0 if self._floors is None else self._floors[hash(topic) % _FLOORS]

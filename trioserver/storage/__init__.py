@@ -1,6 +1,6 @@
-"""Everything SQL: SQLite by default, PostgreSQL by URL, in worker threads.
+"""SQL: SQLite and PostgreSQL, in worker threads.
 
-Importing it needs no database library; making a `Database` does.
+Importing this needs no database library; making a `Database` does.
 """
 
 from trioserver.storage.batch import Batcher, BatchFailedError, BatchOverflowError, BatchStatistics

@@ -1,4 +1,4 @@
-"""What an operator reads about a database that fails: what is wrong, and what to do about it."""
+"""Log texts for a database that fails: what is wrong, and what an operator can do about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPLAINED: Final[dict[Cause, tuple[str, str]]] = {
         "its TLS certificate is not trusted",
         "Check sslrootcert in the URL, and the host name and dates in the certificate.",
     ),
-    "conflict": ("transactions got in each other's way", "The same call may succeed now."),
+    "conflict": ("transactions conflicted", "The same call may succeed now."),
     "connection_lost": (
         "the connection was lost",
         "See the database's log if this does not end by itself.",
@@ -29,7 +29,7 @@ EXPLAINED: Final[dict[Cause, tuple[str, str]]] = {
     ),
     "internal": ("it failed inside", "See the database's log."),
     "locked": (
-        "somebody else holds a lock",
+        "another program or transaction holds a lock",
         "End the program or the transaction that keeps it locked.",
     ),
     "missing_table": (
@@ -81,6 +81,6 @@ EXPLAINED: Final[dict[Cause, tuple[str, str]]] = {
 
 
 def explain(cause: Cause, where: str, detail: str = "") -> str:
-    """A sentence for a log: what is wrong with the database at ``where``, and what to do."""
+    """Return a text for the log about the database at ``where``."""
     what, advice = EXPLAINED[cause]
     return f"The database failed ({where}): {what}{f' [{detail}]' if detail else ''}. {advice}"

@@ -1,8 +1,8 @@
-"""Many small look-ups made into few large ones.
+"""Combines many small look-ups into few large ones.
 
-A look-up of its own for each caller costs a thread hop and a round trip each. Here one task takes
-all that wait, asks once, and hands out the answers; meanwhile the next batch gathers. The slower
-the database, the larger the batches: a storm of look-ups makes them cheaper, not more.
+A separate look-up for each caller costs a thread hop and a round trip. Here one task loads the keys
+of all callers that wait at once; meanwhile the next batch gathers. The slower the database, the
+larger the batches, so in a storm the number of look-ups does not grow.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_BATCH: Final = 500
-"""Keys in one load. Larger ones gained nothing when measured, and hold up those who wait longer."""
+"""Keys in one load. Larger loads gained nothing when measured, and make callers wait longer."""
 
 
 class BatchFailedError(Exception):
-    """The load of this batch failed; its error is the cause. The next batch is tried anew."""
+    """The load of this batch failed; its error is the ``__cause__``. The next batch is unaffected."""
 
 
 class BatchOverflowError(Exception):
-    """More callers wait than are allowed."""
+    """More than ``max_waiting`` callers wait."""
 
 
 @attrs.frozen
 class BatchStatistics:
-    """``waiting`` counts calls of `get`, ``gathering`` the keys of which no load has been told."""
+    """``waiting``: calls of `get`. ``gathering``: keys that are not part of a load yet."""
 
     waiting: int
     gathering: int
@@ -40,7 +40,7 @@ class BatchStatistics:
 
 @attrs.define(eq=False)
 class _Entry(Generic[V]):
-    """A key, from the first that asks for it to its answer."""
+    """A key, from the first call for it to its answer."""
 
     waiters: int = 0
     done: trio.Event = attrs.field(factory=trio.Event)
@@ -53,11 +53,13 @@ class _Entry(Generic[V]):
 
 
 class Batcher(Generic[K, V]):
-    """``load`` is called with up to ``max_batch`` distinct keys and answers every one of them.
+    """Looks up values of keys, many at once.
 
-    ``timeout`` bounds each `get`, in seconds, and ``load_timeout`` each load, None meaning the
-    same: it is the net beneath a load that has a deadline of its own. ``max_waiting`` bounds the
-    calls that wait at once: a key, a task and its event for each of them.
+    - ``load``: an async function that takes up to ``max_batch`` different keys and returns the
+      value of each of them.
+    - ``timeout``: how long a `get` may take, in seconds.
+    - ``load_timeout``: how long a load may take, in seconds. None means ``timeout``.
+    - ``max_waiting``: how many calls of `get` may wait at once.
     """
 
     def __init__(
@@ -83,15 +85,15 @@ class Batcher(Generic[K, V]):
         return BatchStatistics(self._waiting, len(self._gathering), self._running)
 
     async def get(self, key: K) -> V:
-        """The answer for ``key``, from a load that began after this call. Callers share loads.
+        """Return the value of ``key``, from a load that begins after this call.
 
-        Raises `trio.TooSlowError`, `BatchFailedError`, `BatchOverflowError`, and `RuntimeError`
-        when `run` is not running. Cancelling it takes the key out of the batch that gathers.
+        Raises `trio.TooSlowError`, `BatchFailedError`, `BatchOverflowError`, and `RuntimeError` if
+        `run` is not running. If cancelled, the key is removed from the batch that gathers.
         """
         if not self._running:
-            raise RuntimeError("nobody answers: start Batcher.run in a nursery first")
+            raise RuntimeError("Batcher.run is not running: start it in a nursery first")
         if self._waiting >= self._max_waiting:
-            raise BatchOverflowError(f"{self._waiting} calls wait already")
+            raise BatchOverflowError(f"{self._waiting} calls are waiting, which is the limit")
         entry = self._gathering.get(key)
         if entry is None:
             entry = self._gathering[key] = _Entry()
@@ -109,12 +111,12 @@ class Batcher(Generic[K, V]):
             if not entry.waiters and self._gathering.get(key) is entry:
                 del self._gathering[key]
         if entry.error is not None:
-            # One exception of its own for each: raising a shared one mixes up the tracebacks.
+            # Each caller gets a new exception: raising a shared one mixes up the tracebacks.
             raise BatchFailedError(str(entry.error)) from entry.error
         return entry.answer  # type: ignore[return-value]  # set with `done`
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Answers until it is cancelled; then whoever still waits gets `BatchFailedError`."""
+        """Answer calls until cancelled; those that still wait then get `BatchFailedError`."""
         if self._running:
             raise RuntimeError("this Batcher is running already")
         self._running = True

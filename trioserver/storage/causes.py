@@ -1,9 +1,8 @@
-"""What a driver's error means: whose fault it is, what is wrong, and what an operator can do.
+"""Classifies the errors of database drivers.
 
-A database error belongs to one of two kinds. Either the database cannot do its work now (it is
-down, read-only, full, has lost a table, ...): the caller gets `DatabaseUnavailableError`. Or the
-statement or its values are wrong: that is a mistake in the program, and the caller gets the
-driver's own exception. SQLSTATE decides, not the driver's class: psycopg raises a read-only server
+There are two kinds. Either the database cannot do its work now, because it is down, read-only, full
+or has lost a table: then the caller gets `DatabaseUnavailableError`. Or the statement or its values
+are wrong, which is a mistake in the program: then the caller gets the driver's own exception. SQLSTATE decides, not the driver's class: psycopg raises a read-only server
 as `InternalError`, a missing privilege as `ProgrammingError`.
 """
 
@@ -96,12 +95,12 @@ _MISSING: Final = re.compile(
 
 
 def as_unavailable(error: Exception, where: str) -> DatabaseUnavailableError | None:
-    """What a caller gets to see when the database is to blame; None for a mistake in the SQL.
+    """Return the error for the caller if the database is the cause, or None if the SQL is.
 
     ``where`` describes the database without secrets.
     """
     if isinstance(error, TimeoutError):
-        text = "All connections to the database are taken."
+        text = "All connections to the database are in use."
         return DatabaseUnavailableError("overload", f"{text} ({where})", cause="overload")
     if not isinstance(error, DBAPIError):
         return None

@@ -1,4 +1,4 @@
-"""A database behind Trio: SQLAlchemy Core in worker threads, and no wait without an end."""
+"""A database for Trio: SQLAlchemy Core in worker threads, with a timeout for each call."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ _MAX_WAITING: Final = 1_000
 """Calls that may wait for a thread. At a millisecond each, the last of them waits a second."""
 
 _ONE_WRITER: Final = 1
-"""SQLite has one writer at a time; in a queue of our own nobody polls for the lock."""
+"""SQLite has one writer at a time. With a queue of our own, writers do not poll for the lock."""
 
 
-_SAYS_NOTHING_OF_WRITES: Final[frozenset[Cause]] = frozenset(
+_UNRELATED_TO_WRITING: Final[frozenset[Cause]] = frozenset(
     {"conflict", "missing_table", "overload", "privilege"}
 )
-"""A transaction that failed for one of these says nothing of whether others can be done."""
+"""If a transaction failed for one of these causes, others may still succeed."""
 
 
 class Database:
     """SQLite (``sqlite:///path/file.db`` or a bare path) or PostgreSQL (``postgresql://...``).
 
-    Open it with ``async with``; it may be opened again after it has been closed. Opening looks at
-    the directory of an SQLite file and connects to nothing: a server can start while its database
-    is down, and works as soon as it is back.
+    Open it with ``async with``; it can be opened again after it was closed. Opening checks the
+    directory of an SQLite file and does not connect, so a server can start while its database is
+    down, and works as soon as it is up.
 
-    ``timeout`` bounds each call, in seconds, the wait for a thread included. ``max_threads`` is
-    how many calls are under way at once; transactions on SQLite are one at a time. ``read_only``
-    opens an SQLite file, of an archive for example, without writing anything.
+    - ``timeout``: how long each call may take, in seconds, including the wait for a thread.
+    - ``max_threads``: how many calls may run at once. On SQLite, transactions run one at a time.
+    - ``read_only``: open an SQLite file, such as an archive, without writing anything.
 
-    PgBouncer and other poolers may stand in between, also in transaction mode: no statement is
-    prepared, and nothing is set that outlives a transaction.
+    It works with PgBouncer and other poolers, also in transaction mode: no statement is prepared,
+    and nothing is SET beyond a transaction.
 
-    Raises `ValueError` for a URL it does not understand and `ImportError` with what to install.
+    Raises `ValueError` for a URL that is not supported, and `ImportError` with what to install.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Database:
         return f"<Database {self._where}>"
 
     async def __aenter__(self) -> Self:
-        """Raises `DatabaseUnavailableError` when SQLite's file cannot be where it should be."""
+        """Raises `DatabaseUnavailableError` if the file of an SQLite database cannot be there."""
         if self._open:
             raise RuntimeError(f"{self!r} is open already")
         if not self._read_only:
@@ -107,32 +107,32 @@ class Database:
             await trio.to_thread.run_sync(self._engine.dispose, abandon_on_cancel=True)
 
     async def run(self, fn: Callable[[Connection], T], *, timeout: float | None = None) -> T:
-        """Calls ``fn(connection)`` in a thread, in a transaction: committed when it returns,
-        rolled back when it raises. What has been committed survives a kill -9 and a power cut.
+        """Call ``fn(connection)`` in a thread, in a transaction, and return its result.
 
-        ``timeout``, in seconds, may shorten that of the database; None leaves it. ``fn`` returns
-        plain values, not a result that is still to be read. The connection goes back to the pool
-        as it is: use SET LOCAL, not SET.
+        The transaction is committed when ``fn`` returns, and rolled back when it raises. What was
+        committed survives a kill -9 and a power cut. ``timeout``, in seconds, may be shorter than
+        that of the database. ``fn`` must return plain values, not a result that is still to be
+        read. The connection goes back to the pool as it is, so use SET LOCAL, not SET.
 
-        Raises `DatabaseUnavailableError`, and whatever ``fn`` raises. Neither a time-out nor a
-        cancellation waits for the thread: the transaction is rolled back, unless the commit is
-        under way already. After either it is unknown whether it was done; it is never half done.
+        Raises `DatabaseUnavailableError`, and whatever ``fn`` raises. A time-out or a cancellation
+        does not wait for the thread: the transaction is rolled back, unless the commit has begun.
+        The caller then does not know whether the transaction was done; it is never half done.
         """
         return await self._call(fn, transaction=True, timeout=timeout)
 
     async def read(self, fn: Callable[[Connection], T], *, timeout: float | None = None) -> T:
-        """As `run`, but in fewer round trips: without a transaction, unless there is a pooler in
-        between. ``fn`` must only read.
+        """Call ``fn(connection)``, which must only read, in a thread, and return its result.
 
-        ``fn`` is called a second time when its connection turns out to be dead, as those in the
-        pool are after the database was restarted.
+        This takes fewer round trips than `run`, because there is no transaction, unless the
+        connection goes through a pooler. If the connection turns out to be dead, as after a restart
+        of the database, ``fn`` is called a second time. Raises as `run`.
         """
         return await self._call(fn, transaction=False, timeout=timeout)
 
     async def migrate(self, component: str, steps: Sequence[Callable[[Connection], None]]) -> None:
-        """Do what is missing of ``steps`` for the tables of ``component``: see `migrations`.
+        """Run those ``steps`` for the tables of ``component`` that have not been run yet.
 
-        Where nothing is missing it only reads, so that it works on a read-only database. Raises
+        If there are none, this only reads, so that it works on a read-only database. Raises
         `SchemaTooNewError`, and as `run` does.
         """
         from trioserver.storage import migrations
@@ -141,17 +141,17 @@ class Database:
             await self.run(partial(migrations.migrate, component=component, steps=steps))
 
     async def check_health(self) -> None:
-        """Ask it for nothing. Raises as `read` does when it does not answer.
+        """Check that the database answers. Raises `DatabaseUnavailableError` if it does not.
 
-        After a transaction that the database could not do, until one succeeds, it is also asked to
-        write something that changes nothing: a full disk and a read-only server answer reads.
+        After a transaction has failed, until one succeeds, this also checks that it can be written
+        to, because a database with a full disk and a read-only server still answer reads.
         """
         await self.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
         if self._write_failed:
             await self.check_writable()
 
     async def check_writable(self) -> None:
-        """Write something that changes nothing. Raises as `run` does."""
+        """Check that the database can be written to. Raises as `run` does."""
         try:
             await self.run(self._keys.touch)
         except DatabaseUnavailableError as error:
@@ -164,7 +164,7 @@ class Database:
         try:
             result = await self._call_in_thread(fn, transaction, timeout)
         except DatabaseUnavailableError as error:
-            if transaction and error.cause not in _SAYS_NOTHING_OF_WRITES:
+            if transaction and error.cause not in _UNRELATED_TO_WRITING:
                 self._write_failed = True
             raise
         if transaction:
@@ -186,7 +186,7 @@ class Database:
         job = Job()
         try:
             with self._deadline(self.timeout if timeout is None else min(timeout, self.timeout)):
-                # An abandoned thread keeps its place in the limiter till it ends: a database that
+                # An abandoned thread keeps its token of the limiter until it ends: a database that
                 # hangs holds as many threads as one that works.
                 return await trio.to_thread.run_sync(
                     self._work, job, fn, transaction, abandon_on_cancel=True, limiter=limiter

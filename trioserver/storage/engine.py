@@ -1,4 +1,4 @@
-"""From a URL to an SQLAlchemy engine that is set up for threads which may be abandoned.
+"""Makes an SQLAlchemy engine from a URL, for threads that may be abandoned.
 
 One engine serves reads and transactions. It runs in AUTOCOMMIT and its pool resets nothing, so
 that a read is one round trip; a transaction says BEGIN itself.
@@ -60,9 +60,9 @@ _NO_MEMORY: Final = (
 
 
 def parse_url(location: str | os.PathLike[str]) -> URL:
-    """The URL of SQLite or PostgreSQL; what has no scheme is the path of an SQLite file.
+    """Parse a URL of SQLite or PostgreSQL. Without a scheme it is the path of an SQLite file.
 
-    Raises `ValueError`, with nothing of the URL in it: a password may be anywhere in a bad one.
+    Raises `ValueError`, whose message quotes nothing of the URL: it may contain a password.
     """
     text = os.fspath(location)
     if "://" not in text:
@@ -72,7 +72,7 @@ def parse_url(location: str | os.PathLike[str]) -> URL:
     try:
         url = sqlalchemy.make_url(re.sub("^postgres://", "postgresql://", text))
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        raise ValueError("the database URL cannot be understood") from None
+        raise ValueError("the database URL is malformed") from None
     match url.drivername:
         case "sqlite" | "sqlite+pysqlite":
             if url.database in (None, "", ":memory:"):
@@ -84,13 +84,13 @@ def parse_url(location: str | os.PathLike[str]) -> URL:
 
 
 def describe_url(url: URL) -> str:
-    """Where the database is, without user, password and query (which may hold a password too)."""
+    """Return the URL without user, password and query, which may contain a password too."""
     bare = URL.create(url.drivername, host=url.host, port=url.port, database=url.database)
     return bare.render_as_string()
 
 
 def create(url: URL, *, timeout: float, connections: int, read_only: bool = False) -> Engine:
-    """An engine for at most ``connections`` threads. ``timeout`` is in seconds. Does no I/O.
+    """Make an engine for at most ``connections`` threads. ``timeout`` is in seconds. Does no I/O.
 
     ``read_only`` opens an SQLite file without writing anything. Raises `ImportError` with what to
     install, and `ValueError` for an option in the URL that libpq does not have.
@@ -186,16 +186,16 @@ def _listen_postgresql(engine: Engine, timeout: float) -> None:
 
 
 def sqlite_path(url: URL) -> Path | None:
-    """The file of an SQLite database; None for PostgreSQL, and for a URI that SQLite reads."""
+    """Return the file of an SQLite database; None for PostgreSQL, and for a URI that SQLite parses."""
     if url.get_backend_name() != "sqlite" or url.query.get("uri"):
         return None
     return Path(url.database or "").absolute()
 
 
 def check_location(url: URL) -> None:
-    """Looks whether an SQLite database can be where it should be; PostgreSQL is not looked at.
+    """Check that an SQLite database can be at its path. PostgreSQL is not checked.
 
-    Raises `DatabaseUnavailableError` with a sentence that says what to do. Blocks.
+    Raises `DatabaseUnavailableError` with a message that says what to do. Blocks.
     """
     path = sqlite_path(url)
     if path is None:
@@ -221,7 +221,7 @@ def check_location(url: URL) -> None:
 
 
 def read_on(connection: Connection) -> None:
-    """After an error in a read: behind a pooler it was in a transaction, which is of no use now."""
+    """Continue after an error in a read: behind a pooler, its transaction has been aborted."""
     begin = connection.info[BEGIN_READ]
     if begin is not None:
         connection.exec_driver_sql("ROLLBACK")
@@ -229,7 +229,7 @@ def read_on(connection: Connection) -> None:
 
 
 def touch(connection: Connection) -> None:
-    """Write something that changes nothing, to learn whether the database takes writes."""
+    """Check that the database accepts writes, by a write that changes nothing."""
     if connection.dialect.name == "sqlite":
         version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         connection.exec_driver_sql(f"PRAGMA user_version = {int(version)}")  # writes a page
@@ -265,8 +265,7 @@ def _interrupt(connection: sqlite3.Connection) -> None:
 
 
 def _make_cut(connection: Any) -> Callable[[], None]:
-    # A descriptor of our own: the driver may close its one at any time, and the number would then
-    # be somebody else's.
+    # A duplicate: the driver may close its descriptor at any time, and the number may be reused.
     own = socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
     weakref.finalize(connection, own.close)
 
@@ -278,13 +277,13 @@ def _make_cut(connection: Any) -> Callable[[], None]:
 
 
 def _set_up_postgresql(connection: Any, timeout: float) -> tuple[str, str | None]:
-    """What begins a transaction, and what begins a read; None: a read needs no beginning.
+    """Return the statement that begins a transaction, and the one that begins a read or None.
 
-    Either way PostgreSQL itself ends a statement for which nobody waits any more. A pooler such as
-    PgBouncer may give each transaction another connection of its own: there, what was SET would
-    stay for strangers, and it refuses ``options`` in the URL. So the limit is set for each
-    transaction, and a read is one. A pooler is known by this: the process number that it told as
-    the connection was opened is not that of the process which answers.
+    PostgreSQL itself ends a statement whose caller has timed out. A pooler such as PgBouncer may
+    use another connection for each transaction: there, a SET would remain for other clients, and
+    ``options`` in the URL are refused. So the limit is set for each transaction, and a read is one.
+    A pooler is recognised by the process number: the one that it sent when the connection was
+    opened differs from that of the process which answers.
     """
     limit = f"statement_timeout = {math.ceil(timeout * 1000)}"
     (process,) = connection.execute("SELECT pg_backend_pid()").fetchone()
@@ -323,5 +322,5 @@ def _check_options(engine: Engine, url: URL) -> None:
         make_conninfo(**{name: value for name, value in options.items() if name not in own})
     except ProgrammingError:
         raise ValueError(
-            "the database URL has an option that PostgreSQL does not know: see what follows the '?'"
+            "the database URL has an option that PostgreSQL does not know; check what follows the '?'"
         ) from None

@@ -1,4 +1,4 @@
-"""What a caller of the database has to be ready for."""
+"""The error that every call of a database may raise."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ Cause: TypeAlias = Literal[
 
 
 class DatabaseUnavailableError(Exception):
-    """The database cannot be used now; the same call may succeed later, or once an operator acts.
+    """The database cannot be used now. The call may succeed later, or after an operator has acted.
 
-    ``category`` is ``timeout`` (no answer in time), ``overload`` (too many callers wait already),
-    ``location`` (the SQLite file cannot be where it should be) or ``driver`` (the driver raised
-    ``driver_error``, the name of a class and a code such as "psycopg.OperationalError 57P01").
-    ``cause`` is a finer class of what is wrong, such as ``read_only`` or ``no_role``.
+    - ``category``: ``timeout`` (no answer in time), ``overload`` (too many callers wait),
+      ``location`` (the SQLite file cannot be where it should be) or ``driver`` (the driver raised
+      ``driver_error``, a class and a code such as "psycopg.OperationalError 57P01").
+    - ``cause``: what is wrong in more detail, such as ``read_only`` or ``no_role``.
 
-    The text is for logs. It says what is wrong and what to do about it. It holds no SQL, no
-    parameters and nothing of the URL but host, port and database: a driver's own message may quote
-    any of them, so only its class and its code are given.
+    The text is for logs. It says what is wrong and what to do. It contains no SQL, no parameters,
+    and of the URL only host, port and database. A driver's message may quote any of them, so only
+    its class and code are given.
     """
 
     safe_to_log = True

@@ -1,9 +1,8 @@
-"""A piece of work in a thread, which the task that waits for it may walk away from.
+"""Work in a thread that the task which waits for it can abandon.
 
-Trio abandons a thread, it cannot end one. A thread that waits for a hung database would stay, with
-its place in the limiter and its connection, for as long as the database hangs, or for good where
-the other side of a network has vanished. So whoever walks away also cuts the connection: the
-driver's call then fails at once, and the thread ends.
+Trio can abandon a thread, but not end it. A thread that waits for a hung database would keep its
+token of the limiter and its connection for as long as the database hangs. Therefore the task that
+abandons it also cuts the connection: the driver's call then fails at once, and the thread ends.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ _current: Final = threading.local()
 
 
 class Abandoned(Exception):
-    """Ends the work in a thread that nobody waits for. It never reaches a caller."""
+    """Ends the work in an abandoned thread. It never reaches a caller."""
 
 
 class Job:
-    """Shared by the task that waits and the thread that works; every method may be called by both.
+    """Shared by the waiting task and the working thread; both may call every method.
 
     The lock is never held while anything waits.
     """
@@ -36,16 +35,16 @@ class Job:
         return self._abandoned
 
     def abandon(self) -> None:
-        """Cuts the connection in use, if there is one, and stops the work at its next step."""
+        """Cut the connection in use, if there is one, and stop the work at its next step."""
         with self._lock:
             self._abandoned = True
             if self._cut is not None:
                 self._cut()
 
     def proceed(self, cut: Callable[[], None] | None = None) -> None:
-        """Goes on with the work, from here on with what ``cut`` would cut.
+        """Continue the work, from now on with a connection that ``cut`` cuts.
 
-        Raises `Abandoned` when nobody waits any more: what comes late must not be done.
+        Raises `Abandoned` if the task does not wait any more, because late work must not be done.
         """
         with self._lock:
             if self._abandoned:
@@ -55,7 +54,7 @@ class Job:
 
     @contextmanager
     def in_this_thread(self) -> Iterator[None]:
-        """While it lasts, `opened` belongs to this job."""
+        """Make `opened`, called in this thread, report to this job."""
         _current.job = self
         try:
             yield
@@ -63,15 +62,15 @@ class Job:
             del _current.job
 
     def release(self) -> None:
-        """The connection goes back to the pool, out of reach of `abandon`."""
+        """Note that the connection goes back to the pool, where `abandon` must not cut it."""
         with self._lock:
             self._cut = None
 
 
 def opened(cut: Callable[[], None]) -> None:
-    """Tells this thread's job of a connection as soon as it is open.
+    """Pass a new connection to this thread's job as soon as it is open.
 
-    Setting a new connection up takes round trips before the job itself gets to see it.
+    Its set-up takes round trips, which `Job.abandon` must be able to cut too.
     """
     job: Job | None = getattr(_current, "job", None)
     if job is not None:

@@ -1,4 +1,6 @@
-"""Two ways to ask a database who owns what. They run in a thread, on a read connection.
+"""Looks up in a database which resources are whose: in a table, or by a query.
+
+This runs in a thread, on a read connection.
 
 An id in a URL is text; a column may be of any type. Databases compare the two generously: "01" and
 "1e0" are 1 to them, some raise for what is no number, others for a NUL. Here an id has exactly one

@@ -1,8 +1,7 @@
-"""Tables of the server's own, made and altered as the server starts.
+"""Makes and alters the server's own tables when the server starts.
 
-Each part of the server that keeps something has a name and a list of steps; the table
-``trioserver_schema`` says how many of them have been done. A step is never changed once it has
-been released: what is different is a step more.
+Each component that has tables has a name and a list of steps. The table ``trioserver_schema`` says
+how many of them have been run. A step is never changed after it was released; append another one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from sqlalchemy import (
 MigrationStep = Callable[[Connection], None]
 
 _LOCK: Final = 7_283_455_011
-"""Of PostgreSQL's advisory locks: two servers that start at once make the tables one by one."""
+"""An advisory lock of PostgreSQL: servers that start at once make the tables one after another."""
 
 _SCHEMA: Final = Table(
     "trioserver_schema",
@@ -37,21 +36,21 @@ _SCHEMA: Final = Table(
 
 
 class SchemaTooNewError(ValueError):
-    """A newer version of the server has made these tables; nothing was touched."""
+    """The tables were made by a newer version of the server. Nothing was changed."""
 
 
 def is_current(connection: Connection, component: str, steps: Sequence[MigrationStep]) -> bool:
-    """Whether all steps have been done. Only reads. Raises `SchemaTooNewError`."""
+    """Whether all steps have been run. Only reads. Raises `SchemaTooNewError`."""
     if not inspect(connection).has_table(_SCHEMA.name):
         return False
     return _version(connection, component, steps) == len(steps)
 
 
 def migrate(connection: Connection, component: str, steps: Sequence[MigrationStep]) -> None:
-    """Do the steps that have not been done yet, all in the transaction of ``connection``.
+    """Run the steps that have not been run yet, all in the transaction of ``connection``.
 
-    Where all have been done it writes nothing. `Database.migrate` reads first, and begins a
-    transaction only where there is something to do. Raises `SchemaTooNewError`.
+    `Database.migrate` calls `is_current` first, and this only if something is missing. Raises
+    `SchemaTooNewError`.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -67,12 +66,12 @@ def migrate(connection: Connection, component: str, steps: Sequence[MigrationSte
 
 
 def _version(connection: Connection, component: str, steps: Sequence[MigrationStep]) -> int | None:
-    """How many steps have been done; None where the component has not been here yet."""
+    """Return how many steps have been run, or None if the component has no tables yet."""
     mine = _SCHEMA.c.component == component
     version = connection.execute(select(_SCHEMA.c.version).where(mine)).scalar_one_or_none()
     if version is not None and version > len(steps):
         raise SchemaTooNewError(
-            f"the database holds version {version} of the tables for {component}, and this server "
-            f"knows {len(steps)}: start the newer server, or give another database"
+            f"the database has version {version} of the tables for {component}, but this server "
+            f"supports version {len(steps)}: start the newer server, or use another database"
         )
     return version

@@ -1,4 +1,4 @@
-"""What time it is for deleting: a clock that is set wrong must not delete what is not old."""
+"""A clock for deleting by age, so that a wall clock that is set wrong deletes nothing too early."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Final
 
 import trio
 
-DRIFT: Final = 3600.0
-"""Seconds by which the wall clock may run ahead of the time that has passed since the start. With a
-higher value larger corrections of the clock count at once; with a lower one a wrong clock deletes
-less."""
+MAX_CLOCK_SKEW: Final = 3600.0
+"""Seconds by which the wall clock may be ahead of the time that has passed since the start. With a
+higher value, larger corrections of the clock take effect at once. With a lower value, a wrong clock
+deletes less."""
 
 
 class RetentionClock:
-    """The wall clock, as far as the time that has passed since the first call bears it out.
+    """The wall clock, limited by the time that has passed since `start`.
 
-    Everything that deletes by age asks this clock. A wall clock that jumps ahead by more than
-    `DRIFT`, for a moment or for good, does not make anything older. One that jumps back makes
-    everything younger, and nothing is deleted until it has caught up.
+    Everything that deletes by age uses this clock. If the wall clock jumps ahead by more than
+    `MAX_CLOCK_SKEW`, nothing becomes older by that. If it jumps back, nothing is deleted until it has
+    caught up.
 
-    ``wall_clock`` gives seconds since the Unix epoch. To be used inside of `trio.run`.
+    ``wall_clock`` returns the time in seconds since the Unix epoch. Use it inside `trio.run`.
     """
 
     def __init__(self, wall_clock: Callable[[], float]) -> None:
@@ -28,22 +28,22 @@ class RetentionClock:
         self._started: tuple[float, float] | None = None
 
     def start(self) -> None:
-        """Take the wall clock for right at this moment. Later calls change nothing."""
+        """Assume that the wall clock is right at this moment. Later calls do nothing."""
         if self._started is None:
             self._started = (trio.current_time(), self._wall_clock())
 
     def now(self) -> float:
-        """Seconds since the Unix epoch, never more than `DRIFT` ahead of what has passed."""
-        return min(self._wall_clock(), self._borne_out() + DRIFT)
+        """Return seconds since the Unix epoch, at most `MAX_CLOCK_SKEW` ahead of what has passed."""
+        return min(self._wall_clock(), self._expected() + MAX_CLOCK_SKEW)
 
     def stamp(self) -> float:
-        """When something begins to age. Never more than `DRIFT` behind what has passed.
+        """Return the time from which something ages, at most `MAX_CLOCK_SKEW` behind what has passed.
 
-        With a clock that was set back for a moment, it would be found too old right afterwards.
+        Otherwise, what is stored while the clock is set back would be too old right afterwards.
         """
-        return max(self._wall_clock(), self._borne_out() - DRIFT)
+        return max(self._wall_clock(), self._expected() - MAX_CLOCK_SKEW)
 
-    def _borne_out(self) -> float:
+    def _expected(self) -> float:
         self.start()
         assert self._started is not None, "it has just been started"
         started, wall = self._started

@@ -1,8 +1,7 @@
-"""The file of an SQLite database, and whether it is still the one that was opened.
+"""The file of an SQLite database: detects that it was deleted or replaced.
 
-A file that is deleted or replaced stays open under its old name: SQLite goes on writing to what
-nobody will ever find again. So each connection remembers device and inode of its file, and each
-use compares them with what is at the path now.
+SQLite goes on writing to a deleted file, whose contents are then lost. Therefore each connection
+remembers the device and inode of its file, and each use compares them with the file at the path.
 
 https://www.sqlite.org/howtocorrupt.html#_unlinking_or_renaming_a_database_file_while_in_use
 """
@@ -28,19 +27,19 @@ log: Final = structlog.get_logger("trioserver")
 _KEY: Final = "trioserver.file"
 
 WAL_BYTES: Final = 16 * 1024 * 1024
-"""What SQLite leaves of a WAL file that one large transaction or slow readers have made grow."""
+"""The size to which SQLite truncates a WAL file that large transactions or slow readers have grown."""
 
 _CHECKPOINT_INTERVAL: Final = 1.0
-"""Seconds between two attempts to let a large WAL begin anew."""
+"""Seconds between two attempts to truncate a large WAL."""
 
 _CHECKPOINT_WAIT: Final = 200
-"""Milliseconds for those who read now to end. Writers wait meanwhile."""
+"""Milliseconds that current readers have to end. Writers wait meanwhile."""
 
 _Identity: TypeAlias = tuple[int, int]
 
 
 class SQLiteFile:
-    """Called from worker threads, several at once."""
+    """Checks the file. The methods are called in worker threads, several at once."""
 
     def __init__(self, path: Path, where: str) -> None:
         self._path = path
@@ -53,7 +52,7 @@ class SQLiteFile:
         self._checkpointed_at = -math.inf
 
     def forget(self) -> None:
-        """The database was closed: what it opens next is taken as it is."""
+        """Accept any file when the database is opened again."""
         with self._lock:
             self._known = None
 
@@ -71,7 +70,7 @@ class SQLiteFile:
                 log.warning("database_file_replaced", database=self._where)
 
     def opened(self, info: dict[str, Any]) -> None:
-        """A connection was opened; ``info`` is where it keeps what belongs to it."""
+        """Remember the file of a new connection in its ``info``."""
         with self._lock:
             self._known = info[_KEY] = _identity(self._path)
             self._look_beside()

@@ -1,4 +1,4 @@
-"""One after the other, without an endless wait: who holds the lock may wait for a database."""
+"""A lock with a timeout, for holders that wait for a database."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from trioserver.storage.errors import DatabaseUnavailableError
 
 
 class Turn:
-    """A lock for ``async with``; ``timeout`` bounds the wait for it, in seconds.
+    """Acquires ``lock`` for ``async with``, within ``timeout`` seconds.
 
-    Raises `DatabaseUnavailableError` where it takes longer.
+    Raises `DatabaseUnavailableError` if that takes longer.
     """
 
     def __init__(self, lock: trio.Lock, timeout: float) -> None:
@@ -21,7 +21,7 @@ class Turn:
         with trio.move_on_after(self._timeout) as scope:
             await self._lock.acquire()
         if scope.cancelled_caught:
-            text = "The database did not answer those who asked before."
+            text = "The database did not answer earlier calls in time."
             raise DatabaseUnavailableError("timeout", text, cause="timeout")
 
     async def __aexit__(self, *_: object) -> None:

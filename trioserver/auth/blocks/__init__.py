@@ -1,4 +1,4 @@
-"""Keeping users, sessions, tokens and resources out."""
+"""Blocks: they refuse users, login sessions, tokens and resources."""
 
 from trioserver.auth.blocks.block import Block
 from trioserver.auth.blocks.blocks import Blocks, TooManyBlocksError

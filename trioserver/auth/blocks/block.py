@@ -1,4 +1,4 @@
-"""Who is kept out: a user, a session, a token, or a resource."""
+"""A block of a user, a login session, a token, or a resource."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ def _texts(_: Any, attribute: attrs.Attribute[Any], value: Mapping[str, str] | N
 
 @attrs.frozen(kw_only=True, eq=False)
 class Block:
-    """Fits when everything it names does; it names something.
+    """Refuses connections and requests that match everything it names.
 
-    - ``user``: a `User`, or the id. ``token_id``: the token's ``jti``. ``sid``: its ``sid``
-      claim, which the tokens of one login share, or the path parameter that the route names as
-      ``session_parameter``.
-      ``resource``: path parameters.
-    - ``until``: in seconds since the Unix epoch; None is until it is lifted.
-    - ``reason``: for operators; clients are not told. ``actor``: who has blocked.
+    - ``user``: a `User`, or the id.
+    - ``token_id``: the token's ``jti``.
+    - ``sid``: the token's ``sid`` claim, which the tokens of one login share, or the path parameter
+      that the route names as ``session_parameter``.
+    - ``resource``: path parameters.
+    - ``until``: when the block ends, in seconds since the Unix epoch. None: when it is lifted.
+    - ``reason``: for operators; it is not sent to clients. ``actor``: who has made the block.
 
-    Raises `ValueError` where it names nothing, or a text that is empty, long or not printable, and
-    for an ``until`` that is not a number.
+    Raises `ValueError` if it names nothing, if a text is empty, too long or not printable, or if
+    ``until`` is not a number.
     """
 
     user: str | None = attrs.field(default=None, converter=id_if_given, validator=_short)
@@ -63,18 +64,18 @@ class Block:
 
     def __attrs_post_init__(self) -> None:
         if not self.target:
-            raise ValueError("say whom to block: user, token_id, sid or resource")
+            raise ValueError("the block names nothing: give user, token_id, sid or resource")
         if self.until is not None and math.isnan(self.until):
             raise ValueError("until is not a number")
 
     @property
     def target(self) -> dict[str, Any]:
-        """What it names."""
+        """What it names: the parts that are not None."""
         names = ("user", "token_id", "sid", "resource")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def is_over(self, now: float) -> bool:
-        """Whether its time has passed."""
+        """Whether the block has ended."""
         return self.until is not None and now >= self.until
 
     def fits(self, user: User, resource: Mapping[str, str], sid: str | None = None) -> bool:
@@ -88,10 +89,9 @@ class Block:
 
     @property
     def refusal(self) -> Refusal:
-        """What the client is told.
+        """The error that the client gets.
 
-        A block of one token is ``token_revoked``: logging in again gets another, which is good.
-        Anything else is ``session_blocked``: logging in again does not help, an operator has to
-        lift it.
+        It is ``token_revoked`` for a block of one token, because the user can log in again and get
+        another one. Otherwise it is ``session_blocked``: an operator must lift the block.
         """
         return Refusal("token_revoked" if self.token_id is not None else "session_blocked")

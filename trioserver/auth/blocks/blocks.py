@@ -1,4 +1,4 @@
-"""The blocks of a server: in memory, where each authentication looks, and in the database."""
+"""The blocks of a server: in memory, where each authentication checks them, and in a database."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from trioserver.storage.retention import RetentionClock
 log: Final = structlog.get_logger("trioserver")
 
 MAX_BLOCKS: Final = 100_000
-"""Some 50 MB of memory. Who needs more has a user database, where it belongs."""
+"""Some 50 MB of memory. An application that needs more should refuse users in its authorizer."""
 
-_EXPIRED_KEPT: Final = 3600.0
-"""Seconds for which a block is kept beyond its time: a server may start with a wrong clock."""
+_KEEP_ENDED: Final = 3600.0
+"""Seconds that a block is kept after it has ended: a server may start with a wrong clock."""
 
 
 _UNKNOWN: Final = 1.0
@@ -39,22 +39,22 @@ LOADED_AT_ONCE: Final = 500
 """Blocks that are read in one go."""
 
 EXPIRED_AT_ONCE: Final = 1_000
-_BREATH: Final = 0.1
-"""Rows that are deleted in one transaction, and seconds until the next one."""
+_PAUSE: Final = 0.1
+"""Rows that are deleted in one transaction, and the pause before the next one in seconds."""
 
 _TURN: Final = 0.002
-"""Seconds for which many blocks may hold the loop."""
+"""Seconds for which work on many blocks may run without a checkpoint."""
 
 
 class TooManyBlocksError(Exception):
-    """There are `MAX_BLOCKS` already."""
+    """There are `MAX_BLOCKS` blocks already, so that no block can be added."""
 
 
 class Blocks:
-    """Who is kept out. Without a database, for as long as the process lives.
+    """The blocks in force. Without a database, they are lost when the process ends.
 
-    With one, they survive a restart, and servers that share it share them: `run` stores them, and
-    reads those of others every ``refresh`` seconds. Before they have been read for the first time
+    With a database they survive a restart, and servers that share the database share them: `run`
+    stores them, and reads those of other servers every ``refresh`` seconds. Before they have been read for the first time
     nobody is let in, which is ``unavailable``; later, a database that is away changes nothing.
 
     ``enforce`` is called with each new block, also one that another server has made: close what
@@ -136,11 +136,11 @@ class Blocks:
 
     @property
     def count(self) -> int:
-        """How many are in force. Costs the same however many there are."""
+        """The number of blocks in force. Takes constant time."""
         return len(self._index) - self._index.count_over(self._wall_clock())
 
     def is_stored(self, block: Block) -> bool:
-        """Whether it survives a restart of the server."""
+        """Whether the block is in the database, so that it survives a restart of the server."""
         return self._storing is not None and self._storing.is_stored(block.id)
 
     async def check_health(self) -> None:
@@ -266,7 +266,7 @@ class Blocks:
         In pages, so that neither the database nor this process is held up by many.
         """
         assert self._storing is not None
-        past = self._retention.now() - _EXPIRED_KEPT
+        past = self._retention.now() - _KEEP_ENDED
         if self._index.over(past):
             self._has_expired = False
         self._since_read = self._storing.unstored
@@ -318,11 +318,11 @@ class Blocks:
 
     async def _expire(self, database: Database) -> None:
         """Delete from the database what has been over for long; nobody needs it any more."""
-        past = self._retention.now() - _EXPIRED_KEPT
+        past = self._retention.now() - _KEEP_ENDED
         while not self._has_expired:
             count = await database.run(partial(table().expire, past=past, most=EXPIRED_AT_ONCE))
             self._has_expired = count < EXPIRED_AT_ONCE
-            await trio.sleep(0 if self._has_expired else _BREATH)
+            await trio.sleep(0 if self._has_expired else _PAUSE)
 
 
 class _Turns:

@@ -1,4 +1,4 @@
-"""Blocks in memory, found by what they name. Each change costs the same, however many there are."""
+"""Blocks in memory, indexed by what they name. Each change takes constant time, amortised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trioserver.auth.blocks.block import Block
 _Key: TypeAlias = tuple[str, str, str]
 
 _FEW: Final = 100
-"""Changes after which sorting once is cheaper than keeping the order through each of them."""
+"""The number of changes after which sorting once is cheaper than keeping the order."""
 
 _NONE: Final[Mapping[str, Block]] = {}
 
@@ -38,11 +38,11 @@ class BlockIndex:
         return iter(self._by_id)
 
     def get(self, id: str) -> Block | None:
-        """The block with this id, None where there is none."""
+        """Return the block with this id, or None."""
         return self._by_id.get(id)
 
     def insert(self, block: Block) -> None:
-        """Add a block; its id must not be there yet."""
+        """Add a block whose id is new."""
         self._by_id[block.id] = block
         self._by_key.setdefault(_key(block), {})[block.id] = block
         self._by_age.add((block.created_at, block.id, block))
@@ -50,7 +50,7 @@ class BlockIndex:
             self._by_end.add((block.until, block.id))
 
     def discard(self, id: str) -> None:
-        """Remove the block with this id, where it is there."""
+        """Remove the block with this id, if there is one."""
         block = self._by_id.pop(id, None)
         if block is None:
             return
@@ -74,12 +74,12 @@ class BlockIndex:
         yield from self._by_key.get(_key_of(**target), _NONE).values()
 
     def over(self, now: float) -> list[str]:
-        """The ids of those whose time has passed."""
+        """Return the ids of the blocks that have ended."""
         ends = self._by_end.values
         return [id for _, id in ends[: bisect_right(ends, now, key=_first)]]
 
     def count_over(self, now: float) -> int:
-        """How many there are whose time has passed."""
+        """Return the number of blocks that have ended."""
         return bisect_right(self._by_end.values, now, key=_first)
 
     def candidates(
@@ -119,7 +119,7 @@ class _Sorted:
             del values[bisect_left(values, value)]
 
     def _after_a_change(self) -> list[Any] | None:
-        """The values, if their order is kept."""
+        """Count a change, and return the values if their order is kept."""
         self._changes += 1
         if self._changes > _FEW:
             self._values = None
@@ -132,7 +132,7 @@ def _first(value: tuple[Any, ...]) -> float:
 
 
 def _key(block: Block) -> _Key:
-    """One thing that whoever it fits has."""
+    """Return one property that everything the block matches has."""
     return _key_of(block.user, block.token_id, block.sid, block.resource)
 
 
@@ -152,7 +152,7 @@ def _key_of(
 
 
 def _keys(user: User, resource: Mapping[str, str], sid: str | None) -> Iterator[_Key]:
-    """Under which the blocks are that may fit."""
+    """Yield the keys of all blocks that may match."""
     yield ("user", "", user.id)
     if user.token_id is not None:
         yield ("token_id", "", user.token_id)

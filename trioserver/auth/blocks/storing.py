@@ -1,8 +1,8 @@
-"""Blocks on their way into the database: in the background, in batches.
+"""Stores blocks in the database, in the background and in batches.
 
-A block is in force before it is stored. So nobody waits for a database that hangs: blocks gather
-here, and one task writes them. One that the database does not take keeps no other from being
-stored.
+A block is in force before it is stored, so a database that hangs delays nothing: blocks gather
+here, and one task writes them. A block that the database does not accept does not prevent others
+from being stored.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 """Seconds between attempts to write, doubled each time."""
 
-_LAST_WORDS: Final = 2.0
-"""Seconds, at the end, for storing what is left."""
+_FLUSH_TIMEOUT: Final = 2.0
+"""Seconds, when the server ends, for storing what is left."""
 
 
 _LOST: Final[frozenset[Cause]] = frozenset({"corrupt", "file_missing", "not_a_database"})
 
 
 class Trouble:
-    """What fails at the moment, of reading and storing; one line when it begins, one at its end."""
+    """Which of reading, storing and deleting fails. Logs when the first one fails, and the last ends."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
@@ -50,8 +50,7 @@ class Trouble:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the database's own file is gone or no good: that is this server's trouble alone,
-        and stays until somebody acts."""
+        """Whether the database's own file is missing or damaged, which lasts until an operator acts."""
         return bool(self._lost)
 
     def __str__(self) -> str:
@@ -83,9 +82,9 @@ class Storing:
         self._trouble = trouble
         self._waiting: dict[str, Block] = {}
         self._doubtful: set[str] = set()
-        """Ids that were handed to the database, and it has not said what became of them."""
+        """Ids of blocks that were sent to the database, with an unknown result."""
         self._refused: set[str] = set()
-        """Ids of blocks that the database does not take."""
+        """Ids of blocks that the database does not accept."""
         self._lock = trio.Lock()
         self._work = trio.Event()
         self._attempted = trio.Event()
@@ -94,7 +93,7 @@ class Storing:
 
     @property
     def unstored(self) -> set[str]:
-        """The ids of all that are in memory only."""
+        """The ids of all blocks that are only in memory."""
         return {*self._waiting, *self._refused}
 
     def is_stored(self, id: str) -> bool:
@@ -102,35 +101,35 @@ class Storing:
         return id not in self._waiting and id not in self._refused
 
     def put(self, block: Block) -> None:
-        """Store it as soon as that can be done. Never waits."""
+        """Store a block as soon as possible. Never waits."""
         self._waiting[block.id] = block
         self._work.set()
 
     async def wait(self, block: Block) -> None:
-        """Wait until it is stored, no longer than `ANSWER_WITHIN`, and not while storing fails."""
+        """Wait until a block is stored, at most `ANSWER_WITHIN`, and not while storing fails."""
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(ANSWER_WITHIN):
             while block.id in self._waiting and self._running and not self._failures:
                 await self._attempted.wait()
 
     async def remove(self, blocks: Sequence[Block]) -> None:
-        """Delete blocks, all or none. Raises `DatabaseUnavailableError`, within its time limit."""
+        """Delete all of these blocks, or raise `DatabaseUnavailableError`, within its time limit."""
         async with Turn(self._lock, self._database.timeout):
-            # What may be half-way there must not come after: storing it waits for that.
+            # A block with an unknown result must not be stored after its deletion.
             first = [block for block in blocks if block.id in self._doubtful]
             ids = [block.id for block in blocks]
             await self._database.run(partial(self._table.remove, ids=ids, first=first))
             self.forget(ids)
 
     def forget(self, ids: Iterable[str]) -> None:
-        """These need not be stored any more."""
+        """Do not store these blocks any more."""
         for id in ids:
             self._waiting.pop(id, None)
             self._doubtful.discard(id)
             self._refused.discard(id)
 
     async def run(self) -> None:
-        """Store what is put, until cancelled; then what is left, for a moment."""
+        """Store blocks until cancelled; then store the rest, for at most `_FLUSH_TIMEOUT`."""
         self._running = True
         try:
             while True:
@@ -141,7 +140,7 @@ class Storing:
                     await trio.sleep(min(_LONGEST_PAUSE, pause))
         finally:
             self._running = False
-            with trio.move_on_after(_LAST_WORDS, shield=True):
+            with trio.move_on_after(_FLUSH_TIMEOUT, shield=True):
                 await self._store_what_is_left()
 
     async def _store_what_is_left(self) -> None:

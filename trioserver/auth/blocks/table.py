@@ -1,4 +1,4 @@
-"""The table of the blocks, and every statement on it."""
+"""The table of the blocks, and all statements for it."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ STEPS: Final[tuple[MigrationStep, ...]] = (_METADATA.create_all,)
 
 
 def ids(connection: Connection, after: str, past: float, most: int) -> list[str]:
-    """The next ids of those that were not over at ``past``, in the database's own order."""
+    """Return the next ids of blocks that had not ended at ``past``, in the database's order."""
     query = select(BLOCKS.c.id).where(BLOCKS.c.id > after, _not_over(past))
     return list(connection.execute(query.order_by(BLOCKS.c.id).limit(most)).scalars())
 
 
 def load(connection: Connection, ids: Sequence[str]) -> tuple[list[Block], list[str]]:
-    """Those of these ids that are there, and the ids of those that are no blocks to this server."""
+    """Return the blocks with these ids, and the ids of rows that are not valid blocks."""
     blocks, wrong = [], []
     for row in connection.execute(select(*BLOCKS.c).where(_among(connection, ids))).all():
         try:
@@ -67,21 +67,21 @@ def load(connection: Connection, ids: Sequence[str]) -> tuple[list[Block], list[
 
 
 def add(connection: Connection, blocks: Sequence[Block]) -> None:
-    """Store blocks; where one is stored already, nothing changes."""
+    """Store blocks, except those that are stored already."""
     insert: Any = insert_postgresql if connection.dialect.name == "postgresql" else insert_sqlite
     values = [_values(block) for block in blocks]
     connection.execute(insert(BLOCKS).on_conflict_do_nothing(), values)
 
 
 def remove(connection: Connection, ids: Sequence[str], first: Sequence[Block] = ()) -> None:
-    """Delete those that are there. ``first`` are stored before, so that none comes later."""
+    """Delete blocks. ``first`` are stored before, so that they cannot be stored later."""
     if first:
         add(connection, first)
     connection.execute(delete(BLOCKS).where(_among(connection, ids)))
 
 
 def expire(connection: Connection, past: float, most: int) -> int:
-    """Delete up to ``most`` of those that were over at ``past``; how many."""
+    """Delete up to ``most`` blocks that had ended at ``past``, and return how many."""
     over = select(BLOCKS.c.id).where(BLOCKS.c.until <= past).limit(most)
     return connection.execute(delete(BLOCKS).where(BLOCKS.c.id.in_(over))).rowcount
 
@@ -91,7 +91,7 @@ def _not_over(past: float) -> ColumnElement[bool]:
 
 
 def _among(connection: Connection, ids: Sequence[str]) -> ColumnElement[bool]:
-    """Any number of ids in one parameter: PostgreSQL takes 65,535 of them, SQLite fewer."""
+    """Pass any number of ids as one parameter: PostgreSQL takes 65,535 of them, SQLite fewer."""
     if connection.dialect.name == "postgresql":
         return BLOCKS.c.id == any_(bindparam("ids", list(ids), ARRAY(String)))
     each = func.json_each(bindparam("ids", json.dumps(ids))).table_valued("value")

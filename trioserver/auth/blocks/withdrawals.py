@@ -1,10 +1,10 @@
-"""Rights that are withdrawn while a verification is on its way.
+"""Rights that are withdrawn while a verification is running.
 
-A verification asks first who it is, then whose the resource is, and each look-up may take seconds.
-What is withdrawn meanwhile closes the connections of those who are known. Of those who are not
-known yet it is remembered here, for as long as a verification lasts that began before, and looked
-at once more when that ends. So no verification survives a withdrawal that came after its beginning,
-and none asks the database a second time.
+A verification authenticates the user and then authorizes access to the resource, and each look-up
+may take seconds. A withdrawal closes the connections of users that are known. A verification whose
+user is not known yet cannot be closed; so withdrawals are kept here while a verification runs that
+began before, and are checked when it ends. No verification survives a withdrawal that came after
+its beginning, and none needs a second look-up in the database.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from protocol import Disconnect, Refusal
 from trioserver.auth import User
 
 MAX_REMEMBERED: Final = 10_000
-"""Withdrawals during one verification. Beyond it, the verifications that began before those that
-had to be forgotten end with ``unavailable``: try again."""
+"""Withdrawals that are kept. Beyond it the oldest are forgotten, and verifications that began before
+those end with ``unavailable``, so that the client tries again."""
 
 _Key: TypeAlias = tuple[str, str]
 
@@ -45,13 +45,13 @@ class _Withdrawal:
 
 @attrs.frozen(eq=False)
 class Verification:
-    """One that is on its way; ``since``: so many withdrawals had been made before it began."""
+    """A running verification. ``since``: the number of withdrawals before it began."""
 
     since: int
 
 
 class Withdrawals:
-    """What has been withdrawn since the oldest verification on its way began."""
+    """Withdrawals since the beginning of the oldest running verification."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -61,12 +61,12 @@ class Withdrawals:
         self._by_key: dict[_Key, deque[_Withdrawal]] = {}
 
     def __len__(self) -> int:
-        """How many are remembered."""
+        """The number of withdrawals that are kept."""
         return len(self._recent)
 
     @contextmanager
     def verification(self) -> Iterator[Verification]:
-        """A verification lasts as long as this is open."""
+        """Register a verification that runs as long as this is open."""
         verification = Verification(self._count)
         self._running[verification] = None
         try:
@@ -85,9 +85,9 @@ class Withdrawals:
         resource: Mapping[str, str] | None,
         refusal: Disconnect,
     ) -> None:
-        """Whoever fits everything given is not to be let in by a verification that has begun.
+        """Refuse running verifications of whatever matches everything that is given.
 
-        One of ``user`` and ``token_id`` is given: all else is known of a connection from its start.
+        ``user`` or ``token_id`` must be given: all else is known of a connection from its start.
         """
         self._count += 1
         if not self._running:
@@ -104,7 +104,7 @@ class Withdrawals:
             self._forget_first()
 
     def check(self, verification: Verification, user: User, resource: Mapping[str, str]) -> None:
-        """Raises `Disconnect` for a user from whom anything has been withdrawn since it began."""
+        """Raise `Disconnect` if a withdrawal since the verification began matches the user."""
         if verification.since == self._count:
             return
         if verification.since < self._forgotten:
@@ -116,7 +116,7 @@ class Withdrawals:
             for withdrawal in self._by_key.get(key, ()):
                 if withdrawal.number > verification.since and withdrawal.fits(user, resource):
                     told = withdrawal.refusal
-                    raise Disconnect(told.code, told.message)  # one of its own for each
+                    raise Disconnect(told.code, told.message)  # each one gets a new exception
 
     def _forget_first(self) -> None:
         first = self._recent.popleft()

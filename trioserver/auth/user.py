@@ -48,7 +48,7 @@ def id_of(user: str | User) -> str:
         return user.id
     if isinstance(user, str):
         return user
-    raise TypeError(f"user must be a User or a user's id, a str, not a {type(user).__name__}")
+    raise TypeError(f"user must be a User or a user's id, a str, not {type(user).__name__}")
 
 
 def id_if_given(user: str | User | None) -> str | None:

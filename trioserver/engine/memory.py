@@ -125,5 +125,5 @@ class _Forgotten:
         self._floors[index] = max(self._floors[index], offset)
 
     def floor(self, topic: str) -> int:
-        """Return an offset that no event of the forgotten topic exceeded; 0 if none was forgotten."""
+        """Return an offset that no event of the forgotten topic exceeded."""
         return 0 if self._floors is None else self._floors[hash(topic) % _FLOORS]

@@ -22,7 +22,7 @@ MAX_BATCH: Final = 500
 
 
 class BatchFailedError(Exception):
-    """The load of this batch failed; its error is the ``__cause__``. The next batch is unaffected."""
+    """The load of this batch failed; ``__cause__`` is its error. Other batches are unaffected."""
 
 
 class BatchOverflowError(Exception):

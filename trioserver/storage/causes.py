@@ -2,8 +2,9 @@
 
 There are two kinds. Either the database cannot do its work now, because it is down, read-only, full
 or has lost a table: then the caller gets `DatabaseUnavailableError`. Or the statement or its values
-are wrong, which is a mistake in the program: then the caller gets the driver's own exception. SQLSTATE decides, not the driver's class: psycopg raises a read-only server
-as `InternalError`, a missing privilege as `ProgrammingError`.
+are wrong, which is a mistake in the program: then the caller gets the driver's own exception.
+SQLSTATE decides, not the driver's class: psycopg raises a read-only server as `InternalError`, a
+missing privilege as `ProgrammingError`.
 """
 
 from __future__ import annotations

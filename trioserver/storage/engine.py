@@ -186,7 +186,7 @@ def _listen_postgresql(engine: Engine, timeout: float) -> None:
 
 
 def sqlite_path(url: URL) -> Path | None:
-    """Return the file of an SQLite database; None for PostgreSQL, and for a URI that SQLite parses."""
+    """Return the file of an SQLite database; None for PostgreSQL and for a URI of SQLite."""
     if url.get_backend_name() != "sqlite" or url.query.get("uri"):
         return None
     return Path(url.database or "").absolute()
@@ -322,5 +322,5 @@ def _check_options(engine: Engine, url: URL) -> None:
         make_conninfo(**{name: value for name, value in options.items() if name not in own})
     except ProgrammingError:
         raise ValueError(
-            "the database URL has an option that PostgreSQL does not know; check what follows the '?'"
+            "the database URL has an option that PostgreSQL does not know: check what follows '?'"
         ) from None

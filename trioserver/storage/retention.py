@@ -17,8 +17,8 @@ class RetentionClock:
     """The wall clock, limited by the time that has passed since `start`.
 
     Everything that deletes by age uses this clock. If the wall clock jumps ahead by more than
-    `MAX_CLOCK_SKEW`, nothing becomes older by that. If it jumps back, nothing is deleted until it has
-    caught up.
+    `MAX_CLOCK_SKEW`, nothing becomes older by that. If it jumps back, nothing is deleted until it
+    has caught up.
 
     ``wall_clock`` returns the time in seconds since the Unix epoch. Use it inside `trio.run`.
     """
@@ -33,11 +33,12 @@ class RetentionClock:
             self._started = (trio.current_time(), self._wall_clock())
 
     def now(self) -> float:
-        """Return seconds since the Unix epoch, at most `MAX_CLOCK_SKEW` ahead of what has passed."""
+        """Return Unix seconds, at most `MAX_CLOCK_SKEW` ahead of what has passed."""
         return min(self._wall_clock(), self._expected() + MAX_CLOCK_SKEW)
 
     def stamp(self) -> float:
-        """Return the time from which something ages, at most `MAX_CLOCK_SKEW` behind what has passed.
+        """Return the time from which something ages, at most `MAX_CLOCK_SKEW` behind what has
+        passed.
 
         Otherwise, what is stored while the clock is set back would be too old right afterwards.
         """

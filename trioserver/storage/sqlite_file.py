@@ -27,7 +27,7 @@ log: Final = structlog.get_logger("trioserver")
 _KEY: Final = "trioserver.file"
 
 WAL_BYTES: Final = 16 * 1024 * 1024
-"""The size to which SQLite truncates a WAL file that large transactions or slow readers have grown."""
+"""The size to which SQLite truncates a WAL file that has grown."""
 
 _CHECKPOINT_INTERVAL: Final = 1.0
 """Seconds between two attempts to truncate a large WAL."""

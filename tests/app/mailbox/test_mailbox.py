@@ -780,7 +780,7 @@ async def test_a_user_who_leaves_at_once_has_had_it(post: Post) -> None:
 
 
 async def test_what_a_slow_client_was_not_sent_is_kept(sqlite_url: str) -> None:
-    config = Config(port=0, send_queue=SendQueueConfig(max_bytes=64 * 1024, max_age=0.2))
+    config = Config(port=0, send_queue=SendQueueConfig(max_bytes=64 * 1024, max_age=1.0))
     async with posting(sqlite_url, config) as post:
         ours, theirs = trio.testing.lockstep_stream_pair()
         post.nursery.start_soon(post.server.serve_stream, theirs)

@@ -314,7 +314,7 @@ async def test_expired_blocks_are_deleted_from_the_database(database_url: str) -
     async with Database(database_url) as database, trio.open_nursery() as nursery:
         blocks = Blocks(database, refresh=0.1, wall_clock=clock)
         await nursery.start(blocks.run)
-        await blocks.add(Block(user="alice", until=9000.0 - blocks_module._EXPIRED_KEPT + 0.2))
+        await blocks.add(Block(user="alice", until=9000.0 - blocks_module._KEEP_ENDED + 0.2))
         await blocks.add(Block(user="bob"))
         assert len(blocks) == 2
         await eventually(lambda: len(blocks) == 1)

@@ -54,8 +54,9 @@ class Blocks:
     """The blocks in force. Without a database, they are lost when the process ends.
 
     With a database they survive a restart, and servers that share the database share them: `run`
-    stores them, and reads those of other servers every ``refresh`` seconds. Before they have been read for the first time
-    nobody is let in, which is ``unavailable``; later, a database that is away changes nothing.
+    stores them, and reads those of other servers every ``refresh`` seconds. Before they have been
+    read for the first time nobody is let in, which is ``unavailable``; later, a database that is
+    away changes nothing.
 
     ``enforce`` is called with each new block, also one that another server has made: close what
     it fits. It is called again with a block that was over, by a clock that was wrong, and is in

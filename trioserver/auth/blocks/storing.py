@@ -42,7 +42,7 @@ _LOST: Final[frozenset[Cause]] = frozenset({"corrupt", "file_missing", "not_a_da
 
 
 class Trouble:
-    """Which of reading, storing and deleting fails. Logs when the first one fails, and the last ends."""
+    """Which of reading, storing and deleting fails. Logs the first failure, and the end of all."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
@@ -50,7 +50,7 @@ class Trouble:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the database's own file is missing or damaged, which lasts until an operator acts."""
+        """Whether the database's own file is missing or damaged. Only an operator can mend that."""
         return bool(self._lost)
 
     def __str__(self) -> str:
@@ -113,7 +113,7 @@ class Storing:
                 await self._attempted.wait()
 
     async def remove(self, blocks: Sequence[Block]) -> None:
-        """Delete all of these blocks, or raise `DatabaseUnavailableError`, within its time limit."""
+        """Delete all of these blocks. Raises `DatabaseUnavailableError`, and then deletes none."""
         async with Turn(self._lock, self._database.timeout):
             # A block with an unknown result must not be stored after its deletion.
             first = [block for block in blocks if block.id in self._doubtful]

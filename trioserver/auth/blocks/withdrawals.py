@@ -20,8 +20,9 @@ from protocol import Disconnect, Refusal
 from trioserver.auth import User
 
 MAX_REMEMBERED: Final = 10_000
-"""Withdrawals that are kept. Beyond it the oldest are forgotten, and verifications that began before
-those end with ``unavailable``, so that the client tries again."""
+"""Withdrawals that are kept. Beyond it the oldest are forgotten, and verifications that began
+before those end with ``unavailable``, so that the client tries again.
+"""
 
 _Key: TypeAlias = tuple[str, str]
 

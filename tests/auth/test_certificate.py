@@ -102,7 +102,7 @@ async def test_only_the_certificates_of_ca_are_taken_and_reload_reads_it_again(
     ours = certificate_of("a.example.org", common_name="alice")
     theirs = certificate_of("a.example.org", common_name="alice", by=other)
     assert (await ask(auth, ours)).id == "alice"
-    with pytest.raises(Refusal, match="another issuer"):
+    with pytest.raises(Refusal, match="issuer that is not accepted"):
         await ask(auth, theirs)
     assert auth.reload() == []
     other.cert_pem.write_to_path(str(path), append=True)

@@ -124,7 +124,7 @@ def test_a_secret_that_others_may_read_is_told_of(secret_file: Path, mode: int, 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, " cannot be read: No such file or directory."),
+        (None, " cannot be read: No such file or directory"),
         ("", ": The secret is empty"),
         (" \n\n", ": The secret is empty"),
         ("Tr0ub4dor", ": The secret is shorter than 32 bytes"),

@@ -428,8 +428,8 @@ async def test_keys_are_replaced_without_a_restart() -> None:
         ({"issuer": ""}, "issuer"),
         ({"audience": []}, "audience"),
         ({"audience": [""]}, "audience"),
-        ({"required": "exp"}, "not one string"),
-        ({"public": "name"}, "not one string"),
+        ({"required": "exp"}, "not a string"),
+        ({"public": "name"}, "not a string"),
         ({"jwks": "http://example.com/keys"}, "https"),
     ],
 )

@@ -317,7 +317,7 @@ SECRET_JWK = {"kty": "oct", "k": "c2VjcmV0LXRleHQtdGhhdC1tdXN0LW5vdC1iZS1zaG93bi
     ],
 )
 def test_a_jwk_that_does_not_fit_is_refused_and_not_quoted(jwk: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"^The |^Tokens") as caught:
+    with pytest.raises(ValueError, match=r"^(?:[Tt]he |algorithm )") as caught:
         Key.from_jwk(jwk)
     assert str(jwk.get("k", "nothing")) not in f"{caught.value!r} {caught.value.__cause__!r}"
 

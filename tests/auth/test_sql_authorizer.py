@@ -297,6 +297,20 @@ async def test_a_missing_table_is_unavailable_till_it_is_there_and_logged_once(
     assert "conversations" in log[0]["reason"]
 
 
+@pytest.mark.parametrize("column", ["id bigint", "id uuid", "id text"])
+async def test_it_is_healthy_only_while_the_table_can_be_read(
+    database: Database, way: Way, column: str
+) -> None:
+    owner = SQLAuthorizer(database, **BY[way])
+    with pytest.raises(Exception, match="conversations"):
+        await owner.check_health()
+    await fill(database, f"{column}, user_id text")
+    await owner.check_health()
+    await database.run(lambda connection: connection.exec_driver_sql("DROP TABLE conversations"))
+    with pytest.raises(Exception, match="conversations"):
+        await owner.check_health()
+
+
 async def test_a_column_may_change_its_type_under_way(
     database: Database, nursery: trio.Nursery
 ) -> None:

@@ -22,7 +22,7 @@ from trioserver.logs.tracebacks import name_of
 from trioserver.storage import Batcher, BatchFailedError, BatchOverflowError, Database
 
 if TYPE_CHECKING:
-    from trioserver.storage.lookup import Key, Lookup
+    from trioserver.storage.lookup import Key, QueryLookup, TableLookup
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger("trioserver")
 
@@ -70,7 +70,7 @@ class SQLAuthorizer(Component):
         from trioserver.storage.lookup import QueryLookup, TableLookup, plausible
 
         self._plausible = plausible
-        self._lookup: Lookup
+        self._lookup: TableLookup | QueryLookup
         self._parameters: tuple[str, ...] | None
         match table, query:
             case str(), None:
@@ -115,8 +115,9 @@ class SQLAuthorizer(Component):
             await self._batcher.run(task_status=task_status)
 
     async def check_health(self) -> None:
-        """Raise `DatabaseUnavailableError` while the database does not answer."""
+        """Raise while the database does not answer, or the table or query cannot be read."""
         await self._database.check_health()
+        await self._database.read(self._lookup.check, timeout=self._read_timeout)
 
     def _values(self, resource: Mapping[str, str]) -> list[str]:
         try:

@@ -103,6 +103,10 @@ class TableLookup:
         self._plan = plan
         return {key: (plan.fold_id(key[1]), plan.fold_owner(key[0])) in found for key in keys}
 
+    def check(self, connection: Connection) -> None:
+        """Raise if the table or one of its columns is missing, or may not be read."""
+        connection.execute(select(self._id, self._owner).select_from(self._table).limit(0))
+
     def _make_plan(self, connection: Connection) -> _Plan:
         column: ColumnElement[Any] = self._id
         type_: TypeEngine[Any] = String()
@@ -182,6 +186,10 @@ class QueryLookup:
     def __call__(self, connection: Connection, keys: Sequence[Key]) -> Mapping[Key, bool]:
         names = ("user_id", *self.parameters)
         return {key: self._owns(connection, dict(zip(names, key, strict=True))) for key in keys}
+
+    def check(self, connection: Connection) -> None:
+        """Raise if the query cannot be run. It is run for ids that probably nobody has."""
+        self._finds(connection, dict.fromkeys(("user_id", *self.parameters), "0"))
 
     def _owns(self, connection: Connection, values: dict[str, str]) -> bool:
         # The database compares. If it takes another spelling just as well, it did not compare text.

@@ -1,1 +1,1 @@
-"""The server around its connections: listening, admission, shutdown, administration."""
+"""The server around its connections: its public face, admission, and operation."""

@@ -1,4 +1,4 @@
-"""Who is connected at this moment."""
+"""The connections of a server."""
 
 from __future__ import annotations
 
@@ -10,57 +10,58 @@ import trio
 from trioserver.auth.blocks import Block
 from trioserver.lifecycle.server_connection import ServerConnection
 
-_Person: TypeAlias = tuple[int, str]
-"""A user of an authenticator; the users of another may have the same ids."""
+_UserKey: TypeAlias = tuple[int, str]
+"""A user: the authenticator, and the id, which another authenticator may use for another user."""
 
 
 class Registry:
-    """The connections of a server: all of them, and those that are ready."""
+    """All connections, those that are ready, and those of each user."""
 
     def __init__(self) -> None:
         self._connections: dict[str, ServerConnection] = {}
         self._ready: set[ServerConnection] = set()
-        self._by_user: dict[_Person, dict[ServerConnection, None]] = {}
+        self._by_user: dict[_UserKey, dict[ServerConnection, None]] = {}
         self._empty = trio.Event()
 
     @property
     def ready(self) -> tuple[ServerConnection, ...]:
-        """Those that are ready, in no order."""
+        """The connections that are ready, in no order."""
         return tuple(self._ready)
 
     @property
     def ready_count(self) -> int:
-        """How many are ready."""
+        """The number of connections that are ready."""
         return len(self._ready)
 
     @property
     def all(self) -> tuple[ServerConnection, ...]:
-        """Everybody, also those that are not ready yet, in order of arrival."""
+        """All connections, ready or not, in the order in which they began."""
         return tuple(self._connections.values())
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody is connected."""
+        """Whether there is no connection."""
         return not self._connections
 
     @property
     def waiting(self) -> list[ServerConnection]:
-        """Those that are not ready yet."""
+        """The connections that are not ready yet."""
         return [each for each in self._connections.values() if each not in self._ready]
 
     def add(self, connection: ServerConnection) -> None:
-        """It has begun."""
+        """Add a connection that begins."""
         self._connections[connection.id] = connection
 
     def became_ready(self, connection: ServerConnection, max_per_user: int) -> None:
-        """It is ready; where its route says so, that ends the others in the same place.
+        """Note that a connection is ready, and close the user's connections that it replaces.
 
-        Beyond ``max_per_user`` the oldest of the user ends, and not the newest: the oldest may be
-        one that the user lost long ago, and that is only not yet known to be dead. It is told
-        ``superseded``, and so stays away: two that took turns would never come to rest.
+        If its route supersedes, these are the others to the same resource. If the user has more
+        than ``max_per_user``, it is the oldest one, which the client may have lost long ago. It is
+        closed with ``superseded``, so that its client stays away. Otherwise two clients would
+        close each other's connections in a loop.
         """
         self._ready.add(connection)
-        mine = self._by_user.setdefault(_person(connection), {})
+        mine = self._by_user.setdefault(_user_key(connection), {})
         mine[connection] = None
         while len(mine) > max_per_user:
             oldest = next(iter(mine))
@@ -72,7 +73,7 @@ class Registry:
                     other.disconnect("superseded")
 
     def remove(self, connection: ServerConnection) -> None:
-        """It has ended."""
+        """Remove a connection that has ended."""
         del self._connections[connection.id]
         if connection in self._ready:
             self._ready.remove(connection)
@@ -81,10 +82,10 @@ class Registry:
             self._empty.set()
 
     def _forget(self, connection: ServerConnection) -> None:
-        mine = self._by_user.get(_person(connection), {})
+        mine = self._by_user.get(_user_key(connection), {})
         mine.pop(connection, None)
         if not mine:
-            self._by_user.pop(_person(connection), None)
+            self._by_user.pop(_user_key(connection), None)
 
     def matching(
         self,
@@ -94,7 +95,7 @@ class Registry:
         resource: Mapping[str, str] | None,
         connection: str | None,
     ) -> list[ServerConnection]:
-        """Those that fit everything that is given, also such as are not ready yet."""
+        """Return the connections, ready or not, that match everything given."""
         return [
             candidate
             for candidate in self._connections.values()
@@ -102,15 +103,16 @@ class Registry:
         ]
 
     def get(self, id: str) -> ServerConnection | None:
-        """The connection with this id, None where it has ended."""
+        """Return the connection with this id; None if there is none, or it has ended."""
         return self._connections.get(id)
 
     def fitting(self, block: Block) -> list[ServerConnection]:
-        """Those that a block fits.
+        """Return the connections that a block applies to.
 
-        Who is still being verified is met too, unless the block names a resource, or they come
-        for a session: whether that is theirs is not known yet, and they are refused as soon as it
-        is. Who is verified and has not been sent `ready` yet is met in any case.
+        A connection that is not authorized yet is among them unless the block names a resource, or
+        the connection is for a login session: whether these are the user's is not known yet, and
+        the block is checked again when it is. From then on the connection is among them, whether
+        `ready` has been sent or not.
         """
         return [candidate for candidate in self.all if self._fits(block, candidate)]
 
@@ -131,7 +133,7 @@ class Registry:
         return len(fitting)
 
     async def wait_empty(self) -> None:
-        """Wait until nobody is connected."""
+        """Wait until there is no connection."""
         while self._connections:
             self._empty = trio.Event()
             await self._empty.wait()
@@ -162,6 +164,6 @@ def _is_same_target(one: ServerConnection, other: ServerConnection) -> bool:
     return one.route is other.route and one.path_params == other.path_params
 
 
-def _person(connection: ServerConnection) -> _Person:
+def _user_key(connection: ServerConnection) -> _UserKey:
     assert connection.user is not None, "only connections that are ready are indexed by user"
     return id(connection.route.auth), connection.user.id

@@ -20,7 +20,7 @@ from trioserver.websocket.tls_stream import is_secure
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL:!aDSS"
 """For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
 
-Stamp = tuple[tuple[int, int, int], ...]
+FileVersions = tuple[tuple[int, int, int], ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -38,16 +38,16 @@ class TLSFiles:
         return tuple(file for file in (self.certificate, self.key, self.client_ca) if file)
 
 
-async def stamp_of(files: TLSFiles) -> Stamp:
+async def file_versions(files: TLSFiles) -> FileVersions:
     """What is different when a file is; one that cannot be looked at has a stamp as well."""
-    return await trio.to_thread.run_sync(_stamp_of, files, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(_file_versions, files, abandon_on_cancel=True)
 
 
-def _stamp_of(files: TLSFiles) -> Stamp:
-    return tuple(map(_stamp_of_file, files.all))
+def _file_versions(files: TLSFiles) -> FileVersions:
+    return tuple(map(_file_version, files.all))
 
 
-def _stamp_of_file(file: Path) -> tuple[int, int, int]:
+def _file_version(file: Path) -> tuple[int, int, int]:
     try:
         status = file.stat()
     except OSError:

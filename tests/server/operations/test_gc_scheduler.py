@@ -86,11 +86,11 @@ async def test_a_connection_is_freed_as_it_ends_and_not_by_a_search_for_cycles(
 
 
 def test_a_search_is_due_when_a_quarter_has_come_to_it() -> None:
-    garbage = GCPolicy(1_000_000)
-    assert not garbage.should_collect(1_250_000, 0.0)
-    assert garbage.should_collect(1_250_001, 0.0)
-    garbage.searched(2_000_000, 0.0, 0.0)
-    assert not garbage.should_collect(2_500_000, 0.0)
+    policy = GCPolicy(1_000_000)
+    assert not policy.should_collect(1_250_000, 0.0)
+    assert policy.should_collect(1_250_001, 0.0)
+    policy.collected(2_000_000, 0.0, 0.0)
+    assert not policy.should_collect(2_500_000, 0.0)
 
 
 def test_a_small_process_is_not_searched_for_little() -> None:
@@ -98,10 +98,10 @@ def test_a_small_process_is_not_searched_for_little() -> None:
 
 
 def test_searches_take_no_more_than_their_share_of_the_time() -> None:
-    garbage = GCPolicy(0)
-    garbage.searched(0, 10.0, 0.3)
-    assert not garbage.should_collect(10_000_000, 10.0 + 0.29 / SHARE)
-    assert garbage.should_collect(10_000_000, 10.0 + 0.3 / SHARE)
+    policy = GCPolicy(0)
+    policy.collected(0, 10.0, 0.3)
+    assert not policy.should_collect(10_000_000, 10.0 + 0.29 / SHARE)
+    assert policy.should_collect(10_000_000, 10.0 + 0.3 / SHARE)
 
 
 async def test_python_does_no_full_search_itself_meanwhile_and_is_left_as_it_was(

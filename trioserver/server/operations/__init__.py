@@ -1,1 +1,1 @@
-"""What an operator does to a server: listening, new keys and options, draining, systemd."""
+"""Operating a server: listeners, reloading, draining, signals, systemd, garbage collection."""

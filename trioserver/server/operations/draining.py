@@ -1,4 +1,4 @@
-"""Sending everybody away without a stampede: each client leaves in a slot of its own."""
+"""Draining: connections are closed one by one, so that clients do not all reconnect at once."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from trioserver.lifecycle.server_connection import ServerConnection
 async def drain_connections(
     connections: list[ServerConnection], *, reason: str, period: float
 ) -> None:
-    """Tell each connection its slot, and close it then; slots are spread over ``period`` seconds.
+    """Send `goaway` to all connections, and close them one by one, over ``period`` seconds.
 
-    ``reason`` is "shutdown" or "restart". Who leaves earlier makes nobody wait. Returns when the
-    last one has been told to close.
+    ``reason`` is "shutdown" or "restart". Each client is told when its connection will be closed.
+    If it disconnects earlier, nothing waits for it. Returns when the last one is closing.
     """
-    leaving = random.sample(connections, len(connections))  # neighbours should not meet again
+    leaving = random.sample(connections, len(connections))  # those of one address apart
     begin = trio.current_time()
-    slots = [(begin + period * n / len(leaving), c) for n, c in enumerate(leaving, start=1)]
-    for slot, connection in slots:
-        _say_goaway(connection, reason, slot - begin)
-    for slot, connection in slots:
-        with trio.move_on_at(slot):
+    times = [(begin + period * n / len(leaving), c) for n, c in enumerate(leaving, start=1)]
+    for time, connection in times:
+        _send_goaway(connection, reason, time - begin)
+    for time, connection in times:
+        with trio.move_on_at(time):
             await connection.ended.wait()
         connection.disconnect(reason)
 
 
-def _say_goaway(connection: ServerConnection, reason: str, seconds: float) -> None:
+def _send_goaway(connection: ServerConnection, reason: str, seconds: float) -> None:
     """Tell the client when it will be disconnected, and that it can come back then."""
     if not connection.has_ended:
         delay = milliseconds(seconds)

@@ -1,9 +1,9 @@
-"""When garbage is looked for: seldom, and at most for a set share of the time.
+"""Full garbage collections: rarely, and for at most a set share of the time.
 
-Python searches all that lives for cycles whenever a quarter has come to it. With thousands of
-connections one search takes tenths of a second, in which nobody is answered, and a crowd that
-comes and goes brings one about every second. Connections leave no cycles behind; what others leave
-is found in time all the same.
+Python searches all objects for cycles whenever their number has grown by a quarter. With thousands
+of connections one search takes tenths of a second, in which nothing else runs, and a crowd that
+connects and disconnects causes one about every second. Connections leave no cycles behind. Cycles
+that other code leaves behind are still found in time.
 """
 
 from __future__ import annotations
@@ -18,52 +18,52 @@ from typing import Final
 import trio
 
 SHARE: Final = 0.005
-"""Of the time, at most, for full searches."""
+"""Of the time, at most, that full collections take."""
 
-_LOOK: Final = 1.0
-"""Seconds between two looks at how much there is; each takes some tenths of a millisecond."""
+_CHECK_INTERVAL: Final = 1.0
+"""Seconds between two checks; each takes some tenths of a millisecond."""
 
 _GROWTH: Final = 0.25
-_LEAST: Final = 100_000
-"""A full search is due when there are so many more blocks of memory, as a share and in number."""
+_MIN_GROWTH: Final = 100_000
+"""Growth of the allocated memory blocks, as a share and as a number, after which to collect."""
 
 _NEVER: Final = 2**31 - 1
 
 
 class GCPolicy:
-    """Decides when a full search is due. Time comes in as an argument, in seconds."""
+    """Decides when to collect. Time is an argument, in seconds."""
 
     def __init__(self, blocks: int) -> None:
         self._most = self._next_most(blocks)
         self._not_before = 0.0
 
     def should_collect(self, blocks: int, now: float) -> bool:
-        """Whether to search, with so many ``blocks`` of memory in use."""
+        """Whether to collect now, with ``blocks`` of memory allocated."""
         return now >= self._not_before and blocks > self._most
 
-    def searched(self, blocks: int, now: float, took: float) -> None:
-        """A search has ended, which took so long and left so many blocks."""
+    def collected(self, blocks: int, now: float, took: float) -> None:
+        """Note a collection that took ``took`` seconds and left ``blocks`` allocated."""
         self._most = self._next_most(blocks)
         self._not_before = now + took / SHARE
 
     def _next_most(self, blocks: int) -> int:
-        return blocks + max(int(blocks * _GROWTH), _LEAST)
+        return blocks + max(int(blocks * _GROWTH), _MIN_GROWTH)
 
 
 async def run_gc_scheduler(*, collect: Callable[[], object] = gc.collect) -> None:
-    """Do so until cancelled, in place of Python's own full collections; the young ones stay.
+    """Run full collections until cancelled, instead of Python's own. The young ones stay.
 
-    For a process that is a server's own: what is alive at the start is never looked at again.
+    For a process that is the server's own: what is alive at the start is never searched again.
     """
     with _frozen():
-        garbage = GCPolicy(sys.getallocatedblocks())
+        policy = GCPolicy(sys.getallocatedblocks())
         while True:
-            await trio.sleep(_LOOK)
-            if garbage.should_collect(sys.getallocatedblocks(), trio.current_time()):
+            await trio.sleep(_CHECK_INTERVAL)
+            if policy.should_collect(sys.getallocatedblocks(), trio.current_time()):
                 begun = perf_counter()
                 collect()
                 took = perf_counter() - begun
-                garbage.searched(sys.getallocatedblocks(), trio.current_time(), took)
+                policy.collected(sys.getallocatedblocks(), trio.current_time(), took)
 
 
 @contextmanager

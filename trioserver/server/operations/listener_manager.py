@@ -1,4 +1,4 @@
-"""Opening the listeners that the configuration names, keeping their keys fresh, closing them."""
+"""The listeners of a server: opening them, replacing their certificates, closing them."""
 
 from __future__ import annotations
 
@@ -23,146 +23,157 @@ from trioserver.websocket.listeners import (
     open_tcp,
     open_unix,
 )
-from trioserver.websocket.tls import Stamp, TLSFiles, load, stamp_of
+from trioserver.websocket.tls import FileVersions, TLSFiles, file_versions, load
 
 ALL_SOCKETS: Final = "*"
 
 TLS_FILES: Final = ("certificate", "key", "client_ca", "client_certificates")
-"""Options of a listener that can change while it listens."""
+"""Options of a listener that may change while it is open."""
 
 _log: Final = structlog.get_logger("trioserver")
 
 
 @attrs.define
-class _Place:
-    """A listener of the configuration: the sockets it has become, and the files as last read."""
+class _ConfiguredListener:
+    """One listener of the configuration: its sockets, and its TLS files as last read."""
 
-    where: ListenConfig
+    options: ListenConfig
     files: TLSFiles | None
-    stamp: Stamp
-    listeners: list[Listener]
+    versions: FileVersions
+    sockets: list[Listener]
 
-    def use(self, files: TLSFiles, stamp: Stamp, context: ssl.SSLContext) -> None:
-        self.files, self.stamp = files, stamp
-        for listener in self.listeners:
+    def use(self, files: TLSFiles, versions: FileVersions, context: ssl.SSLContext) -> None:
+        self.files, self.versions = files, versions
+        for listener in self.sockets:
             listener.tls = context
 
 
 @attrs.frozen
 class LoadedCertificates:
-    """Contexts that have been loaded and are not in use yet; one for each place with TLS."""
+    """TLS contexts that are loaded and not in use yet; one for each listener with TLS."""
 
-    _loaded: Sequence[tuple[_Place, TLSFiles, Stamp, ssl.SSLContext]]
+    _loaded: Sequence[tuple[_ConfiguredListener, TLSFiles, FileVersions, ssl.SSLContext]]
 
     def use(self) -> None:
-        """From the next handshake on."""
-        for place, files, stamp, context in self._loaded:
-            place.use(files, stamp, context)
+        """Use them from the next TLS handshake on."""
+        for configured, files, versions, context in self._loaded:
+            configured.use(files, versions, context)
 
 
 class ListenerManager:
-    """The open listeners of a server, and where they are.
+    """The open listeners of a server, and their addresses.
 
-    Those of the built-in routes, where they have one of their own, are kept apart: they stay open
-    to the very end, so that whoever asks ``/readyz`` hears that the server is draining.
-    ``addresses`` and ``builtin_addresses`` are known once they are open.
+    A listener of the built-in routes stays open until the server has drained, so that ``/readyz``
+    can tell that it is draining. ``addresses`` and ``builtin_addresses`` are empty until `open`
+    has returned.
     """
 
     def __init__(self) -> None:
         self.addresses: tuple[ListenAddress, ...] = ()
         self.builtin_addresses: tuple[ListenAddress, ...] = ()
-        self._places: list[_Place] = []
-        self._builtin_places: list[_Place] = []
+        self._main: list[_ConfiguredListener] = []
+        self._builtin: list[_ConfiguredListener] = []
         self._socket_files: list[SocketFile] = []
 
     @property
     def listeners(self) -> list[Listener]:
-        """All that are open for WebSockets."""
-        return _listeners_of(self._places)
+        """The listeners for WebSockets."""
+        return _sockets_of(self._main)
 
     @property
     def builtin_listeners(self) -> list[Listener]:
-        """All that are open for the built-in routes alone."""
-        return _listeners_of(self._builtin_places)
+        """The listeners for the built-in routes only."""
+        return _sockets_of(self._builtin)
 
     @property
     def proxied(self) -> list[Listener]:
-        """All whose connections begin with a header of the PROXY protocol."""
-        places = [*self._places, *self._builtin_places]
-        return _listeners_of(place for place in places if place.where.proxy_protocol)
+        """The listeners whose connections begin with a PROXY header."""
+        return _sockets_of(each for each in self._all if each.options.proxy_protocol)
+
+    @property
+    def _all(self) -> list[_ConfiguredListener]:
+        return [*self._main, *self._builtin]
 
     async def open(self, config: Config) -> None:
-        """Open all. Raises `ListenError`, also for a bad certificate."""
+        """Open all listeners. Raises `ListenError`, also if a certificate cannot be used."""
         with passed_sockets() as passed:
-            for where in config.listeners:
-                await self._open(where, self._places, passed)
-            for where in config.http.listeners:
-                await self._open(where, self._builtin_places, passed)
+            for options in config.listeners:
+                await self._open(options, self._main, passed)
+            for options in config.http.listeners:
+                await self._open(options, self._builtin, passed)
         self.addresses = tuple(map(address_of, self.listeners))
         self.builtin_addresses = tuple(map(address_of, self.builtin_listeners))
 
     async def _open(
-        self, where: ListenConfig, places: list[_Place], passed: list[PassedSocket]
+        self,
+        options: ListenConfig,
+        group: list[_ConfiguredListener],
+        passed: list[PassedSocket],
     ) -> None:
-        files = _files_of(where)
-        stamp = () if files is None else await stamp_of(files)
+        files = _files_of(options)
+        versions = () if files is None else await file_versions(files)
         context = None if files is None else await load(files)
-        place = _Place(where, files, stamp, [])
-        places.append(place)
-        if where.systemd_socket is not None:
-            place.listeners += _take(where.systemd_socket, passed, context)
-        elif where.unix_path is not None:
-            place.listeners += await open_unix(where.unix_path)
-            for listener in place.listeners:
+        configured = _ConfiguredListener(options, files, versions, [])
+        group.append(configured)  # before it opens: what is open is closed, whatever happens
+        if options.systemd_socket is not None:
+            configured.sockets += _take(options.systemd_socket, passed, context)
+        elif options.unix_path is not None:
+            configured.sockets += await open_unix(options.unix_path)
+            for listener in configured.sockets:
                 self._socket_files.append(await SocketFile.of(address_of(listener)))
         else:
-            place.listeners += await open_tcp(
-                where.host, where.port, context, reuse_port=where.reuse_port
+            configured.sockets += await open_tcp(
+                options.host, options.port, context, reuse_port=options.reuse_port
             )
 
     async def load_certificates(self, config: Config) -> LoadedCertificates:
-        """Read all files of these listeners anew, which may be others than before.
+        """Load the certificates that a new configuration names for the open listeners.
 
-        Raises `ListenError` for files that do not do; what is in use stays in any case. Listeners
-        that are not the same but for their files are passed over.
+        Listeners that differ in more than their TLS files are skipped. Raises `ListenError` if a
+        certificate cannot be used. What is in use stays in use until `LoadedCertificates.use`.
         """
         loaded = []
         pairs = [
-            *zip(self._places, config.listeners, strict=False),
-            *zip(self._builtin_places, config.http.listeners, strict=False),
+            *zip(self._main, config.listeners, strict=False),
+            *zip(self._builtin, config.http.listeners, strict=False),
         ]
-        for place, where in pairs:
-            files = _files_of(where)
-            if place.files is not None and files is not None and same_place(place.where, where):
-                stamp = await stamp_of(files)
-                loaded.append((place, files, stamp, await load(files)))
+        for configured, options in pairs:
+            files = _files_of(options)
+            if configured.files is None or files is None:
+                continue
+            if differ_in_tls_files_only(configured.options, options):
+                versions = await file_versions(files)
+                loaded.append((configured, files, versions, await load(files)))
         return LoadedCertificates(loaded)
 
     async def reload_changed_certificates(self) -> None:
-        """Use what has changed in the files; what does not do is refused with a line in the log."""
-        for place in [*self._places, *self._builtin_places]:
-            if place.files is None:
+        """Use certificates whose files have changed.
+
+        If one cannot be used, the old one stays in use, and the reason is logged once.
+        """
+        for configured in self._all:
+            if configured.files is None:
                 continue
-            files, stamp = place.files, await stamp_of(place.files)
-            if stamp == place.stamp:
+            files, versions = configured.files, await file_versions(configured.files)
+            if versions == configured.versions:
                 continue
-            place.stamp = stamp  # a bad file is complained of once
+            configured.versions = versions  # also of a bad file, which is logged once
             try:
                 context = await load(files)
             except ListenError as error:
                 _log.error("certificate_reload_failed", error=str(error))
                 continue
-            if place.files == files:
-                place.use(files, stamp, context)
+            if configured.files == files:
+                configured.use(files, versions, context)
                 _log.info("certificate_reloaded", certificate=str(files.certificate))
 
     async def close(self) -> None:
-        """Accept no WebSockets any more. A second time changes nothing."""
+        """Stop accepting WebSockets. Calling it again does nothing."""
         for listener in self.listeners:
             await close(listener)
 
     async def close_all(self) -> None:
-        """Accept nothing any more, and remove the files of Unix sockets that are still ours."""
+        """Stop accepting, and remove the files of Unix sockets, if they are still this server's."""
         await self.close()
         for listener in self.builtin_listeners:
             await close(listener)
@@ -170,13 +181,13 @@ class ListenerManager:
             await file.remove()
 
 
-def _listeners_of(places: Iterable[_Place]) -> list[Listener]:
-    return [listener for place in places for listener in place.listeners]
+def _sockets_of(configured: Iterable[_ConfiguredListener]) -> list[Listener]:
+    return [listener for each in configured for listener in each.sockets]
 
 
 @contextmanager
 def passed_sockets() -> Iterator[list[PassedSocket]]:
-    """The sockets that systemd has opened; those that are left at the end are closed."""
+    """Yield the sockets that systemd has opened, and close those that are left at the end."""
     passed = take_sockets()
     try:
         yield passed
@@ -187,32 +198,32 @@ def passed_sockets() -> Iterator[list[PassedSocket]]:
 
 
 def _take(name: str, passed: list[PassedSocket], tls: ssl.SSLContext | None) -> list[Listener]:
-    """Take the sockets of this name out of those that were passed."""
+    """Take the sockets with this name out of ``passed``."""
     mine = [each for each in passed if name in (ALL_SOCKETS, each.name)]
     if not mine:
-        there = ", ".join(each.name for each in passed) or "none at all"
+        there = ", ".join(each.name for each in passed) or "none"
         raise ListenError(
-            f"systemd has passed no socket of the name {name} (systemd_socket), but {there}: is "
-            "the service started by its .socket unit, which says FileDescriptorName=?"
+            f"systemd has passed no socket named {name} (systemd_socket); sockets passed: {there}. "
+            "Start the service by its .socket unit, with FileDescriptorName= set to that name"
         )
     for each in mine:
         passed.remove(each)
     return [adopt(each.name, each.socket, tls) for each in mine]
 
 
-def _files_of(where: ListenConfig) -> TLSFiles | None:
-    if where.certificate is None or where.key is None:
+def _files_of(options: ListenConfig) -> TLSFiles | None:
+    if options.certificate is None or options.key is None:
         return None
     return TLSFiles(
-        certificate=where.certificate,
-        key=where.key,
-        client_ca=where.client_ca,
-        client_required=where.client_certificates == "required",
+        certificate=options.certificate,
+        key=options.key,
+        client_ca=options.client_ca,
+        client_required=options.client_certificates == "required",
     )
 
 
-def same_place(one: ListenConfig, other: ListenConfig) -> bool:
-    """Whether two listeners are one and the same but for the files of their TLS."""
+def differ_in_tls_files_only(one: ListenConfig, other: ListenConfig) -> bool:
+    """Whether two listeners are equal but for their TLS files."""
     if (one.certificate is None) != (other.certificate is None):
         return False
     mine, others = attrs.asdict(one), attrs.asdict(other)

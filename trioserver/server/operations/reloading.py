@@ -1,4 +1,4 @@
-"""Another configuration, other keys: what of it can be had without a restart, and having it."""
+"""Reloading: a new configuration, certificates and the files of components, without a restart."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ import trio
 
 from trioserver.auth.component import overrides
 from trioserver.config import Config, ListenConfig
-from trioserver.server.operations.listener_manager import TLS_FILES, ListenerManager, same_place
+from trioserver.server.operations.listener_manager import (
+    TLS_FILES,
+    ListenerManager,
+    differ_in_tls_files_only,
+)
 from trioserver.websocket.errors import ListenError
 
 log: Final = structlog.get_logger("trioserver")
 
 _TIMEOUT: Final = 60.0
-"""Seconds until a reload is given up; files may be where nothing answers."""
+"""Seconds after which a reload is given up, for example on a network drive that hangs."""
 
 _MASK: Final = "***"
 
 AT_START: Final = ("audit", "http")
-"""Tables of the configuration that are read as the server starts and never again. Listeners are
-judged one by one."""
+"""Tables of the configuration that are read at the start only. Each listener is compared apart."""
 
 
 @attrs.frozen(kw_only=True)
 class ReconfigureResult:
-    """What `Server.reconfigure` did.
+    """The result of `Server.reconfigure`.
 
-    ``changed``: by the option's name, "old -> new"; secrets are masked. ``needs_restart``: options
-    that are different as well, and count only from the next start on.
+    - ``changed``: "old -> new" by the option's name, with secrets masked.
+    - ``needs_restart``: options that changed too, but take effect at the next start only.
     """
 
     changed: Mapping[str, str]
@@ -40,22 +43,22 @@ class ReconfigureResult:
 
 
 def compare(old: Config, new: Config) -> ReconfigureResult:
-    """What becomes of it when ``new`` takes the place of ``old``."""
+    """Say what changes if ``new`` replaces ``old``."""
     differences = {name: (one, other) for name, one, other, _ in _differences(old, new)}
     hidden = {name for name, *_, secret in _differences(old, new) if secret}
-    late = [name for name in differences if _is_late(name, old, new)]
+    at_restart = [name for name in differences if _needs_restart(name, old, new)]
     return ReconfigureResult(
         changed={
             name: _MASK if name in hidden else f"{_shown(one)} -> {_shown(other)}"
             for name, (one, other) in differences.items()
-            if name not in late
+            if name not in at_restart
         },
-        needs_restart=tuple(late),
+        needs_restart=tuple(at_restart),
     )
 
 
 def keep_what_is_read_at_start(old: Config, new: Config) -> Config:
-    """The new configuration with the tables of the old one that stay in force."""
+    """Return ``new`` with the tables of ``old`` that are read at the start only."""
     return attrs.evolve(new, **{table: getattr(old, table) for table in AT_START})
 
 
@@ -74,8 +77,8 @@ def _differences(
         yield path, old, new, secret
 
 
-def _is_late(name: str, old: Config, new: Config) -> bool:
-    """Whether the option of this name counts only from the next start on."""
+def _needs_restart(name: str, old: Config, new: Config) -> bool:
+    """Whether a change of this option takes effect at the next start only."""
     if any(name == late or name.startswith(f"{late}.") for late in AT_START):
         return True
     table, _, option = name.rpartition(".")
@@ -90,7 +93,7 @@ def _is_late(name: str, old: Config, new: Config) -> bool:
         option in TLS_FILES
         and both_listed
         and index < min(len(old.listeners), len(new.listeners))
-        and same_place(old.listeners[index], new.listeners[index])
+        and differ_in_tls_files_only(old.listeners[index], new.listeners[index])
     )
 
 
@@ -103,7 +106,7 @@ def _shown(value: Any) -> str:
 
 
 class Reloader:
-    """Keeps the configuration that is in force, and puts another one in its place.
+    """Holds the configuration in force, and replaces it.
 
     - ``apply`` is called with the configuration that is in force from now on.
     - ``components`` are told to read their files again, those that are a `Component`.
@@ -127,18 +130,18 @@ class Reloader:
         self._reconfiguring = trio.Lock()
 
     async def reconfigure(self, config: Config) -> ReconfigureResult:
-        """As `Server.reconfigure`."""
+        """See `Server.reconfigure`."""
         async with self._reconfiguring:
-            keys = await self._listeners.load_certificates(config)
+            certificates = await self._listeners.load_certificates(config)
             outcome = compare(self.config, config)
-            keys.use()
+            certificates.use()
             self.config = keep_what_is_read_at_start(self.config, config)
             self._apply(self.config)
         log.info("reconfigured", changed=outcome.changed, needs_restart=list(outcome.needs_restart))
         return outcome
 
     async def reload(self) -> bool:
-        """As `Server.reload`."""
+        """See `Server.reload`."""
         good = await self._attempt(self._reload_config)
         for part in self._components:
             if overrides(part, "reload"):
@@ -166,7 +169,7 @@ class Reloader:
         log.info("keys_reloaded", authenticator=type(part).__name__, changed=changed)
 
     async def watch_certificates(self) -> None:
-        """Use new certificates as their files change; until cancelled."""
+        """Use new certificates whenever their files change, until cancelled."""
         while True:
             await trio.sleep(self.config.tls.check_interval)
             await self._listeners.reload_changed_certificates()

@@ -1,4 +1,4 @@
-"""What signals ask of a server that is a program."""
+"""The signals that drain, end or reload a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import trio
 log: Final = structlog.get_logger("trioserver")
 
 DRAIN: Final = {signal.SIGTERM: "shutdown", signal.SIGINT: "shutdown"}
-"""Signals that drain, and the reason that clients are told."""
+"""Signals that drain, with the reason that clients get."""
 
 RELOAD: Final[list[signal.Signals]] = []
 
@@ -29,9 +29,10 @@ async def watch_signals(
     reload: Callable[[], None],
     task_status: trio.TaskStatus[None],
 ) -> None:
-    """The first signal that drains does so, the second ends at once. Until cancelled.
+    """Handle signals until cancelled. The first one that drains does so, a second ends at once.
 
-    ``drain`` is given the reason, and returns False where it had begun before. None of them waits.
+    ``drain`` is called with the reason, and returns False if draining had begun before. The
+    callbacks must not wait.
     """
     with trio.open_signal_receiver(*DRAIN, *RELOAD) as signals:
         task_status.started()

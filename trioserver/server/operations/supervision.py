@@ -1,7 +1,7 @@
-"""Background work that goes on: one failure must not end the server, nor the work for good.
+"""Background work that is restarted when it fails.
 
 A task in a nursery that raises cancels all its siblings, and so the server with all connections.
-Whatever runs beside them is therefore run by `supervise`.
+Therefore whatever runs beside the connections is run by `supervise`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ log: Final = structlog.get_logger("trioserver")
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 30.0
-"""Seconds until what has failed is run again, doubled each time."""
+"""Seconds until a task that failed is run again, doubled each time."""
 
-_GOOD_TIME: Final = 60.0
-"""Seconds of running after which a failure counts as the first one."""
+_RECOVERY_WINDOW: Final = 60.0
+"""Seconds without a failure after which the next one counts as the first."""
 
 
 async def supervise(
@@ -31,11 +31,11 @@ async def supervise(
     name: str | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run ``run`` until it returns or is cancelled; whenever it raises, log that and run it again.
+    """Run ``run`` until it returns or is cancelled. Whenever it raises, log that and run it again.
 
-    ``run`` may take a ``task_status``. Before it has started for the first time, what it raises is
-    raised here: a server that cannot start should say so. ``name`` is for the log; None takes that
-    of the function.
+    ``run`` may take a ``task_status``. What it raises before it has started for the first time is
+    raised here, so that a server that cannot start says why. ``name`` is for the log; None: the
+    name of the function.
     """
     started = _Started(task_status)
     takes_status = "task_status" in inspect.signature(run).parameters
@@ -50,14 +50,16 @@ async def supervise(
         except Exception as error:
             if not started.is_set:
                 raise
-            failures = 1 if trio.current_time() - began >= _GOOD_TIME else failures + 1
+            failures = 1 if trio.current_time() - began >= _RECOVERY_WINDOW else failures + 1
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 20))
-            _tell(error, name or str(getattr(run, "__qualname__", type(run).__name__)), pause)
+            _log_failure(
+                error, name or str(getattr(run, "__qualname__", type(run).__name__)), pause
+            )
             await trio.sleep(pause)
 
 
 class _Started(trio.TaskStatus[None]):
-    """Hands on the first `started`; after a failure there are more."""
+    """Passes on the first `started` only; there are more after failures."""
 
     def __init__(self, task_status: trio.TaskStatus[None]) -> None:
         self.is_set = False
@@ -69,7 +71,7 @@ class _Started(trio.TaskStatus[None]):
             self._task_status.started(value)
 
 
-def _tell(error: Exception, name: str, pause: float) -> None:
+def _log_failure(error: Exception, name: str, pause: float) -> None:
     errors = "; ".join(map(name_of, _leaves(error)))
     traceback = traceback_of(error)
     log.error(

@@ -1,6 +1,6 @@
-"""What a service says to systemd, and the sockets it is given: sd_notify(3), sd_listen_fds(3).
+"""Notifications to systemd, and sockets passed by it: sd_notify(3), sd_listen_fds(3).
 
-Without systemd, or another manager that speaks like it, all of this does nothing.
+Without systemd, or another service manager with its protocol, nothing of this does anything.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _log: Final = structlog.get_logger("trioserver")
 
 @attrs.frozen
 class PassedSocket:
-    """A socket that was opened for us; ``name`` is its FileDescriptorName=."""
+    """A socket that systemd has opened; ``name`` is its FileDescriptorName=."""
 
     name: str
     socket: socket.socket
 
 
 def take_sockets(environment: MutableMapping[str, str] = os.environ) -> list[PassedSocket]:
-    """The sockets that this process was started with; a second time there are none.
+    """Return the sockets that this process was started with. A second call returns none.
 
-    The variables that tell of them are removed, so that no child takes them for its own.
+    The environment variables are removed, so that no child process takes the sockets for its own.
     """
     values = [environment.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES")]
     pid, number, names = values
@@ -50,16 +50,16 @@ def take_sockets(environment: MutableMapping[str, str] = os.environ) -> list[Pas
 
 
 class SystemdNotifier:
-    """The service manager, where there is one. Telling it never blocks, and never fails."""
+    """Notifies the service manager, if there is one. It never blocks, and never fails."""
 
     def __init__(self, address: str = "", watchdog_interval: float | None = None) -> None:
         self.watchdog_interval = watchdog_interval
-        """Seconds from one sign of life to the next: half of what the manager waits."""
+        """Seconds between two watchdog messages: half of what the manager waits."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
 
     @classmethod
     def of(cls, environment: MutableMapping[str, str] = os.environ) -> SystemdNotifier:
-        """The one that started this process. Its variables are removed: it is ours to talk to."""
+        """Return the notifier of the manager that started this process; removes its variables."""
         address = environment.pop("NOTIFY_SOCKET", "")
         pid = environment.pop("WATCHDOG_PID", "")
         microseconds = environment.pop("WATCHDOG_USEC", "")
@@ -69,27 +69,27 @@ class SystemdNotifier:
         return cls(address, interval)
 
     def ready(self, status: str) -> None:
-        """The service serves; also at the end of a reload."""
-        self._tell("READY=1", f"STATUS={status}")
+        """Notify that the service is ready, or that a reload has ended."""
+        self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """A reload has begun; `ready` ends it."""
+        """Notify that a reload has begun; `ready` ends it."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
+        self._send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
     def stopping(self, status: str, *, within: float) -> None:
-        """The service is going to end, ``within`` so many seconds."""
-        self._tell("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(within * 1e6)}")
+        """Notify that the service is going to end ``within`` seconds."""
+        self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(within * 1e6)}")
 
     async def run(self) -> None:
-        """Give signs of life until cancelled. An event loop that hangs gives none."""
+        """Send watchdog messages until cancelled. An event loop that hangs sends none."""
         if self.watchdog_interval is None:
             return
         while True:
-            self._tell("WATCHDOG=1")
+            self._send("WATCHDOG=1")
             await trio.sleep(self.watchdog_interval)
 
-    def _tell(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if not self._address:
             return
         text = "\n".join(line.replace("\n", " ") for line in lines)

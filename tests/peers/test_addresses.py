@@ -57,5 +57,5 @@ def test_no_networks_hold_nobody() -> None:
 
 @pytest.mark.parametrize("entry", ["", "localhost", "10.0.0.1/8", "10.0.0.0/33", "10.0.0", "*"])
 def test_what_is_no_network_is_said(entry: str) -> None:
-    with pytest.raises(ValueError, match="is no network: write it as"):
+    with pytest.raises(ValueError, match="is not a network: write"):
         Networks([entry])

@@ -126,7 +126,7 @@ def test_a_list_has_names_what_is_below_them_addresses_and_this_machine() -> Non
 
 @pytest.mark.parametrize("entry", ["https://a.test", "a.test:80", "a.test/", "*", ""])
 def test_what_is_no_host_is_said_at_once(entry: str) -> None:
-    with pytest.raises(ValueError, match=r"hosts: .* is no host"):
+    with pytest.raises(ValueError, match=r"hosts: .* is not a host"):
         OriginConfig(hosts=(entry,))
 
 

@@ -157,9 +157,9 @@ def test_two_origins_are_none() -> None:
         ("https://example.org:8443", "https://example.org", "the port differs"),
         ("https://www.example.org", "https://example.org", "'www.'"),
         ("https://example.org/", "https://example.org", "no slash at its end"),
-        ("https://example.org", "https://*.example.org", "what is below example.org"),
+        ("https://example.org", "https://*.example.org", "allows the hosts below example.org"),
         ("null", "https://example.org", "the page has no origin"),
-        ("https://exa mple.org", "https://example.org", "this is no origin"),
+        ("https://exa mple.org", "https://example.org", "this is not an origin"),
     ],
 )
 def test_the_likely_mistake_is_named(origin: str, allowed: str, said: str) -> None:
@@ -225,19 +225,19 @@ def test_an_origin_of_a_websocket_counts_as_that_of_its_page() -> None:
     ("entry", "advice"),
     [
         ("https://example.org/", "leave out the slash"),
-        ("example.org", "begins with a scheme"),
+        ("example.org", "write a scheme and a host"),
         ("https://bücher.example", "in ASCII"),
-        ("https://example.org/path", "and no more"),
-        ("https://*", "and no more"),
-        ("https://a.*.org", "and no more"),
+        ("https://example.org/path", "write a scheme, a host and"),
+        ("https://*", "write a scheme, a host and"),
+        ("https://a.*.org", "write a scheme, a host and"),
         ("https://*.0.0.1", "before a domain"),
         ("https://*..org", "before a domain"),
-        ("https://example.org:99999", "and no more"),
-        ("", "begins with a scheme"),
+        ("https://example.org:99999", "write a scheme, a host and"),
+        ("", "write a scheme and a host"),
     ],
 )
 def test_what_is_no_origin_in_a_list_is_said(entry: str, advice: str) -> None:
-    with pytest.raises(ValueError, match="is no origin") as caught:
+    with pytest.raises(ValueError, match="is not an origin") as caught:
         OriginPolicy([entry])
     assert advice in str(caught.value)
 

@@ -1,1 +1,1 @@
-"""Where a request comes from: addresses, what proxies say, origins of pages."""
+"""Where a request comes from: addresses, headers of proxies, origins of pages."""

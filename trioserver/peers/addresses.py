@@ -1,7 +1,7 @@
-"""Addresses of peers: what they count as, and which of them are trusted.
+"""Addresses of peers: the key that an address counts under, and lists of networks.
 
-A peer is written "host:port", "[host]:port" or "host"; "unix" for a Unix socket's, and "" where
-nobody knows.
+A peer is written "host:port", "[host]:port" or "host". It is "unix" for a Unix socket, and "" if
+it is not known.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ipaddress import (
 from typing import Final, TypeAlias
 
 UNIX: Final = "unix"
-"""The peer of a Unix socket, and in a list of networks all of these."""
+"""The peer of a Unix socket; in a list of networks, all Unix sockets."""
 
 _IPV6_PREFIX: Final = 64
-"""Bits of an IPv6 address that are one customer's; the rest is free for them to choose."""
+"""Bits of an IPv6 address that name a customer, who can choose the other bits at will."""
 
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 
@@ -31,7 +31,7 @@ IPAddress: TypeAlias = IPv4Address | IPv6Address
 
 
 def host_of(peer: str) -> str:
-    """The part without the port, and without the brackets of an IPv6 address."""
+    """Return the host of a peer, without the port and the brackets of an IPv6 address."""
     if peer.startswith("["):
         return peer[1:].partition("]")[0]
     host, colon, port = peer.rpartition(":")
@@ -39,7 +39,7 @@ def host_of(peer: str) -> str:
 
 
 def parse_ip(host: str) -> IPAddress | None:
-    """The address, that of IPv4 where it is mapped into IPv6; None for anything else."""
+    """Return the IP address, as IPv4 if it is mapped into IPv6; None if the host is not one."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -49,14 +49,14 @@ def parse_ip(host: str) -> IPAddress | None:
 
 
 def with_port(address: IPAddress, port: int | None) -> str:
-    """A peer as it is written."""
+    """Write an address as a peer."""
     if port is None:
         return str(address)
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def plain(peer: str) -> str:
-    """The peer, with an IPv4 address that is mapped into IPv6 as the former."""
+    """Return the peer, with an IPv4 address instead of one that is mapped into IPv6."""
     if not (peer.startswith("[") or peer.count(":") > 1):
         return peer
     address = parse_ip(host_of(peer))
@@ -67,9 +67,9 @@ def plain(peer: str) -> str:
 
 
 def address_key(peer: str) -> str:
-    """What a peer is counted under: an IPv4 address, an IPv6 network of 64 bits, any other name.
+    """Return what a peer counts under: an IPv4 address, an IPv6 /64 network, or any other name.
 
-    Empty for those that are no address of anybody: Unix sockets, and where nobody knows.
+    Empty for a Unix socket, and for a peer that is not known: these are nobody's address.
     """
     host = host_of(peer)
     return "" if host in ("", UNIX) else _key_of_host(host)
@@ -85,9 +85,9 @@ def _key_of_host(host: str) -> str:
 
 
 class Networks:
-    """Some of the world's addresses, written as "10.0.0.0/8", "::1", or "unix".
+    """A set of addresses, written as "10.0.0.0/8", "::1", or "unix".
 
-    Raises `ValueError` with the entry that is neither.
+    Raises `ValueError` for an entry that is neither a network nor an address nor "unix".
     """
 
     def __init__(self, entries: Iterable[str]) -> None:
@@ -99,7 +99,7 @@ class Networks:
                 self._networks.append(ip_network(entry))
             except ValueError as error:
                 raise ValueError(
-                    f"{entry!r} is no network: write it as 10.0.0.0/8, 192.0.2.1, fd00::/8 or "
+                    f"{entry!r} is not a network: write 10.0.0.0/8, 192.0.2.1, fd00::/8 or "
                     f"{UNIX} ({error})"
                 ) from None
 

@@ -1,8 +1,8 @@
-"""The client's address, as trusted proxies say it: X-Forwarded-For, and Forwarded (RFC 7239).
+"""The client's address in headers of trusted proxies: X-Forwarded-For, Forwarded (RFC 7239).
 
-Each proxy appends the address that it was connected from, so the last element is the nearest one's
-word, and the first may be anybody's invention. The walk goes from the right for as long as
-whoever said it is trusted; what stands further left is never looked at.
+Each proxy appends the address that it was connected from. So the nearest proxy wrote the last
+element, and anybody may have invented the first one. Elements are read from the right for as long
+as a trusted proxy wrote them; those further left are never read.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Final
 from trioserver.peers.addresses import Networks, parse_ip, with_port
 
 MAX_HOPS: Final = 32
-"""Proxies in a row that are followed; more is a loop, or an attempt."""
+"""Proxies in a row that are followed; more is a loop, or an attack."""
 
 _MAX_ELEMENT: Final = 512
-"""Characters of one element of Forwarded; more is not looked at."""
+"""Maximum characters of one element of Forwarded; a longer one is not read."""
 
 _NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*"'
@@ -31,10 +31,10 @@ _NODE: Final = re.compile(
 
 
 def client_of(peer: str, header: str, lines: Sequence[str], trusted: Networks) -> str:
-    """Who is behind ``peer``, a trusted proxy: "host:port", "host", or an obfuscated name.
+    """Return the client of ``peer``, a trusted proxy: "host:port", "host", or an obfuscated name.
 
-    ``header`` is "forwarded" or "x-forwarded-for", ``lines`` its values in order. Where a trusted
-    proxy does not say, or says nothing that can be understood, that proxy is the answer.
+    ``header`` is "forwarded" or "x-forwarded-for", ``lines`` its values in order. If a trusted
+    proxy names no client, or the element is malformed, the result is that proxy.
     """
     nodes = _forwarded(lines) if header == "forwarded" else _x_forwarded_for(lines)
     for _, node in zip(range(MAX_HOPS), nodes, strict=False):
@@ -68,10 +68,10 @@ def _x_forwarded_for(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _forwarded(lines: Iterable[str]) -> Iterator[str]:
-    """What stands behind ``for``, from the right; "" in an element that cannot be understood.
+    """Yield the values of ``for``, from the right; "" for an element that is malformed.
 
-    Read from the right, because what a client wrote, such as a quote that never ends, stands to
-    the left of what proxies have appended, and must not swallow it.
+    They are read from the right because what a client wrote, such as a quote without an end,
+    stands to the left of what proxies have appended, and must not hide that.
     """
     for line in reversed(list(lines)):
         while line.strip():
@@ -80,7 +80,7 @@ def _forwarded(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _split_last(line: str) -> tuple[str, str]:
-    """All but the last element, and that; the comma between is the last that makes sense."""
+    """Split at the last comma behind which there is a well-formed element."""
     at = len(line)
     while (at := line.rfind(",", 0, at)) >= 0 and len(line) - at <= _MAX_ELEMENT:
         if _ELEMENT.fullmatch(line, at + 1):

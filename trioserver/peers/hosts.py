@@ -1,8 +1,8 @@
-"""Which host a request asks for: names that are the server's own, and names of this machine.
+"""The host that a request names: whether it is the server's own, or a name of this machine.
 
-A page of somebody else's can have its own name resolve to any address, also to this machine's
-loopback address (DNS rebinding). The browser then sends that name as `Host`, and takes what comes
-back for the page's own. So a name proves something only if it is known beforehand.
+A page on another site can have its own name resolve to any address, also to the loopback address of
+this machine (DNS rebinding). The browser then sends that name as `Host`, and lets the page read the
+response. So a name proves something only if the server knows it beforehand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ipaddress import AddressValueError, IPv6Address, ip_address
 from typing import Final
 
 LOOPBACK: Final = "loopback"
-"""An entry of a list of hosts: all names that are this machine's own."""
+"""An entry of a list of hosts: all names of this machine."""
 
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,64}\]|[A-Za-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 _LABEL: Final = "[A-Za-z0-9_-]{1,63}"
@@ -25,7 +25,7 @@ _FORWARDED_PREFIX: Final = "x-forwarded-"
 
 
 def is_loopback_name(host: str) -> bool:
-    """Whether a host, without a port, can only be this machine: no resolver is asked for it.
+    """Whether a host, without a port, can only be this machine, because no resolver is asked.
 
     ``localhost`` and what is below it (RFC 6761), 127.0.0.0/8 and ``::1``.
     """
@@ -37,22 +37,24 @@ def is_loopback_name(host: str) -> bool:
 
 
 def requested_host(lines: Sequence[str]) -> str | None:
-    """The host in the header `Host`, in lower case and without the port; None where there is none,
-    or none that can be understood."""
+    """Return the host of the header `Host`, in lower case and without the port.
+
+    None if there is no such header, more than one, or one that is malformed.
+    """
     match = _HOST.fullmatch(lines[0]) if len(lines) == 1 else None
     return None if match is None else _canonical(match[1])
 
 
 def is_forwarded(headers: Mapping[str, object]) -> bool:
-    """Whether a request says that a proxy has passed it on."""
+    """Whether a request has headers that proxies add."""
     return any(name in _FORWARDED or name.startswith(_FORWARDED_PREFIX) for name in headers)
 
 
 class HostPolicy:
-    """The names by which the server may be asked for: "chat.example.org", "*.example.org", an
-    address, or `LOOPBACK`. An empty list allows all.
+    """The hosts that requests may name: "chat.example.org", "*.example.org", an address, or
+    `LOOPBACK`. An empty list allows all.
 
-    Raises `ValueError` with the entry that is none of these.
+    Raises `ValueError` for an entry that is none of these.
     """
 
     def __init__(self, allowed: Iterable[str]) -> None:
@@ -65,7 +67,7 @@ class HostPolicy:
                 continue
             if not _ENTRY.fullmatch(entry):
                 raise ValueError(
-                    f"{entry!r} is no host: write a name without scheme and port, as "
+                    f"{entry!r} is not a host: write a name without scheme and port, as "
                     f"chat.example.org or *.example.org, an address, or {LOOPBACK}"
                 )
             if entry.startswith("*."):
@@ -74,7 +76,7 @@ class HostPolicy:
                 self._exact.add(_canonical(entry))
 
     def names(self, host: str | None) -> bool:
-        """Whether the list has this host, of `requested_host`."""
+        """Whether the list contains this host, which is from `requested_host`."""
         if host is None:
             return False
         if host in self._exact or (self._loopback and is_loopback_name(host)):
@@ -82,7 +84,7 @@ class HostPolicy:
         return any(host[dot + 1 :] in self._below for dot in range(len(host)) if host[dot] == ".")
 
     def allows(self, host: str | None) -> bool:
-        """Whether a request for it may be answered."""
+        """Whether a request for this host may be answered."""
         return not self.allowed or self.names(host)
 
 

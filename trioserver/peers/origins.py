@@ -1,7 +1,7 @@
-"""Which web pages may connect: the Origin header, judged before the handshake is accepted.
+"""Which web pages may connect: the Origin header, which is checked before the handshake.
 
-A browser sends the origin of the page (RFC 6455, section 10.2; RFC 6454), so that a page of
-somebody else cannot use what the browser knows. Other clients send none, and need none.
+A browser sends the origin of the page (RFC 6455, section 10.2; RFC 6454), so that a page of another
+site cannot use the credentials that the browser has. Other clients send none, and need none.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import attrs
 
 ANY: Final = "*"
 SAME_HOST: Final = "same-host"
-"""Entries of a list that are no origins: all of them; those of the host that is connected to."""
+"""Entries of a list of origins: all origins; the origins of the host that the request is for."""
 
 MAX_ORIGIN: Final = 300
-"""Characters of an origin: a host has 253 at the most, and the rest is room for scheme and port."""
+"""Maximum characters of an origin: 253 for the host, the rest for scheme and port."""
 
 _NULL: Final = "null"
 _FILE: Final = "file://"
 _NO_HOST: Final = (_NULL, _FILE)
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _AS_PAGES_HAVE_IT: Final = {"ws": "http", "wss": "https"}
-"""Schemes that some clients put into Origin, because it is what they connect to."""
+"""Schemes that some clients send in Origin, because they connect to such a URL."""
 
 _OTHER_PORT: Final = "the port differs"
 
@@ -39,7 +39,7 @@ _HOST_HEADER: Final = re.compile(rf"(?P<host>{_HOST})(?::(?P<port>[0-9]{{1,5}}))
 
 @attrs.frozen
 class _Origin:
-    """Scheme, host in lower case without brackets, port, None where the scheme has none."""
+    """The host is in lower case without brackets. The port is None if the scheme has none."""
 
     scheme: str
     host: str
@@ -48,7 +48,7 @@ class _Origin:
 
 @attrs.frozen
 class RejectedOrigin:
-    """For the log, not for the peer: what was sent, what would do, and the likely mistake."""
+    """For the log, not for the client: what was sent, what is allowed, and the likely mistake."""
 
     origin: str
     allowed: tuple[str, ...]
@@ -57,15 +57,15 @@ class RejectedOrigin:
 
 class OriginPolicy:
     """An allow-list of origins: "https://example.org", "https://*.example.org", `ANY`,
-    `SAME_HOST`, "null", "file://". An empty one stands for `SAME_HOST`. ws and wss count as http
-    and https.
+    `SAME_HOST`, "null", "file://". An empty list means `SAME_HOST`. The schemes ws and wss count
+    as http and https.
 
-    Raises `ValueError` with the entry that is none of these, and what to write.
+    Raises `ValueError` for an entry that is none of these.
     """
 
     def __init__(self, allowed: Iterable[str]) -> None:
         if isinstance(allowed, str):
-            raise ValueError(f"origins is {allowed!r}; it must be a list of texts")
+            raise ValueError(f"origins must be a list of strings, not {allowed!r}")
         self.allowed = tuple(allowed) or (SAME_HOST,)
         self._any = ANY in self.allowed
         self._same_host = SAME_HOST in self.allowed
@@ -80,22 +80,23 @@ class OriginPolicy:
         match = _ORIGIN.fullmatch(entry)
         origin = match and _origin(match)
         if match is None or origin is None:
-            raise ValueError(f"{entry!r} is no origin: {_advice(entry)}")
+            raise ValueError(f"{entry!r} is not an origin: {_advice(entry)}")
         if match["wild"] and (_is_ip(origin.host) or origin.host.startswith(".")):
-            raise ValueError(f"{entry!r} is no origin: '*.' goes before a domain")
+            raise ValueError(f"{entry!r} is not an origin: '*.' goes before a domain")
         (self._below if match["wild"] else self._exact).add(origin)
 
     def rejection(
         self, origins: tuple[str, ...], hosts: tuple[str, ...], *, secure: bool
     ) -> RejectedOrigin | None:
-        """None where the request may go on; ``origins`` and ``hosts`` are its header lines.
+        """Return why a request is rejected; None if it is not.
 
-        ``secure``: the request came over TLS to this very server.
+        ``origins`` and ``hosts`` are its lines of the headers `Origin` and `Host`. ``secure``: it
+        came over TLS to this server, not only to a proxy.
         """
         if not origins or self._any:
             return None
         text = ", ".join(origins)
-        if len(text) > MAX_ORIGIN:  # anybody may send one, and it is judged in the event loop
+        if len(text) > MAX_ORIGIN:  # anybody may send one, and checking it takes time
             hint = f"an origin has at most {MAX_ORIGIN} characters"
             return RejectedOrigin(text[:MAX_ORIGIN] + "...", self.allowed, hint)
         if text in _NO_HOST and text in self.allowed:
@@ -121,7 +122,7 @@ class OriginPolicy:
         return False
 
     def _hint(self, text: str, origin: _Origin | None, hosts: tuple[str, ...]) -> str | None:
-        """What an operator has most likely overlooked."""
+        """Return what the operator has most likely overlooked."""
         if text == _NULL:
             return (
                 "the page has no origin: a file, or a sandboxed frame; serve it over HTTP, or "
@@ -131,13 +132,13 @@ class OriginPolicy:
             return "the page is a file; serve it over HTTP, or allow 'file://', which is every file"
         if origin is None:
             slash = _has_only_a_slash_too_many(text)
-            return "an origin has no slash at its end" if slash else "this is no origin"
+            return "an origin has no slash at its end" if slash else "this is not an origin"
         known = self._known
         host = _host_header(hosts, origin.scheme) if self._same_host else None
         if host is not None:
             known = [*known, _Origin(origin.scheme, *host)]
             if origin == known[-1]:
-                return "the page came over http, and this server is spoken to over TLS"
+                return "the page was loaded over http, but the connection to this server uses TLS"
         found = [
             (hint, other) for other in known if (hint := _difference(origin, other)) is not None
         ]
@@ -150,12 +151,12 @@ class OriginPolicy:
                 origin.host,
                 origin.port,
             ):
-                return f"'*.{parent.host}' is for what is below {parent.host}, not for itself"
+                return f"'*.{parent.host}' allows the hosts below {parent.host}, not itself"
         return None
 
 
 def _difference(origin: _Origin, other: _Origin) -> str | None:
-    """What alone tells two origins apart, when it is one thing that is easily mistaken."""
+    """Return how two origins differ, if it is in one thing that is easily overlooked."""
     same_scheme, same_port = origin.scheme == other.scheme, origin.port == other.port
     if origin.host == other.host:
         if same_scheme:
@@ -181,7 +182,7 @@ def _origin(match: re.Match[str]) -> _Origin | None:
 
 
 def _plain_host(host: str) -> str | None:
-    """In lower case; an IPv6 address in its one canonical form, without brackets."""
+    """Return a host in lower case; an IPv6 address in its canonical form, without brackets."""
     if not host.startswith("["):
         return host.lower()
     try:
@@ -191,13 +192,16 @@ def _plain_host(host: str) -> str | None:
 
 
 def _is_ip(host: str) -> bool:
-    """As URLs have it: what ends in a number is an IPv4 address."""
+    """Whether a host is an IP address: as in URLs, what ends in a number is an IPv4 address."""
     return ":" in host or host.rpartition(".")[2].isdigit()
 
 
 def _is_same_host(origin: _Origin, hosts: tuple[str, ...], secure: bool) -> bool:
-    """Whether a page of the host that is connected to. Where a proxy ends TLS the scheme that the
-    client has used is not known, and either will do; where this server ends it, it is https."""
+    """Whether the page is of the host that the request is for.
+
+    If this server terminates TLS, the scheme must be https. If a proxy does, the client's scheme is
+    not known, and both are allowed.
+    """
     if origin.scheme not in (("https",) if secure else ("http", "https")):
         return False
     return _host_header(hosts, origin.scheme) == (origin.host, origin.port)
@@ -225,9 +229,9 @@ def _has_only_a_slash_too_many(text: str) -> bool:
 
 def _advice(entry: str) -> str:
     if _has_only_a_slash_too_many(entry):
-        return "leave out the slash at its end"
+        return "leave out the slash at the end"
     if "://" not in entry:
-        return f"it begins with a scheme, as https://example.org, or is {SAME_HOST} or {ANY}"
+        return f"write a scheme and a host, as https://example.org, or {SAME_HOST}, or {ANY}"
     if not entry.isascii():
-        return "write the host as browsers send it, in ASCII (xn--...)"
-    return "it is a scheme, a host and perhaps a port, as https://example.org:8443, and no more"
+        return "write the host in ASCII, as browsers send it (xn--...)"
+    return "write a scheme, a host and, optionally, a port, as https://example.org:8443"

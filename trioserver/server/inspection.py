@@ -1,4 +1,4 @@
-"""What can be seen of a connection from outside: how it stands, never what it says."""
+"""Reports about connections, without anything of what they send and receive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAX_DEPTH: Final = 8
 
 @attrs.frozen
 class TaskReport:
-    """A task and those in its nurseries. ``name`` is that of its function."""
+    """A task, and those in its nurseries. ``name``: the name of its function."""
 
     name: str
     children: tuple[TaskReport, ...]
@@ -36,8 +36,9 @@ class ConnectionReport:
       been sent), "ready" or "closing" (the error and the Close frame are being sent). See `Phase`.
     - ``user``, ``token_id``, ``expires_at`` (seconds since the Unix epoch): None until known.
     - ``age``: in seconds.
-    - ``tasks``: what runs in its nursery, cut off beyond 200 tasks.
-    - ``recent``: the types of its latest messages, oldest first; of those that its route has.
+    - ``tasks``: the tasks in its nursery, at most 200.
+    - ``recent``: the types of its latest messages, oldest first. Types that its route does not
+      have are left out.
     """
 
     id: str
@@ -56,10 +57,11 @@ class ConnectionReport:
 
 @attrs.frozen(kw_only=True)
 class ConnectionFilter:
-    """Connections that fit everything that is given; None fits all.
+    """Selects the connections that match everything given; None matches all.
 
-    ``user`` is a `User` or an id, ``resource`` fits when all its parameters do, ``address`` is
-    without the port, ``after`` is the id of a connection: only those whose ids are behind it.
+    - ``user``: a `User` or an id. ``resource`` matches if all its parameters do.
+    - ``address``: without the port.
+    - ``after``: the id of a connection; only connections with greater ids match.
     """
 
     user: str | None = attrs.field(default=None, converter=id_if_given)
@@ -71,7 +73,7 @@ class ConnectionFilter:
     after: str | None = None
 
     def fits(self, connection: ServerConnection) -> bool:
-        """Whether it does; cheap, it is asked of thousands."""
+        """Whether a connection matches. This is cheap, because it is called for thousands."""
         return (
             (self.after is None or connection.id > self.after)
             and (self.phase is None or self.phase == connection.phases.current)
@@ -82,7 +84,7 @@ class ConnectionFilter:
 
 
 def report(connection: ServerConnection) -> ConnectionReport:
-    """How a connection stands at this moment."""
+    """Make a report about a connection."""
     user, nursery = connection.user, connection.nursery
     return ConnectionReport(
         id=connection.id,
@@ -101,7 +103,7 @@ def report(connection: ServerConnection) -> ConnectionReport:
 
 
 def _tasks(nursery: trio.Nursery, left: list[int], depth: int) -> tuple[TaskReport, ...]:
-    """``left`` holds how many more may be told, over the whole tree."""
+    """``left`` holds how many more tasks may be in the report, over the whole tree."""
     reports = []
     for task in sorted(nursery.child_tasks, key=lambda task: task.name):
         if left[0] <= 0 or depth <= 0:

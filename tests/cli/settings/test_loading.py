@@ -151,8 +151,8 @@ def test_a_list_is_a_list_in_the_file_and_has_commas_elsewhere(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('allow = ["a.test"]', "'a.test' is no origin: it begins with a scheme"),
-        ('allow = "https://a.test/"', "leave out the slash at its end"),
+        ('allow = ["a.test"]', "'a.test' is not an origin: write a scheme"),
+        ('allow = "https://a.test/"', "leave out the slash at the end"),
         ("allow = [1]", "it must be a list of origins"),
         ("allow = 1", "it must be a list of origins"),
     ],

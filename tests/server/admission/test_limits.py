@@ -528,9 +528,9 @@ async def test_a_route_may_have_origins_of_its_own(autojump_clock: MockClock) ->
 def test_a_wrong_origin_of_a_route_or_of_the_configuration_is_said_at_once() -> None:
     with pytest.raises(ValueError, match="leave out the slash"):
         make_application(World(), origins=["https://a.test/"])
-    with pytest.raises(ValueError, match=r"allow: 'a\.test' is no origin"):
+    with pytest.raises(ValueError, match=r"allow: 'a\.test' is not an origin"):
         OriginConfig(allow=("a.test",))
-    with pytest.raises(ValueError, match="trusted: 'localhost' is no network"):
+    with pytest.raises(ValueError, match="trusted: 'localhost' is not a network"):
         ProxyConfig(trusted=("localhost",))
     with pytest.raises(ValueError, match="header is 'via'"):
         ProxyConfig(header="via")

@@ -1,4 +1,4 @@
-"""The memory of a server's connections, and the line in the log when it is short."""
+"""The limit of the memory that connections hold, and warnings about it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from trioserver.logs.throttle import LogThrottle
 from trioserver.websocket.memory import MemoryLimiter
 from trioserver.websocket.send_queue import largest_payload
 
-_PERIOD: Final = 10.0
-"""Seconds between two lines about the same."""
+_LOG_INTERVAL: Final = 10.0
+"""Seconds between two log lines."""
 
-_ECHO: Final = 512
-"""Bytes by which an answer that contains a message is longer than the message, at the most: `ack`,
-`pong`, or `event`, without the topic."""
+_ENVELOPE_BYTES: Final = 512
+"""Maximum bytes that `ack`, `pong` or `event` add to the message that they contain."""
 
 log: Final = structlog.get_logger("trioserver")
 
 
 def new_memory(config: Config) -> MemoryLimiter:
-    """Bounded as the configuration says. It logs that connections wait, or are closed."""
-    throttle = LogThrottle(_PERIOD)
+    """Make the limiter. It logs when connections have to wait, or are closed."""
+    throttle = LogThrottle(_LOG_INTERVAL)
 
-    def tell() -> None:
+    def warn() -> None:
         suppressed = throttle.allow(trio.current_time())
         if suppressed is not None:
             log.warning(
@@ -38,14 +37,14 @@ def new_memory(config: Config) -> MemoryLimiter:
                 suppressed=suppressed,
             )
 
-    memory = MemoryLimiter(config.limits.max_memory_bytes, on_pressure=tell)
+    memory = MemoryLimiter(config.limits.max_memory_bytes, on_pressure=warn)
     return memory
 
 
 def check_send_queue(config: Config) -> None:
-    """Say so where a client may send what the server could not send back, or to others."""
+    """Warn if clients may send messages that the server could not send back, or to others."""
     largest, taken = largest_payload(config.send_queue.max_bytes), config.limits.max_message_bytes
-    if largest < taken + _ECHO:
+    if largest < taken + _ENVELOPE_BYTES:
         log.warning(
             "send_queue_smaller_than_messages",
             hint="send_queue.max_bytes is too small to echo or publish a message of "

@@ -1,4 +1,4 @@
-"""Places by who holds them: whose is the oldest, and who holds most, without looking for it."""
+"""A queue for each key, which also knows which key has the most items."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Keyed(Protocol):
-    """What is held, by whom."""
+    """An item, and the key of its queue."""
 
     @property
     def key(self) -> str: ...
@@ -17,52 +17,52 @@ _KeyedT = TypeVar("_KeyedT", bound=Keyed)
 
 
 class PerKeyFifo(Generic[_KeyedT]):
-    """A collection that knows the order in which each holder's were added.
+    """A first-in, first-out queue for each key.
 
-    Every operation takes constant time: sizes change by one at a time, so the largest size is
-    always known, and ordered dictionaries give their first without looking for it.
+    Every operation takes constant time. Sizes change by one at a time, so the largest one is always
+    known, and ordered dictionaries find their first item without searching.
     """
 
     def __init__(self) -> None:
-        self._held: dict[str, OrderedDict[_KeyedT, None]] = {}
-        self._by_size: dict[int, OrderedDict[str, None]] = {}  # holders, by how much they hold
+        self._queues: dict[str, OrderedDict[_KeyedT, None]] = {}
+        self._by_size: dict[int, OrderedDict[str, None]] = {}  # keys, by the size of their queue
         self._total = 0
-        self.most = 0
+        self.most = 0  # the size of the largest queue
 
     def __len__(self) -> int:
         return self._total
 
     def count(self, key: str) -> int:
-        """How much a holder has."""
-        return len(self._held.get(key, ()))
+        """Return how many items a key has."""
+        return len(self._queues.get(key, ()))
 
     def oldest(self, key: str) -> _KeyedT:
-        """What a holder has had for longest. Raises `KeyError` where it has nothing."""
-        return next(iter(self._held[key]))
+        """Return the oldest item of a key. Raises `KeyError` if it has none."""
+        return next(iter(self._queues[key]))
 
     def oldest_of_most(self) -> _KeyedT:
-        """What somebody who holds most has had for longest; `KeyError` where all is empty."""
+        """Return the oldest item of a key that has the most. Raises `KeyError` if all are empty."""
         return self.oldest(next(iter(self._by_size[self.most])))
 
-    def add(self, held: _KeyedT) -> None:
-        """As the newest of its holder."""
-        mine = self._held.get(held.key)
+    def add(self, item: _KeyedT) -> None:
+        """Add an item as the newest of its key."""
+        mine = self._queues.get(item.key)
         if mine is None:
-            mine = self._held[held.key] = OrderedDict()
-        mine[held] = None
+            mine = self._queues[item.key] = OrderedDict()
+        mine[item] = None
         self._total += 1
-        self._resize(held.key, len(mine) - 1, len(mine))
+        self._resize(item.key, len(mine) - 1, len(mine))
 
-    def discard(self, held: _KeyedT) -> bool:
-        """Remove it; False where it was not there."""
-        mine = self._held.get(held.key)
-        if mine is None or held not in mine:
+    def discard(self, item: _KeyedT) -> bool:
+        """Remove an item; return False if it was not there."""
+        mine = self._queues.get(item.key)
+        if mine is None or item not in mine:
             return False
-        del mine[held]
+        del mine[item]
         if not mine:
-            del self._held[held.key]
+            del self._queues[item.key]
         self._total -= 1
-        self._resize(held.key, len(mine) + 1, len(mine))
+        self._resize(item.key, len(mine) + 1, len(mine))
         return True
 
     def _resize(self, key: str, before: int, after: int) -> None:

@@ -48,6 +48,7 @@ class Notes(Observer):
         self.events.append(("ready", connection.user.id))
 
     def on_closed(self, connection: Connection, code: int, reason: str, phases: PhaseTimes) -> None:
+        assert type(code) is int, "not an enum: a log line shows it by its name"
         self.events.append(("closed", code, reason))
 
 

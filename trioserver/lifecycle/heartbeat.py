@@ -1,14 +1,14 @@
-"""The heartbeat: a ping at each interval; whoever stays silent after it is gone.
+"""The heartbeat: sends a ping at each interval, and ends a connection that stays silent after it.
 
-Whatever arrives counts as life. The client chose the form: WebSocket Ping frames, or `ping`
-messages for clients that cannot see those.
+Everything that arrives counts as an answer. The client chose the form: WebSocket Ping frames, or
+`ping` messages for clients that cannot see those.
 
-A client that reading is paused for cannot be heard: its answer may stand behind messages that the
-server has not read. When its time is over, one piece of what it has sent is read all the same, and
-it has the same time once more in which something has to come. So being paused exempts nobody.
+While reading is paused, the answer may be behind messages that the server has not read. Therefore
+the server reads once when the timeout has passed, and waits for the same time again. So a client
+whose reading is paused times out too, only later.
 
-A ping that waits behind a large message cannot be answered. While it waits, and the client takes
-what is before it, the time begins anew.
+A client cannot answer a ping that is queued behind a large message. While that is so, and the
+client reads what is before the ping, the timeout starts again.
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ from trioserver.websocket.send_queue import SendQueueClosed
 
 
 class Heartbeat:
-    """The heartbeat of one connection; `beat` is to be called whenever it is ``due``.
-
-    ``due`` is by Trio's clock, in seconds.
-    """
+    """The heartbeat of a connection. Call `beat` when it is ``due``, in seconds of Trio's clock."""
 
     __slots__ = (
         "_config", "_connection", "_listened", "_next_ping", "_number", "_taken", "_waiting_since",
@@ -46,7 +43,7 @@ class Heartbeat:
 
     @property
     def due(self) -> float:
-        """When something is to be done next."""
+        """When to call `beat` next."""
         return min(self._next_ping, self._gone_at)
 
     @property
@@ -54,7 +51,7 @@ class Heartbeat:
         return self._waiting_since + self._config.timeout * (2 if self._listened else 1)
 
     def beat(self) -> None:
-        """Ping, or end the connection with ``heartbeat_timeout``, or do nothing if it is early."""
+        """Send a ping, or end the connection with ``heartbeat_timeout``, if either is due."""
         now, websocket = trio.current_time(), self._connection.websocket
         send_queue = websocket.send_queue
         if websocket.last_received >= self._waiting_since:

@@ -32,9 +32,10 @@ def report_closed(connection: ServerConnection) -> None:
     """Report the end of the connection, and log one summary line."""
     now, phases, request = trio.current_time(), connection.phases, connection.request
     close, peer = connection.protocol.close, connection.websocket.close_received
-    code = (
-        close.code if close and close.reason else peer.code if peer else CloseCode.ABNORMAL_CLOSURE
-    )
+    code = CloseCode.ABNORMAL_CLOSURE if peer is None else peer.code
+    if close and close.reason:
+        code = close.code
+    code = int(code)  # a log line shows the number
     reason = _reason(connection)
     connection.context.observer.on_closed(connection.facade, code, reason, phases)
     if _may_log(connection, "connection_closed"):

@@ -1,7 +1,7 @@
-"""Spans for OpenTelemetry: the opening of a connection, and each handler.
+"""Spans for OpenTelemetry: the opening of a connection, and each call of a handler.
 
-Only made where tracing is on; where it is off, nothing here is called. A span says what kind of
-thing happened, to whom, and how it ended; no payload, token, or text of an exception is in it.
+If tracing is off, nothing here is called. A span contains what happened, for which connection and
+user, and how it ended. It contains no payload, no token, and no text of an exception.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from trioserver.app.handlers import Handler
 
 _FAULTS: Final = frozenset({"internal_error", "unavailable"})
-"""Refusals that are the server's own fault, and make a span an error."""
+"""Error codes that are the server's fault, and make a span an error."""
 
 
 class Tracing:
-    """Makes spans with ``tracer``; None is the tracer provider of the process.
+    """Makes spans with ``tracer``, or with the tracer provider of the process if it is None.
 
-    Raises `ImportError` where OpenTelemetry is not installed.
+    Raises `ImportError` if OpenTelemetry is not installed.
     """
 
     def __init__(self, tracer: Tracer | None = None) -> None:
@@ -77,7 +77,7 @@ class ConnectionTracing:
             span.end()
 
     def step(self, name: str) -> AbstractContextManager[Any]:
-        """A step of the opening; or, of a refresh, a trace of its own."""
+        """Make a span for a step of the opening, or start a trace for a step of a token refresh."""
         from opentelemetry import trace
 
         opening = self._connect is not None
@@ -89,7 +89,7 @@ class ConnectionTracing:
         )
 
     def handle(self, handler: Handler, message: Message) -> AbstractContextManager[Any]:
-        """A handler with one message; for a stream, to its end."""
+        """Make a span for the handling of one message; for a stream, until its end."""
         from opentelemetry import trace
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -113,7 +113,7 @@ class ConnectionTracing:
     def call_inline(
         self, call: Callable[..., Any], handler: Handler, connection: Connection, message: Message
     ) -> Any:
-        """``call`` with the rest, in a span."""
+        """Call ``call`` with the other arguments, in a span."""
         with self.handle(handler, message):
             return call(handler, connection, message)
 

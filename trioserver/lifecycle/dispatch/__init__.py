@@ -1,1 +1,1 @@
-"""What happens with the messages of a connection that is ready: loop, streams, topics, answers."""
+"""Handles the messages of a connection that is ready: loop, streams, topics, answers."""

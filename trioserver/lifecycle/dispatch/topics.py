@@ -12,8 +12,8 @@ from trioserver.lifecycle.server_connection import ServerConnection
 TopicRequest: TypeAlias = Subscribe | Unsubscribe | Publish
 
 
-async def run_topics(connection: ServerConnection, request: TopicRequest, *, most: int) -> Any:
-    """Do what is requested, and return the result. At most ``most`` topics can be subscribed to.
+async def run_topics(connection: ServerConnection, request: TopicRequest) -> Any:
+    """Do what is requested, and return the result.
 
     Raises `Refusal`, and what ``allow_subscribe`` and ``allow_publish`` raise.
     """
@@ -21,7 +21,7 @@ async def run_topics(connection: ServerConnection, request: TopicRequest, *, mos
         case Publish():
             return await _publish(connection, request)
         case Subscribe():
-            await _subscribe(connection, _topics(request), most)
+            await _subscribe(connection, _topics(request))
         case Unsubscribe():
             for topic in _topics(request):
                 connection.unsubscribe(topic)
@@ -34,11 +34,12 @@ async def _publish(connection: ServerConnection, request: Publish) -> dict[str, 
     return {"offset": connection.application.publish(request.topic, request.data)}
 
 
-async def _subscribe(connection: ServerConnection, topics: tuple[str, ...], most: int) -> None:
+async def _subscribe(connection: ServerConnection, topics: tuple[str, ...]) -> None:
     """Subscribe to all of the topics or none, because the answer does not name topics."""
     for topic in topics:
         if not await call(connection.route.may_subscribe, connection.facade, topic):
             raise Refusal("forbidden", "Subscribing to this topic is not allowed.")
+    most = connection.protocol.options.max_subscriptions
     if len(connection.topics.keys() | set(topics)) > most:
         raise Refusal("too_many_in_flight", "Too many subscriptions.")
     for topic in topics:

@@ -1,5 +1,4 @@
-"""Waiting, made cheap: for tasks that are woken for each message, and work that mostly waits for
-nothing."""
+"""Cheap ways to wait: for a task that is woken for each message, and work that seldom waits."""
 
 from __future__ import annotations
 
@@ -14,10 +13,10 @@ _T = TypeVar("_T")
 
 @types.coroutine
 def go_on(coroutine: Coroutine[Any, Any, _T], trap: Any) -> Generator[Any, Any, _T]:
-    """Await the rest of a coroutine that was begun with ``send(None)``, which gave ``trap``.
+    """Await the rest of a coroutine that was started with ``send(None)``, which returned ``trap``.
 
-    Who begins it so knows whether it has to wait at all: a deadline, and whatever else is only of
-    use while somebody waits, need not be set up before. To be used in the task that has begun it.
+    A caller that starts a coroutine like this knows whether it waits at all, and sets up a deadline
+    only then. Call this in the task that has started the coroutine.
     """
     while True:
         try:
@@ -32,7 +31,7 @@ def go_on(coroutine: Coroutine[Any, Any, _T], trap: Any) -> Generator[Any, Any, 
 
 
 class Parking:
-    """Where one task waits to be woken: a `trio.lowlevel.ParkingLot` without the lot."""
+    """A `trio.lowlevel.ParkingLot` for one task: it allocates nothing for each wait."""
 
     __slots__ = ("_task",)
 
@@ -40,7 +39,7 @@ class Parking:
         self._task: trio.lowlevel.Task | None = None
 
     async def park(self) -> None:
-        """Wait for `unpark`. No second task may wait here."""
+        """Wait for `unpark`. Only one task may wait at a time."""
         self._task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
@@ -49,7 +48,7 @@ class Parking:
         return trio.lowlevel.Abort.SUCCEEDED
 
     def unpark(self) -> None:
-        """Wake the task that waits, if one does."""
+        """Wake the waiting task, if there is one."""
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)

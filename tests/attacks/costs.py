@@ -12,7 +12,7 @@ import trio
 
 from tests.attacks.field import Field
 from tests.attacks.peers import Peer, source, token
-from trioserver.load.wire import NotUpgraded, encode_masked
+from trioserver.load.wire import UpgradeError, encode_masked
 from trioserver.websocket.headers import Opcode
 
 _MIB: Final = 1024 * 1024
@@ -137,7 +137,7 @@ async def send_pieces(field: Field, pieces: Pieces, peers: int, *, seconds: floa
 
     async def attacker(number: int) -> None:
         while True:
-            with suppress(OSError, NotUpgraded):
+            with suppress(OSError, UpgradeError):
                 with await Peer.open(field.target, source(number)) as peer:
                     await _send_pieces(peer, pieces, number, fared)
                 fared[peer.closed_with[1] if peer.closed_with else "cut off"] += 1

@@ -14,7 +14,13 @@ import trio
 from tests.attacks.app import SECRET
 from trioserver.auth import make_token
 from trioserver.client.url import WebSocketURL
-from trioserver.load.wire import NotUpgraded, Reader, Upgrade, close_code, encode_masked
+from trioserver.load.wire import (
+    FrameReader,
+    OpeningHandshake,
+    UpgradeError,
+    encode_masked,
+    parse_close,
+)
 from trioserver.websocket.frames import Control
 from trioserver.websocket.headers import Opcode
 
@@ -44,7 +50,7 @@ class Peer:
         self.sock = sock
         self.closed_with: tuple[int, str] | None = None
         self.pings = 0
-        self._reader = Reader()
+        self._reader = FrameReader()
         self._items: deque[Any] = deque()
 
     @classmethod
@@ -97,14 +103,14 @@ class Peer:
     # -------------------------------------------------------------------------- WebSockets
 
     async def upgrade(self, path: str = "/ws") -> None:
-        """Raises `NotUpgraded`: status None where the server just ended it."""
+        """Raises `UpgradeError`: status None where the server just ended it."""
         host, port = self.sock.getpeername()
-        upgrade = Upgrade(WebSocketURL(host=host, port=port, secure=False, path=path))
+        upgrade = OpeningHandshake(WebSocketURL(host=host, port=port, secure=False, path=path))
         await self.send(upgrade.request)
         while True:
             data = await self.receive()
             if not data:
-                raise NotUpgraded(None, None)
+                raise UpgradeError(None, None)
             rest = upgrade.receive(data)
             if rest is not None:
                 self._items.extend(self._reader.receive(rest))
@@ -132,7 +138,7 @@ class Peer:
             self.pings += 1
             await self.send(encode_masked(item.payload, Opcode.PONG))
         elif item.opcode is Opcode.CLOSE:
-            self.closed_with = close_code(item)
+            self.closed_with = parse_close(item)
             with suppress(OSError, trio.BusyResourceError):  # the attack goes on
                 await self.send(encode_masked(item.payload, Opcode.CLOSE))
 
@@ -154,7 +160,7 @@ class Peer:
         try:
             await self.upgrade(path)
             return await self.authenticate(token)
-        except NotUpgraded as refused:
+        except UpgradeError as refused:
             return "dropped" if refused.status is None else f"http_{refused.status}"
         except OSError:
             return self.closed_with[1] if self.closed_with else "dropped"

@@ -14,7 +14,7 @@ import trio
 
 from tests.attacks.field import Field
 from tests.attacks.peers import Peer, source, token
-from trioserver.load.wire import NotUpgraded, encode_masked
+from trioserver.load.wire import UpgradeError, encode_masked
 
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
@@ -110,7 +110,7 @@ async def send_all(
             try:
                 with await Peer.open(field.target, source(number)) as peer:
                     answers[await _attack(peer, kind, number)] += 1
-            except (OSError, NotUpgraded):
+            except (OSError, UpgradeError):
                 answers["cut off"] += 1
             await trio.sleep(0.05)
 

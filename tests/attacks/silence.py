@@ -9,7 +9,7 @@ import trio
 
 from tests.attacks.field import Field
 from tests.attacks.peers import Peer, source, token
-from trioserver.load.wire import NotUpgraded
+from trioserver.load.wire import UpgradeError
 
 Conduct: TypeAlias = Callable[[Peer], Awaitable[None]]
 """What an attacker does once it is connected. It may raise what a `Peer` raises."""
@@ -76,7 +76,7 @@ async def crowd(
                 with peer:
                     connected += 1
                     await conduct(peer)
-            except* (OSError, NotUpgraded):
+            except* (OSError, UpgradeError):
                 pass
             await trio.sleep(1.0)
 

@@ -10,7 +10,7 @@ import trio
 
 from tests.attacks.field import Field
 from tests.attacks.peers import Peer, source, token
-from trioserver.load.wire import NotUpgraded
+from trioserver.load.wire import UpgradeError
 
 _OPEN = 1_100  # connections that an attacker keeps at a time
 _BODY = 1_000_000
@@ -110,7 +110,7 @@ async def be_refused(field: Field, path: str, attackers: int, *, seconds: float)
                     while await peer.hear() is not None:
                         pass
                     refused += 1
-            except (OSError, NotUpgraded):
+            except (OSError, UpgradeError):
                 pass
             await trio.sleep(0.01)
 

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from tests.support.markdown import ROOT, blocks
 from trioserver.cli.commands.load import command as load
 from trioserver.cli.main import main
-from trioserver.load.recorder import MEASURES
+from trioserver.load.recorder import LATENCIES
 
 LOAD = Path("docs/load.md")
 BIN = Path(sys.executable).parent
@@ -74,7 +74,7 @@ def test_a_command_of_the_page_does_what_it_says(
 
 def test_the_page_tells_of_every_figure_and_of_no_option_that_there_is_not() -> None:
     text = (ROOT / LOAD).read_text()
-    for name in MEASURES:
+    for name in LATENCIES:
         assert f"| `{name}` |" in text
     known = {option for parameter in load.params for option in parameter.opts}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))

@@ -11,7 +11,7 @@ import trio
 import trustme
 
 from tests.load.app import SECRET
-from tests.load.crowds import at_once, load, plan_for, running
+from tests.load.plans import at_once, load, plan_for, running
 from tests.support.patience import PATIENCE
 from trioserver import LimitsConfig, SendQueueConfig, ShutdownConfig
 from trioserver.auth import make_token
@@ -19,7 +19,7 @@ from trioserver.load.generator import Generator
 from trioserver.load.pacing import clock
 from trioserver.load.plan import Tokens
 from trioserver.load.sockets import Sockets
-from trioserver.load.tokens import NoToken
+from trioserver.load.tokens import TokenError
 
 ECHO: dict[str, Any] = {"type": "echo", "data": '{"text": "hello"}'}
 
@@ -149,12 +149,12 @@ async def test_tokens_that_end_are_replaced_on_the_same_connection() -> None:
         tokens = Tokens(secret=SECRET, lifetime=2.001)  # warned of after a second
         generator = Generator(plan_for(port, tokens=tokens, duration=PATIENCE, clients=10))
         nursery.start_soon(generator.run, at_once)
-        counts = generator.tally.counts
+        counts = generator.recorder.counts
         while counts.refreshed < 10:  # noqa: ASYNC110
             await trio.sleep(0.01)
         assert (counts.ready, counts.lost) == (10, 0)
         nursery.cancel_scope.cancel()
-    assert generator.tally.measures["refresh"].figures()["count"] == counts.refreshed
+    assert generator.recorder.latencies["refresh"].figures()["count"] == counts.refreshed
 
 
 async def test_clients_that_are_refused_are_counted_by_code_and_not_tried_again() -> None:
@@ -205,7 +205,7 @@ async def test_a_server_that_goes_takes_its_clients_with_it() -> None:
         port = server.addresses[0].port or 0
         generator = Generator(plan_for(port, loop="open", rate=100.0, duration=PATIENCE, **ECHO))
         nursery.start_soon(generator.run, at_once)
-        counts = generator.tally.counts
+        counts = generator.recorder.counts
         while counts.answered < 5:  # noqa: ASYNC110
             await trio.sleep(0.01)
         await server.drain()
@@ -253,7 +253,7 @@ async def test_what_is_no_websocket_server_fails_with_a_code(answer: bytes, code
 async def test_a_token_command_that_fails_ends_the_run_before_it_begins() -> None:
     with pytest.raises(ExceptionGroup) as failed:
         await load(1, tokens=Tokens(command=("false",)), clients=1)
-    assert failed.group_contains(NoToken, match=r"exit code 1")
+    assert failed.group_contains(TokenError, match=r"exit code 1")
 
 
 async def test_a_token_command_is_asked_for_each_client() -> None:
@@ -296,13 +296,13 @@ async def test_cancelled_it_leaves_no_connection_and_keeps_what_was_counted() ->
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(generator.run, at_once)
-                while generator.tally.counts.answered < 100:  # noqa: ASYNC110
+                while generator.recorder.counts.answered < 100:  # noqa: ASYNC110
                     await trio.sleep(0.01)
                 scope.cancel()
         assert scope.cancelled_caught
         with trio.fail_after(PATIENCE):
             while server.statistics().ready:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-    result = generator.tally.result(clock())
+    result = generator.recorder.result(clock())
     assert result.counts.answered >= 100
     assert 0 < result.measured < clock() - begun

@@ -6,11 +6,12 @@ import random
 
 import pytest
 
-from trioserver.load.histogram import Counts, Measure, count
+from trioserver.load.counts import Counts, count
+from trioserver.load.histogram import LatencyHistogram
 
 
-def measure(seconds: list[float]) -> Measure:
-    measure = Measure()
+def measure(seconds: list[float]) -> LatencyHistogram:
+    measure = LatencyHistogram()
     measure.recent += seconds
     return measure
 
@@ -27,7 +28,7 @@ def test_merged_percentiles_are_those_of_all_values_together() -> None:
     chance = random.Random(1)
     fast = [chance.uniform(0.001, 0.002) for _ in range(9_000)]
     slow = [chance.uniform(0.1, 0.2) for _ in range(1_000)]
-    together = Measure()
+    together = LatencyHistogram()
     together.merge(measure(fast).encode())
     together.merge(measure(slow).encode())
     assert together.figures() == measure(fast + slow).figures()
@@ -37,8 +38,8 @@ def test_merged_percentiles_are_those_of_all_values_together() -> None:
 
 
 def test_nothing_measured_has_no_figures_and_merges_as_nothing() -> None:
-    empty = Measure()
-    empty.merge(Measure().encode())
+    empty = LatencyHistogram()
+    empty.merge(LatencyHistogram().encode())
     assert empty.figures() == {}
     assert empty.curve() == []
 
@@ -60,15 +61,15 @@ def test_the_curve_rises_and_ends_with_the_maximum() -> None:
 def test_the_peak_is_that_of_what_came_since_the_last_look() -> None:
     values = measure([0.002, 0.005])
     values.flush()
-    assert values.take_peak_ms() == 5.0
-    assert values.take_peak_ms() == 0.0
+    assert values.pop_peak_ms() == 5.0
+    assert values.pop_peak_ms() == 0.0
     values.recent.append(0.001)
     values.flush()
-    assert values.take_peak_ms() == 1.0
+    assert values.pop_peak_ms() == 1.0
 
 
 def test_more_different_values_than_are_held_one_by_one_are_all_there() -> None:
-    many = Measure()
+    many = LatencyHistogram()
     for start in range(3):
         many.recent += [(n * 3 + start) / 1e6 for n in range(50_000)]
         many.flush()

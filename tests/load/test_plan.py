@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.load.crowds import plan_for
+from tests.load.plans import plan_for
 from trioserver.client import WebSocketURL
-from trioserver.load.file_limit import TooFewFiles, raise_file_limit
+from trioserver.load.file_limit import FileLimitError, raise_file_limit
 from trioserver.load.plan import Plan, Tokens
-from trioserver.load.requests import MOST_IN_FLIGHT, Requests
+from trioserver.load.requests import MAX_IN_FLIGHT, Requests
 from trioserver.websocket.frames import FrameDecoder
 
 
@@ -40,9 +40,9 @@ def test_only_the_first_clients_publish_and_their_process_has_the_rate() -> None
         ({"url": "http://127.0.0.1/"}, "ws://"),
         ({"url": "ws://host-{client}/"}, "not in its host"),
         ({"processes": 21}, "each process needs a client"),
-        ({"topic": "news", "publishers": 20}, "have more clients"),
-        ({"data": '{"text": '}, "not JSON"),
-        ({"data": "[" * 100_000}, "not JSON"),
+        ({"topic": "news", "publishers": 20}, "use more clients"),
+        ({"data": '{"text": '}, "not valid JSON"),
+        ({"data": "[" * 100_000}, "not valid JSON"),
     ],
 )
 def test_what_does_not_fit_together_is_said(options: dict[str, Any], words: str) -> None:
@@ -57,7 +57,7 @@ def test_a_plan_travels_to_a_process_and_shows_no_secret() -> None:
 
 
 def test_each_client_has_its_own_path() -> None:
-    assert plan_for(8765).address(7) == WebSocketURL.parse("ws://127.0.0.1:8765/ws/rooms/7")
+    assert plan_for(8765).url_of(7) == WebSocketURL.parse("ws://127.0.0.1:8765/ws/rooms/7")
 
 
 def _sent(requests: Requests, number: int, sequence: int) -> Any:
@@ -75,9 +75,9 @@ def test_placeholders_become_numbers() -> None:
 
 def test_without_placeholders_frames_are_made_once_and_ids_come_round() -> None:
     requests = Requests(plan_for(1, type="echo", data='{"text":"x"}'))
-    assert requests.frame(1, 5, 0.0) is requests.frame(2, 5 + MOST_IN_FLIGHT, 1.0)
-    ids = {_sent(requests, 1, n)["id"] for n in range(MOST_IN_FLIGHT)}
-    assert len(ids) == MOST_IN_FLIGHT
+    assert requests.frame(1, 5, 0.0) is requests.frame(2, 5 + MAX_IN_FLIGHT, 1.0)
+    ids = {_sent(requests, 1, n)["id"] for n in range(MAX_IN_FLIGHT)}
+    assert len(ids) == MAX_IN_FLIGHT
 
 
 def test_an_event_says_when_it_was_due() -> None:
@@ -87,5 +87,5 @@ def test_an_event_says_when_it_was_due() -> None:
 
 
 def test_more_files_than_there_can_be_are_refused_with_advice() -> None:
-    with pytest.raises(TooFewFiles, match="ulimit"):
+    with pytest.raises(FileLimitError, match="ulimit"):
         raise_file_limit(2**62)

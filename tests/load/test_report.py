@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.load.crowds import plan_for
+from tests.load.plans import plan_for
+from trioserver.load.counts import Counts, Second
 from trioserver.load.curves import linear, logarithmic, number
-from trioserver.load.histogram import Counts, Measure, Second
+from trioserver.load.histogram import LatencyHistogram
 from trioserver.load.plan import Tokens
-from trioserver.load.recorder import MEASURES, Result
+from trioserver.load.recorder import LATENCIES, ProcessResult
 from trioserver.load.report import page
-from trioserver.load.result import Outcome
-from trioserver.load.summary import advice, plan_in_words
+from trioserver.load.result import RunResult
+from trioserver.load.summary import advice, describe_plan
 
 VOID = {"meta", "br"}
 
@@ -44,11 +45,11 @@ class Checker(HTMLParser):
         self.text += data + "\n"
 
 
-def outcome(**options: Any) -> Outcome:
-    measures = {name: Measure() for name in MEASURES}
+def outcome(**options: Any) -> RunResult:
+    measures = {name: LatencyHistogram() for name in LATENCIES}
     measures["request"].recent += [n / 100_000 for n in range(1, 2001)]
     measures["ready"].recent += [0.5, 0.6, 0.7]
-    result = Result(
+    result = ProcessResult(
         Counts(clients=20, ready=20, answered=2000, sent=2001, in_window=2000, unanswered=1,
                errors={"<b>rate_limited": 3}),
         {name: measure.encode() for name, measure in measures.items()},
@@ -59,10 +60,10 @@ def outcome(**options: Any) -> Outcome:
         measured=10.0,
     )  # fmt: skip
     plan = plan_for(1, loop="open", rate=200.0, **options)
-    return Outcome.of(plan, [result], interrupted=False)
+    return RunResult.of(plan, [result], interrupted=False)
 
 
-def checked(made: Outcome) -> Checker:
+def checked(made: RunResult) -> Checker:
     checker = Checker()
     checker.feed(page(made, version="1.2.3", finished="2026-01-02 03:04 UTC"))
     checker.close()
@@ -111,7 +112,7 @@ def test_a_url_is_escaped_and_its_query_and_the_tokens_are_left_out() -> None:
 
 
 def test_a_run_in_which_nothing_happened_has_a_page_too() -> None:
-    empty = Outcome.of(plan_for(1), [], interrupted=True)
+    empty = RunResult.of(plan_for(1), [], interrupted=True)
     text = checked(empty).text
     assert "Interrupted" in text
     assert "Nothing was measured" in text
@@ -119,15 +120,17 @@ def test_a_run_in_which_nothing_happened_has_a_page_too() -> None:
 
 def test_what_processes_found_is_put_together_second_by_second() -> None:
     results = [
-        Result(
+        ProcessResult(
             Counts(answered=3),
             {},
             [Second(answered=1, slowest_request_ms=2.5), Second(answered=2)],
             measured=1.0,
         ),
-        Result(Counts(answered=4), {}, [Second(answered=4, slowest_request_ms=1.5)], measured=2.0),
+        ProcessResult(
+            Counts(answered=4), {}, [Second(answered=4, slowest_request_ms=1.5)], measured=2.0
+        ),
     ]
-    made = Outcome.of(plan_for(1), results, interrupted=False)
+    made = RunResult.of(plan_for(1), results, interrupted=False)
     assert made.counts.answered == 7
     assert [second.answered for second in made.seconds] == [5, 2]
     assert made.seconds[0].slowest_request_ms == 2.5
@@ -139,13 +142,13 @@ def test_what_processes_found_is_put_together_second_by_second() -> None:
     [
         (Counts(errors={"rate_limited": 1}), "limits.messages_per_second"),
         (Counts(retries={"http_429": 1}), "--connect-rate"),
-        (Counts(failures={"1013 server_busy": 1}), "as many connections as it takes"),
+        (Counts(failures={"1013 server_busy": 1}), "limit of connections"),
         (Counts(closes={"4001 superseded": 1}), "--subject"),
         (Counts(ready=1, not_sent=1), "could not be sent"),
     ],
 )
 def test_who_meets_a_limit_is_told_which_and_what_to_do(counts: Counts, words: str) -> None:
-    made = Outcome.of(plan_for(1), [Result(counts, {}, [])], interrupted=False)
+    made = RunResult.of(plan_for(1), [ProcessResult(counts, {}, [])], interrupted=False)
     (sentence,) = advice(made)
     assert words in sentence
     assert words in checked(made).text
@@ -153,16 +156,16 @@ def test_who_meets_a_limit_is_told_which_and_what_to_do(counts: Counts, words: s
 
 def test_a_load_tester_that_was_late_itself_says_so_and_one_that_was_not_does_not() -> None:
     for late, said in ((0.02, 1), (0.001, 0)):
-        delays = Measure()
+        delays = LatencyHistogram()
         delays.recent += [late] * 100
-        result = Result(Counts(), {"send_delay": delays.encode()}, [])
-        made = Outcome.of(plan_for(1), [result], interrupted=False)
+        result = ProcessResult(Counts(), {"send_delay": delays.encode()}, [])
+        made = RunResult.of(plan_for(1), [result], interrupted=False)
         assert len(advice(made)) == said
 
 
 def test_what_was_done_is_said_in_sentences() -> None:
     plan = plan_for(1, clients=3, topic="news", loop="open", rate=5.0, warmup=1.0, duration=2.0)
-    assert plan_in_words(plan) == (
+    assert describe_plan(plan) == (
         "3 clients of 1 process, all at once. 1 publisher sends events for topic news, "
         "5 a second in all. Measured for 2 s after 1 s of warm-up."
     )
@@ -173,11 +176,11 @@ def test_axes_have_a_few_round_numbers_up_to_the_highest_value(highest: float) -
     axis = linear("many", highest)
     assert 2 <= len(axis.ticks) <= 7
     assert axis.ticks[-1][0] >= highest
-    assert axis.place(highest) <= 1.0
+    assert axis.position(highest) <= 1.0
 
 
 def test_a_logarithmic_axis_spans_its_values_even_where_they_are_all_one() -> None:
     axis = logarithmic("ms", 0.13, 0.13)
     assert [text for _, text in axis.ticks] == ["0.1", "1"]
-    assert 0 < axis.place(0.13) < 1
+    assert 0 < axis.position(0.13) < 1
     assert number(25_000) == "25k"

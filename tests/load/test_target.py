@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from trioserver.client import WebSocketURL
-from trioserver.load.target import TargetRefused, choose_target, is_loopback
+from trioserver.load.target import TargetError, choose_target, is_loopback
 
 
 class Names(trio.abc.HostnameResolver):
@@ -48,7 +48,7 @@ def test_loopback_is_this_machine_and_nothing_else_is(host: str, own: bool) -> N
 
 async def test_a_name_with_one_address_elsewhere_is_refused_in_a_sentence() -> None:
     trio.socket.set_custom_hostname_resolver(Names("127.0.0.1", "192.0.2.7"))
-    with pytest.raises(TargetRefused) as refused:
+    with pytest.raises(TargetError) as refused:
         await choose_target(WebSocketURL.parse("ws://half.example:9/ws"), mine=False)
     assert "192.0.2.7" in str(refused.value)
     assert "--i-own-this-host" in str(refused.value)
@@ -74,11 +74,11 @@ async def test_where_nobody_listens_that_is_said_before_anything_starts() -> Non
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # and does not listen
         port = bound.getsockname()[1]
-        with pytest.raises(TargetRefused, match="refused"):
+        with pytest.raises(TargetError, match="refused"):
             await choose_target(WebSocketURL.parse(f"ws://127.0.0.1:{port}/"), mine=False)
 
 
 async def test_a_name_that_is_nobodys_is_refused() -> None:
     trio.socket.set_custom_hostname_resolver(Names())
-    with pytest.raises(TargetRefused, match=r"cannot look up nobody\.invalid"):
+    with pytest.raises(TargetError, match=r"cannot look up nobody\.invalid"):
         await choose_target(WebSocketURL.parse("ws://nobody.invalid/"), mine=True)

@@ -10,11 +10,11 @@ from trioserver.client import WebSocketURL
 from trioserver.load.wire import (
     MAX_HEAD_BYTES,
     MAX_MESSAGE_BYTES,
-    NotUpgraded,
-    Reader,
-    Upgrade,
-    close_code,
+    FrameReader,
+    OpeningHandshake,
+    UpgradeError,
     encode_masked,
+    parse_close,
 )
 from trioserver.websocket.frames import Control, FrameDecoder
 from trioserver.websocket.headers import Opcode, encode_frame
@@ -34,7 +34,7 @@ frames = st.one_of(
 def test_the_reader_reads_what_the_codec_reads_however_it_is_cut(
     data: bytes, cuts: list[int]
 ) -> None:
-    reader = Reader()
+    reader = FrameReader()
     codec = FrameDecoder(masked=False, max_message_bytes=MAX_MESSAGE_BYTES)
     read, expected = [], []
     for cut in [*cuts, len(data)]:
@@ -59,12 +59,12 @@ def test_a_server_reads_what_was_masked_here(size: int) -> None:
     assert codec.receive(encode_masked(b"x" * size)) == [b"x" * size]
 
 
-def _answer(upgrade: Upgrade, head: str = "HTTP/1.1 101 Switching Protocols\r\n") -> bytes:
+def _answer(upgrade: OpeningHandshake, head: str = "HTTP/1.1 101 Switching Protocols\r\n") -> bytes:
     return f"{head}Upgrade: websocket\r\nSec-WebSocket-Accept: {upgrade._accept.decode()}".encode()
 
 
 def test_what_follows_the_head_of_the_answer_is_not_lost() -> None:
-    upgrade = Upgrade(WebSocketURL.parse("ws://127.0.0.1/ws?token=x"))
+    upgrade = OpeningHandshake(WebSocketURL.parse("ws://127.0.0.1/ws?token=x"))
     assert upgrade.request.startswith(b"GET /ws?token=x HTTP/1.1\r\nHost: 127.0.0.1\r\n")
     answer = _answer(upgrade) + b"\r\n\r\n" + encode_frame(Opcode.TEXT, b"{}")
     assert upgrade.receive(answer[:40]) is None
@@ -85,11 +85,11 @@ def test_what_follows_the_head_of_the_answer_is_not_lost() -> None:
 def test_what_is_no_upgrade_is_told_apart(
     answer: bytes, status: int | None, retry_after: float | None
 ) -> None:
-    with pytest.raises(NotUpgraded) as refused:
-        Upgrade(WebSocketURL.parse("ws://127.0.0.1/")).receive(answer)
+    with pytest.raises(UpgradeError) as refused:
+        OpeningHandshake(WebSocketURL.parse("ws://127.0.0.1/")).receive(answer)
     assert (refused.value.status, refused.value.retry_after) == (status, retry_after)
 
 
 def test_a_close_without_a_code_counts_as_1005() -> None:
-    assert close_code(Control(Opcode.CLOSE, b"")) == (1005, "")
-    assert close_code(Control(Opcode.CLOSE, b"\x0f\xa2slow_consumer")) == (4002, "slow_consumer")
+    assert parse_close(Control(Opcode.CLOSE, b"")) == (1005, "")
+    assert parse_close(Control(Opcode.CLOSE, b"\x0f\xa2slow_consumer")) == (4002, "slow_consumer")

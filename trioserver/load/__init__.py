@@ -1,10 +1,11 @@
-"""The load tester: thousands of simulated clients, which measure what a server does.
+"""The load tester: thousands of simulated clients that measure a server.
 
-The pieces, from the top: `conductor` starts worker processes and puts together what they found;
-`worker` is one of these; `generator` takes a worker's clients through connecting, asking and
-storms; `client` is one of them; below are frames, sockets, tokens, the pace, and the measures.
-`report` draws the page. The command is `trioserver load`, in `trioserver.cli.commands.load`.
+From top to bottom: `coordinator` starts worker processes and merges their results; `worker` is one
+of these processes; `generator` generates its load: connecting, requests, reconnect storms;
+`client_pool` has its clients, and `simulated_client` is one of them. Below these are frames,
+sockets, tokens, the pace, counts and histograms. `report` makes the page. The command is
+`trioserver load`, in `trioserver.cli.commands.load`.
 
-A process may have thousands of clients, so no client has a task of its own once it is ready: what
-happens on its socket calls a plain function.
+A process has thousands of clients. Therefore a client has no task of its own once it is READY;
+events of its socket call plain functions.
 """

@@ -1,4 +1,4 @@
-"""Runs a plan: starts the worker processes, keeps them in step, puts together what they found."""
+"""Runs a plan: starts worker processes, synchronizes their phases and merges their results."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, Final
 
 import trio
 
-from trioserver.load.histogram import Counts
+from trioserver.load.counts import Counts
 from trioserver.load.pacing import clock
 from trioserver.load.plan import Plan
-from trioserver.load.recorder import Result
-from trioserver.load.result import Outcome
+from trioserver.load.recorder import ProcessResult
+from trioserver.load.result import RunResult
 from trioserver.load.worker_messages import (
-    At,
+    AtBarrier,
     Done,
     Failed,
-    Go,
     Progress,
     Start,
+    StartPhase,
     Stop,
     from_worker,
     line,
@@ -30,25 +30,25 @@ from trioserver.load.worker_messages import (
 )
 
 OnProgress = Callable[[str, Counts], None]
-"""Is told the phase, and the counts so far of all processes."""
+"""Called with the phase, and the counts of all processes so far."""
 
 _MODULE: Final = "trioserver.load.worker"
 
-_HEAD_START: Final = 0.05
-"""Seconds from the last one's coming to a barrier to the instant of the phase's begin."""
+_PHASE_DELAY: Final = 0.05
+"""Seconds between the arrival of the last worker at a barrier and the start of the phase."""
 
-_SILENCE: Final = 60.0
-"""A worker says something twice a second; one that says nothing for so long hangs."""
+_SILENCE_LIMIT: Final = 60.0
+"""Seconds. A worker reports twice a second; one that is silent for longer hangs."""
 
-_LAST_WORDS: Final = 15.0
-"""Seconds for a worker's result once it was told to stop."""
-
-
-class LoadFailed(Exception):
-    """There is no result; the text says why in a sentence."""
+_STOP_TIMEOUT: Final = 15.0
+"""Seconds for a worker to report its result after it was told to stop."""
 
 
-class Conductor:
+class LoadTestError(Exception):
+    """The test has no result; the text says why."""
+
+
+class Coordinator:
     """One run of a plan. ``on_progress`` must not block."""
 
     def __init__(self, plan: Plan, on_progress: OnProgress | None = None) -> None:
@@ -56,18 +56,18 @@ class Conductor:
         self._on_progress = on_progress or (lambda phase, counts: None)
         self._processes: list[trio.Process] = []
         self._counts: dict[int, Counts] = {}
-        self._results: dict[int, Result] = {}
+        self._results: dict[int, ProcessResult] = {}
         self._waiting: set[int] = set()
         self._phase = "start"
         self._stopping = trio.Event()
         self._started = trio.Event()
 
     def stop(self) -> None:
-        """Come to the end early; `run` returns what there is by then."""
+        """End early; `run` returns the results so far."""
         self._stopping.set()
 
-    async def run(self) -> Outcome:
-        """Run it. Raises `LoadFailed`; cancelled, it leaves no process behind."""
+    async def run(self) -> RunResult:
+        """Run the plan. Raises `LoadTestError`. When cancelled, all processes are killed."""
         try:
             async with trio.open_nursery() as nursery:
                 for _ in range(self._plan.processes):
@@ -79,23 +79,23 @@ class Conductor:
                     for index, process in enumerate(self._processes):
                         listening.start_soon(self._listen, index, process)
                 nursery.cancel_scope.cancel()
-        except* LoadFailed as group:
+        except* LoadTestError as group:
             failure = group
         else:
             results = [self._results[index] for index in sorted(self._results)]
-            return Outcome.of(self._plan, results, interrupted=self._stopping.is_set())
-        raise LoadFailed(str(_first(failure))) from None
+            return RunResult.of(self._plan, results, interrupted=self._stopping.is_set())
+        raise LoadTestError(str(_first(failure))) from None
 
     async def _stop_when_told(self) -> None:
         await self._stopping.wait()
         await self._tell(Stop())
-        await trio.sleep(_LAST_WORDS)
-        raise LoadFailed("a worker process did not end when it was told to")
+        await trio.sleep(_STOP_TIMEOUT)
+        raise LoadTestError("a worker process did not end when it was told to")
 
     async def _tell(self, message: Any) -> None:
         for index, process in enumerate(self._processes):
             if index not in self._results and process.stdin is not None:
-                # One that has ended is its own task's business.
+                # If it has ended, the task that reads from it reports that.
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await process.stdin.send_all(line(message))
 
@@ -105,27 +105,27 @@ class Conductor:
         try:
             await process.stdin.send_all(line(Start(self._plan, index)))
         except trio.BrokenResourceError:
-            raise LoadFailed("a worker process did not start") from None
+            raise LoadTestError("a worker process did not start") from None
         async with aclosing(lines(process.stdout)) as said:
             while True:
-                with trio.move_on_after(_SILENCE) as silence:
+                with trio.move_on_after(_SILENCE_LIMIT) as silence:
                     text = await anext(said, None)
                 if silence.cancelled_caught:
-                    raise LoadFailed(f"a worker process was silent for {_SILENCE:g} s")
+                    raise LoadTestError(f"a worker process was silent for {_SILENCE_LIMIT:g} s")
                 if text is None:
-                    raise LoadFailed("a worker process ended without a result")
-                if await self._take(index, from_worker(text)):
+                    raise LoadTestError("a worker process ended without a result")
+                if await self._handle(index, from_worker(text)):
                     return
 
-    async def _take(self, index: int, message: At | Progress | Done | Failed) -> bool:
-        """Whether it was the last word."""
+    async def _handle(self, index: int, message: AtBarrier | Progress | Done | Failed) -> bool:
+        """Handle a message of a worker; returns whether it is the last one."""
         match message:
-            case At(phase=phase):
+            case AtBarrier(phase=phase):
                 self._waiting.add(index)
                 if len(self._waiting) == self._plan.processes:
                     self._waiting.clear()
                     self._phase = phase
-                    await self._tell(Go(clock() + _HEAD_START))
+                    await self._tell(StartPhase(clock() + _PHASE_DELAY))
             case Progress(counts=counts):
                 self._show(index, counts)
             case Done(result=result):
@@ -133,7 +133,7 @@ class Conductor:
                 self._show(index, result.counts)
                 return True
             case Failed(message=text):
-                raise LoadFailed(text)
+                raise LoadTestError(text)
         return False
 
     def _show(self, index: int, counts: Counts) -> None:
@@ -147,7 +147,7 @@ class Conductor:
 async def _run_process(
     task_status: trio.TaskStatus[trio.Process] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """A worker, which is killed when this is cancelled; Ctrl-C is not passed on to it."""
+    """Run a worker process. It is killed when this is cancelled. Ctrl-C is not passed on to it."""
     options: Mapping[str, Any] = {} if sys.platform == "win32" else {"process_group": 0}
     run = partial(
         trio.run_process,
@@ -168,6 +168,6 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def conduct(plan: Plan, on_progress: OnProgress | None = None) -> Outcome:
-    """Run a plan to its end. Raises `LoadFailed`."""
-    return await Conductor(plan, on_progress).run()
+async def conduct(plan: Plan, on_progress: OnProgress | None = None) -> RunResult:
+    """Run a plan. Raises `LoadTestError`."""
+    return await Coordinator(plan, on_progress).run()

@@ -1,4 +1,4 @@
-"""Curves as inline SVG: few, small, readable without colours and without a mouse."""
+"""Draws curves as inline SVG, readable without colours and without a mouse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEIGHT: Final = 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 28, 12, 44
 
 _DASHES: Final = ("", "7 4", "2 4", "10 4 2 4", "1 6", "14 5")
-"""So that a curve can be told from another without its colour."""
+"""So that curves can be distinguished without their colours."""
 
 Point = tuple[float, float]
 
@@ -35,8 +35,8 @@ class Axis:
     ticks: Sequence[tuple[float, str]]
     log: bool = False
 
-    def place(self, value: float) -> float:
-        """From 0 to 1, first to last tick."""
+    def position(self, value: float) -> float:
+        """The position of a value, from 0 at the first tick to 1 at the last."""
         first, last = self._of(self.ticks[0][0]), self._of(self.ticks[-1][0])
         share = (self._of(value) - first) / (last - first)
         return min(max(share, 0.0), 1.0)
@@ -46,7 +46,7 @@ class Axis:
 
 
 def linear(label: str, highest: float) -> Axis:
-    """From 0 to a round number at or above the highest value."""
+    """An axis from 0 to a round number at or above the highest value."""
     step = 10.0 ** math.floor(math.log10(max(highest, 1.0) / 4 or 1.0))
     step = next(s for s in (step, 2 * step, 5 * step, 10 * step) if s * 5 >= max(highest, 1.0))
     count = max(1, math.ceil(highest / step))
@@ -54,14 +54,14 @@ def linear(label: str, highest: float) -> Axis:
 
 
 def logarithmic(label: str, lowest: float, highest: float) -> Axis:
-    """Powers of ten around the values."""
+    """A logarithmic axis between the powers of ten around the values."""
     first = math.floor(math.log10(max(lowest, 1e-3)))
     last = max(first + 1, math.ceil(math.log10(max(highest, 1e-3))))
     return Axis(label, [(10.0**n, number(10.0**n)) for n in range(first, last + 1)], log=True)
 
 
 def number(value: float) -> str:
-    """Short: "2", "0.01", "25k", "3M"."""
+    """Format a number: "2", "0.01", "25k", "3M"."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:g}{unit}"
@@ -69,7 +69,7 @@ def number(value: float) -> str:
 
 
 def draw(id: str, title: str, description: str, x: Axis, y: Axis, curves: Sequence[Curve]) -> str:
-    """An SVG element, with its title and description for those who do not see it."""
+    """An SVG element with a title and a description for screen readers."""
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{id}-t {id}-d">',
         f'<title id="{id}-t">{escape(title)}</title>',
@@ -119,8 +119,8 @@ def _dash(index: int) -> str:
 
 
 def _x(axis: Axis, value: float) -> float:
-    return _LEFT + axis.place(value) * (WIDTH - _LEFT - _RIGHT)
+    return _LEFT + axis.position(value) * (WIDTH - _LEFT - _RIGHT)
 
 
 def _y(axis: Axis, value: float) -> float:
-    return HEIGHT - _BOTTOM - axis.place(value) * (HEIGHT - _TOP - _BOTTOM)
+    return HEIGHT - _BOTTOM - axis.position(value) * (HEIGHT - _TOP - _BOTTOM)

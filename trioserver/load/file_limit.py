@@ -1,16 +1,16 @@
-"""The limit of open files, of which each client needs one."""
+"""Raises the limit of open files. Each client needs one file."""
 
 from __future__ import annotations
 
 import sys
 
 
-class TooFewFiles(Exception):
+class FileLimitError(Exception):
     """The limit is too low and cannot be raised; the text says what to do."""
 
 
 def raise_file_limit(needed: int) -> None:
-    """Let this process open ``needed`` files. Raises `TooFewFiles`."""
+    """Raise the soft limit of this process to ``needed`` files. Raises `FileLimitError`."""
     if sys.platform == "win32":
         return
     import resource
@@ -23,7 +23,7 @@ def raise_file_limit(needed: int) -> None:
             raise ValueError
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     except (ValueError, OSError):
-        raise TooFewFiles(
-            f"a process with so many clients opens {needed} files, and may open {hard}: raise the "
-            "limit (`ulimit -Hn`, or nofile in limits.conf), or use more --processes"
+        raise FileLimitError(
+            f"each process needs {needed} open files, and the limit is {hard}: raise the limit "
+            "(`ulimit -Hn`, or nofile in limits.conf), or use more --processes"
         ) from None

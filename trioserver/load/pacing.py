@@ -1,9 +1,9 @@
-"""An open loop's schedule: what is due when, whatever has been answered.
+"""`Pacer`: the schedule of an open loop, which does not depend on answers.
 
-A load tester that waits for an answer before it asks again asks less of a slow server, and leaves
-out the very moments in which it was slow (Tene, "How NOT to Measure Latency", 2013: coordinated
-omission). Here each request has its instant before the clock starts, and its latency is counted
-from there, also where it could be sent only later.
+A load tester that waits for an answer before its next request sends less to a slow server, and so
+omits the moments in which it was slow (Tene, "How NOT to Measure Latency", 2013: coordinated
+omission). Here each request has a scheduled time, and its latency is measured from that time, even
+if it was sent later.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from typing import Final
 
 clock: Final = time.perf_counter
-"""Seconds. On Linux and macOS it is one clock for all processes of a machine."""
+"""Seconds. On Linux and macOS all processes of a machine share this clock."""
 
 
 _SLACK: Final = 1e-3
@@ -44,7 +44,7 @@ class Pacer:
         phase: float = 0.0,
     ) -> None:
         if rate <= 0:
-            raise ValueError("a rate is above zero")
+            raise ValueError(f"rate must be above 0, not {rate:g}")
         self._interval = 1.0 / rate
         self._start = start
         self._phase = phase
@@ -61,8 +61,8 @@ class Pacer:
             return math.inf
         return self._start + (self._number + self._phase) * self._interval
 
-    def take(self, now: float, at_most: int) -> list[float]:
-        """The instants that have come and were not given before, ``at_most`` of them."""
+    def pop_due(self, now: float, at_most: int) -> list[float]:
+        """Return, and remove, at most ``at_most`` instants that have passed."""
         taken: list[float] = []
         while len(taken) < at_most and (due := self.next) <= now and math.isfinite(due):
             taken.append(due)

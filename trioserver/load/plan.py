@@ -1,4 +1,4 @@
-"""What is to be done: one value, which travels to each worker process as JSON."""
+"""`Plan`: what a load test does, as one value that is sent to each worker process as JSON."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import msgspec
 from trioserver.client.url import WebSocketURL
 
 CLIENT: Final = "{client}"
-"""Stands for the client's number, from 0, in the URL, the subject, the data, a token's command."""
+"""Placeholder for the client's number, from 0, in the URL, subject, data and token command."""
 
 SEQUENCE: Final = "{seq}"
-"""Stands, in the data, for the number of the client's request, from 0."""
+"""Placeholder in the data for the number of the client's request, from 0."""
 
 Loop: TypeAlias = Literal["none", "open", "closed"]
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
-    """Where tokens come from: at most one of the four. ``lifetime`` is in seconds."""
+    """Where tokens come from: at most one of the first four. ``lifetime`` is in seconds."""
 
     fixed: str | None = None
-    lines: tuple[str, ...] = ()  # the client's number picks one, beginning again after the last
+    lines: tuple[str, ...] = ()  # the client's number modulo their count selects one
     secret: str | None = None
     command: tuple[str, ...] = ()
     subject: str = "user-{client}"
@@ -34,15 +34,15 @@ class Tokens(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """A run. Durations are in seconds, rates a second and of all processes together.
+    """A load test. Durations are in seconds; rates are per second, for all processes together.
 
-    Clients have numbers from 0. The first ``publishers`` of them publish where there is a
-    ``topic``, and the rest subscribe; without a topic all of them ask. The ``slow_readers`` come on
-    top, with numbers of their own behind those.
+    Clients are numbered from 0. With a ``topic``, the first ``publishers`` of them publish and the
+    others subscribe. Without one, all send requests. The ``slow_readers`` are additional clients
+    with the numbers after these.
     """
 
     url: str
-    family: int  # with ``sockaddr``: the address that has been judged, and no other
+    family: int  # with ``sockaddr``: the address that `choose_target` has checked
     sockaddr: tuple[Any, ...]
     cafile: str | None = None
     insecure_tls: bool = False
@@ -65,45 +65,53 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     processes: int = 1
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` with a sentence about what does not fit together."""
+        """Raises `ValueError` for values that contradict each other."""
         parts = urlsplit(self.url)
         if CLIENT in parts.netloc:
-            raise ValueError(f"{CLIENT} may stand in the URL's path and query, not in its host")
-        self.address(0)
+            raise ValueError(
+                f"{CLIENT} is allowed in the path and query of the URL, not in its host"
+            )
+        self.url_of(0)
         if self.processes > self.clients:
-            raise ValueError("each process needs a client")
+            raise ValueError(
+                f"{self.processes} processes for {self.clients} clients: each process needs a "
+                "client"
+            )
         if self.topic is not None and self.publishers >= self.clients:
-            raise ValueError("some clients publish and the others subscribe: have more clients")
+            raise ValueError(
+                f"publishers: {self.publishers}, clients: {self.clients}; no client is left to "
+                "subscribe: use more clients"
+            )
         if self.data is not None:
             try:
                 json.loads(self.data_of(0, 0) or "")
             except (ValueError, RecursionError):
                 raise ValueError(
-                    "the data is not JSON, once numbers stand for the placeholders"
+                    "the data is not valid JSON after the placeholders are replaced by numbers"
                 ) from None
 
-    def address(self, number: int) -> WebSocketURL:
-        """Where client ``number`` connects to. Raises `ValueError`."""
+    def url_of(self, number: int) -> WebSocketURL:
+        """The URL of client ``number``. Raises `ValueError`."""
         return WebSocketURL.parse(self.url.replace(CLIENT, str(number)))
 
     def data_of(self, number: int, sequence: int) -> str | None:
-        """The data of a client's request, as JSON."""
+        """The data of a client's request as JSON."""
         if self.data is None:
             return None
         return self.data.replace(CLIENT, str(number)).replace(SEQUENCE, str(sequence))
 
     @property
     def same_data(self) -> bool:
-        """Whether all requests say the same, so that their frames can be made beforehand."""
+        """Whether all requests have the same data, so that frames can be made in advance."""
         return self.data is None or (CLIENT not in self.data and SEQUENCE not in self.data)
 
     @property
     def senders(self) -> int:
-        """How many clients ask, or publish."""
+        """Number of clients that send requests or publish."""
         return self.clients if self.topic is None else self.publishers
 
     def share(self, index: int) -> Share:
-        """What process ``index`` of ``processes`` does."""
+        """The share of process ``index`` of ``processes``."""
         clients = _part(self.clients, index, self.processes)
         slow = _part(self.slow_readers, index, self.processes)
         senders = range(clients.start, min(clients.stop, self.senders))
@@ -124,7 +132,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """One process's part. ``phase``: its schedule is so much of an interval behind the first's."""
+    """The share of one process. ``phase``: the part of an interval by which its schedule is later
+    than that of the first process."""
 
     first: int
     clients: int
@@ -137,7 +146,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def files(self) -> int:
-        """Open files that it needs, with some for what is not a client's socket."""
+        """Open files that it needs, including some that are not sockets of clients."""
         return self.clients + self.slow_readers + 64
 
 

@@ -1,4 +1,4 @@
-"""What a process's clients have met so far: the measures, the counts, the seconds."""
+"""`Recorder`: the latencies and counts of one process, in all and for each second."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Final
 import msgspec
 
 from trioserver.client.close_reason import CloseReason
-from trioserver.load.histogram import Counts, Encoded, Measure, Second, count
-from trioserver.load.requests import Published
+from trioserver.load.counts import Counts, Second, count
+from trioserver.load.histogram import Encoded, LatencyHistogram
+from trioserver.load.requests import PublishedData
 
-MEASURES: Final = {
+LATENCIES: Final = {
     "ready": "From the start of connecting to ready",
     "request": "From when a request was due to its answer",
     "delivery": "From when an event was due to be published to its delivery",
@@ -21,34 +22,34 @@ MEASURES: Final = {
 }
 
 _REMEMBERED: Final = 64
-"""Events whose time of publication is known without decoding them again for each subscriber."""
+"""Events whose due time is cached, so that they are not decoded again for each subscriber."""
 
 
-class Result(msgspec.Struct):
-    """What a process found, for merging."""
+class ProcessResult(msgspec.Struct):
+    """The result of one process."""
 
     counts: Counts
-    measures: dict[str, Encoded]
+    latencies: dict[str, Encoded]
     seconds: list[Second]
     measured: float = 0.0
-    """Seconds of the window, less where it was cut short."""
+    """Seconds of the measured window; fewer if the test ended early."""
 
 
-class Tally:
-    """``window`` is from when to when requests must be due to be measured."""
+class Recorder:
+    """``window`` is the time in which requests must be due to be measured."""
 
     def __init__(self) -> None:
         self.counts = Counts()
-        self.measures = {name: Measure() for name in MEASURES}
+        self.latencies = {name: LatencyHistogram() for name in LATENCIES}
         self.seconds: list[Second] = []
         self.window = (math.inf, math.inf)
-        self._request = self.measures["request"].recent
-        self._delivery = self.measures["delivery"].recent
+        self._request = self.latencies["request"].recent
+        self._delivery = self.latencies["delivery"].recent
         self._published: dict[bytes, float] = {}
         self._before = Counts()
 
     def answered(self, dues: list[float], now: float) -> None:
-        """Answers to requests that were due at these instants."""
+        """Record answers to requests that were due at these times."""
         self.counts.answered += len(dues)
         begin, end = self.window
         if now >= begin:
@@ -57,7 +58,7 @@ class Tally:
             self._request += [now - due for due in dues if due >= begin]
 
     def delivered(self, payload: bytes, now: float) -> None:
-        """An event came. Those that others published count too, but have no latency."""
+        """Record a delivered event. Events that this load test did not publish have no latency."""
         self.counts.delivered += 1
         begin, end = self.window
         if begin <= now < end:
@@ -72,19 +73,19 @@ class Tally:
             self._delivery.append(now - due)
 
     def ended(self, reason: CloseReason, unanswered: int) -> None:
-        """A client was ready, and is no more, by no wish of ours."""
+        """Record that the server or the network ended a connection that was READY."""
         counts = self.counts
         counts.lost += 1
         counts.unanswered += unanswered
         count(counts.closes, name_of(reason))
 
     def flush(self) -> None:
-        """Sort in what was measured."""
-        for measure in self.measures.values():
+        """Count the latencies that were appended."""
+        for measure in self.latencies.values():
             measure.flush()
 
     def end_second(self) -> None:
-        """A second of the run is over: note what happened in it."""
+        """Record what happened in the second that has just ended."""
         self.flush()
         now, before = self.counts, self._before
         self.seconds.append(
@@ -93,37 +94,37 @@ class Tally:
                 delivered=now.delivered - before.delivered,
                 wrong=max(0, now.wrong - before.wrong),
                 ready=now.ready,
-                slowest_request_ms=self.measures["request"].take_peak_ms(),
-                slowest_delivery_ms=self.measures["delivery"].take_peak_ms(),
+                slowest_request_ms=self.latencies["request"].pop_peak_ms(),
+                slowest_delivery_ms=self.latencies["delivery"].pop_peak_ms(),
             )
         )
         self._before = msgspec.convert(msgspec.to_builtins(now), Counts)
 
-    def result(self, now: float) -> Result:
-        """All of it; ``now`` says how far the window has come."""
+    def result(self, now: float) -> ProcessResult:
+        """The result at the time ``now``."""
         begin, end = self.window
         measured = min(now, end) - begin if now > begin else 0.0
         self.flush()
-        measures = {name: m.encode() for name, m in self.measures.items() if m.count}
-        return Result(self.counts, measures, self.seconds, measured)
+        latencies = {name: m.encode() for name, m in self.latencies.items() if m.count}
+        return ProcessResult(self.counts, latencies, self.seconds, measured)
 
 
 def name_of(reason: CloseReason) -> str:
-    """The code by which ends are counted, with the WebSocket's close code where there is one."""
+    """The code by which ends are counted, after the WebSocket close code if there is one."""
     if reason.close_code is None or reason.code.startswith("close_"):
         return reason.code
     return f"{reason.close_code} {reason.code}"
 
 
 class _Event(msgspec.Struct):
-    data: Published
+    data: PublishedData
 
 
 _decode: Final = msgspec.json.Decoder(_Event).decode
 
 
 def _due_of(payload: bytes) -> float:
-    """When an event of this load tester's was due; minus infinity for somebody else's."""
+    """When an event of this load test was due; minus infinity for other events."""
     try:
         return _decode(payload).data.due
     except (msgspec.MsgspecError, UnicodeDecodeError):

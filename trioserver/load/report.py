@@ -1,4 +1,4 @@
-"""The report: one page with nothing beside it, no script, for dark and light, paper and phones."""
+"""Makes the report: one HTML page without scripts and other files, for screens and paper."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from html import escape
 from typing import Final
 
 from trioserver.load.curves import Axis, Curve, draw, linear, logarithmic
-from trioserver.load.recorder import MEASURES
-from trioserver.load.result import Outcome
-from trioserver.load.summary import COLUMNS, advice, counts_in_words, plan_in_words
+from trioserver.load.recorder import LATENCIES
+from trioserver.load.result import RunResult
+from trioserver.load.summary import COLUMNS, advice, describe_counts, describe_plan
 
 _TAIL: Final = ((50.0, "50%"), (90.0, "90%"), (99.0, "99%"), (99.9, "99.9%"), (99.99, "99.99%"))
 
@@ -38,13 +38,13 @@ th[scope=row],thead th:first-child{text-align:left}
 """
 
 
-def page(outcome: Outcome, *, version: str, finished: str) -> str:
-    """The whole page. ``finished``: when, in words; it goes into the page as it is."""
+def page(outcome: RunResult, *, version: str, finished: str) -> str:
+    """The page as HTML. ``finished`` says when the test ended."""
     title = f"Load on {outcome.target}"
-    ended = "Interrupted: the figures are of what was done by then. " if outcome.interrupted else ""
+    ended = "Interrupted: the figures cover the time until then. " if outcome.interrupted else ""
     sections = (
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(ended)}{escape(plan_in_words(outcome.plan))} "
+        f"<p>{escape(ended)}{escape(describe_plan(outcome.plan))} "
         f"<br>trioserver {escape(version)}, {escape(finished)}.</p>",
         *(f'<p class="advice">{escape(sentence)}</p>' for sentence in advice(outcome)),
         "<h2>Latency</h2>",
@@ -55,7 +55,7 @@ def page(outcome: Outcome, *, version: str, finished: str) -> str:
         _slowest(outcome),
         _clients(outcome),
         "<h2>Counts</h2>",
-        _table("What was counted.", ("", "count"), counts_in_words(outcome)),
+        _table("What was counted.", ("", "count"), describe_counts(outcome)),
     )
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
@@ -65,10 +65,10 @@ def page(outcome: Outcome, *, version: str, finished: str) -> str:
     )
 
 
-def _latency_curves(outcome: Outcome) -> str:
+def _latency_curves(outcome: RunResult) -> str:
     curves = [
         Curve(name, [(100.0 / (100.0 - p), ms) for p, ms in measure.curve() if p < 100.0])
-        for name, measure in outcome.measures.items()
+        for name, measure in outcome.latencies.items()
     ]
     curves = [curve for curve in curves if len(curve.points) > 1]
     if not curves:
@@ -87,18 +87,18 @@ def _latency_curves(outcome: Outcome) -> str:
     )  # fmt: skip
 
 
-def _latency_table(outcome: Outcome) -> str:
+def _latency_table(outcome: RunResult) -> str:
     rows = [
         (f"{name}", *(f"{figures[key]:,g}" for key, _ in COLUMNS))
         for name, figures in outcome.figures.items()
     ]
-    explained = " ".join(f"{name}: {MEASURES[name][0].lower()}{MEASURES[name][1:]}."
+    explained = " ".join(f"{name}: {LATENCIES[name][0].lower()}{LATENCIES[name][1:]}."
                          for name in outcome.figures)  # fmt: skip
     heads = ("measured", *(head for _, head in COLUMNS))
     return _table("Milliseconds.", heads, rows) + f"<p>{escape(explained)}</p>"
 
 
-def _throughput(outcome: Outcome) -> str:
+def _throughput(outcome: RunResult) -> str:
     seconds = outcome.seconds
     curves = [
         Curve(name, points)
@@ -119,7 +119,7 @@ def _throughput(outcome: Outcome) -> str:
     )  # fmt: skip
 
 
-def _slowest(outcome: Outcome) -> str:
+def _slowest(outcome: RunResult) -> str:
     seconds = outcome.seconds
     curves = [
         Curve(name, [(second, ms) for second, ms in points if ms])
@@ -140,7 +140,7 @@ def _slowest(outcome: Outcome) -> str:
     )  # fmt: skip
 
 
-def _clients(outcome: Outcome) -> str:
+def _clients(outcome: RunResult) -> str:
     points = [(n + 1.0, float(s.ready)) for n, s in enumerate(outcome.seconds)]
     if not points:
         return ""
@@ -148,7 +148,7 @@ def _clients(outcome: Outcome) -> str:
     return _figure(
         draw("clients", "Clients that are ready, over time", "How many there were each second.",
              linear("seconds", len(points)), linear("clients", highest), [Curve("ready", points)]),
-        "At the end of each second.",
+        "AtBarrier the end of each second.",
     )  # fmt: skip
 
 

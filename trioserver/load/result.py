@@ -1,4 +1,4 @@
-"""What a run has found, of all processes together."""
+"""`RunResult`: the merged results of all processes."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from typing import Any
 import attrs
 from msgspec import to_builtins
 
-from trioserver.load.histogram import Counts, Measure, Second
+from trioserver.load.counts import Counts, Second
+from trioserver.load.histogram import LatencyHistogram
 from trioserver.load.plan import Plan
-from trioserver.load.recorder import MEASURES, Result
+from trioserver.load.recorder import LATENCIES, ProcessResult
 
 
 @attrs.frozen(kw_only=True)
-class Outcome:
-    """``measured``: seconds in which requests and deliveries were counted for the rates."""
+class RunResult:
+    """``measured`` is the time in seconds that the rates refer to."""
 
     plan: Plan
     counts: Counts
-    measures: dict[str, Measure]
+    latencies: dict[str, LatencyHistogram]
     seconds: list[Second]
     measured: float
     interrupted: bool
 
     @classmethod
-    def of(cls, plan: Plan, results: Sequence[Result], *, interrupted: bool) -> Outcome:
-        """Put together what the processes found."""
+    def of(cls, plan: Plan, results: Sequence[ProcessResult], *, interrupted: bool) -> RunResult:
+        """Merge the results of the processes."""
         counts = Counts()
-        measures = {name: Measure() for name in MEASURES}
+        latencies = {name: LatencyHistogram() for name in LATENCIES}
         seconds: list[Second] = []
         for result in results:
             counts.add(result.counts)
-            for name, encoded in result.measures.items():
-                measures[name].merge(encoded)
+            for name, encoded in result.latencies.items():
+                latencies[name].merge(encoded)
             for index, second in enumerate(result.seconds):
                 if index == len(seconds):
                     seconds.append(Second())
@@ -42,7 +43,7 @@ class Outcome:
         return cls(
             plan=plan,
             counts=counts,
-            measures=measures,
+            latencies=latencies,
             seconds=seconds,
             measured=measured,
             interrupted=interrupted,
@@ -50,27 +51,27 @@ class Outcome:
 
     @property
     def figures(self) -> dict[str, dict[str, float]]:
-        """Of each thing that was measured, by name."""
-        found = {name: measure.figures() for name, measure in self.measures.items()}
+        """The figures of each latency, by name."""
+        found = {name: measure.figures() for name, measure in self.latencies.items()}
         return {name: figures for name, figures in found.items() if figures}
 
     @property
     def requests_per_second(self) -> float:
-        """Answers a second, in the window."""
+        """Answers per second, in the measured window."""
         return self.counts.in_window / self.measured if self.measured else 0.0
 
     @property
     def deliveries_per_second(self) -> float:
-        """Events a second that subscribers got, all of them together."""
+        """Events per second that all subscribers received together."""
         return self.counts.delivered_in_window / self.measured if self.measured else 0.0
 
     @property
     def target(self) -> str:
-        """The URL without its query, which may hold a secret."""
+        """The URL without its query, which may contain a secret."""
         return self.plan.url.partition("?")[0]
 
     def as_json(self) -> dict[str, Any]:
-        """For a program. Latencies are in milliseconds; there is no secret in it."""
+        """For a program. Latencies are in milliseconds. It contains no secret."""
         plan = self.plan
         return {
             "url": self.target,

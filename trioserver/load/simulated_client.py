@@ -1,118 +1,99 @@
-"""One simulated client: from the opening handshake to its end, without a task of its own.
+"""`SimulatedClient`: one client of a load test, which has no task of its own.
 
-What its socket receives comes to `Client.readable`, a plain function. What is measured, and what
-is to be done next, is the crowd's business.
+When its socket is readable, `SimulatedClient.readable` is called, a plain function. It reports what
+happened to a `ClientListener`, which measures and decides what the client does next.
 """
 
 from __future__ import annotations
 
-import errno
-import ssl
 from enum import Enum, auto
 from typing import Final, Protocol
 
-import msgspec
 import trio
-from msgspec import Raw
 
 from protocol import codec
 from protocol.errors import NORMAL_CLOSURE
 from protocol.messages import Auth, Error, Pong, Subscribe
 from trioserver.client.close_reason import CLOSED, CloseReason
-from trioserver.client.network import reason_from_alert
+from trioserver.load.network_errors import reason_from_error
 from trioserver.load.requests import Requests
+from trioserver.load.server_messages import ServerMessage, decode, decode_error
 from trioserver.load.transport import Transport
-from trioserver.load.wire import NotUpgraded, Reader, Upgrade, close_code, encode_masked
+from trioserver.load.wire import (
+    FrameReader,
+    OpeningHandshake,
+    UpgradeError,
+    encode_masked,
+    parse_close,
+)
 from trioserver.websocket.frames import Control, Violation
 from trioserver.websocket.headers import Opcode
 
 _SUBSCRIBE_ID: Final = 1
 _REFRESH_ID: Final = 2
 _NORMAL: Final = NORMAL_CLOSURE.to_bytes(2, "big")
-
-_NETWORK: Final = {
-    errno.ECONNREFUSED: "connection_refused",
-    errno.ECONNRESET: "connection_reset",
-    errno.EPIPE: "connection_reset",
-    errno.ETIMEDOUT: "connect_timeout",
-    errno.EADDRNOTAVAIL: "no_free_port",
-    errno.EMFILE: "too_many_open_files",
-    errno.ENFILE: "too_many_open_files",
-}
-_HERE: Final = ("no_free_port", "too_many_open_files")
-"""What this machine lacks; trying again does not bring it."""
+_NO_CLOSE_FRAME: Final = 1006
 
 
 class State(Enum):
-    """Where a client is."""
+    """State of a simulated client."""
 
     OPENING = auto()
-    """No answer to the upgrade yet."""
+    """The HTTP response to the upgrade is not complete yet."""
     AUTHENTICATING = auto()
     READY = auto()
     CLOSING = auto()
-    """A Close frame has gone one way or the other; the server is to end the connection."""
+    """A Close frame was sent or received. The server ends the TCP connection."""
     CLOSED = auto()
 
 
-class _Head(msgspec.Struct):
-    """What a client looks at in a message; the rest is not even decoded."""
+class ClientListener(Protocol):
+    """What a client reports its events to. All methods are plain functions."""
 
-    type: str
-    id: int | str | None = None
-    code: str = ""
-    fatal: bool = False
-    topic: str = ""
-    offset: int = 0
-    data: Raw = Raw(b"null")
+    def opened(self, client: SimulatedClient, now: float) -> None:
+        """The client is READY."""
 
-
-_decode: Final = msgspec.json.Decoder(_Head).decode
-
-
-class Crowd(Protocol):
-    """Whom a client tells what happens to it. All of these are plain functions."""
-
-    def opened(self, client: Client, now: float) -> None:
-        """It is READY."""
-
-    def subscribed(self, client: Client) -> None:
+    def subscribed(self, client: SimulatedClient) -> None:
         """Its subscription was acknowledged."""
 
-    def answered(self, client: Client, dues: list[float], now: float) -> None:
-        """Requests that were due at these instants have their answers."""
+    def answered(self, client: SimulatedClient, dues: list[float], now: float) -> None:
+        """Requests that were due at these times were answered."""
 
-    def refused(self, client: Client, code: str, asked: bool, now: float) -> None:
-        """An `error` came that does not end the connection; ``asked``: in answer to a request."""
+    def rejected(self, client: SimulatedClient, code: str, asked: bool, now: float) -> None:
+        """It received an `error` that is not fatal; ``asked``: as the answer to a request."""
 
-    def not_subscribed(self, client: Client) -> None:
-        """Its subscription was refused; `refused` is called as well."""
+    def not_subscribed(self, client: SimulatedClient) -> None:
+        """Its subscription was rejected; `rejected` is called as well."""
 
-    def event(self, client: Client, topic: str, offset: int, payload: bytes, now: float) -> None:
-        """An event came; ``payload`` is the whole message."""
+    def event(
+        self, client: SimulatedClient, topic: str, offset: int, payload: bytes, now: float
+    ) -> None:
+        """It received an event; ``payload`` is the whole message."""
 
-    def expiring(self, client: Client) -> None:
-        """Its token ends soon."""
+    def expiring(self, client: SimulatedClient) -> None:
+        """Its token expires soon."""
 
-    def refreshed(self, client: Client, now: float) -> None:
-        """The new token was accepted."""
+    def refreshed(self, client: SimulatedClient, now: float) -> None:
+        """Its new token was accepted."""
 
-    def ended(self, client: Client, reason: CloseReason) -> None:
-        """The connection is over; it was not ended by this program."""
+    def ended(self, client: SimulatedClient, reason: CloseReason) -> None:
+        """Its connection was READY, and was ended by the server or the network."""
 
-    def blocked(self, client: Client) -> None:
-        """`Client.flush` is to be called when its socket can be written."""
+    def blocked(self, client: SimulatedClient) -> None:
+        """`SimulatedClient.flush` must be called when its socket is writable."""
 
 
-class Client:
-    """``number`` stands for the client's user. ``pending`` has when each request was due, by id."""
+class SimulatedClient:
+    """``number`` identifies the client's user. ``pending`` maps the id of each request without an
+    answer to the time at which it was due."""
 
     __slots__ = (
-        "_crowd", "_error", "_reader", "_upgrade", "came", "heard", "number",
-        "pending", "ready_at", "requests", "sent", "settled", "state", "token", "transport",
+        "_error", "_handshake", "_listener", "_reader", "close_reason", "last_offsets", "number",
+        "opened_or_ended", "pending", "ready_at", "requests", "sent", "state", "token",
+        "transport",
     )  # fmt: skip
 
-    def __init__(self, number: int, crowd: Crowd, requests: Requests) -> None:
+    def __init__(self, number: int, listener: ClientListener, requests: Requests) -> None:
         self.number = number
         self.requests = requests
         self.state = State.CLOSED
@@ -120,45 +101,45 @@ class Client:
         self.token: str | None = None
         self.sent = 0  # requests, of all its connections
         self.pending: dict[int | str, float] = {}
-        self.heard: dict[str, int] = {}  # the offset of each topic's last event
-        self.came: CloseReason | None = None  # why the last connection ended
-        self.settled = trio.Event()  # set when READY, or over
+        self.last_offsets: dict[str, int] = {}  # by topic
+        self.close_reason: CloseReason | None = None  # of the last connection
+        self.opened_or_ended = trio.Event()
         self.ready_at = 0.0
-        self._crowd = crowd
-        self._reader = Reader()
-        self._upgrade: Upgrade | None = None
+        self._listener = listener
+        self._reader = FrameReader()
+        self._handshake: OpeningHandshake | None = None
         self._error: Error | None = None
 
     def __repr__(self) -> str:
-        return f"<Client {self.number} {self.state.name}>"  # never the token
+        return f"<SimulatedClient {self.number} {self.state.name}>"  # never the token
 
     @property
     def received(self) -> int:
-        """Bytes, on this connection."""
+        """Bytes received on this connection."""
         return 0 if self.transport is None else self.transport.received
 
     # -------------------------------------------------------------------------- opening
 
     def begin(self, transport: Transport) -> None:
-        """Start anew on a connection that has just been made."""
+        """Reset the state for a new connection."""
         self.transport = transport
         self.state = State.OPENING
-        self.settled = trio.Event()
-        self.came = None
+        self.opened_or_ended = trio.Event()
+        self.close_reason = None
         self.pending.clear()
-        self.heard.clear()
-        self._reader = Reader()
+        self.last_offsets.clear()
+        self._reader = FrameReader()
         self._error = None
-        self._upgrade = None
+        self._handshake = None
 
-    def upgrade(self, upgrade: Upgrade) -> None:
-        """Begin the opening handshake. Raises `OSError`."""
+    def upgrade(self, handshake: OpeningHandshake) -> None:
+        """Start the opening handshake. Raises `OSError`."""
         assert self.transport is not None
-        self._upgrade = upgrade
-        self.transport.send(upgrade.request)
+        self._handshake = handshake
+        self.transport.send(handshake.request)
 
     def flush(self) -> None:
-        """The socket can be written again."""
+        """Send what waits: the socket is writable."""
         if self.transport is not None and not self.transport.closed:
             try:
                 self.transport.flush()
@@ -166,7 +147,7 @@ class Client:
                 self.fail(error)
 
     def readable(self, now: float) -> None:
-        """The socket can be read, or is over."""
+        """Read from the socket, and process what has arrived."""
         transport = self.transport
         if transport is None or transport.closed:
             return
@@ -181,74 +162,78 @@ class Client:
             self._end(None)
 
     def _receive(self, data: bytes, now: float) -> None:
-        if self._upgrade is not None:
-            try:
-                rest = self._upgrade.receive(data)
-            except NotUpgraded as refused:
-                self._finish(
-                    CloseReason.protocol_error("This is not a WebSocket server.")
-                    if refused.status is None
-                    else CloseReason.from_http(refused.status, refused.retry_after)
-                )
-                return
+        if self._handshake is not None:
+            rest = self._receive_response(self._handshake, data)
             if rest is None:
                 return
-            self._upgrade = None
-            self.state = State.AUTHENTICATING
-            self.send(Auth(token=self.token))
             data = rest
         dues: list[float] = []
         pop = self.pending.pop
         for item in self._reader.receive(data):
             if type(item) is not bytes:
-                self._unusual(item)
+                self._receive_control(item)
                 continue
-            try:
-                head = _decode(item)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                self._finish(
-                    CloseReason.protocol_error("A message was no JSON object with a type.")
-                )
+            message = decode(item)
+            if message is None:
+                text = "A message is not a JSON object with a type."
+                self._finish(CloseReason.protocol_error(text))
                 break
-            kind = head.type
+            kind = message.type
             if kind in ("ack", "pong", "end"):
-                due = pop(head.id, None)  # type: ignore[arg-type] # None is nobody's id
+                due = pop(message.id, None)  # type: ignore[arg-type] # no request has the id None
                 if due is not None:
                     dues.append(due)
-                elif head.id == _SUBSCRIBE_ID and kind == "ack":
-                    self._crowd.subscribed(self)
+                elif message.id == _SUBSCRIBE_ID and kind == "ack":
+                    self._listener.subscribed(self)
             elif kind == "event":
-                self._crowd.event(self, head.topic, head.offset, item, now)
+                self._listener.event(self, message.topic, message.offset, item, now)
             else:
-                self._receive_other(head, item, now)
+                self._receive_other(message, item, now)
         if dues:
-            self._crowd.answered(self, dues, now)
+            self._listener.answered(self, dues, now)
 
-    def _receive_other(self, head: _Head, message: bytes, now: float) -> None:
-        match head.type:
+    def _receive_response(self, handshake: OpeningHandshake, data: bytes) -> bytes | None:
+        """The bytes after the HTTP response, or None if it is not complete or not 101."""
+        try:
+            rest = handshake.receive(data)
+        except UpgradeError as error:
+            self._finish(
+                CloseReason.protocol_error("This is not a WebSocket server.")
+                if error.status is None
+                else CloseReason.from_http(error.status, error.retry_after)
+            )
+            return None
+        if rest is not None:
+            self._handshake = None
+            self.state = State.AUTHENTICATING
+            self.send(Auth(token=self.token))
+        return rest
+
+    def _receive_other(self, message: ServerMessage, text: bytes, now: float) -> None:
+        match message.type:
             case "ready" if self.state is State.AUTHENTICATING:
                 self.state = State.READY
                 self.ready_at = now
-                self._crowd.opened(self, now)
-                self.settled.set()
+                self._listener.opened(self, now)
+                self.opened_or_ended.set()
             case "error":
-                asked = head.id is not None and self.pending.pop(head.id, None) is not None
-                if head.fatal:
-                    self._error = _as_error(message)
+                asked = message.id is not None and self.pending.pop(message.id, None) is not None
+                if message.fatal:
+                    self._error = decode_error(text)
                     return
-                self._crowd.refused(self, head.code, asked, now)
-                if head.id == _SUBSCRIBE_ID:
-                    self._crowd.not_subscribed(self)
+                self._listener.rejected(self, message.code, asked, now)
+                if message.id == _SUBSCRIBE_ID:
+                    self._listener.not_subscribed(self)
             case "auth_expiring":
-                self._crowd.expiring(self)
+                self._listener.expiring(self)
             case "auth_refreshed":
-                self._crowd.refreshed(self, now)
+                self._listener.refreshed(self, now)
             case "ping":
-                self.send(Pong(id=head.id, data=head.data))
+                self.send(Pong(id=message.id, data=message.data))
 
-    def _unusual(self, item: object) -> None:
+    def _receive_control(self, item: object) -> None:
         if isinstance(item, Violation):
-            self._finish(CloseReason.protocol_error("A frame violated RFC 6455."))
+            self._finish(CloseReason.protocol_error("A frame violates RFC 6455."))
         elif isinstance(item, Control) and item.opcode == Opcode.PING:
             self._send_frame(encode_masked(item.payload, Opcode.PONG))
         elif (
@@ -262,27 +247,27 @@ class Client:
     # -------------------------------------------------------------------------- sending
 
     def send(self, message: object) -> None:
-        """Send a message of the protocol. At the end of the connection nothing is."""
+        """Send a message of the protocol. After the end it is dropped."""
         self._send_frame(encode_masked(codec.encode(message)))
 
     def subscribe(self, topic: str) -> None:
-        """Ask for a topic's events."""
+        """Subscribe to a topic."""
         self.send(Subscribe(topics=(topic,), id=_SUBSCRIBE_ID))
 
     def refresh(self, token: str) -> None:
-        """Send a fresh token."""
+        """Send a new token."""
         self.token = token
         self.send(Auth(token=token, id=_REFRESH_ID))
 
     def ask(self, due: float, count: int = 1) -> int:
-        """Send requests that are due at this instant. Gives how many were sent."""
+        """Send ``count`` requests that are due at this time. Returns how many were sent."""
         transport = self.transport
         if self.state is not State.READY or transport is None or transport.full:
             return 0
         frames: list[bytes] = []
         for _ in range(count):
             id = self.requests.id_of(self.sent)
-            if id in self.pending:  # as many as there are ids have no answer
+            if id in self.pending:  # all ids are in use
                 break
             frames.append(self.requests.frame(self.number, self.sent, due))
             self.pending[id] = due
@@ -303,34 +288,34 @@ class Client:
     # -------------------------------------------------------------------------- the end
 
     def leave(self) -> None:
-        """Close normally; the server's part is not waited for here."""
+        """Send a Close frame, if it is READY; does not wait for the server's."""
         if self.state is State.READY:
             self.state = State.CLOSING
             self._send_frame(encode_masked(_NORMAL, Opcode.CLOSE))
 
     def drop(self) -> None:
-        """End the connection without a word."""
+        """Close the connection without a Close frame."""
         self.state = State.CLOSED
         if self.transport is not None:
             self.transport.reset()
-        self.came = self.came or CLOSED
-        self.settled.set()
+        self.close_reason = self.close_reason or CLOSED
+        self.opened_or_ended.set()
 
     def fail(self, error: OSError) -> None:
-        """The network, or TLS, has ended it."""
+        """End the connection because of a network or TLS error."""
         if self._error is not None:
-            self._end(None)  # the server had said why
+            self._end(None)  # the server has given a reason
         elif self.state in (State.CLOSING, State.CLOSED):
             self.drop()
         else:
-            self._finish(reason_of(error))
+            self._finish(reason_from_error(error))
 
     def _end(self, close: Control | None) -> None:
-        """By a Close frame, or by the end of the stream."""
+        """End the connection because of a Close frame, or of the end of the stream."""
         if close is None and self.state in (State.CLOSING, State.CLOSED):
             self.drop()
             return
-        code, text = (1006, "") if close is None else close_code(close)
+        code, text = (_NO_CLOSE_FRAME, "") if close is None else parse_close(close)
         if self._error is not None:
             reason = CloseReason.from_error(self._error, None if close is None else code)
         else:
@@ -338,36 +323,17 @@ class Client:
         if close is None:
             self._finish(reason)
         else:
-            self._tell(State.CLOSING, reason)  # the server ends the connection
+            self._report(State.CLOSING, reason)  # the server ends the TCP connection
 
     def _finish(self, reason: CloseReason) -> None:
         if self.transport is not None:
             self.transport.reset()
         if self.state not in (State.CLOSING, State.CLOSED):
-            self._tell(State.CLOSED, reason)
+            self._report(State.CLOSED, reason)
 
-    def _tell(self, state: State, reason: CloseReason) -> None:
+    def _report(self, state: State, reason: CloseReason) -> None:
         before, self.state = self.state, state
-        self.came = reason
+        self.close_reason = reason
         if before is State.READY:
-            self._crowd.ended(self, reason)
-        self.settled.set()
-
-
-def _as_error(message: bytes) -> Error | None:
-    try:
-        return msgspec.json.decode(message, type=Error)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-
-
-def reason_of(error: OSError) -> CloseReason:
-    """Why the network let a client down, under a code of its own."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return CloseReason.local(
-            "The server's certificate is not trusted.", "certificate_invalid", "never"
-        )
-    if isinstance(error, ssl.SSLError):
-        return reason_from_alert(error) or CloseReason.local("TLS failed.", "tls_failed")
-    code = _NETWORK.get(error.errno or 0) or errno.errorcode.get(error.errno or 0, "os_error")
-    return CloseReason.local("The network.", code.lower(), "never" if code in _HERE else "backoff")
+            self._listener.ended(self, reason)
+        self.opened_or_ended.set()

@@ -1,4 +1,4 @@
-"""Calls clients when their sockets can be read or written."""
+"""Calls clients when their sockets are readable or writable."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import partial
 import trio
 
 from trioserver.load.pacing import clock
-from trioserver.load.simulated_client import Client
+from trioserver.load.simulated_client import SimulatedClient
 from trioserver.load.transport import Transport
 from trioserver.websocket.poller import make_poller
 
 
 class Sockets:
-    """All sockets of this process: in one epoll object on Linux, in a task for each elsewhere.
+    """All sockets of this process: in one epoll object on Linux, otherwise with a task for each.
 
-    `run` has to run.
+    `run` must run.
     """
 
     def __init__(self, *, one_epoll: bool = True) -> None:
@@ -23,7 +23,7 @@ class Sockets:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled."""
+        """Watch the sockets until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             if self._poller is not None:
@@ -31,8 +31,8 @@ class Sockets:
             task_status.started()
             await trio.sleep_forever()
 
-    def watch(self, client: Client, transport: Transport) -> None:
-        """Call `Client.readable` from now on, until ``transport.stop_watching`` is called."""
+    def watch(self, client: SimulatedClient, transport: Transport) -> None:
+        """Call `SimulatedClient.readable` until ``transport.stop_watching`` is called."""
         if self._poller is not None:
             fd = transport.sock.fileno()
             handler = _Reader(client)
@@ -43,18 +43,18 @@ class Sockets:
             transport.unwatch = reading.cancel
             self._nursery.start_soon(_read, client, transport, reading)
 
-    def blocked(self, client: Client) -> None:
-        """Call `Client.flush` when the socket can be written, until nothing waits."""
+    def blocked(self, client: SimulatedClient) -> None:
+        """Call `SimulatedClient.flush` when the socket is writable, until nothing waits."""
         if self._nursery is not None and client.transport is not None:
             self._nursery.start_soon(_write, client, client.transport)
 
 
 class _Reader:
-    """A client reads as soon as it can: the time at which an answer came is what is measured."""
+    """Reads for a client immediately, because the arrival time of an answer is measured."""
 
     __slots__ = ("_client",)
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: SimulatedClient) -> None:
         self._client = client
 
     def read_nowait(self) -> None:
@@ -67,14 +67,14 @@ class _Reader:
         return True
 
 
-async def _read(client: Client, transport: Transport, reading: trio.CancelScope) -> None:
+async def _read(client: SimulatedClient, transport: Transport, reading: trio.CancelScope) -> None:
     with reading:
         while not transport.closed:
             await trio.lowlevel.wait_readable(transport.sock)
             client.readable(clock())
 
 
-async def _write(client: Client, transport: Transport) -> None:
+async def _write(client: SimulatedClient, transport: Transport) -> None:
     try:
         while transport.blocked and not transport.closed and client.transport is transport:
             await trio.lowlevel.wait_writable(transport.sock)

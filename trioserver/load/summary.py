@@ -1,4 +1,4 @@
-"""What was done and what was counted, in words: for the report and the terminal."""
+"""Describes a plan and a result in words, for the report and the terminal."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from typing import Final
 
 from trioserver.load.histogram import PERCENTILES, name_of
 from trioserver.load.plan import Plan
-from trioserver.load.result import Outcome
+from trioserver.load.result import RunResult
 
 COLUMNS: Final = (
     ("count", "count"),
     *((name_of(percentile), f"p{percentile:g}") for percentile in PERCENTILES),
     ("max_ms", "max"),
 )
-"""The keys of a measure's figures, and what stands above them."""
+"""The keys of a latency's figures, and their column titles."""
 
 _LATE_MS: Final = 10.0
 
 _ADVICE: Final = {
-    "rate_limited": "rate_limited: a client sent more than the server allows it "
-    "(limits.messages_per_second). Ask for less, use more clients, or raise it while you measure.",
+    "rate_limited": "rate_limited: a client sent more than the server allows "
+    "(limits.messages_per_second). Lower the rate, use more clients, or raise it for the test.",
     "http_429": "http_429: the server limits how fast one address connects, and all clients have "
-    "one address. Lower --connect-rate, or raise limits.handshakes_per_second while you measure.",
-    "server_busy": "server_busy: the server had as many connections as it takes (limits.*).",
+    "the same address. Lower --connect-rate, or raise limits.handshakes_per_second for the test.",
+    "server_busy": "server_busy: the server has reached its limit of connections (limits.*).",
     "superseded": "superseded: limits.max_connections_per_user was met. Give each client a "
     "user of its own: {client} in --subject, or --tokens-file.",
 }
-"""By code. Who meets these measures a limit that is meant to be there."""
+"""By code. With these errors the test measures a limit of the server, not its speed."""
 
 
-def plan_in_words(plan: Plan) -> str:
-    """One or a few sentences."""
+def describe_plan(plan: Plan) -> str:
+    """Describe a plan in a few sentences."""
     how = "all at once" if plan.connect_rate is None else f"{plan.connect_rate:g} a second"
     said = [f"{_many(plan.clients, 'client')} of {_many(plan.processes, 'process', 'es')}, {how}."]
     what = f"`{plan.type}`" if plan.topic is None else f"events for topic {plan.topic}"
@@ -42,7 +42,7 @@ def plan_in_words(plan: Plan) -> str:
         case "closed":
             said.append(f"{who} {what}, with {plan.in_flight} in flight each.")
         case "none":
-            said.append("Nothing is asked.")
+            said.append("No requests are sent.")
     if plan.duration:
         warmed = f" after {plan.warmup:g} s of warm-up" if plan.warmup else ""
         said.append(f"Measured for {plan.duration:g} s{warmed}.")
@@ -53,8 +53,8 @@ def plan_in_words(plan: Plan) -> str:
     return " ".join(said)
 
 
-def counts_in_words(outcome: Outcome) -> list[tuple[str, str]]:
-    """What there is to say, one after the other; what is nothing is left out."""
+def describe_counts(outcome: RunResult) -> list[tuple[str, str]]:
+    """Names and values of the counts; those that are 0 are left out, except the first."""
     counts = outcome.counts
     rows: list[tuple[str, int | float]] = [
         ("clients ready at the end", counts.ready),
@@ -84,22 +84,21 @@ def counts_in_words(outcome: Outcome) -> list[tuple[str, str]]:
     ]
 
 
-def advice(outcome: Outcome) -> list[str]:
-    """Sentences about figures that tell of a limit, and not of what was to be measured."""
+def advice(outcome: RunResult) -> list[str]:
+    """Sentences about results that are caused by a limit, not by the speed of the server."""
     counts = outcome.counts
     every = (*counts.errors, *counts.failures, *counts.retries, *counts.closes)
     met = {code.rpartition(" ")[2] for code in every}
     said = [sentence for code, sentence in _ADVICE.items() if code in met]
     if outcome.figures.get("send_delay", {}).get("p99_ms", 0.0) > _LATE_MS:
         said.append(
-            f"One request in a hundred left more than {_LATE_MS:g} ms late (send_delay): this load "
-            "tester had too much to do, or too little of the machine. Try more --processes, or "
-            "clients on another machine."
+            f"1% of the requests were sent more than {_LATE_MS:g} ms late (send_delay): the load "
+            "tester had too little CPU time. Use more --processes, or run it on another machine."
         )
     if counts.not_sent and not counts.lost and counts.ready:
         said.append(
-            "Some requests could not be sent: a client had 4,096 without an answer, or 1 MiB that "
-            "the server did not read."
+            "Some requests could not be sent: a client had 4,096 requests without an answer, or "
+            "1 MiB that the server had not read."
         )
     return said
 

@@ -1,4 +1,4 @@
-"""Each client's token: given, from a file, signed here, or printed by a command."""
+"""`TokenSource`: each client's token, given, from a file, signed here or printed by a command."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _COMMANDS_AT_ONCE: Final = 8
 _MAX_BYTES: Final = 64 * 1024
 
 
-class NoToken(Exception):
-    """There is no token to be had; the text says why, and holds none."""
+class TokenError(Exception):
+    """A token could not be obtained; the text says why, and contains no token."""
 
 
 class TokenSource:
@@ -28,11 +28,11 @@ class TokenSource:
 
     @property
     def renews(self) -> bool:
-        """Whether a client can have another token when its own expires."""
+        """Whether a client can get a new token when its own expires."""
         return self._tokens.secret is not None or bool(self._tokens.command)
 
     async def make(self, number: int) -> str | None:
-        """A token for a client, None where it goes without. Raises `NoToken`."""
+        """Make a token for a client; None if it has none. Raises `TokenError`."""
         tokens = self._tokens
         if tokens.command:
             return await self._run(number)
@@ -42,7 +42,7 @@ class TokenSource:
             try:
                 return make_token(tokens.secret, subject=subject, lifetime=tokens.lifetime)
             except ValueError as error:
-                raise NoToken(f"cannot sign a token: {error}") from None
+                raise TokenError(f"cannot sign a token: {error}") from None
         if tokens.lines:
             return tokens.lines[number % len(tokens.lines)]
         return tokens.fixed
@@ -56,10 +56,10 @@ class TokenSource:
                         command, capture_stdout=True, stderr=subprocess.DEVNULL, check=False
                     )
         except OSError as error:
-            raise NoToken(f"cannot run {command[0]}: {error.strerror}") from None
+            raise TokenError(f"cannot run {command[0]}: {error.strerror}") from None
         except trio.TooSlowError:
-            raise NoToken(f"{command[0]} printed no token in {_COMMAND_TIMEOUT:g} s") from None
+            raise TokenError(f"{command[0]} printed no token in {_COMMAND_TIMEOUT:g} s") from None
         token = done.stdout[:_MAX_BYTES].strip().decode("ascii", "replace")
         if done.returncode != 0 or not token:
-            raise NoToken(f"{command[0]} printed no token (exit code {done.returncode})")
+            raise TokenError(f"{command[0]} printed no token (exit code {done.returncode})")
         return token

@@ -1,4 +1,4 @@
-"""A client's socket, plain or with TLS, which never blocks and needs no task of its own."""
+"""`Transport`: a client's non-blocking socket, with or without TLS, that needs no task."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from typing import Final
 
 import trio
 
-from trioserver.load.target import Place
+from trioserver.load.target import ResolvedAddress
 
 MAX_UNSENT_BYTES: Final = 1024 * 1024
-"""What may wait for a server that does not read; beyond it a request is not sent."""
+"""Bytes that may wait for a server that does not read. Above it, no request is sent."""
 
 _RECEIVE_BYTES: Final = 64 * 1024
 _TLS_RECORD_BYTES: Final = 16 * 1024
 
 _RESET: Final = struct.pack("HH" if sys.platform == "win32" else "ii", 1, 0)
-"""Close with a reset: thousands of closed connections must not keep their ports for a minute."""
+"""Close with a reset, so that thousands of connections do not keep their ports for a minute."""
 
 _SMALL_BUFFER: Final = 4096
-"""For those that never read; the kernel doubles it."""
+"""Bytes, for slow readers; the kernel doubles it."""
 
 _NOT_NOW: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Transport:
-    """Opened by `open`. Methods raise `OSError` (of which TLS's errors are some) when it is over.
+    """A socket; create it with `open`. Methods raise `OSError`, also for TLS errors.
 
-    ``on_blocked`` is called when something waits to be sent, and has to see to it that `flush`
-    is called as soon as the socket can be written. ``unwatch`` is called once, before the socket is
-    closed or when nobody is to read from it any more.
+    ``on_blocked`` is called when data waits to be sent; it must cause `flush` to be called as soon
+    as the socket is writable. ``unwatch`` is called once, before the socket is closed or when it
+    must not be read any more.
     """
 
     __slots__ = (
@@ -56,10 +56,10 @@ class Transport:
 
     @classmethod
     async def open(
-        cls, place: Place, on_blocked: Callable[[], None], *, small_buffer: bool = False
+        cls, address: ResolvedAddress, on_blocked: Callable[[], None], *, small_buffer: bool = False
     ) -> Transport:
-        """Connect. Cancelled, or at an `OSError`, nothing is left open."""
-        family, sockaddr = place
+        """Connect. The socket is closed if this is cancelled or raises `OSError`."""
+        family, sockaddr = address
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
@@ -78,24 +78,24 @@ class Transport:
         return cls(sock, on_blocked)
 
     def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Begin TLS. What is sent from now on leaves when the handshake is done."""
+        """Start TLS. Data is sent after the TLS handshake."""
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._shake_hands()
 
     @property
     def closed(self) -> bool:
-        """Whether it has been closed here."""
+        """Whether `reset` has closed it."""
         return self.sock.fileno() == -1
 
     @property
     def full(self) -> bool:
-        """Whether so much waits that no more should be sent."""
+        """Whether more than `MAX_UNSENT_BYTES` wait to be sent."""
         return len(self._unsent) > MAX_UNSENT_BYTES
 
     # -------------------------------------------------------------------------- receiving
 
     def receive(self) -> bytes | None:
-        """What has arrived; empty where nothing has yet, None at the end."""
+        """Read what has arrived; empty if nothing has, None at the end of the stream."""
         try:
             data = self.sock.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -113,7 +113,7 @@ class Transport:
         if tls.version() is None:
             self._shake_hands()
         pieces: list[bytes] = []
-        # The end of a connection, with its close_notify or without, is told by the socket.
+        # The socket reports the end of the connection, with or without a close_notify.
         with suppress(*_NOT_NOW, ssl.SSLEOFError, ssl.SSLZeroReturnError):
             while piece := tls.read(_TLS_RECORD_BYTES):
                 pieces.append(piece)
@@ -133,10 +133,10 @@ class Transport:
             self._send_encrypted()
 
     @property
-    def gone(self) -> bool:
-        """Whether the server has ended the connection, told without reading from it.
+    def peer_closed(self) -> bool:
+        """Whether the server has ended the connection, without reading from it.
 
-        Where the system does not tell of an end that comes behind unread data, only of a reset.
+        On systems without POLLRDHUP only a reset is detected.
         """
         poll = select.poll()
         poll.register(self.sock, getattr(select, "POLLRDHUP", 0))
@@ -145,7 +145,7 @@ class Transport:
     # -------------------------------------------------------------------------- sending
 
     def send(self, data: bytes) -> None:
-        """Send now what the socket takes, the rest when it takes more."""
+        """Send what the socket accepts now, and the rest when it is writable."""
         if self._tls is None:
             self._send_raw(data)
         elif self._tls.version() is None:
@@ -177,7 +177,7 @@ class Transport:
             self.on_blocked()
 
     def flush(self) -> None:
-        """The socket can be written: send what waits."""
+        """Send what waits: the socket is writable."""
         with suppress(BlockingIOError):
             del self._unsent[: self.sock.send(self._unsent)]
         self.blocked = bool(self._unsent)
@@ -185,13 +185,13 @@ class Transport:
     # -------------------------------------------------------------------------- the end
 
     def stop_watching(self) -> None:
-        """Let nobody read. A second time changes nothing."""
+        """Stop watching the socket. Calling it again has no effect."""
         unwatch, self.unwatch = self.unwatch, None
         if unwatch is not None:
             unwatch()
 
     def reset(self) -> None:
-        """Close at once, without a word. A second time changes nothing."""
+        """Close with a reset. Calling it again has no effect."""
         if not self.closed:
             self.stop_watching()
             trio.lowlevel.notify_closing(self.sock)

@@ -1,8 +1,8 @@
-"""The client's side of RFC 6455, for somebody who sends and reads a great deal.
+"""The client's side of RFC 6455, optimized for many short messages.
 
-The codec of `trioserver.websocket.frames` reads everything that is unusual. What a server mostly
-sends, a short text message in one whole frame, is cut out here at a quarter of its cost; its UTF-8
-is judged by whoever decodes it.
+`FrameReader` cuts out short text messages in one frame, which servers send most, at a quarter of
+the cost of the `FrameDecoder` of `trioserver.websocket.frames`. That decodes everything else. The
+UTF-8 of a message is checked by the code that decodes it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _ACCEPT: Final = re.compile(rb"\r\nsec-websocket-accept:[ \t]*(\S+)[ \t]*\r\n", 
 
 
 def encode_masked(payload: bytes, opcode: Opcode = Opcode.TEXT) -> bytes:
-    """A whole frame as a client sends it, with a random mask (section 5.3)."""
+    """Encode a frame as a client sends it, with a random mask (section 5.3)."""
     return encode_frame(opcode, payload, os.urandom(4))
 
 
-class Upgrade:
-    """An opening handshake (section 4.1): what to send, and what the answer says."""
+class OpeningHandshake:
+    """An opening handshake (section 4.1): ``request`` is to be sent, the response is parsed."""
 
     def __init__(self, address: WebSocketURL) -> None:
         key = base64.b64encode(os.urandom(16))
@@ -59,26 +59,26 @@ class Upgrade:
         ).encode()
 
     def receive(self, data: bytes) -> bytes | None:
-        """What follows the answer's head, None where it is not complete. Raises `NotUpgraded`."""
+        """Bytes after the response's head; None if it is incomplete. Raises `UpgradeError`."""
         head, end, rest = (self._answer + data).partition(b"\r\n\r\n")
         self._answer = head
         if not end:
             if len(head) > MAX_HEAD_BYTES:
-                raise NotUpgraded(None, None)
+                raise UpgradeError(None, None)
             return None
         status = _STATUS.match(head)
         if status is None or int(status[1]) != 101:
             after = _RETRY_AFTER.search(head + b"\r\n")
             seconds = None if after is None else float(after[1])
-            raise NotUpgraded(None if status is None else int(status[1]), seconds)
+            raise UpgradeError(None if status is None else int(status[1]), seconds)
         accept = _ACCEPT.search(head + b"\r\n")
         if accept is None or accept[1] != self._accept:
-            raise NotUpgraded(None, None)
+            raise UpgradeError(None, None)
         return rest
 
 
-class NotUpgraded(Exception):
-    """HTTP has answered something else; ``status`` is None where it was no WebSocket server."""
+class UpgradeError(Exception):
+    """The response is not 101; ``status`` is None if it is not that of a WebSocket server."""
 
     def __init__(self, status: int | None, retry_after: float | None) -> None:
         super().__init__(status)
@@ -86,18 +86,18 @@ class NotUpgraded(Exception):
         self.retry_after = retry_after
 
 
-class Reader:
-    """Cuts what a server sends into messages and control frames, as `FrameDecoder` does."""
+class FrameReader:
+    """Decodes messages and control frames, as `FrameDecoder` does."""
 
     __slots__ = ("_decoder", "_handed_over", "_rest")
 
     def __init__(self) -> None:
         self._decoder = FrameDecoder(masked=False, max_message_bytes=MAX_MESSAGE_BYTES)
         self._rest = b""
-        self._handed_over = False  # whether all that comes is the decoder's
+        self._handed_over = False  # whether the decoder reads everything from now on
 
     def receive(self, data: bytes) -> list[Item]:
-        """What is complete with these bytes, in order. Raises nothing."""
+        """The items that are complete with these bytes, in order. Raises nothing."""
         if self._handed_over:
             return self._decoder.receive(data)
         if self._rest:
@@ -110,7 +110,7 @@ class Reader:
             begin = position + 2
             if length >= TWO_BYTE_LENGTH:
                 length_bytes = _LENGTH_BYTES.get(length)
-                if length_bytes != 2:  # large, or masked: nothing to be gained here
+                if length_bytes != 2:  # large, or masked
                     return items + self._hand_over(data[position:])
                 begin += 2
                 if begin > size:
@@ -140,8 +140,8 @@ class Reader:
         return self._decoder.receive(data)
 
 
-def close_code(control: Control) -> tuple[int, str]:
-    """A Close frame's code and reason; 1005 where it has none (section 7.4.1)."""
+def parse_close(control: Control) -> tuple[int, str]:
+    """The code and reason of a Close frame; 1005 if it has none (section 7.4.1)."""
     if len(control.payload) < 2:
         return 1005, ""
     return int.from_bytes(control.payload[:2], "big"), control.payload[2:].decode(errors="replace")

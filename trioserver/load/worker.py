@@ -1,6 +1,6 @@
-"""A worker process: takes a plan on stdin, gives progress and a result on stdout.
+"""A worker process: reads a plan from stdin, writes its progress and result to stdout.
 
-``python -m trioserver.load.worker``; the conductor starts it.
+``python -m trioserver.load.worker``; the coordinator starts it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any, Final
 
 import trio
 
-from trioserver.load.file_limit import TooFewFiles, raise_file_limit
+from trioserver.load.file_limit import FileLimitError, raise_file_limit
 from trioserver.load.generator import Generator
 from trioserver.load.pacing import clock
-from trioserver.load.tokens import NoToken
+from trioserver.load.tokens import TokenError
 from trioserver.load.worker_messages import (
-    At,
+    AtBarrier,
     Done,
     Failed,
-    Go,
     Progress,
     Start,
+    StartPhase,
     Stop,
     line,
     lines,
@@ -34,14 +34,14 @@ _PROGRESS_EVERY: Final = 0.5
 
 
 class Worker:
-    """One process's work; ``stdin`` ending is a `Stop`."""
+    """Runs a generator, and talks with the coordinator. The end of ``stdin`` means `Stop`."""
 
     def __init__(self, start: Start) -> None:
         self._generator = Generator(start.plan, start.index)
         self._go_send, self._go = trio.open_memory_channel[float](1)
 
     async def run(self, stdin: trio.abc.ReceiveStream) -> None:
-        """To the end, and the result on stdout."""
+        """Run to the end, and write the result to stdout."""
         failed: str | None = None
         async with trio.open_nursery() as nursery:
             working = trio.CancelScope()
@@ -50,19 +50,19 @@ class Worker:
             with working:
                 try:
                     await self._generator.run(self._barrier)
-                except* NoToken as errors:
+                except* TokenError as errors:
                     failed = str(errors.exceptions[0])
             nursery.cancel_scope.cancel()
         if failed is None:
-            _say(Done(self._generator.tally.result(clock())))
+            _write(Done(self._generator.recorder.result(clock())))
         else:
-            _say(Failed(failed))
+            _write(Failed(failed))
 
     async def _obey(self, stdin: trio.abc.ReceiveStream, working: trio.CancelScope) -> None:
         async with aclosing(lines(stdin)) as said:
             async for text in said:
                 message = to_worker(text)
-                if isinstance(message, Go):
+                if isinstance(message, StartPhase):
                     self._go_send.send_nowait(message.at)
                 elif isinstance(message, Stop):
                     break
@@ -71,33 +71,33 @@ class Worker:
     async def _report(self) -> None:
         while True:
             await trio.sleep(_PROGRESS_EVERY)
-            _say(Progress(self._generator.tally.counts))
+            _write(Progress(self._generator.recorder.counts))
 
     async def _barrier(self, phase: str) -> float:
-        _say(At(phase))
+        _write(AtBarrier(phase))
         return await self._go.receive()
 
 
-def _say(message: Any) -> None:
+def _write(message: Any) -> None:
     sys.stdout.buffer.write(line(message))
     sys.stdout.buffer.flush()
 
 
 def main() -> None:
-    """Ends with 0 where it could say what happened."""
+    """Exits with 0 if the result, or an error, could be reported."""
     start = to_worker(sys.stdin.buffer.readline())
     assert isinstance(start, Start)
     try:
         raise_file_limit(start.plan.share(start.index).files)
-    except TooFewFiles as error:
-        _say(Failed(str(error)))
+    except FileLimitError as error:
+        _write(Failed(str(error)))
         return
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)  # thousands of clients live on: look at them seldom
+    gc.set_threshold(100_000, 50, 100)  # thousands of clients are long-lived: scan them rarely
     try:
         trio.run(_run, start)
-    except BrokenPipeError:  # the conductor has gone
+    except BrokenPipeError:  # the coordinator has ended
         os._exit(1)
 
 

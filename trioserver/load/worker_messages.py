@@ -1,4 +1,4 @@
-"""What the conductor and its worker processes say to each other: JSON, one object a line."""
+"""Messages between the coordinator and its worker processes: JSON, one object per line."""
 
 from __future__ import annotations
 
@@ -8,57 +8,57 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import trio
 
-from trioserver.load.histogram import Counts
+from trioserver.load.counts import Counts
 from trioserver.load.plan import Plan
-from trioserver.load.recorder import Result
+from trioserver.load.recorder import ProcessResult
 
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
-"""A result has a few histograms and a line for each second."""
+"""A result has a few histograms and one object for each second."""
 
 
 class Start(msgspec.Struct, tag=True):
-    """To a worker, first of all."""
+    """To a worker: the first message."""
 
     plan: Plan
     index: int
 
 
-class Go(msgspec.Struct, tag=True):
-    """All are at the barrier: begin at this instant of the machine's clock."""
+class StartPhase(msgspec.Struct, tag=True):
+    """To a worker: all workers are at the barrier; start the phase at this time of the clock."""
 
     at: float
 
 
 class Stop(msgspec.Struct, tag=True):
-    """Come to the end, and say what was found."""
+    """To a worker: end early, and report the result."""
 
 
-class At(msgspec.Struct, tag=True):
-    """From a worker: it is at the barrier before this phase."""
+class AtBarrier(msgspec.Struct, tag=True):
+    """From a worker: it waits at the barrier before this phase."""
 
     phase: str
 
 
 class Progress(msgspec.Struct, tag=True):
-    """From a worker, twice a second: a sign of life."""
+    """From a worker: its counts, twice a second."""
 
     counts: Counts
 
 
 class Done(msgspec.Struct, tag=True):
-    """From a worker, last of all."""
+    """From a worker: its result, the last message."""
 
-    result: Result
+    result: ProcessResult
 
 
 class Failed(msgspec.Struct, tag=True):
-    """From a worker, in place of a result: why in a sentence."""
+    """From a worker: why it has no result, the last message."""
 
     message: str
 
 
-FromWorker: TypeAlias = At | Progress | Done | Failed
-ToWorker: TypeAlias = Start | Go | Stop
+FromWorker: TypeAlias = AtBarrier | Progress | Done | Failed
+ToWorker: TypeAlias = Start | StartPhase | Stop
 
 _from_worker: Final = msgspec.json.Decoder(FromWorker)
 _to_worker: Final = msgspec.json.Decoder(ToWorker)
@@ -68,12 +68,12 @@ to_worker: Final = _to_worker.decode
 
 
 def line(message: Any) -> bytes:
-    """A message as it is written."""
+    """Encode a message as a line."""
     return msgspec.json.encode(message) + b"\n"
 
 
 async def lines(stream: trio.abc.ReceiveStream) -> AsyncGenerator[bytes, None]:
-    """The lines that come, until the end. Raises `ValueError` for one that has none."""
+    """The lines of a stream. Raises `ValueError` for a line that is too long."""
     pieces: list[bytes] = []
     size = 0
     async for data in stream:
@@ -85,4 +85,4 @@ async def lines(stream: trio.abc.ReceiveStream) -> AsyncGenerator[bytes, None]:
             pieces.append(rest)
             size += len(rest)
         if size > MAX_LINE_BYTES:
-            raise ValueError("a line without an end")
+            raise ValueError(f"a line is longer than {MAX_LINE_BYTES} bytes")

@@ -108,8 +108,8 @@ def test_another_machine_is_refused_before_anything_is_sent() -> None:
     [
         (["--rate", "1", "--in-flight", "1"], "--rate and --in-flight cannot be combined"),
         (["--publish", "news"], "--publish needs --rate"),
-        (["--publish", "news", "--rate", "1", "-n", "1"], "have more clients"),
-        (["--data", "{"], "not JSON"),
+        (["--publish", "news", "--rate", "1", "-n", "1"], "use more clients"),
+        (["--data", "{"], "not valid JSON"),
         (["--token", "x", "--secret", "y"], "cannot be combined"),
         (["--token-command", "'"], "--token-command"),
         (["--cafile", __file__], "wss://"),

@@ -7,11 +7,12 @@ import io
 import pytest
 from rich.console import Console
 
-from tests.load.crowds import plan_for
+from tests.load.plans import plan_for
 from trioserver.cli.load_test.display import Display, print_outcome
-from trioserver.load.histogram import Counts, Measure
-from trioserver.load.recorder import Result
-from trioserver.load.result import Outcome
+from trioserver.load.counts import Counts
+from trioserver.load.histogram import LatencyHistogram
+from trioserver.load.recorder import ProcessResult
+from trioserver.load.result import RunResult
 
 BEFORE = Counts(clients=20, ready=20, answered=1000)
 NOW = Counts(
@@ -68,10 +69,10 @@ def test_quiet_says_nothing() -> None:
 
 
 def test_the_figures_are_a_table_and_what_was_counted_with_advice() -> None:
-    measure = Measure()
+    measure = LatencyHistogram()
     measure.recent += [n / 1000 for n in range(1, 1001)]
-    result = Result(NOW, {"request": measure.encode()}, [], measured=1.0)
-    outcome = Outcome.of(plan_for(1, loop="closed"), [result], interrupted=True)
+    result = ProcessResult(NOW, {"request": measure.encode()}, [], measured=1.0)
+    outcome = RunResult.of(plan_for(1, loop="closed"), [result], interrupted=True)
     console = Console(file=io.StringIO(), width=120)
     print_outcome(console, outcome)
     assert isinstance(console.file, io.StringIO)

@@ -16,10 +16,10 @@ from trioserver.cli.load_test.display import Display, print_outcome
 from trioserver.cli.load_test.options import load_options
 from trioserver.cli.load_test.plan import make_plan
 from trioserver.cli.output.terminal import Failure, print_json, stderr_console, stdout_console
-from trioserver.load.coordinator import Conductor, LoadFailed
+from trioserver.load.coordinator import Coordinator, LoadTestError
 from trioserver.load.plan import Plan
 from trioserver.load.report import page
-from trioserver.load.result import Outcome
+from trioserver.load.result import RunResult
 
 
 @click.command("load")
@@ -34,7 +34,7 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Measure the server at URL under load.
+    """LatencyHistogram the server at URL under load.
 
     Simulated clients connect and authenticate. Then they send requests with --rate (open loop:
     latency is measured from the time that a request was due) or --in-flight (closed loop), publish
@@ -63,7 +63,7 @@ def command(
     with Display(console, quiet=quiet) as display:
         try:
             outcome = trio.run(_run, plan, display)
-        except LoadFailed as error:
+        except LoadTestError as error:
             raise Failure(str(error)) from None
     if report is not None:
         finished = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -80,23 +80,23 @@ def command(
         raise Failure(f"{wrong:,} clients and requests failed; --max-errors allows {max_errors:,}")
 
 
-async def _run(plan: Plan, display: Display) -> Outcome:
+async def _run(plan: Plan, display: Display) -> RunResult:
     """Run the test. Ctrl-C ends it early, with the figures so far; a second one ends it at once."""
-    conductor = Conductor(plan, display.update)
+    coordinator = Coordinator(plan, display.update)
 
     async def stop_on_interrupt() -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
-                conductor.stop()
+                coordinator.stop()
                 break
         # From here on Ctrl-C is Python's own again.
 
-    failure: LoadFailed | None = None
+    failure: LoadTestError | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stop_on_interrupt)
         try:
-            outcome = await conductor.run()
-        except LoadFailed as error:
+            outcome = await coordinator.run()
+        except LoadTestError as error:
             failure = error
         nursery.cancel_scope.cancel()
     if failure is not None:

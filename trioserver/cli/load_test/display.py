@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from trioserver.load.histogram import Counts
-from trioserver.load.result import Outcome
-from trioserver.load.summary import COLUMNS, advice, counts_in_words, plan_in_words
+from trioserver.load.counts import Counts
+from trioserver.load.result import RunResult
+from trioserver.load.summary import COLUMNS, advice, describe_counts, describe_plan
 from trioserver.logs.printable import printable
 
 _PLAIN_EVERY: Final = 1.0
@@ -114,11 +114,11 @@ def _panel(line: str, counts: Counts) -> Table:
     return table
 
 
-def print_outcome(console: Console, outcome: Outcome) -> None:
+def print_outcome(console: Console, outcome: RunResult) -> None:
     """Print the figures."""
     if outcome.interrupted:
         console.print(Text("Interrupted: the figures cover the time until then.", "yellow"))
-    console.print(Text(plan_in_words(outcome.plan), "dim"))
+    console.print(Text(describe_plan(outcome.plan), "dim"))
     if outcome.figures:
         table = Table("ms", *(head for _, head in COLUMNS), box=None, pad_edge=False)
         for column in table.columns[1:]:
@@ -126,7 +126,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         for name, figures in outcome.figures.items():
             table.add_row(name, *(f"{figures[key]:,g}" for key, _ in COLUMNS))
         console.print(table)
-    for name, value in counts_in_words(outcome):
+    for name, value in describe_counts(outcome):
         console.print(Text(printable(f"{value:>12}  {name}")), soft_wrap=True)
     for sentence in advice(outcome):
         console.print(Text(sentence, "yellow"))

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from trioserver.cli.parameters.durations import DURATION
-from trioserver.load.requests import MOST_IN_FLIGHT
+from trioserver.load.requests import MAX_IN_FLIGHT
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -62,7 +62,7 @@ _REQUESTS: Final = (
     click.option("--rate", type=_RATE, metavar="N",
                  help="Open loop: send N requests per second in all, whether or not earlier ones "
                  "are answered."),
-    click.option("--in-flight", type=click.IntRange(1, MOST_IN_FLIGHT), metavar="N",
+    click.option("--in-flight", type=click.IntRange(1, MAX_IN_FLIGHT), metavar="N",
                  help="Closed loop: keep N requests of each client unanswered."),
     click.option("--type", "kind", metavar="TYPE", default="ping", show_default=True,
                  help="Message type of the requests."),

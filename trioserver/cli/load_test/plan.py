@@ -14,9 +14,9 @@ from trioserver.auth import make_token
 from trioserver.cli.output.terminal import Exit, Failure, one_line
 from trioserver.cli.parameters.keys import read_key, read_text
 from trioserver.cli.parameters.tokens import parse_url, read_token
-from trioserver.load.file_limit import TooFewFiles, raise_file_limit
+from trioserver.load.file_limit import FileLimitError, raise_file_limit
 from trioserver.load.plan import Loop, Plan, Tokens
-from trioserver.load.target import TargetRefused, choose_target
+from trioserver.load.target import TargetError, choose_target
 
 _STDIN: Final = "-"
 
@@ -120,7 +120,7 @@ def _token_lines(file: str) -> tuple[str, ...]:
 
 
 def _check_tls(plan: Plan) -> None:
-    if not plan.address(0).secure and (plan.cafile is not None or plan.insecure_tls):
+    if not plan.url_of(0).secure and (plan.cafile is not None or plan.insecure_tls):
         raise click.UsageError("--cafile and --insecure-tls need a wss:// URL")
     if plan.cafile is not None:
         try:
@@ -135,12 +135,12 @@ def _with_target(plan: Plan, mine: bool) -> Plan:
     """Add the address that all clients connect to, and raise the limit of open files."""
 
     async def choose() -> tuple[int, tuple[Any, ...]]:
-        return await choose_target(plan.address(0), mine=mine)
+        return await choose_target(plan.url_of(0), mine=mine)
 
     try:
         family, sockaddr = trio.run(choose)
         for index in range(plan.processes):
             raise_file_limit(plan.share(index).files)
-    except (TargetRefused, TooFewFiles) as error:
+    except (TargetError, FileLimitError) as error:
         raise Failure(str(error)) from None
     return msgspec.structs.replace(plan, family=family, sockaddr=sockaddr)

@@ -15,7 +15,7 @@ from trioserver import Config, LimitsConfig, Server, serve
 from trioserver.load.generator import Generator
 from trioserver.load.pacing import clock
 from trioserver.load.plan import Plan, Tokens
-from trioserver.load.result import Outcome
+from trioserver.load.result import RunResult
 from trioserver.load.sockets import Sockets
 
 URL = "ws://127.0.0.1:{port}/ws/rooms/{{client}}"
@@ -50,10 +50,10 @@ async def at_once(phase: str) -> float:
     return clock()
 
 
-async def load(port: int, *, sockets: Sockets | None = None, **options: Any) -> Outcome:
+async def load(port: int, *, sockets: Sockets | None = None, **options: Any) -> RunResult:
     """Run a plan to its end."""
     plan = plan_for(port, **options)
     generator = Generator(plan, sockets=sockets)
     with trio.fail_after(PATIENCE):
         await generator.run(at_once)
-    return Outcome.of(plan, [generator.tally.result(clock())], interrupted=False)
+    return RunResult.of(plan, [generator.recorder.result(clock())], interrupted=False)

@@ -1,4 +1,4 @@
-"""Logging in with a name and a password: ``POST /api/v1/login``, for the pages of all systems.
+"""Login with a name and a password: ``POST /api/v1/login``, for the pages of all systems.
 
 Passwords are stored as scrypt makes them (RFC 7914), which costs whoever has stolen them 16 MiB and
 a fraction of a second for each guess. It runs in worker threads, a few at a time. A user who is not
@@ -41,26 +41,26 @@ T = TypeVar("T")
 PATH: Final = "/api/v1/login"
 
 COST: Final = {"n": 2**14, "r": 8, "p": 5}
-"""Of scrypt, as OWASP advises for 16 MiB of memory: some 200 ms."""
+"""Parameters of scrypt that OWASP recommends for 16 MiB of memory. One hash takes about 200 ms."""
 
 AT_ONCE: Final = 2
-"""Passwords that are verified at the same time."""
+"""Passwords that are verified concurrently."""
 
 WAITING: Final = 20
-"""More than these may not wait for it: at 100 ms each, the last of them waits for two seconds."""
+"""Logins that may wait for that. At 100 ms each, the last one waits two seconds."""
 
 ATTEMPTS: Final = 10
-"""Wrong passwords for a name from one address, from one address, and from one known device."""
+"""Wrong passwords for one name from one address, from one address, and from one known device."""
 
 REFILL: Final = 6.0
-"""Seconds after which there is one more."""
+"""Seconds until one more attempt is allowed."""
 
 NAME_ATTEMPTS: Final = 20
-"""For one name, from all devices that are not known; one more each `REFILL` seconds."""
+"""Wrong passwords for one name from all unknown devices; one more each `REFILL` seconds."""
 
 BOTH_REFILL: Final = 18.0
-"""For one name from one address. It is longer than `REFILL`, so that whoever guesses from one place
-leaves most of a name's attempts to others."""
+"""As `REFILL`, for one name from one address. It is longer, so that a guesser at one address leaves
+most attempts for a name to other addresses."""
 
 MAX_BODY: Final = 4096
 """Bytes."""
@@ -78,7 +78,7 @@ accounts: Final = sa.Table(
 
 @attrs.frozen
 class Account:
-    """A user to have. ``claims`` are what the token says of the user: ``{"role": "admin"}``."""
+    """A user to create. ``claims`` go into the user's tokens, such as ``{"role": "admin"}``."""
 
     password: str = attrs.field(repr=False)
     claims: Mapping[str, Any] = attrs.field(factory=dict)
@@ -102,7 +102,7 @@ class Busy(Exception):
 
 
 class Passwords:
-    """Hashes secrets that people remember, and verifies them, a few at a time."""
+    """Hashes and verifies passwords and MPINs in worker threads, a few at a time."""
 
     def __init__(self, *, at_once: int = AT_ONCE, waiting: int = WAITING) -> None:
         self._threads = trio.CapacityLimiter(at_once)
@@ -110,7 +110,7 @@ class Passwords:
         self._nobody = _join(os.urandom(16), os.urandom(32))
 
     async def hash(self, password: str) -> str:
-        """What to store; the cost is in it. Raises `Busy`."""
+        """Return what to store, including the parameters of the hash. Raises `Busy`."""
         return await self._in_thread(partial(hash_password, password))
 
     async def verify(self, password: str, stored: str | None, *, known: bool = False) -> bool:
@@ -130,7 +130,7 @@ class Passwords:
 
 
 def hash_password(password: str) -> str:
-    """``scrypt$n$r$p$salt$hash``. It takes a while: call it in a worker thread."""
+    """Return ``scrypt$n$r$p$salt$hash``. It is slow: call it in a worker thread."""
     salt = os.urandom(16)
     return _join(salt, _scrypt(password, salt, **COST))
 
@@ -179,14 +179,14 @@ class Accounts:
     _storing: trio.Lock = attrs.field(factory=trio.Lock)
 
     async def store_users(self) -> None:
-        """All of them, whoever it is that logs in first: how long it takes shall tell nothing."""
+        """Store all users at the first login, whose duration then does not depend on the user."""
         async with self._storing:
             for user, account in self.users.items():
                 await self.add(user, account)
             self.users.clear()
 
     async def find(self, user: str) -> tuple[str, dict[str, Any]] | None:
-        """The stored password and the claims."""
+        """Return the stored password and the claims; None if there is no such user."""
         if self.users:
             await self.store_users()
         query = sa.select(accounts.c.password, accounts.c.claims).where(accounts.c.user_id == user)
@@ -194,7 +194,7 @@ class Accounts:
         return None if row is None else (row.password, row.claims)
 
     def token(self, user: str, claims: Mapping[str, Any]) -> str:
-        """What a login gives."""
+        """Return the token for a successful login."""
         return make_token(
             self.secret,
             subject=user,
@@ -204,7 +204,7 @@ class Accounts:
         )
 
     async def add(self, user: str, account: Account) -> None:
-        """Have this user, with this password from now on."""
+        """Create a user, or replace the password and claims."""
         stored = await self.passwords.hash(account.password)
         row = {"user_id": user, "password": stored, "claims": dict(account.claims)}
 
@@ -244,7 +244,7 @@ def make(
 
 
 async def login(request: Request) -> JSONResponse:
-    """A token for a name and a password."""
+    """Return a token for a name and a password."""
     wanted = await read_json(request, Login, max_bytes=MAX_BODY)
     services: Accounts = request.scope["trioserver.application"].state["accounts"]
     remote = request.client.host if request.client is not None else ""

@@ -60,7 +60,7 @@ class Broadcast(msgspec.Struct):
 
 
 class ConnectionPage(msgspec.Struct):
-    """Of ``list_connections``; ``after`` is the ``next`` of the page before."""
+    """The payload of ``list_connections``; ``after`` is the ``next`` of the previous page."""
 
     limit: Limit = 100
     after: Text | None = None
@@ -68,14 +68,14 @@ class ConnectionPage(msgspec.Struct):
 
 
 class Disconnect(msgspec.Struct, forbid_unknown_fields=True):
-    """Of ``disconnect``: one of the two. A misspelt name must not widen what is met."""
+    """The payload of ``disconnect``: one of the two. Unknown names are rejected."""
 
     connection: Text | None = None
     user: Text | None = None
 
 
 class Block(msgspec.Struct, forbid_unknown_fields=True):
-    """Of ``block`` and ``unblock``: one of the two. ``for_ms`` None is until it is lifted."""
+    """The payload of ``block`` and ``unblock``: one of the two. ``for_ms`` None: without end."""
 
     user: Text | None = None
     sid: Text | None = None
@@ -102,7 +102,7 @@ def make(
     async def is_administrator(user: User, resource: Mapping[str, str]) -> bool:
         admin = _dashboard(application).server.config.admin
         if not user.has_role(admin.role, admin.role_claim):
-            raise Refusal("forbidden", "The token is good, but not an administrator's.")
+            raise Refusal("forbidden", "The token is valid, but its user is not an administrator.")
         return True
 
     web = Starlette(
@@ -142,7 +142,7 @@ def _dashboard(application: Application) -> Dashboard:
 
 
 async def greet(connection: Connection) -> None:
-    """Who is there is told at once; every dashboard hears what is broadcast."""
+    """Subscribe a new dashboard to broadcasts, and send it who the user is."""
     user = {"id": connection.user.id, "role": connection.user.claims.get("role")}
     connection.subscribe("broadcast")
     await _dashboard(connection.application).remember(connection.user.id)
@@ -150,19 +150,19 @@ async def greet(connection: Connection) -> None:
 
 
 async def get_stats(connection: Connection) -> dict[str, Any]:
-    """The figures now, as ``stats_update``, and in the answer to a request with an id."""
+    """Send the figures as ``stats_update``, and as the answer to a request with an id."""
     figures = await _dashboard(connection.application).figures()
     tell_stats(connection, figures)
     return figures
 
 
 async def list_attempts(connection: Connection, page: Page | None) -> dict[str, Any]:
-    """Authentication attempts, newest first."""
+    """Return authentication attempts, newest first."""
     return await _dashboard(connection.application).attempts(page or Page())
 
 
 def list_connections(connection: Connection, page: ConnectionPage | None) -> dict[str, Any]:
-    """Who is connected, in the order of their ids."""
+    """Return the connections, in the order of their ids."""
     page = page or ConnectionPage()
     fitting = ConnectionFilter(user=page.user, after=page.after)
     found = _dashboard(connection.application).server.inspect_all(fitting, limit=page.limit)
@@ -171,7 +171,7 @@ def list_connections(connection: Connection, page: ConnectionPage | None) -> dic
 
 
 def _connection(report: ConnectionReport) -> dict[str, Any]:
-    """With the names that the administration uses."""
+    """Return a connection with the field names of the administration."""
     return {
         "id": report.id,
         "phase": report.phase,
@@ -186,16 +186,16 @@ def _connection(report: ConnectionReport) -> dict[str, Any]:
 
 
 def list_dashboards(connection: Connection) -> dict[str, Any]:
-    """The administrators who are watching."""
+    """Return the administrators who have a dashboard open."""
     present = _dashboard(connection.application).presence.users()
     return {"dashboards": [attrs.asdict(each) for each in present]}
 
 
 async def broadcast(connection: Connection, message: Broadcast) -> dict[str, int]:
-    """Tell all administrators something."""
+    """Send a text to all administrators."""
     dashboard = _dashboard(connection.application)
     done = await dashboard.broadcast(message.text, connection.user)
-    dashboard.acted(connection, "broadcast", {}, done["dashboards"])
+    dashboard.record_action(connection, "broadcast", {}, done["dashboards"])
     return done
 
 
@@ -203,17 +203,17 @@ def disconnect(connection: Connection, whom: Disconnect) -> dict[str, int]:
     """Close connections at once."""
     dashboard = _dashboard(connection.application)
     target = _one(connection=whom.connection, user=whom.user)
-    met = dashboard.server.disconnect(**target)
-    dashboard.acted(connection, "disconnect", target, met)
-    return {"disconnected": met}
+    number = dashboard.server.disconnect(**target)
+    dashboard.record_action(connection, "disconnect", target, number)
+    return {"disconnected": number}
 
 
 async def block(connection: Connection, whom: Block) -> dict[str, Any]:
-    """Keep a user or a session out, and close their connections."""
+    """Block a user or a session, and close their connections."""
     dashboard = _dashboard(connection.application)
     target = _one(user=whom.user, sid=whom.sid)
     if whom.user == connection.user.id:
-        raise Refusal("forbidden", "Who blocks themselves could not lift it again.")
+        raise Refusal("forbidden", "You cannot block yourself.")
     until = None if whom.for_ms is None else time.time() + whom.for_ms / 1000
     try:
         done = await dashboard.server.block(
@@ -223,24 +223,24 @@ async def block(connection: Connection, whom: Block) -> dict[str, Any]:
         raise Refusal("invalid_payload", f"{error}.") from None
     except TooManyBlocksError as error:
         raise Refusal("too_many_blocks", f"{error}.") from None
-    dashboard.acted(connection, "block", {**target, "id": done.block.id}, done.disconnected)
+    dashboard.record_action(connection, "block", {**target, "id": done.block.id}, done.disconnected)
     return {"id": done.block.id, "disconnected": done.disconnected, "stored": done.stored}
 
 
 async def unblock(connection: Connection, whom: Block) -> dict[str, int]:
-    """Lift the blocks of a user or a session."""
+    """Remove the blocks of a user or a session."""
     dashboard = _dashboard(connection.application)
     target = _one(user=whom.user, sid=whom.sid)
     lifted = await dashboard.server.unblock(**target)
-    dashboard.acted(connection, "unblock", target, lifted)
+    dashboard.record_action(connection, "unblock", target, lifted)
     return {"unblocked": lifted}
 
 
 def _one(**given: str | None) -> dict[str, Any]:
-    """The one that is given. Raises `Refusal`."""
+    """Return the one field that is given. Raises `Refusal`."""
     target = {name: value for name, value in given.items() if value is not None}
     if len(target) != 1:
-        raise Refusal("invalid_payload", f"Give one of: {', '.join(given)}.")
+        raise Refusal("invalid_payload", f"Give exactly one of: {', '.join(given)}.")
     return target
 
 
@@ -248,7 +248,7 @@ def _one(**given: str | None) -> dict[str, Any]:
 
 
 async def verify(request: Request) -> Response:
-    """Whether a bearer token is good, and why not."""
+    """Return whether the bearer token is valid, and the error if not."""
     try:
         user = await authenticate(request)
     except Refusal as refusal:
@@ -261,7 +261,7 @@ async def verify(request: Request) -> Response:
 
 
 async def attempts(request: Request) -> Response:
-    """Authentication attempts, newest first, for administrators."""
+    """Return authentication attempts, newest first, to an administrator."""
     await authenticate(request, admin=True)
     try:
         page = msgspec.convert(dict(request.query_params), Page, strict=False)

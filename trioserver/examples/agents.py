@@ -35,7 +35,7 @@ DEFAULT_LIFETIME: Final = 30 * 60.0  # seconds
 STEP_PAUSE: Final = 0.02  # seconds; agents think
 
 Agent: TypeAlias = Callable[[str], list[Any]]
-"""Takes the input and gives the steps of its work, the last of which is the result."""
+"""Takes the input and returns the steps of its work; the last one is the result."""
 
 
 class Task(msgspec.Struct):
@@ -46,7 +46,7 @@ class Task(msgspec.Struct):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What is configured. ``token_lifetime`` is in seconds."""
+    """The configuration. ``token_lifetime`` is in seconds."""
 
     secret: str
     token_lifetime: float = DEFAULT_LIFETIME
@@ -89,13 +89,13 @@ class Settings(msgspec.Struct, frozen=True):
 
 @attrs.frozen
 class Agents:
-    """The services: who can do what, and who may come in."""
+    """The services of the handlers: the agents, and the settings."""
 
     settings: Settings = attrs.field(repr=False)
     by_name: dict[str, Agent]
 
     def token_for(self, user: str) -> str:
-        """An access token that lives as long as configured."""
+        """Return an access token with the configured lifetime."""
         settings = self.settings
         return make_token(
             settings.secret,
@@ -123,15 +123,15 @@ def make(settings: Settings | None = None) -> Application:
 
 
 def list_agents(connection: Connection) -> dict[str, list[str]]:
-    """The names of the agents."""
+    """Return the names of the agents."""
     return {"agents": sorted(_agents(connection).by_name)}
 
 
 async def run(connection: Connection, task: Task) -> AsyncIterator[dict[str, Any]]:
-    """Let an agent work, and tell each of its steps."""
+    """Run an agent, and stream each of its steps."""
     agent = _agents(connection).by_name.get(task.agent)
     if agent is None:
-        raise Refusal("not_found", "There is no such agent; `list_agents` names them.")
+        raise Refusal("not_found", "There is no such agent. `list_agents` returns their names.")
     *steps, result = agent(task.input)
     for step in steps:
         await trio.sleep(STEP_PAUSE)

@@ -1,4 +1,4 @@
-"""Limits on guessing a password or an MPIN, so that no guesser locks out whom they guess at.
+"""Limits on guessing a password or an MPIN that do not lock out the owner of the account.
 
 Tries are counted for the name, for the address, and for both together, each in a bucket that
 refills with time. A device from which the user has logged in before shows so, by a token that it
@@ -32,14 +32,14 @@ REMEMBERED: Final = 10_000
 guesser more tries than the bucket that is forgotten was worth."""
 
 DEVICE_LIFETIME: Final = 180 * 86400.0
-"""Seconds for which a device is known after its last login."""
+"""Seconds for which a device stays known after its last login."""
 
 COOKIE: Final = "trioserver-device-"
-"""What the names of the cookies begin with. One follows for each user of a browser."""
+"""Prefix of the cookies' names. A browser has one cookie for each of its users."""
 
 
 class Attempts:
-    """How often who has tried. ``clock`` gives seconds, from any start."""
+    """Counts attempts by key. ``clock`` returns seconds from any start."""
 
     def __init__(
         self, *, at_once: int, refill: float, clock: Callable[[], float] = trio.current_time
@@ -50,13 +50,13 @@ class Attempts:
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def begin(self, who: str) -> float:
-        """Count an attempt. Seconds to wait, and then it is not counted; 0 where it may go on."""
+        """Count an attempt and return 0; or return the seconds to wait, and count nothing."""
         now = self._clock()
         bucket = self._bucket(who, now)
         return 0.0 if bucket.take(now) else bucket.seconds_until()
 
     def give_back(self, who: str) -> None:
-        """The attempt does not count."""
+        """Undo `begin`: the attempt does not count."""
         now = self._clock()
         self._bucket(who, now).take(now, -1.0)
 
@@ -70,7 +70,7 @@ class Attempts:
 
 @attrs.frozen
 class Try:
-    """A try at a login: for which ``name``, from which ``address``, from which known ``device``."""
+    """An attempt to log in: for a ``name``, from an ``address``, from a known ``device``."""
 
     name: str
     address: str
@@ -79,7 +79,7 @@ class Try:
 
 @attrs.frozen(kw_only=True)
 class Tries:
-    """All limits of one login. A try counts in each bucket that it belongs to, or in none."""
+    """All limits of one login. An attempt counts in all buckets that apply to it, or in none."""
 
     by_name: Attempts
     by_address: Attempts
@@ -87,7 +87,7 @@ class Tries:
     by_device: Attempts
 
     def begin(self, one: Try) -> float:
-        """Count a try. Seconds to wait, 0 where it may go on; what has to wait counts nowhere."""
+        """Count an attempt and return 0; or return the seconds to wait, and count nothing."""
         buckets = self._buckets(one)
         for number, (attempts, who) in enumerate(buckets):
             wait = attempts.begin(who)
@@ -98,7 +98,7 @@ class Tries:
         return 0.0
 
     def give_back(self, one: Try) -> None:
-        """The try was right, or nothing could be found out. It does not count."""
+        """Undo `begin`: the attempt was successful, or its result is unknown."""
         for attempts, who in self._buckets(one):
             attempts.give_back(who)
 
@@ -127,7 +127,7 @@ class Devices:
         self._wall_clock = clock
 
     def known(self, name: str, token: str | None) -> str | None:
-        """What stands for the device that shows this token; None where it is not known."""
+        """Return the id of the device with this token; None if the device is not known."""
         device, _, rest = (token or "").partition(".")
         until, _, signature = rest.partition(".")
         if not (until.isascii() and until.isdigit() and len(until) < 16):
@@ -138,17 +138,17 @@ class Devices:
         return device if self._wall_clock() < int(until) else None
 
     def token(self, name: str, device: str | None) -> str:
-        """For a device on which the user has logged in, known before or not."""
+        """Return a token for a device on which the user has logged in, known before or not."""
         device = device or secrets.token_hex(16)
         until = str(int(self._wall_clock() + DEVICE_LIFETIME))
         return f"{device}.{until}.{self._sign(name, device, until)}"
 
     def shown(self, name: str, request: Request) -> str | None:
-        """The device that the request's cookie shows; None where it is not known."""
+        """Return the device of the request's cookie; None if the device is not known."""
         return self.known(name, request.cookies.get(self._cookie(name)))
 
     def remember(self, name: str, token: str, request: Request, answer: Response) -> None:
-        """Give the browser the token, for this login and nothing else; no script sees it."""
+        """Set the token as a cookie for this login only, which scripts cannot read."""
         answer.set_cookie(
             self._cookie(name),
             token,
@@ -160,7 +160,7 @@ class Devices:
         )
 
     def _cookie(self, name: str) -> str:
-        """The cookie's name. It does not say whose it is."""
+        """Return the cookie's name, which does not reveal the user."""
         return COOKIE + self._mac("cookie", name)[:16].replace("_", "-")
 
     def _sign(self, name: str, device: str, until: str) -> str:

@@ -15,4 +15,4 @@ AGENTS: Final = "agents"
 STUDY_COACH: Final = "study-coach"
 
 PAGES: Final = (ADMIN_DASHBOARD, CONVERSATIONS, AGENTS, STUDY_COACH)
-"""What a login with a name and a password is for: the systems that have pages."""
+"""Audiences of tokens from a login with name and password: the systems that have pages."""

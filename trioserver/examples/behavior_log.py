@@ -59,7 +59,7 @@ from trioserver.http.api import (
 PATH: Final = "/api/v1/ws/behavior/{session_id}"
 
 MAX_EVENT: Final = 16 * 1024
-"""Bytes of an event's ``data``, as JSON."""
+"""Maximum bytes of an event's ``data``, as JSON."""
 
 BOTH_ATTEMPTS: Final = 5
 BOTH_REFILL: Final = 900.0
@@ -72,11 +72,11 @@ guesses from one address has less than these, so that the owner can log in on a 
 
 ADDRESS_ATTEMPTS: Final = 20
 ADDRESS_REFILL: Final = 15.0
-"""Wrong MPINs from one address, whatever the phones; a whole office may be behind it."""
+"""Wrong MPINs from one address, for any phone; a whole office may share the address."""
 
 DEVICE_ATTEMPTS: Final = 5
 DEVICE_REFILL: Final = 300.0
-"""Wrong MPINs from one device on which the phone's user has logged in before."""
+"""Wrong MPINs from one device on which the user of the phone has logged in before."""
 
 MPIN_PATH: Final = "/api/v1"
 
@@ -140,7 +140,7 @@ class Services:
     seeded: trio.Event = attrs.field(factory=trio.Event)
 
     async def seed(self, users: Mapping[str, tuple[str, str]]) -> None:
-        """Have these phones; who logs in waits for it, and the start of the server does not."""
+        """Store the phones. Logins wait for this; the start of the server does not."""
         for phone, (user_id, mpin) in users.items():
             if await self.store.credentials(phone) is None:
                 await self.store.add_phone(phone, user_id, await self.mpins.hash(mpin))
@@ -185,12 +185,12 @@ def make(
             nursery.cancel_scope.cancel()
 
     async def is_theirs(user: User, resource: Mapping[str, str]) -> bool:
-        """Whether the URL's session is the token's user's; the token's own does not matter."""
+        """Return whether the session in the URL belongs to the user of the token."""
         session = await store.session(resource["session_id"])
         if session is None:
             raise Refusal("session_not_found", "There is no such session.")
         if (user.id, user.claims["phone"]) != (session.user_id, session.phone):
-            raise Refusal("session_mismatch", "The session is of another user, or another phone.")
+            raise Refusal("session_mismatch", "The session belongs to another user or phone.")
         if session.blocked:
             raise Refusal("session_blocked")
         return True
@@ -225,7 +225,7 @@ def make(
 async def behavior(connection: Connection, event: Event, id: Id | None) -> dict[str, str]:
     """Store an event, then acknowledge it."""
     if id is None:
-        raise Refusal("invalid_payload", "An event needs an `id`, or it could not be acknowledged.")
+        raise Refusal("invalid_payload", "An event needs an `id`, so that it can be acknowledged.")
     data = json.dumps(event.data)  # ASCII: whatever text a phone sends, a database takes it
     if len(data) > MAX_EVENT:
         raise Refusal("invalid_payload", f"The event's data is larger than {MAX_EVENT} bytes.")
@@ -250,7 +250,7 @@ def _services(application: Application) -> Services:
 
 
 async def mpin_login(request: Request) -> JSONResponse:
-    """Begin a session."""
+    """Start a session."""
     wanted = await read_json(request, Login, max_bytes=4096)
     services = _services(request.scope["trioserver.application"])
     device = _known_device(services, request, wanted)
@@ -335,7 +335,7 @@ def _too_many(wait: float) -> ApiError:
 def _session_answer(
     request: Request, services: Services, id: str, session: Session, device: str | None
 ) -> JSONResponse:
-    """The session, and what shows from now on that this device is known."""
+    """Return the session, and the token that makes the device known from now on."""
     shown = services.devices.token(session.phone, device)
     body = {
         "session_id": id,
@@ -349,12 +349,12 @@ def _session_answer(
 
 
 async def block(request: Request) -> JSONResponse:
-    """Block a session in the store, and close its connections; for administrators."""
+    """Block a session in the store, and close its connections. For administrators."""
     return await _set_blocked(request, blocked=True)
 
 
 async def unblock(request: Request) -> JSONResponse:
-    """The opposite."""
+    """Unblock a session in the store. For administrators."""
     return await _set_blocked(request, blocked=False)
 
 
@@ -364,11 +364,11 @@ async def _set_blocked(request: Request, *, blocked: bool) -> JSONResponse:
     services = _services(request.scope["trioserver.application"])
     if not await services.store.set_blocked(id, blocked):
         raise Refusal("not_found", "There is no such session.")
-    met = 0
+    number = 0
     if blocked:  # also who is being verified, and has been found not to be blocked
-        met = server.disconnect(resource={"session_id": id}, code="session_blocked")
+        number = server.disconnect(resource={"session_id": id}, code="session_blocked")
     name = "block_session" if blocked else "unblock_session"
     server.record_admin_action(
-        AdminAction(actor=user.id, name=name, target={"sid": id}, affected=met)
+        AdminAction(actor=user.id, name=name, target={"sid": id}, affected=number)
     )
-    return JSONResponse({"blocked": blocked, "disconnected": met}, headers=HEADERS)
+    return JSONResponse({"blocked": blocked, "disconnected": number}, headers=HEADERS)

@@ -1,4 +1,4 @@
-"""What the behaviour log keeps: phones, sessions and events, in SQLite.
+"""The database of the behaviour log: phones, sessions and events, in SQLite.
 
 Events of many phones are committed together, and sessions looked up together. Whoever waits for an
 event waits for its commit.
@@ -72,7 +72,7 @@ V = TypeVar("V")
 
 @attrs.frozen
 class Session:
-    """What the session store knows of a session."""
+    """A session, as it is stored."""
 
     user_id: str
     phone: str
@@ -80,13 +80,13 @@ class Session:
     blocked: bool
 
     def is_from(self, phone: str, device_id: str) -> bool:
-        """Whether it was begun with this phone, on the device that calls itself so."""
+        """Return whether the session was started with this phone, and on this device."""
         return (self.phone, self.device_id) == (phone, device_id)
 
 
 @attrs.frozen(eq=False)  # two events with the same content and no key are two events
 class Stored:
-    """An event as it is stored. The names are those of the columns; ``event_id`` is the key."""
+    """An event, as it is stored. The fields are the columns; ``event_id`` is the key."""
 
     session_id: str
     event_id: str | None
@@ -95,7 +95,7 @@ class Stored:
     data: str = attrs.field(repr=False)
 
     def is_same(self, row: sa.Row[Any]) -> bool:
-        """Whether a stored row has the content of this event, however its JSON is written."""
+        """Return whether a stored row has the same content, whatever the form of its JSON."""
         return (
             row.event_type == self.event_type
             and _is_same_json(row.at, self.at)
@@ -104,7 +104,7 @@ class Stored:
 
 
 class Store:
-    """Phones, sessions and events, in the database. Raises `Refusal` where that is away."""
+    """Phones, sessions and events. Raises `Refusal` if the database does not answer."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -113,14 +113,14 @@ class Store:
         self._events = Batcher(self._add_events, timeout=timeout, load_timeout=2 * timeout)
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Answer for as long as the application runs."""
+        """Run the batches while the application runs."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._sessions.run)
             await nursery.start(self._events.run)
             task_status.started()
 
     async def session(self, id: str) -> Session | None:
-        """The session; those who ask at the same time share a query."""
+        """Return the session. Concurrent calls share a query."""
         return await _answer(self._sessions, id)
 
     async def record(self, event: Stored) -> None:
@@ -132,9 +132,7 @@ class Store:
         Raises `Refusal` with ``key_conflict`` if the key is stored with other content.
         """
         if not await _answer(self._events, event):
-            raise Refusal(
-                "key_conflict", "This `event_id` was used for another event of the session."
-            )
+            raise Refusal("key_conflict", "Another event of the session has this `event_id`.")
 
     async def _load_sessions(self, ids: Sequence[str]) -> Mapping[str, Session | None]:
         query = sa.select(sessions).where(sessions.c.id.in_(ids))
@@ -145,7 +143,7 @@ class Store:
         return {id: found.get(id) for id in ids}
 
     async def _add_events(self, new: Sequence[Stored]) -> Mapping[Stored, bool]:
-        """Store events in one transaction. False: the key is there, with other content."""
+        """Store events in one transaction. False: another event has the key."""
         now = time.time()
         rows = [attrs.asdict(event) | {"received_at": now} for event in new]
         keyed = {(event.session_id, event.event_id) for event in new if event.event_id is not None}
@@ -167,29 +165,29 @@ class Store:
         return await self.database.run(add)
 
     async def credentials(self, phone: str) -> tuple[str, str] | None:
-        """The user's id and the stored MPIN."""
+        """Return the user's id and the stored MPIN; None if there is no such phone."""
         query = sa.select(phones.c.user_id, phones.c.mpin).where(phones.c.phone == phone)
         row = await self.database.read(lambda connection: connection.execute(query).first())
         return None if row is None else (row.user_id, row.mpin)
 
     async def add_phone(self, phone: str, user_id: str, mpin: str) -> None:
-        """Have a phone; ``mpin`` is hashed already."""
+        """Store a phone; ``mpin`` is hashed already."""
         await self._write(phones.insert(), {"phone": phone, "user_id": user_id, "mpin": mpin})
 
     async def begin(self, session: Session) -> str:
-        """A new session. Its id cannot be guessed."""
+        """Create a session and return its id, which cannot be guessed."""
         id = uuid.uuid4().hex
         row = attrs.asdict(session) | {"id": id, "created_at": time.time()}
         await self._write(sessions.insert(), row)
         return id
 
     async def set_blocked(self, id: str, blocked: bool) -> bool:
-        """Whether there is such a session."""
+        """Set whether a session is blocked; return False if there is no such session."""
         update = sessions.update().where(sessions.c.id == id).values(blocked=blocked)
         return await self._write(update) > 0
 
     async def _write(self, statement: sa.Executable, rows: Any = None) -> int:
-        """In a transaction of its own; how many rows it met."""
+        """Run a statement in its own transaction; return the number of rows."""
         return await self.database.run(
             lambda connection: connection.execute(statement, rows).rowcount
         )

@@ -1,4 +1,4 @@
-"""What is said in conversations, and whose they are, in a database."""
+"""Conversations, their members and their messages, in a database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from trioserver import Database, DatabaseUnavailableError, Refusal
 
 MAX_MEMBERS: Final = 20
-"""Of one conversation, its owner included. Each is told of each message."""
+"""Maximum members of a conversation, including its owner. Each gets every message."""
 
 metadata: Final = sa.MetaData()
 
@@ -62,11 +62,11 @@ class Store:
     database: Database
 
     async def create(self, seed: Mapping[str, list[str]]) -> None:
-        """Make the tables, and conversations by the user they belong to, where they are not yet."""
+        """Create the tables, and the conversations of each owner, if they do not exist."""
         await self.database.run(_create(seed))
 
     async def add(self, conversation_id: str, role: str, by: str, text: str) -> int:
-        """Store a message and return its id; when this returns, it survives a crash."""
+        """Store a message and return its id. After that it survives a crash."""
         row: dict[str, Any] = {"conversation_id": conversation_id, "role": role, "by": by}
         row |= {"text": text, "at": time.time()}
 
@@ -78,7 +78,7 @@ class Store:
         return await answered(self.database.run(insert))
 
     async def page(self, conversation_id: str, page: Page) -> list[dict[str, Any]]:
-        """The newest messages that the page asks for, oldest first."""
+        """Return the messages of the page, oldest first."""
         query = sa.select(messages).where(messages.c.conversation_id == conversation_id)
         if page.before is not None:
             query = query.where(messages.c.id < page.before)
@@ -90,35 +90,36 @@ class Store:
         ]
 
     async def search(self, conversation_id: str, words: set[str]) -> list[str]:
-        """Up to three earlier messages of the user that share a word."""
+        """Return up to three earlier messages of the user that share a word."""
         said = await self.page(conversation_id, Page(limit=200))
         mine = [entry["text"] for entry in said if entry["role"] == "user"]
         return [text for text in mine if words & words_of(text)][-3:]
 
     async def members(self, conversation_id: str) -> set[str]:
-        """Who may be in the conversation, its owner included."""
+        """Return the members of the conversation, including its owner."""
         query = sa.select(members.c.user_id).where(members.c.conversation_id == conversation_id)
         return set(await answered(self.database.read(lambda db: db.scalars(query).all())))
 
     async def knows(self, user: str) -> bool:
-        """Whether the user has a conversation."""
+        """Return whether the user has a conversation."""
         query = sa.select(conversations.c.id).where(conversations.c.user_id == user).limit(1)
         found = self.database.read(lambda connection: connection.scalar(query))
         return await answered(found) is not None
 
     async def check_owner(self, conversation_id: str, user: str) -> None:
-        """Raises `Refusal` for anybody but the owner."""
+        """Raise `Refusal` unless the user is the owner."""
         await answered(self.database.read(lambda db: _check_owner(db, conversation_id, user)))
 
     async def share(self, conversation_id: str, owner: str, user: str) -> bool:
-        """Let a user in; whether that is new. Raises `Refusal` for anybody but the owner."""
+        """Add a member; return False if they are one. Raises `Refusal` unless by the owner."""
 
         def share(db: sa.Connection) -> bool:
             _check_owner(db, conversation_id, owner)
             own = sa.select(members.c.user_id).where(members.c.conversation_id == conversation_id)
             known = set(db.scalars(own))
             if user not in known and len(known) >= MAX_MEMBERS:
-                raise Refusal("too_many_members", f"A conversation has {MAX_MEMBERS} members.")
+                message = f"A conversation has at most {MAX_MEMBERS} members."
+                raise Refusal("too_many_members", message)
             if user not in known:
                 db.execute(members.insert().values(conversation_id=conversation_id, user_id=user))
             return user not in known
@@ -126,7 +127,7 @@ class Store:
         return await answered(self.database.run(share))
 
     async def unshare(self, conversation_id: str, owner: str, user: str) -> None:
-        """Let a user in no longer. Raises `Refusal` for anybody but the owner."""
+        """Remove a member. Raises `Refusal` unless by the owner."""
 
         def unshare(db: sa.Connection) -> None:
             _check_owner(db, conversation_id, owner)
@@ -137,12 +138,12 @@ class Store:
 
 
 def words_of(text: str) -> set[str]:
-    """The words that carry meaning, roughly: the longer ones."""
+    """Return the longer words, which roughly are those that carry meaning."""
     return {word for word in text.lower().replace("?", " ").split() if len(word) > 3}
 
 
 async def answered(call: Awaitable[T]) -> T:
-    """A database that does not answer is nobody's fault here, and may come back."""
+    """Answer ``unavailable`` if the database does not."""
     try:
         return await call
     except DatabaseUnavailableError:
@@ -156,7 +157,7 @@ def _check_owner(db: sa.Connection, conversation_id: str, user: str) -> None:
 
 
 def _create(seed: Mapping[str, list[str]]) -> Callable[[sa.Connection], None]:
-    """Makes the tables and the conversations, where they are not there yet."""
+    """Create the tables and the conversations, if they do not exist."""
     rows = [{"id": id, "user_id": user} for user, ids in seed.items() for id in ids]
 
     def create(connection: sa.Connection) -> None:

@@ -98,18 +98,18 @@ def make(
 
 
 async def message(connection: Connection, said: Said) -> dict[str, int]:
-    """Store what the user says, then acknowledge it."""
+    """Store a message of the user, then acknowledge it."""
     return {"message_id": await _say(connection, "user", said.text)}
 
 
 async def history(connection: Connection, page: Page | None) -> dict[str, Any]:
-    """What was said before, oldest first."""
+    """Return earlier messages, oldest first."""
     said = await _store(connection).page(_conversation(connection), page or Page())
     return {"messages": said}
 
 
 async def ask(connection: Connection, said: Said) -> AsyncIterator[dict[str, Any]]:
-    """Answer as a stream: a call of a tool, its result, then text, word by word."""
+    """Stream an answer: a tool call, its result, then text, word by word."""
     store, conversation = _store(connection), _conversation(connection)
     words = words_of(said.text)
     yield {"kind": "tool_call", "name": "search_history", "arguments": {"words": sorted(words)}}
@@ -130,7 +130,7 @@ async def ask(connection: Connection, said: Said) -> AsyncIterator[dict[str, Any
 
 
 async def share(connection: Connection, whom: Whom) -> None:
-    """Let another user in, and say so to them, now or when they come."""
+    """Add a member, and notify them now or when they connect."""
     store, conversation, me = _store(connection), _conversation(connection), connection.user.id
     await store.check_owner(conversation, me)
     if not await answered(connection.application.state["is_user"](whom.user)):
@@ -141,10 +141,10 @@ async def share(connection: Connection, whom: Whom) -> None:
 
 
 async def unshare(connection: Connection, whom: Whom) -> None:
-    """Let a user in no longer; whoever is in, or about to come in, is sent out."""
+    """Remove a member, and close their connections, also those that are still opening."""
     conversation = _conversation(connection)
     if whom.user == connection.user.id:
-        raise Refusal("forbidden", "It is the owner's.")
+        raise Refusal("forbidden", "The owner of a conversation cannot be removed.")
     await _store(connection).unshare(conversation, connection.user.id, whom.user)
     server: Server = connection.application.state["server"]
     server.disconnect(
@@ -156,19 +156,19 @@ async def unshare(connection: Connection, whom: Whom) -> None:
 
 
 def present(connection: Connection) -> dict[str, Any]:
-    """Who is in the conversation, and the topic that tells who comes and goes."""
+    """Return who is connected, and the topic with the changes."""
     presence = connection.route.presence
     users = [attrs.asdict(user) for user in presence.users(connection.path_params)]
     return {"users": users, "topic": presence.topic(connection.path_params)}
 
 
 def may_subscribe(connection: Connection, topic: str) -> bool:
-    """Whoever is in a conversation may know who else is, and nothing of any other."""
+    """Allow the topics of the connection's own conversation only."""
     return topic == connection.route.presence.topic(connection.path_params)
 
 
 async def _say(connection: Connection, role: str, text: str) -> int:
-    """Store a message, and tell the others: those who are here now, the rest later."""
+    """Store a message, and send it to the other members, now or when they connect."""
     conversation, me = _conversation(connection), connection.user.id
     id = await _store(connection).add(conversation, role, me, text)
     here = connection.route.presence.connections(resource=connection.path_params)

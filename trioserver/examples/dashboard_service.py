@@ -1,4 +1,4 @@
-"""What the admin dashboard looks at, once a second, and what it does for administrators."""
+"""The service behind the admin dashboard: what it publishes once a second, and its actions."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from trioserver import (
 )
 
 INTERVAL: Final = 1.0
-"""Seconds between two looks."""
+"""Seconds between two updates."""
 
 MOST: Final = 100
-"""Attempts, and connections, that are told of one interval; beyond it only how many more."""
+"""Maximum attempts and connections in one update; of the others, only the number is sent."""
 
 REMEMBER_TIMEOUT: Final = 1.0
-"""Seconds for which the greeting waits for the database."""
+"""Seconds that the greeting waits for the database."""
 
 MAX_ADMINS: Final = 200
-"""Administrators for whom a broadcast is kept: those who were here last."""
+"""Administrators that a broadcast is stored for: those who connected last."""
 
 ATTEMPTS: Final = ("attempt", "refresh", "suppressed")
 
@@ -59,14 +59,14 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 
 
 class Page(msgspec.Struct):
-    """Of ``list_attempts``; ``before`` is the ``next`` of the page before."""
+    """The payload of ``list_attempts``; ``before`` is the ``next`` of the previous page."""
 
     limit: Limit = 100
     before: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
 
 
 class Watcher(Observer):
-    """Notes which connections have come and gone since it was asked last."""
+    """Collects the connections that were opened and closed since the last update."""
 
     def __init__(self) -> None:
         self._ready: set[str] = set()
@@ -89,8 +89,8 @@ class Watcher(Observer):
             self._count += 1
             self._closed.append({"id": connection.id, "code": code, "reason": reason})
 
-    def take(self) -> dict[str, Any] | None:
-        """What has changed; ``more`` counts what is not told."""
+    def collect(self) -> dict[str, Any] | None:
+        """Return the changes since the last call; ``more`` counts those that were left out."""
         opened, closed = list(self._opened), list(self._closed)
         more = self._count - len(opened) - len(closed)
         self._start()
@@ -117,7 +117,7 @@ class Dashboard:
     # ------------------------------------------------------------------------ what is pushed
 
     async def run(self) -> None:
-        """Look once a second, if somebody is subscribed. What fails is logged, and tried again."""
+        """Publish once a second what is subscribed to. Errors are logged, and it goes on."""
         with self.server.observe(self.watcher):
             while True:
                 await trio.sleep(INTERVAL)
@@ -131,7 +131,7 @@ class Dashboard:
     async def _push(self) -> None:
         now = time.time()
         watched = {topic for each in self.presence.connections() for topic in each.topics}
-        change = self.watcher.take()
+        change = self.watcher.collect()
         if change is not None and "connections" in watched:
             self.application.publish("connections", change)
         if "stats" in watched:
@@ -157,7 +157,7 @@ class Dashboard:
                 self.application.publish("attempts", entry.as_json())
 
     async def figures(self) -> dict[str, Any]:
-        """The numbers of a ``stats_update``."""
+        """Return the numbers of a ``stats_update``."""
         totals = await self.server.connection_totals()
         now = self.server.statistics()
         return {
@@ -176,16 +176,17 @@ class Dashboard:
     # ------------------------------------------------------------------------ what is asked for
 
     async def attempts(self, page: Page) -> dict[str, Any]:
-        """Authentications, newest first. Raises `Refusal`."""
+        """Return authentication attempts, newest first. Raises `Refusal`."""
         if self.server.audit is None:
-            raise Refusal("not_found", "Nothing is recorded: set audit.database.")
+            message = "There is no audit log: the option audit.database is not set."
+            raise Refusal("not_found", message)
         found = await self.server.audit.query(
             AuditQuery(kind=ATTEMPTS, before=page.before, limit=page.limit)
         )
         return {"attempts": [entry.as_json() for entry in found.entries], "next": found.next}
 
     async def broadcast(self, text: str, user: User) -> dict[str, int]:
-        """Tell all dashboards, and keep it for those administrators who have none open."""
+        """Send a text to all dashboards, and store it for administrators who have none open."""
         said = {"text": text, "from": user.id, "at": time.time()}
         query = sa.select(admins.c.user_id).order_by(admins.c.seen_at.desc()).limit(MAX_ADMINS)
         known = await self.database.read(lambda connection: connection.scalars(query).all())
@@ -200,7 +201,7 @@ class Dashboard:
         return {"dashboards": len(hearing), "kept_for": kept}
 
     async def remember(self, user: str) -> None:
-        """This administrator has been here. A database that is away does not keep them out."""
+        """Store that the administrator was connected, unless the database does not answer."""
         if user in self._known:
             return
 
@@ -212,14 +213,16 @@ class Dashboard:
             await self.database.run(replace, timeout=REMEMBER_TIMEOUT)
             self._known.add(user)
 
-    def acted(self, connection: Connection, name: str, target: Mapping[str, Any], met: int) -> None:
-        """Every act goes to the audit, with who did it."""
+    def record_action(
+        self, connection: Connection, name: str, target: Mapping[str, Any], number: int
+    ) -> None:
+        """Record an action of an administrator in the audit."""
         self.server.record_admin_action(
             AdminAction(
                 actor=connection.user.id,
                 name=name,
                 target={key: str(value) for key, value in target.items()},
-                affected=met,
+                affected=number,
                 remote=connection.request.remote,
                 path=connection.route.path,
                 token_id=connection.user.token_id,
@@ -228,6 +231,6 @@ class Dashboard:
 
 
 def tell_stats(connection: Member, figures: Mapping[str, Any]) -> None:
-    """One that is slow is closed by the server, and holds nobody up."""
+    """Send the figures. The server closes a dashboard that does not read them."""
     with suppress(trio.ClosedResourceError):
         connection.send_nowait("stats_update", figures)

@@ -50,7 +50,7 @@ ORIGINS: Final = ("same-host", "http://localhost:5173")
 GREETING: Final = "Welcome to the study coach."
 
 PASSAGES: Final = 4
-"""How many passages an answer rests on."""
+"""Maximum number of passages for an answer."""
 
 _STATUS: Final = {
     "bad_request": 400,
@@ -117,7 +117,7 @@ def make(
 
 
 async def ask(connection: Connection, question: Question) -> AsyncIterator[dict[str, Any]]:
-    """Answer as a stream: what the answer rests on, then the answer."""
+    """Stream an answer: first its passages, then the text."""
     coach = connection.application.state["coach"]
     assert isinstance(coach, Coach)
     try:
@@ -135,7 +135,7 @@ async def ask(connection: Connection, question: Question) -> AsyncIterator[dict[
 
 
 async def upload(request: HttpRequest) -> Response:
-    """Take a text, cut it into passages and index it; when this answers, it is stored."""
+    """Receive a text, split it into passages and index it. After the response it is stored."""
     coach = _coach(request)
     user = await authenticate(request)
     with coach.uploads.turn(user.id):
@@ -149,13 +149,13 @@ async def upload(request: HttpRequest) -> Response:
 
 
 async def texts(request: HttpRequest) -> Response:
-    """The user's own texts, the newest first."""
+    """Return the user's own texts, newest first."""
     user = await authenticate(request)
     return _answer({"texts": await _coach(request).library.texts(user.id)})
 
 
 async def delete(request: HttpRequest) -> Response:
-    """Delete a text. One that is somebody else's is not there."""
+    """Delete a text of the user. For a text of another user, the response is 404."""
     user = await authenticate(request)
     if not await _coach(request).library.delete(user.id, request.path_params["text_id"]):
         raise Refusal("not_found", "There is no such text.")
@@ -179,7 +179,7 @@ def _http(origins: tuple[str, ...]) -> Starlette:
 
 
 async def _refused(request: HttpRequest, error: Exception) -> Response:
-    """With a status of its own for what is wrong with a file."""
+    """Return the error, with a status of its own for each fault of a file."""
     assert isinstance(error, Refusal), "registered for this only"
     status = _STATUS.get(error.code)
     if status is None:

@@ -1,4 +1,4 @@
-"""Makes the tables of an example, or brings those that an earlier version made up to date."""
+"""Create the tables of an example, or upgrade those of an earlier version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ made for a client, a database has much less."""
 
 
 async def upgrade(database_url: str, component: str, steps: Sequence[MigrationStep]) -> None:
-    """Do the steps that the database does not have yet, all of them in one transaction.
+    """Apply the steps that the database does not have yet, all in one transaction.
 
     Raises `DatabaseUnavailableError`, and `SchemaTooNewError` if a newer version has made the
     tables.

@@ -28,7 +28,7 @@ import trioserver
 from trioserver import Application
 
 PAGES: Final = ("login", "dashboard", "tester", "conversation", "coach")
-"""Each has an address of its own, ``/login``, beside the index at ``/``."""
+"""Names of the pages. Each has its own path, such as ``/login``; the index is ``/``."""
 
 POLICY: Final = "; ".join(
     (
@@ -64,15 +64,15 @@ TYPES: Final = {
 
 
 _UNSAFE: Final = re.compile(r"[\\\s\x00-\x1f\x7f-\x9f]")
-"""Browsers drop white space from a URL, and take a backslash for a slash."""
+"""Browsers drop white space from a URL, and read a backslash as a slash."""
 
 _ELSEWHERE: Final = re.compile(r"//|(^|/)\.{1,2}(/|$)|[\\\x00-\x1f\x7f-\x9f]")
-"""What leads elsewhere, or may: an empty or a dotted segment, a backslash, a control character."""
+"""What may lead to another site: empty and dotted segments, backslashes, control characters."""
 
 
 @attrs.frozen
 class File:
-    """What is sent. ``tag`` changes with it (RFC 9110, section 8.8.3)."""
+    """A file to send. ``tag`` changes with its content (RFC 9110, section 8.8.3)."""
 
     body: bytes = attrs.field(repr=False)
     type: str
@@ -80,13 +80,14 @@ class File:
 
 
 def make() -> Application:
-    """The application: pages only, no WebSocket."""
+    """Return the application, which has pages only and no WebSocket."""
     routes = [_route(path, file) for path, file in read().items()]
-    return Application(http=Starlette(routes=routes, exception_handlers={HTTPException: _explain}))
+    handlers = {HTTPException: _error_page}
+    return Application(http=Starlette(routes=routes, exception_handlers=handlers))
 
 
 def read() -> dict[str, File]:
-    """All files, by the path at which they are."""
+    """Return all files by path."""
     package = files(trioserver)
     pages = package / "examples" / "pages"
     static = package / "http" / "static"
@@ -143,10 +144,13 @@ def is_own_path(text: str) -> bool:
     return False
 
 
-async def _explain(request: Request, error: Exception) -> Response:
-    """For all addresses of the server that nobody knows."""
+async def _error_page(request: Request, error: Exception) -> Response:
+    """Answer requests for unknown paths."""
     assert isinstance(error, HTTPException), "registered for this only"
-    text = {404: "There is nothing at this address.", 405: "This method is not allowed here."}
+    text = {
+        404: "There is no resource at this path.",
+        405: "This path does not support the method of the request.",
+    }
     headers = {**HEADERS, **(error.headers or {}), "Cache-Control": "no-store"}
     return Response(
         text.get(error.status_code, error.detail) + "\n",

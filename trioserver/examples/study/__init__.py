@@ -1,1 +1,1 @@
-"""The parts of the study coach: files into text, text into passages, passages into answers."""
+"""The study coach: files become text, text becomes passages, passages become answers."""

@@ -1,4 +1,4 @@
-"""Uploaded files: which kinds there are, and their text, which a process of its own extracts."""
+"""Uploaded files: their types, and their text, which a separate process extracts."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ KINDS: Final = {
     ".pdf": "pdf",
     ".docx": "docx",
 }
-"""What is taken, by the end of the file's name."""
+"""File types, by the extension of the name."""
 
 MAX_NAME: Final = 200  # characters
 
 DEADLINE: Final = 20.0
-"""Seconds for one file."""
+"""Seconds to extract the text of one file."""
 
 WORKERS: Final = 2
-"""Files that are parsed at the same time."""
+"""Files that are parsed concurrently."""
 
 _SENTENCES: Final = {
     "broken": "The file cannot be read: it is damaged, or not of the kind that its name says. "
     "Plain text has to be UTF-8.",
-    "encrypted": "The file is protected by a password. Save it without, and send it again.",
+    "encrypted": "The file is protected by a password. Save it without one, and send it again.",
     "no_text": "There is no text in the file. Are its pages pictures?",
-    "too_large": "There is too much in the file. Send it in parts.",
+    "too_large": "The file has too much text. Send it in parts.",
     "no_library": "This server cannot read PDF files: pip install 'trioserver[demo]'.",
 }
 
@@ -44,23 +44,24 @@ _REASONS: Final = {code: reason for reason, code in extract.EXIT_CODES.items()}
 
 
 def plain_name(name: str) -> str:
-    """A file's name without its folder, as it is kept and shown. Raises `Refusal`."""
+    """Return a file's name without its folder. Raises `Refusal`."""
     bare = PurePosixPath(name.replace("\\", "/")).name
     if not bare.isprintable() or not 0 < len(bare) <= MAX_NAME:
-        raise Refusal("bad_name", f"Give the file a name, of at most {MAX_NAME} letters.")
+        raise Refusal("bad_name", f"The file needs a name of 1 to {MAX_NAME} characters.")
     return bare
 
 
 def kind_of(name: str) -> str:
-    """Raises `Refusal` with ``unsupported_type``."""
+    """Return the type of a file. Raises `Refusal` with ``unsupported_type``."""
     kind = KINDS.get(PurePosixPath(name).suffix.lower())
     if kind is None:
-        raise Refusal("unsupported_type", f"Send a file of one of these: {', '.join(KINDS)}.")
+        message = f"This file type is not supported. Use one of: {', '.join(KINDS)}."
+        raise Refusal("unsupported_type", message)
     return kind
 
 
 class Reader:
-    """Reads files, a few at a time."""
+    """Extracts the text of files, a few at a time."""
 
     def __init__(self, *, deadline: float = DEADLINE) -> None:
         self._deadline = deadline
@@ -92,6 +93,6 @@ class Reader:
 
 
 def _environment() -> dict[str, str]:
-    """Where modules are, and nothing else: this process's has secrets."""
+    """Return an environment with the module path only: that of this process has secrets."""
     kept = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "SYSTEMROOT")
     return {name: os.environ[name] for name in kept if name in os.environ}

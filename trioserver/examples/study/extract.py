@@ -1,4 +1,4 @@
-"""The text of a file, for a process of its own: ``python extract.py pdf < file > text``.
+"""Extract the text of a file in a process of its own: ``python extract.py pdf < file > text``.
 
 Files come from strangers. A small one may unpack to gigabytes, or send a parser around in circles;
 so it is parsed where it can be killed, with little memory, little time, no files and no secrets.
@@ -17,15 +17,15 @@ from typing import Final
 from xml.parsers import expat
 
 MAX_CHARACTERS: Final = 2_000_000
-"""Of text; a thick book has one million."""
+"""Maximum characters of text. A thick book has one million."""
 
 MAX_PAGES: Final = 3_000
 
 MAX_XML_BYTES: Final = 64 * 1024 * 1024
-"""Of one unpacked part of a DOCX: markup takes ten times the room of its text."""
+"""Maximum bytes of an unpacked part of a DOCX. Markup takes ten times the size of its text."""
 
 MEMORY_BYTES: Final = 1024 * 1024 * 1024
-"""Of address space, Python and its libraries included."""
+"""Maximum bytes of address space, including Python and its libraries."""
 
 CPU_SECONDS: Final = 20
 
@@ -47,7 +47,7 @@ _WORD: Final = frozenset({
 
 
 class Unreadable(Exception):
-    """There is no text to be had; ``reason`` is one of `EXIT_CODES`."""
+    """The text cannot be extracted; ``reason`` is one of `EXIT_CODES`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -55,7 +55,7 @@ class Unreadable(Exception):
 
 
 def of_text(data: bytes) -> Iterator[str]:
-    """UTF-8, or UTF-16 with a byte order mark."""
+    """Decode UTF-8, or UTF-16 with a byte order mark."""
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -67,7 +67,7 @@ def of_text(data: bytes) -> Iterator[str]:
 
 
 def of_pdf(data: bytes) -> Iterator[str]:
-    """Page by page."""
+    """Extract the text of a PDF page by page."""
     try:
         import pypdf
     except ModuleNotFoundError as error:
@@ -84,7 +84,7 @@ def of_pdf(data: bytes) -> Iterator[str]:
 
 
 def of_docx(data: bytes) -> Iterator[str]:
-    """Paragraph by paragraph."""
+    """Extract the text of a DOCX paragraph by paragraph."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         name = _main_part(_unpack(archive, "[Content_Types].xml"))
         document = _unpack(archive, name)
@@ -118,7 +118,7 @@ def of_docx(data: bytes) -> Iterator[str]:
 
 
 def _unpack(archive: zipfile.ZipFile, name: str) -> bytes:
-    """What the archive says of a part's size is not believed."""
+    """Unpack a part, but not more than the limit, whatever size the archive claims."""
     with archive.open(name) as part:
         data = part.read(MAX_XML_BYTES + 1)
     if len(data) > MAX_XML_BYTES:
@@ -127,7 +127,7 @@ def _unpack(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _main_part(content_types: bytes) -> str:
-    """The name of the document in the archive; it is not always the same."""
+    """Return the name of the document in the archive, which is not always the same."""
     found = []
 
     def start(tag: str, attributes: dict[str, str]) -> None:
@@ -173,7 +173,7 @@ _READERS: Final[dict[str, Callable[[bytes], Iterator[str]]]] = {
 
 
 def extract(kind: str, data: bytes) -> str:
-    """The text of a file. Raises `Unreadable`, whatever is wrong with it."""
+    """Return the text of a file. Raises `Unreadable`, whatever is wrong with it."""
     pieces, size = [], 0
     try:
         for piece in _READERS[kind](data):
@@ -197,7 +197,7 @@ def extract(kind: str, data: bytes) -> str:
 
 
 def _limit_this_process() -> None:
-    """Where there are such limits; the parent's deadline holds everywhere."""
+    """Limit memory if the platform can. The deadline of the parent holds on every platform."""
     try:
         import resource
     except ImportError:
@@ -211,11 +211,11 @@ def _limit_this_process() -> None:
         try:
             resource.setrlimit(limit, (value, value))
         except (ValueError, OSError):
-            continue  # a lower one is in force, or this system has it not
+            continue  # a lower limit is in force, or this system does not have it
 
 
 def main() -> int:
-    """Returns the exit code."""
+    """Extract the text, and return the exit code."""
     _limit_this_process()
     try:
         text = extract(sys.argv[1], sys.stdin.buffer.read())

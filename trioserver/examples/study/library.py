@@ -1,4 +1,4 @@
-"""Whose texts there are, and their passages, found by SQLite's full-text search (FTS5).
+"""The texts of each user, and their passages, found by SQLite's full-text search (FTS5).
 
 All users share one index, but no word of it: each word is stored behind a prefix that is its
 owner's. So the time of a search depends on how often the user's own texts have the word. What is
@@ -23,13 +23,13 @@ import sqlalchemy as sa
 from trioserver import Database, MigrationStep, Refusal
 
 MAX_TEXTS: Final = 100
-"""Of one user."""
+"""Maximum texts of one user."""
 
 MAX_PASSAGES: Final = 10_000
-"""Of one text. They are stored in one transaction, which takes a fifth of a second."""
+"""Maximum passages of one text. One transaction stores them, in a fifth of a second."""
 
 MAX_WORDS: Final = 32
-"""Of a question, that are looked for."""
+"""Maximum words of a question that are searched for."""
 
 _metadata: Final = sa.MetaData()
 
@@ -89,7 +89,7 @@ _STOP_WORDS: Final = (
     "why will with would you your"
 )
 STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
-"""Of English: they are in every passage."""
+"""English words that are in every passage."""
 
 
 @attrs.frozen
@@ -104,7 +104,7 @@ class Passage:
 
 @attrs.frozen
 class Library:
-    """The texts of all users, each of whom sees only their own. One transaction each."""
+    """The texts of all users. A user sees only their own. Each method is one transaction."""
 
     database: Database
 
@@ -114,7 +114,7 @@ class Library:
         Raises `Refusal` where the user has as many as there may be.
         """
         if len(passages) > MAX_PASSAGES:
-            raise Refusal("unreadable", "There is too much in the file. Send it in parts.")
+            raise Refusal("unreadable", "The file has too much text. Send it in parts.")
         text_id = secrets.token_hex(16)
         text: dict[str, Any] = {"id": text_id, "user_id": user_id, "name": name}
         text |= {"passages": len(passages), "at": time.time()}
@@ -135,7 +135,7 @@ class Library:
         return text_id
 
     async def texts(self, user_id: str) -> list[dict[str, Any]]:
-        """The user's texts, the newest first."""
+        """Return the user's texts, newest first."""
         query = sa.select(_texts).where(_texts.c.user_id == user_id).order_by(_texts.c.at.desc())
         rows = await self.database.read(lambda connection: connection.execute(query).all())
         return [
@@ -144,7 +144,7 @@ class Library:
         ]
 
     async def delete(self, user_id: str, text_id: str) -> bool:
-        """Whether there was such a text of this user's; there is none now."""
+        """Delete a text; return False if the user has no such text."""
 
         def delete(connection: sa.Connection) -> bool:
             own = (_texts.c.id == text_id) & (_texts.c.user_id == user_id)
@@ -158,7 +158,7 @@ class Library:
         return await self.database.run(delete)
 
     async def find(self, user_id: str, question: str, limit: int) -> list[Passage]:
-        """The passages of the user's own texts that fit the question best, best first."""
+        """Return the passages of the user's own texts that match the question best, best first."""
         words = key_words(question)
         if not words:
             return []
@@ -181,7 +181,7 @@ def _prefix_of(connection: sa.Connection, user_id: str, *, new: bool = False) ->
 
 
 def _prefixed(prefix: str, text: str) -> str:
-    """The words of a text as they are indexed."""
+    """Return the words of a text as they are indexed."""
     words = _WORD.findall(unicodedata.normalize("NFC", text))
     return " ".join([prefix + word for word in words])
 
@@ -216,7 +216,7 @@ def _find(
 
 
 def _best(numbers: Sequence[str]) -> sa.TextClause:
-    """The passages whose words are rarest together; of two alike the shorter one."""
+    """Return the passages with the rarest words; of two that are equal, the shorter one first."""
     found = " UNION ALL ".join(
         f"SELECT rowid AS id, :rarity{number} AS rarity FROM study_words "
         f"WHERE study_words MATCH :word{number}"
@@ -247,6 +247,6 @@ STEPS: Final[tuple[MigrationStep, ...]] = (_create,)
 
 
 def key_words(question: str) -> list[str]:
-    """The words that carry meaning, in lower case; if there are none, all of them."""
+    """Return the words that carry meaning, in lower case; all words if none does."""
     words = list(dict.fromkeys(_WORD.findall(question.lower())))
     return ([word for word in words if word not in STOP_WORDS] or words)[:MAX_WORDS]

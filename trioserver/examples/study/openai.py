@@ -1,4 +1,4 @@
-"""A responder that asks an OpenAI-compatible endpoint, and passes its words on as they come."""
+"""A responder that asks an OpenAI-compatible endpoint, and streams its answer."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ MODEL_VARIABLE: Final = "TRIOSERVER_COACH_MODEL"
 DEFAULT_MODEL: Final = "gpt-4o-mini"
 
 MAX_ANSWER_BYTES: Final = 1024 * 1024
-"""Of the endpoint's whole answer, its wrapping included. So much may wait for a client."""
+"""Maximum bytes of the endpoint's whole answer. All of it may wait for a slow client."""
 
 MAX_LINE_BYTES: Final = 64 * 1024
 
 AT_ONCE: Final = 20
-"""Answers that are fetched at the same time."""
+"""Answers that are fetched concurrently."""
 
 _INSTRUCTIONS: Final = (
     "You are a study coach. Answer the question from the passages of the student's own texts, "
@@ -67,11 +67,11 @@ class Endpoint:
         if self.key and parts.scheme == "http" and not _is_this_machine(parts.hostname):
             raise ValueError(f"{URL_VARIABLE} must be https://: the key would be sent in the clear")
         if not (self.key.isascii() and (self.key + "x").isprintable()):
-            raise ValueError(f"{KEY_VARIABLE} has characters that no key has")
+            raise ValueError(f"{KEY_VARIABLE} has characters that are not allowed in a key")
 
     @classmethod
     def from_environment(cls) -> Endpoint | None:
-        """None where there is no URL. Raises `ValueError`."""
+        """Return the endpoint; None if no URL is set. Raises `ValueError`."""
         url = os.environ.get(URL_VARIABLE, "")
         if not url:
             return None
@@ -92,14 +92,14 @@ class _Choice(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    """One piece, of which everything else is left alone."""
+    """One piece of the answer. Other fields are ignored."""
 
     choices: Annotated[list[_Choice], msgspec.Meta(max_length=100)] = []
     error: Any = None
 
 
 class _Failed(Exception):
-    """``reason`` is for the log, and quotes nothing."""
+    """The endpoint failed. ``reason`` is for the log, and quotes nothing."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -107,7 +107,7 @@ class _Failed(Exception):
 
 
 class OpenAIResponder:
-    """Asks the endpoint. Needs httpx; raises `ImportError` with what to install."""
+    """Asks the endpoint. Raises `ImportError` if httpx is not installed."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         try:
@@ -132,13 +132,13 @@ class OpenAIResponder:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The client, and the tasks that fetch."""
+        """Run the HTTP client, and the tasks that fetch answers."""
         async with self._make_client() as self._client, trio.open_nursery() as self._nursery:
             yield
             self._nursery.cancel_scope.cancel()
 
     async def answer(self, question: str, passages: Sequence[Passage]) -> AsyncGenerator[str, None]:
-        """Closing this closes the connection to the endpoint."""
+        """Stream an answer. Closing this closes the connection to the endpoint."""
         if not passages:
             yield NOTHING_FOUND
             return
@@ -155,7 +155,7 @@ class OpenAIResponder:
             fetch.scope.cancel()
         if fetch.failure is not None:
             _log.warning("study_coach_endpoint_failed", reason=fetch.failure)
-            raise Refusal("unavailable", "The language model does not answer; try again later.")
+            raise Refusal("unavailable", "The language model does not answer. Try again later.")
 
     async def _run(self, fetch: _Fetch, messages: list[dict[str, str]]) -> None:
         with fetch.scope, fetch.send:
@@ -166,7 +166,7 @@ class OpenAIResponder:
                 fetch.failure = error.reason
             except (trio.TooSlowError, *self._errors) as error:
                 fetch.failure = type(error).__name__
-            except Exception as error:  # ours, then: it must not end the server
+            except Exception as error:  # a fault of this program, which must not end the server
                 fetch.failure = "see the log"
                 _log.error("study_coach_endpoint_crashed", traceback=traceback_of(error))
 
@@ -178,20 +178,20 @@ class OpenAIResponder:
                 raise _Failed(f"status {response.status_code}")
             events = _Events()
             async for data in response.aiter_bytes():  # never left by break, return or raise
-                fetch.take(events, data)
+                fetch.add(events, data)
         if not events.finished:
             raise _Failed("ended early")
 
 
 class _Fetch:
-    """One answer on its way."""
+    """One answer that is being fetched."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.failure: str | None = None
         self.send, self.receive = trio.open_memory_channel[str](math.inf)
 
-    def take(self, events: _Events, data: bytes) -> None:
+    def add(self, events: _Events, data: bytes) -> None:
         """Pass on what has come; whoever waits for more hears the end as soon as it is there."""
         try:
             for piece in events.feed(data):
@@ -219,7 +219,7 @@ class _Events:
         self._decoder = msgspec.json.Decoder(_Event)
 
     def feed(self, data: bytes) -> list[str]:
-        """The text that has come with these bytes. Raises `_Failed`."""
+        """Return the text in these bytes. Raises `_Failed`."""
         self._size += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         if self._size > MAX_ANSWER_BYTES or len(self._rest) > MAX_LINE_BYTES:

@@ -1,4 +1,4 @@
-"""Cuts a text into passages: short enough to be quoted, long enough to be understood."""
+"""Split a text into passages: short enough to quote, long enough to understand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Final
 
 AIM: Final = 500
-"""Characters. Short paragraphs are joined up to it."""
+"""Characters up to which short paragraphs are joined."""
 
 MAX_PASSAGE: Final = 1_000
-"""Characters. Longer paragraphs are cut, at the end of a sentence if there is one."""
+"""Characters of the longest paragraph. Longer ones are split, if possible after a sentence."""
 
 _BLANK_LINES: Final = re.compile(r"\n[^\S\n]*\n\s*")
 _HEADING: Final = re.compile(r"#{1,6}\s")
@@ -19,7 +19,7 @@ _SPACES: Final = re.compile(r"\s+")
 
 
 def cut(text: str) -> list[str]:
-    """The passages, in order. A heading of Markdown begins a passage."""
+    """Return the passages in order. A Markdown heading starts a passage."""
     passages: list[str] = []
     current = ""
     for piece in _pieces(text.replace("\r\n", "\n")):
@@ -37,13 +37,13 @@ def cut(text: str) -> list[str]:
 
 
 def sentences(passage: str) -> list[str]:
-    """The sentences of a passage, headings left out."""
+    """Return the sentences of a passage without headings."""
     lines = [line for line in passage.split("\n") if not _HEADING.match(line)]
     return [sentence for line in lines for sentence in _sentences(line)]
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Paragraphs on one line each, and parts of those that are too long."""
+    """Return each paragraph on one line, and split those that are too long."""
     for paragraph in _BLANK_LINES.split(text):
         for block in _headings_apart(paragraph):
             line = _SPACES.sub(" ", block).strip()
@@ -55,7 +55,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _headings_apart(paragraph: str) -> Iterator[str]:
-    """Markdown needs no empty line after a heading."""
+    """Separate headings from the text after them, because Markdown needs no empty line there."""
     rest: list[str] = []
     for line in paragraph.split("\n"):
         if _HEADING.match(line):
@@ -68,7 +68,7 @@ def _headings_apart(paragraph: str) -> Iterator[str]:
 
 
 def _good_end(line: str, start: int) -> int:
-    """Where to cut: after the last sentence that fits, else the last word, else anywhere."""
+    """Return where to split: after the last sentence or word that fits, else anywhere."""
     end = start + MAX_PASSAGE
     if len(line) <= end:
         return len(line)

@@ -1,4 +1,4 @@
-"""What answers a question: by default the passages themselves, without a network."""
+"""Responders answer a question; the default one uses the passages only, without a network."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from trioserver.examples.study.passages import sentences
 WORD_PAUSE: Final = 0.02  # seconds; a language model does not say everything at once either
 MAX_SENTENCES: Final = 4
 
-NOTHING_FOUND: Final = (
-    "There is nothing about that in your texts. Ask in other words, or upload a text about it."
-)
+NOTHING_FOUND: Final = "Your texts do not answer this. Use other words, or upload a text about it."
 
 
 class Responder(Protocol):
-    """Answers questions. To plug one in: ``make(..., responder=...)``."""
+    """Answers questions. Use your own with ``make(..., responder=...)``."""
 
     def running(self) -> AbstractAsyncContextManager[object]:
-        """What is open while the application runs."""
+        """Return a context manager around the run of the application."""
 
     def answer(self, question: str, passages: Sequence[Passage]) -> AsyncGenerator[str, None]:
         """An async generator of pieces of the answer. It is closed early where the user cancels.
@@ -45,7 +43,7 @@ class Composer:
 
 
 def compose(question: str, passages: Sequence[Passage]) -> str:
-    """The best sentences, in the order of the texts, each with where it stands."""
+    """Return the best sentences, in the order of the texts, each with its position."""
     stems = {_stem(word) for word in key_words(question)}
     scored = [
         (len(stems & {_stem(word) for word in key_words(sentence)}), passage, sentence)
@@ -63,5 +61,5 @@ def compose(question: str, passages: Sequence[Passage]) -> str:
 
 
 def _stem(word: str) -> str:
-    """Roughly, so that "tree" and "trees" are the same."""
+    """Return roughly the stem of a word, so that "tree" and "trees" are the same."""
     return word[: max(4, len(word) - 3)]

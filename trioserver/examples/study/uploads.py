@@ -1,4 +1,4 @@
-"""Receives one file over HTTP: as a form, as browsers send it, or as it is, with its name apart."""
+"""Receive one file over HTTP: in a form, as browsers send it, or as the body, with ``?name=``."""
 
 from __future__ import annotations
 
@@ -15,32 +15,33 @@ from starlette.types import Message
 from trioserver import Refusal
 
 MAX_BYTES: Final = 8 * 1024 * 1024
-"""Of one file."""
+"""Maximum bytes of one file."""
 
 RECEIVE_TIMEOUT: Final = 30.0  # seconds, for all of it
 
 AT_ONCE: Final = 4
-"""Uploads that are received and read at the same time, of all users; of one user, one."""
+"""Uploads of all users that are received and read concurrently. A user may have one."""
 
 _FORM_BYTES: Final = 64 * 1024
-"""What a form may hold beside the file."""
+"""Bytes that a form may have beside the file."""
 
-_TOO_LARGE: Final = f"A file may have {MAX_BYTES // 2**20} MiB."
+_TOO_LARGE: Final = f"A file may have at most {MAX_BYTES // 2**20} MiB."
 
 
 class Uploads:
-    """Who is uploading. What is received is in memory, so that there must not be many."""
+    """Limits concurrent uploads, because they are held in memory."""
 
     def __init__(self) -> None:
         self._users: set[str] = set()
 
     @contextmanager
     def turn(self, user_id: str) -> Iterator[None]:
-        """Raises `Refusal` with ``rate_limited`` or ``unavailable``, and when to try again."""
+        """Count an upload. Raises `Refusal` with ``rate_limited`` or ``unavailable``."""
         if user_id in self._users:
-            raise Refusal("rate_limited", "Send one file at a time.", retry_after=1.0)
+            raise Refusal("rate_limited", "Upload one file at a time.", retry_after=1.0)
         if len(self._users) >= AT_ONCE:
-            raise Refusal("unavailable", "Too many files are being read.", retry_after=2.0)
+            message = "The server is processing too many files. Try again later."
+            raise Refusal("unavailable", message, retry_after=2.0)
         self._users.add(user_id)
         try:
             yield
@@ -87,7 +88,7 @@ async def _from_form(request: Request) -> tuple[str, bytes]:
         async with request.form(max_files=1, max_fields=8, max_part_size=_FORM_BYTES) as form:
             file = form.get("file")
             if not isinstance(file, UploadFile):
-                raise Refusal("bad_request", "The form has no file called `file`.")
+                raise Refusal("bad_request", "The form has no file in the field `file`.")
             return file.filename or "", await file.read(MAX_BYTES + 1)
     except HTTPException as error:
         raise Refusal("bad_request", f"The form cannot be read: {error.detail}") from None
@@ -96,5 +97,5 @@ async def _from_form(request: Request) -> tuple[str, bytes]:
 async def _as_it_is(request: Request) -> tuple[str, bytes]:
     name = request.query_params.get("name")
     if name is None:
-        raise Refusal("bad_request", "Say what the file is called: ?name=notes.md, or use a form.")
+        raise Refusal("bad_request", "The file needs a name: add ?name=notes.md, or send a form.")
     return name, await request.body()

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from trioserver.auth.keys import Key, WeakSecretError
+from trioserver.auth.hmac_secrets import WeakSecretError
+from trioserver.auth.keys import Key
 from trioserver.config.private_files import warn_if_open
 
 

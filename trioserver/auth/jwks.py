@@ -55,7 +55,7 @@ class JWKS:
     - ``insecure_http``: also accept ``http://`` to other machines. For private networks only,
       because an attacker on the network can then replace the keys.
     - ``refresh_interval``: seconds from one fetch to the next, more than 0.
-    - ``timeout``: seconds for a fetch, and for whoever waits for one, more than 0.
+    - ``timeout``: seconds for a fetch, and for a caller that waits for one, more than 0.
     - ``cooldown``: seconds between two fetches for keys that are not known, more than 0; three may
       come at once. Anybody can send a token that names an unknown key, so this bounds what the
       provider is asked. Whoever comes meanwhile waits for the next fetch.

@@ -306,7 +306,7 @@ def _postgresql_arguments(timeout: float) -> dict[str, Any]:
         "autocommit": True,
         # Never a statement on the server that outlives its transaction. Behind PgBouncer the next
         # transaction may be on another connection, where the same name is another statement: an
-        # authorizer would then be answered by somebody else's query.
+        # authorizer would then get the answer of another query.
         "prepare_threshold": None,
     }
 

@@ -4,8 +4,8 @@ This runs in a thread, on a read connection.
 
 An id in a URL is text; a column may be of any type. Databases compare the two generously: "01" and
 "1e0" are 1 to them, some raise for what is no number, others for a NUL. Here an id has exactly one
-spelling, that of the column's value as text, and what cannot be an id is nobody's. No text that a
-peer may choose makes a look-up fail, for it would fail for all others of the batch.
+spelling, that of the column's value as text, and what cannot be an id belongs to no user. No text
+that a peer may choose makes a look-up fail, for it would fail for all others of the batch.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class SQLiteFile:
         return True
 
     def checkpoint(self, connection: sqlite3.Connection) -> None:
-        """Let the WAL begin anew, if it has grown large because somebody is always reading.
+        """Truncate the WAL if it has grown large because there are always readers.
 
         SQLite does so by itself where a moment comes without readers. Called after a transaction.
         """
@@ -137,9 +137,9 @@ def _identity(path: Path) -> _Identity | None:
 def read_only_uri(path: Path) -> str:
     """The URI that opens a database file for reading, and makes none.
 
-    A database in WAL mode needs files beside it, which cannot be made in an archive. Where nobody
-    writes (there is no WAL), ``immutable`` reads without them. Where this process may write, it
-    opens the file as others do, so that the last one to close it tidies up.
+    A database in WAL mode needs files beside it, which cannot be made in an archive. If there is no
+    WAL, nothing is being written, and ``immutable`` reads without these files. If this process may
+    write, it opens the file as others do, so that the last one to close it deletes the files.
     """
     wal = Path(f"{path}-wal")
     try:

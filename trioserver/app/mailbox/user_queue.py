@@ -6,7 +6,7 @@ no other one is given it from the database. It is done as soon as one of them ha
 they all end without that, it is given to another connection.
 
 Messages that have waited are read and sent by one consumer for each user, a task that exists while
-there is something to read. Others are sent by whoever calls `Mailbox.send`.
+there is something to read. `Mailbox.send` sends the others itself.
 """
 
 from __future__ import annotations

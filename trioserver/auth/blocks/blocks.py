@@ -30,7 +30,7 @@ _KEEP_ENDED: Final = 3600.0
 
 
 _UNKNOWN: Final = 1.0
-"""Seconds until blocks that could not be read yet are read again: nobody gets in meanwhile."""
+"""Seconds until the first read is tried again. All clients are refused until it succeeds."""
 
 PAGE: Final = 5_000
 """Ids that are read in one go."""
@@ -54,9 +54,9 @@ class Blocks:
     """The blocks in force. Without a database, they are lost when the process ends.
 
     With a database they survive a restart, and servers that share the database share them: `run`
-    stores them, and reads those of other servers every ``refresh`` seconds. Before they have been
-    read for the first time nobody is let in, which is ``unavailable``; later, a database that is
-    away changes nothing.
+    stores them, and reads those of other servers every ``refresh`` seconds. Until
+    they have been read for the first time, all clients are refused with ``unavailable``. Later, a
+    database that is down changes nothing.
 
     ``enforce`` is called with each new block, also one that another server has made: close what
     it fits. It is called again with a block that was over, by a clock that was wrong, and is in
@@ -145,7 +145,7 @@ class Blocks:
         return self._storing is not None and self._storing.is_stored(block.id)
 
     async def check_health(self) -> None:
-        """Raises `DatabaseUnavailableError` while nobody is let in, because blocks were never read,
+        """Raises `DatabaseUnavailableError` while all clients are refused, as no blocks were read,
         and while the database's own file is gone.
 
         Otherwise a database that is away changes nothing for clients.
@@ -170,7 +170,7 @@ class Blocks:
         """Raises `Refusal` for a user that is kept out.
 
         Blocks that name a resource count only where ``resource`` is given: once it is known to be
-        the user's, so that nobody learns of somebody else's. So with the ``sid``.
+        the user's, so that no user learns of another's. The same holds for ``sid``.
         """
         if not self._known:
             raise Refusal("unavailable")
@@ -186,7 +186,7 @@ class Blocks:
     # -------------------------------------------------------------------------- changing
 
     async def add(self, block: Block) -> int:
-        """Put a block in force, at once; how many `enforce` has met.
+        """Put a block in force at once, and return what `enforce` returned.
 
         It is stored in the background. This waits for that, but no longer than a second, and not
         at all while the database fails: `is_stored` says whether it is. Cancelling this leaves it
@@ -201,10 +201,10 @@ class Blocks:
         if self._storing is not None:
             self._since_read.add(block.id)
             self._storing.put(block)
-        met = self._enforce(block)
+        disconnected = self._enforce(block)
         if self._storing is not None:
             await self._storing.wait(block)
-        return met
+        return disconnected
 
     async def remove(self, blocks: Iterable[Block]) -> int:
         """Lift blocks, and return how many there were.
@@ -318,7 +318,7 @@ class Blocks:
             await turns.give()
 
     async def _expire(self, database: Database) -> None:
-        """Delete from the database what has been over for long; nobody needs it any more."""
+        """Delete blocks from the database that ended long ago."""
         past = self._retention.now() - _KEEP_ENDED
         while not self._has_expired:
             count = await database.run(partial(table().expire, past=past, most=EXPIRED_AT_ONCE))

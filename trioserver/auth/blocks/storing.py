@@ -26,7 +26,7 @@ BATCH: Final = 200
 """Blocks in one transaction."""
 
 ANSWER_WITHIN: Final = 1.0
-"""Seconds for which whoever blocks waits to be told that the block is stored. With a higher value
+"""Seconds that a caller waits until the block is stored. With a higher value
 a slow database is more often reported as having stored it; with a lower one `block` returns sooner
 while the database hangs."""
 

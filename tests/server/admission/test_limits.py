@@ -534,5 +534,5 @@ def test_a_wrong_origin_of_a_route_or_of_the_configuration_is_said_at_once() -> 
         ProxyConfig(trusted=("localhost",))
     with pytest.raises(ValueError, match="header is 'via'"):
         ProxyConfig(header="via")
-    with pytest.raises(ValueError, match=r"proxy_protocol without proxy\.trusted"):
+    with pytest.raises(ValueError, match=r"proxy_protocol is set without proxy\.trusted"):
         Config(proxy_protocol=True)

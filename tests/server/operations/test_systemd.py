@@ -48,7 +48,7 @@ async def test_a_service_tells_when_it_is_ready_reloads_and_stops(
     folder: Path, manager_socket: socket.socket
 ) -> None:
     path = folder / "server.toml"
-    path.write_text("[trioserver.limits]\nconnections = 5\n")
+    path.write_text("[trioserver.limits]\nmax_connections = 5\n")
     with started(
         folder, "--port", "0", "--config", str(path), NOTIFY_SOCKET=str(folder / "notify"),
         TRIOSERVER_SHUTDOWN_DRAIN_PERIOD="0.1",
@@ -56,14 +56,14 @@ async def test_a_service_tells_when_it_is_ready_reloads_and_stops(
         ready = await trio.to_thread.run_sync(told, manager_socket)
         assert ready == {"READY": "1", "STATUS": f"listening on {server.url}"}
         async with connect(server.url + "/ws", token=token()) as client:
-            path.write_text("[trioserver.limits]\nconnections = 6\n[trioserver.tls]\nbad = 1\n")
+            path.write_text("[trioserver.limits]\nmax_connections = 6\n[trioserver.tls]\nbad = 1\n")
             server.signal(signal.SIGHUP)
             reloading = await trio.to_thread.run_sync(told, manager_socket)
             assert reloading["RELOADING"] == "1"
             assert int(reloading["MONOTONIC_USEC"]) > 0
             assert (await trio.to_thread.run_sync(told, manager_socket))["READY"] == "1"
             assert "there is no option trioserver.tls.bad" in server.log
-            path.write_text("[trioserver]\nport = 1\n[trioserver.limits]\nconnections = 6\n")
+            path.write_text("[trioserver]\nport = 1\n[trioserver.limits]\nmax_connections = 6\n")
             server.signal(signal.SIGHUP)
             await server.wait_log('"limits.max_connections": "5 -> 6"')
             assert await client.request("echo", 1) == 1

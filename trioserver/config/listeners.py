@@ -78,9 +78,9 @@ class Listener:
         default=None,
         converter=to_path,
         metadata={
-            "help": "PEM file with CA certificates: clients must authenticate with a certificate "
-            "issued by one of them, see client_certificates. If not set, no client certificate is "
-            "requested."
+            "help": "PEM file with CA certificates. Clients are asked for a certificate that one "
+            "of them has issued; client_certificates says whether it is required. If not set, "
+            "no client certificate is requested."
         },
     )
     client_certificates: str = choice(

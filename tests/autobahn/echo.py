@@ -50,7 +50,7 @@ class _Echo:
 
 
 async def serve_echo(stream: trio.SocketStream, *, poller: SocketPoller | None) -> None:
-    """Serve one connection to its end; ``readiness`` None reads in a task of its own."""
+    """Serve one connection to its end; with ``poller`` None it reads in a task of its own."""
     head = await read_head(stream, max_bytes=_HEAD_BYTES)
     check_upgrade(head)
     websocket = WebSocket(
@@ -61,7 +61,7 @@ async def serve_echo(stream: trio.SocketStream, *, poller: SocketPoller | None) 
         poller=poller,
     )
     # The product understands text only, so that its constructor has no such option.
-    websocket._decoder = FrameDecoder(
+    websocket.protocol.decoder = FrameDecoder(
         masked=True, max_message_bytes=_MAX_MESSAGE_BYTES, binary=True
     )
     echo = _Echo(websocket)

@@ -17,8 +17,8 @@ from tests.websocket.peer import close, text
 from tests.websocket.test_websocket import Echo, Implementation, opened
 from trioserver.websocket.close_frame import CloseFrame
 from trioserver.websocket.poller import make_poller
+from trioserver.websocket.reading import SHORT_PAUSE
 from trioserver.websocket.tls_stream import TLSStream
-from trioserver.websocket.websocket import SHORT_PAUSE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="EPOLLRDHUP is Linux's")
 

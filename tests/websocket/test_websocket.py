@@ -361,7 +361,7 @@ async def test_answers_are_held_back_while_a_task_is_about_to_add_to_them(
         await it.peer.send(text("question"))
         await it.notes.wait(messages=1)
         it.websocket.send_nowait(b"first")
-        it.websocket.answered()
+        it.websocket.flush_answers()
         assert it.websocket.send_queue.bytes_sent == before
         it.websocket.send_nowait(b"second")
         it.notes.about_to_send = False
@@ -410,10 +410,10 @@ async def test_a_pong_sets_the_round_trip_if_it_answers_the_last_ping(
             await trio.sleep(seconds)
             await it.peer.send(frame(Opcode.PONG, payload))
         await trio.testing.wait_all_tasks_blocked()
-        assert it.websocket.round_trip is None
+        assert it.websocket.pings.round_trip is None
         await it.peer.send(frame(Opcode.PONG, b"second"))
         await trio.testing.wait_all_tasks_blocked()
-        assert it.websocket.round_trip == pytest.approx(1.0)
+        assert it.websocket.pings.round_trip == pytest.approx(1.0)
         assert it.websocket.last_received == trio.current_time()
 
 

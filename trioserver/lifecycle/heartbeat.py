@@ -59,7 +59,7 @@ class Heartbeat:
             self._listened = False
         elif now >= self._gone_at and websocket.paused and not self._listened:
             self._listened = True
-            websocket.listen()
+            websocket.read_once()
         elif (
             now >= self._gone_at
             and send_queue.control_waits

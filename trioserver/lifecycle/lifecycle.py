@@ -73,7 +73,7 @@ class Lifecycle:
         context = connection.context
         if context.tracing is not None:
             connection.tracing = context.tracing.of(connection.id, connection.route.path)
-        connection.websocket.on_round_trip = context.metrics.round_trips.add
+        connection.websocket.pings.on_round_trip = context.metrics.round_trips.add
         self.connection = connection
         self._protocol = connection.protocol
         self._websocket = connection.websocket

@@ -124,7 +124,7 @@ class ServerConnection:
             queued_bytes=websocket.send_queue.queued_bytes,
             subscriptions=len(self.topics),
             in_flight=len(self.protocol.in_flight),
-            round_trip=websocket.round_trip,
+            round_trip=websocket.pings.round_trip,
         )
 
     # -------------------------------------------------------------------------- sending

@@ -42,9 +42,9 @@ class ClosingHandshake:
         nursery.start_soon(self._open)
 
     @property
-    def over(self) -> trio.Event:
-        """Set when both Close frames have passed, or one never will."""
-        return self._stream.closed
+    def is_over(self) -> bool:
+        """Whether both Close frames have passed, or one never will."""
+        return self._stream.closed.is_set()
 
     async def take(self, close: Control) -> None:
         """The peer's Close frame; returns when it has been dealt with."""
@@ -57,10 +57,10 @@ class ClosingHandshake:
         await self._opened.wait()
         if self._websocket is not None and not self._peer_has_closed:
             await self._websocket.aclose(code, reason)
-        await self.over.wait()
+        await self._stream.closed.wait()
 
-    def abandon(self) -> None:
-        """Nothing comes any more, nor is waited for."""
+    def abort(self) -> None:
+        """End it: nothing comes any more, and nothing is waited for."""
         self._stream.close()
         self._opening.cancel()
 
@@ -136,7 +136,7 @@ class _ControlStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
-        """Nothing comes any more, nor is waited for."""
+        """End it: nothing comes any more, and nothing is waited for."""
         self.closed.set()
         self._taken.set()
         self._fed.set()

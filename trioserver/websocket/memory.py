@@ -171,7 +171,7 @@ class MemoryAccount:
     ``counted`` is the part that was reported to the `MemoryLimiter`. ``shared`` is what the send
     queue holds of `SharedFrame`, which the limiter counts once for all connections."""
 
-    __slots__ = ("_debtor", "_memory", "_partial", "_queued", "_unsent", "counted", "shared")
+    __slots__ = ("_debtor", "_memory", "_queued", "_unsent", "counted", "partial", "shared")
 
     def __init__(self, memory: MemoryLimiter | None, debtor: MemoryHolder) -> None:
         self.counted = 0
@@ -180,7 +180,7 @@ class MemoryAccount:
         self._debtor: MemoryHolder | None = debtor
         self._queued = 0
         self._unsent = 0
-        self._partial = 0
+        self.partial = 0
 
     @property
     def debtor(self) -> MemoryHolder:
@@ -204,11 +204,11 @@ class MemoryAccount:
 
     def set_partial(self, size: int) -> None:
         """So many bytes are there of a message that is not complete."""
-        self._partial = size
+        self.partial = size
         self._settle()
 
     def _settle(self) -> None:
-        held = self._queued + self._unsent + self._partial
+        held = self._queued + self._unsent + self.partial
         if held < GRAIN:
             held = 0
         change = held - self.counted
@@ -218,7 +218,7 @@ class MemoryAccount:
 
     def evict(self) -> None:
         """End the connection; what it holds is written off, for it is about to be freed."""
-        debtor, slow = self.debtor, self._unsent + self.shared > self._queued + self._partial
+        debtor, slow = self.debtor, self._unsent + self.shared > self._queued + self.partial
         self.close()
         debtor.evict(slow=slow)
 

@@ -37,6 +37,10 @@ class Pace:
         self._controls = TokenBucket(rate, max(2 * rate, 2.0), now)
         self.left = self._rate * _AT_ONCE
 
+    def authenticated(self, now: float) -> Pace:
+        """Return the allowances that the same peer has from now on."""
+        return Pace(self._controls.rate / BEFORE_READY, now, known=True)
+
     def rest(self, now: float) -> float:
         """Charge what was used of ``left``, and renew it; seconds for which not to read."""
         at_once = self._rate * _AT_ONCE

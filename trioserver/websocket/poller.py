@@ -194,17 +194,17 @@ class SocketPoller:
         self._may_start = _STARTS
         while self._starts and self._may_start > 0:
             self._may_start -= 1
-            self._start(self._starts.popleft())
+            self._call(self._starts.popleft())
         # The task that was started in the last round may have its turn only after this one.
         if self._large_started:
             self._large_started = False
         elif self._large and trio.current_time() >= self._large_due:
             self._large_started = True
-            self._start(self._large.popleft())
+            self._call(self._large.popleft())
 
-    def _start(self, start: Callable[[], None]) -> None:
+    def _call(self, call: Callable[[], None]) -> None:
         try:
-            start()
+            call()
         except Exception as error:
             _log.error("poll_handler_failed", traceback=traceback_of(error))
 
@@ -221,7 +221,7 @@ class SocketPoller:
             elif fd in self._hangups:
                 call = self._hangups[fd]
                 self.unwatch_hangup(fd, call)
-                call()
+                self._call(call)
         now = trio.current_time()
         for handler, data in came:
             self._receive(handler, data, now)

@@ -232,6 +232,11 @@ class SendQueue:
         return self._others.put - self._ending
 
     @property
+    def has_room(self) -> bool:
+        """Whether a frame that could wait does not have to."""
+        return self.queued_bytes <= self.low_water_bytes
+
+    @property
     def control_waits(self) -> bool:
         """Whether a control frame was put that has not been handed to the transport yet."""
         return self._controls.left < self._controls.put

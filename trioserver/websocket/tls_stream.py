@@ -156,10 +156,15 @@ class TLSStream(trio.abc.Stream):
 
     # -------------------------------------------------------------------------- without waiting
 
-    def read_nowait(self) -> bytes | None:
-        """What there is to read, of one record at the most; None for nothing, empty at the end.
+    def fileno(self) -> int:
+        """Return the socket's descriptor, -1 after it was closed. The handshake replaces it."""
+        return self.socket.fileno()
 
-        For after the handshake and reads of whole records, as `write_nowait`. Raises `OSError`.
+    def read_nowait(self, max_bytes: int = _RECORD_BYTES) -> bytes | None:
+        """Return what can be read of one record: empty at the end, None if there is nothing.
+
+        A record is returned whole, whatever ``max_bytes`` is. For after the handshake, if nothing
+        but whole records was read before. Raises `OSError`.
         """
         try:
             return _read(self._still_open())
@@ -167,7 +172,7 @@ class TLSStream(trio.abc.Stream):
             return None
 
     def write_nowait(self, data: bytes | memoryview) -> int:
-        """Hand over what the socket takes, and say how much of ``data`` that was.
+        """Write what the socket accepts; return how many bytes of ``data`` that was.
 
         The rest has to be what is written next. Raises `OSError`.
         """

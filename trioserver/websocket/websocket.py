@@ -6,80 +6,48 @@ handler that does not block runs where its message was decoded, without a task s
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from enum import IntFlag
-from functools import partial
 from time import thread_time
 from typing import Final, Protocol
 
 import trio
 
 from protocol import SUBPROTOCOL
-from trioserver.websocket.close_frame import ABNORMAL_CLOSE, CloseFrame, parse_close
+from trioserver.websocket.close_frame import CloseFrame
 from trioserver.websocket.control import ClosingHandshake
 from trioserver.websocket.frames import Control, FrameDecoder, Item, Violation
 from trioserver.websocket.handshake import Head, subprotocols, switching_protocols_response
 from trioserver.websocket.headers import Opcode, encode_frame, encode_text
 from trioserver.websocket.memory import MemoryAccount, MemoryLimiter
+from trioserver.websocket.nonblocking import nonblocking
 from trioserver.websocket.pace import Pace
-from trioserver.websocket.peer_end import watched_for_end
+from trioserver.websocket.pings import Pings
 from trioserver.websocket.poller import SocketPoller
+from trioserver.websocket.protocol import State, WebSocketProtocol
+from trioserver.websocket.reading import Pause, PolledReader, TaskReader
 from trioserver.websocket.send_queue import SendQueue, SendQueueClosed
-from trioserver.websocket.tls_stream import TLSStream, socket_of
-
-_RECEIVE_BYTES: Final = 64 * 1024
-
-_ROUND_BYTES: Final = 1536
-"""Read of one socket at a time, before the others get their turn: some 16 small messages. Half as
-many cost who sends many at once, twice as many cost those who wait for them."""
-
-_LISTEN_BYTES: Final = 16 * 1024
-"""Read of a peer while reading is paused, to know whether it lives. No less than a TLS record has,
-which has to be read whole."""
-
-_MOST_HELD: Final = 2
-"""Rounds for which answers may wait for a task. It is woken before the first of them ends, and has
-its turn before the second does."""
-
-SHORT_PAUSE: Final = 1.0
-"""Seconds of a pause after which the peer's end is watched for, and ends the connection. In a
-shorter pause what the peer sent before its end is still handled, as it is without a pause; and
-pauses that come and go with each batch of messages cost no system calls."""
 
 _CLOSE_TIMEOUT_IN_NOISE: Final = 1.0
-"""Seconds for the closing handshake where the peer's Close frame may not be told from noise, or
-stands behind thousands of other control frames."""
+"""Seconds for the closing handshake if the peer's Close frame cannot be told from noise, or stands
+behind thousands of other control frames."""
 
 CONTROL_FRAMES_PER_SECOND: Final = 50
 """Pings and pongs of one peer, where nothing else is said."""
 
 
-class Pause(IntFlag):
-    """Why reading is paused. It goes on when none of these is left."""
-
-    QUEUE = 1
-    """The handler has enough messages."""
-    ROOM = 2
-    """The peer is to read the answers first."""
-    MEMORY = 4
-    """All connections together hold too much, and this one holds much of it."""
-
-
 class MessageHandler(Protocol):
-    """What happens on a WebSocket. Plain functions: they must not block."""
+    """What a WebSocket calls. Plain functions: they must not block."""
 
     @property
     def about_to_send(self) -> bool:
-        """Whether answers come as soon as other tasks have had their turn."""
+        """Whether answers are sent as soon as other tasks have run."""
 
     def on_messages(self, messages: list[bytes]) -> None:
-        """Text messages, known to be UTF-8, in the order of the wire; all that one read gave."""
+        """Handle text messages, known to be UTF-8, in the order of the wire: all of one read."""
 
     def on_error(self, code: str) -> None:
         """The peer broke a rule, or reads too slowly: ``code`` is a row of `protocol.errors`.
 
-        Called once at the most; no message follows.
+        Called at most once; no message follows.
         """
 
     def on_disconnect(self) -> None:
@@ -87,20 +55,18 @@ class MessageHandler(Protocol):
 
 
 class WebSocket:
-    """A WebSocket on ``stream``; `accept` first, then `start`, `close` at the end.
+    """A WebSocket on ``stream``: call `accept` first, then `start`, `close` at the end.
 
-    ``max_message_bytes`` may be changed at any time. ``on_round_trip`` is called with the seconds
-    from a ping to its pong, ``round_trip`` is the last of them. All times are Trio's clock, in
+    ``max_message_bytes`` may be changed at any time. All times are Trio's clock, in
     seconds.
+
+    What may be called from outside of this package: all methods that the sections below have up to
+    `close` and `release`, and those of ``send_queue``, ``pings`` and ``memory_account``.
     """
 
     __slots__ = (
-        "_closing", "_closing_handshake", "_decoder", "_failed_with", "_gone", "_handler", "_held",
-        "_listening", "_nursery", "_pace", "_partial", "_pauses", "_ping_messages", "_pinged",
-        "_poller", "_rest", "_resumed", "_socket", "_stopped", "_stream", "_tls", "_watched",
-        "bytes_received", "close_received", "control_frames_per_second", "last_received",
-        "memory_account", "messages_received", "on_round_trip", "round_trip", "send_queue",
-        "subprotocol",
+        "_closing_handshake", "_handler", "_nursery", "_poller", "_reader", "_stream",
+        "_trailing_data", "memory_account", "pings", "protocol", "send_queue", "subprotocol",
     )  # fmt: skip
 
     def __init__(
@@ -114,21 +80,15 @@ class WebSocket:
         poller: SocketPoller | None = None,
         memory: MemoryLimiter | None = None,
     ) -> None:
-        self.close_received: CloseFrame | None = None
+        now = trio.current_time()
         self.subprotocol: str | None = None
-        self.bytes_received = 0
-        self.messages_received = 0
-        self.last_received = trio.current_time()
-        self.control_frames_per_second = control_frames_per_second
-        self._pace = Pace(control_frames_per_second, self.last_received)
-        self.round_trip: float | None = None
-        self.on_round_trip: Callable[[float], None] = _ignore
-        self._stream = stream
-        # Its descriptor is asked for at each use: the number of a stream that its owner has closed
-        # belongs to another socket soon.
-        self._socket = socket = socket_of(stream)
-        self._watched = -1  # the descriptor that `SocketPoller` has; only for it to forget it
-        self._tls = stream if isinstance(stream, TLSStream) else None
+        self.pings = Pings()
+        self.protocol = WebSocketProtocol(
+            FrameDecoder(masked=True, max_message_bytes=max_message_bytes),
+            Pace(control_frames_per_second, now),
+            now,
+        )
+        transport = nonblocking(stream)
         self.memory_account = MemoryAccount(memory, self)
         self.send_queue = SendQueue(
             stream,
@@ -136,25 +96,19 @@ class WebSocket:
             max_bytes=send_queue_bytes,
             max_age=send_queue_age,
             on_expired=self._fail_slow,
-            write_nowait=None if socket is None else self._write_nowait,
+            write_nowait=None if transport is None else transport.write_nowait,
         )
-        self._poller = None if socket is None else poller
+        self._stream = stream
+        self._poller = None if transport is None else poller
+        self._reader = (
+            TaskReader(self, stream)
+            if transport is None or poller is None
+            else PolledReader(self, stream, transport, poller)
+        )
         self._nursery: trio.Nursery | None = None
-        self._decoder = FrameDecoder(masked=True, max_message_bytes=max_message_bytes)
-        self._rest = b""
+        self._trailing_data = b""
         self._handler: MessageHandler | None = None
-        self._pauses = 0  # of `Pause`
-        self._resumed: trio.Event | None = None  # while there is any
-        self._listening = False  # once, while paused
-        self._partial = False  # whether the debt is told of a message that is not complete
-        self._held = 0  # rounds for which answers were held back for those of a task to come
-        self._closing = False
         self._closing_handshake: ClosingHandshake | None = None
-        self._gone = False  # nothing can come any more
-        self._stopped = False  # no task is started any more
-        self._failed_with: str | None = None
-        self._pinged: tuple[bytes | None, float] | None = None  # None: by a message
-        self._ping_messages = 0
 
     # -------------------------------------------------------------------------- opening
 
@@ -164,21 +118,18 @@ class WebSocket:
         The answer leaves together with what is sent before `start`, in one call.
         """
         self._nursery = nursery
-        self._rest = head.trailing_data
+        self._trailing_data = head.trailing_data
         self.subprotocol = SUBPROTOCOL if SUBPROTOCOL in subprotocols(head) else None
         self.send_queue.start(nursery)
         self.send_queue.cork()
         self.send_queue.put_control_nowait(switching_protocols_response(head, self.subprotocol))
 
     def start(self, nursery: trio.Nursery, handler: MessageHandler) -> None:
-        """Read from now on, and tell ``handler``."""
+        """Read from now on, and call ``handler``."""
         self._handler = handler
         self.send_queue.uncork()
-        if self._rest or self._poller is None:
-            rest, self._rest = self._rest, b""
-            nursery.start_soon(self._read, self._take(rest) if rest else [])
-        else:
-            self._watch(self._poller)
+        data, self._trailing_data = self._trailing_data, b""
+        self._reader.start(nursery, data)
 
     # -------------------------------------------------------------------------- sending
 
@@ -189,75 +140,94 @@ class WebSocket:
     def send_frame_nowait(self, frame: bytes, *, urgent: bool = False, last: bool = False) -> None:
         """Queue a frame that is encoded already, as one for many is. Raises as `send_nowait`.
 
-        Where that is soon enough, it leaves together with what else is sent within this tick.
+        While the poller serves a batch, the frame leaves at its end, together with what else is
+        sent until then.
         """
         send_queue = self.send_queue
         if not send_queue.corked:
             poller = self._poller
             if poller is not None and poller.in_batch:
                 send_queue.cork()
-                poller.defer_flush(self)
+                poller.defer_flush(self._reader)  # type: ignore[arg-type]  # is polled
         send_queue.put_nowait(frame, urgent=urgent, last=last)
 
     @property
     def messages_sent(self) -> int:
-        """How many text messages were taken for sending."""
-        return self.send_queue.data_put + self._ping_messages
+        """How many text messages were accepted for sending."""
+        return self.send_queue.data_put + self.pings.messages
 
     def ping_nowait(self, payload: bytes) -> None:
-        """Send a Ping ahead of all data; its Pong sets ``round_trip``. Raises `SendQueueClosed`."""
-        self._pinged = (payload, trio.current_time())
+        """Send a Ping before all data. Raises `SendQueueClosed`."""
+        self.pings.send(payload, trio.current_time())
         self.send_queue.put_control_nowait(encode_frame(Opcode.PING, payload))
 
     def ping_message_nowait(self, message: bytes) -> None:
-        """Send a text message as a Ping is sent: ahead of all data; `take_pong` is for its answer.
+        """Send a text message as a Ping is sent: before all data. Raises `SendQueueClosed`.
 
-        Raises `SendQueueClosed`.
+        Its answer has to be passed to `Pings.receive_pong`, with None for the payload.
         """
-        self._pinged = (None, trio.current_time())
+        self.pings.send(None, trio.current_time())
         self.send_queue.put_control_nowait(encode_text(message))
-        self._ping_messages += 1
+        self.pings.messages += 1
+
+    def flush_answers(self) -> None:
+        """Send what is held back: now, or together with what other connections send."""
+        self._reader.flush_answers()
 
     # -------------------------------------------------------------------------- receiving
 
     @property
+    def close_received(self) -> CloseFrame | None:
+        """How the peer closed; None until it has."""
+        return self.protocol.close_received
+
+    @property
+    def bytes_received(self) -> int:
+        """The bytes that were read since the opening handshake."""
+        return self.protocol.bytes_received
+
+    @property
+    def messages_received(self) -> int:
+        """How many text messages were passed to the handler."""
+        return self.protocol.messages_received
+
+    @property
+    def last_received(self) -> float:
+        """When something was read last, or reading was resumed."""
+        return self.protocol.last_received
+
+    @property
     def max_message_bytes(self) -> int:
-        """The size of a message beyond which `MessageHandler.on_error` says ``message_too_big``."""
-        return self._decoder.max_message_bytes
+        """The size of a message above which the handler gets the error ``message_too_big``."""
+        return self.protocol.decoder.max_message_bytes
 
     @max_message_bytes.setter
     def max_message_bytes(self, value: int) -> None:
-        self._decoder.max_message_bytes = value
+        self.protocol.decoder.max_message_bytes = value
 
     def expect_more(self) -> None:
-        """The peer is authenticated: from now on take as much of it as of any that is."""
-        self._pace = Pace(self.control_frames_per_second, trio.current_time(), known=True)
+        """Give the peer the allowances of one that is authenticated."""
+        self.protocol.pace = self.protocol.pace.authenticated(trio.current_time())
 
     @property
     def paused(self) -> bool:
-        """Whether reading is paused: then a silent peer may only be a peer that is not heard."""
-        return self._resumed is not None
+        """Whether reading is paused: then a peer may be silent because it is not read."""
+        return self._reader.paused
 
     def pause(self, why: Pause = Pause.QUEUE) -> None:
         """Read no more until `resume`; what one read gave is still delivered."""
-        self._pauses |= why
-        if self._resumed is None:
-            self._resumed = trio.Event()
+        self._reader.pause(why)
 
     def resume(self, why: Pause = Pause.QUEUE) -> None:
-        """Read again, unless there is another reason not to."""
-        self._pauses &= ~why
-        if self._resumed is not None and not self._pauses:
-            self._resumed.set()
-            self._resumed = None
-            self.last_received = trio.current_time()
+        """Read again, unless there is another reason to pause."""
+        if self._reader.resume(why):
+            self.protocol.last_received = trio.current_time()
 
-    def listen(self) -> None:
-        """Read one piece although reading is paused: does the peer live?"""
-        if self._resumed is not None:
-            self._listening = True
-            self._resumed.set()
-            self._resumed = trio.Event()
+    def read_once(self) -> None:
+        """Read one piece although reading is paused, to learn whether the peer is alive."""
+        self._reader.read_once()
+
+    # For `MemoryLimiter`
 
     def pause_for_memory(self) -> None:
         """See `MemoryHolder`."""
@@ -271,17 +241,26 @@ class WebSocket:
         """See `MemoryHolder`."""
         self._fail("slow_consumer" if slow else "server_busy")
 
-    def _has_room(self) -> bool:
-        """Whether there is room for answers; reading is paused until there is."""
+    # For the reader
+
+    @property
+    def has_ended(self) -> bool:
+        """See `Readable`."""
+        closing = self._closing_handshake
+        return self.protocol.state is State.CLOSED or (closing is not None and closing.is_over)
+
+    @property
+    def about_to_send(self) -> bool:
+        """See `Readable`."""
+        return self._handler is not None and self._handler.about_to_send
+
+    def has_room(self) -> bool:
+        """See `Readable`."""
         send_queue = self.send_queue
-        if (
-            send_queue.queued_bytes <= send_queue.low_water_bytes
-            or self._closing
-            or self._failed_with
-        ):
+        if self.protocol.state is not State.OPEN or send_queue.has_room:
             return True
         send_queue.uncork()
-        if send_queue.queued_bytes <= send_queue.low_water_bytes:
+        if send_queue.has_room:
             return True
         self.pause(Pause.ROOM)
         send_queue.call_when_room(self._resume_with_room)
@@ -290,173 +269,16 @@ class WebSocket:
     def _resume_with_room(self) -> None:
         self.resume(Pause.ROOM)
 
-    async def _read(self, items: list[Item] | None) -> None:
-        """Deliver ``items``, and read on in this task, or leave that to the readiness of all
-        sockets. None is the end."""
-        while items is not None:
-            await self._deliver(items)
-            self._count_partial(items)
-            if self._pace.left <= 0 and (rest := self._pace.rest(trio.current_time())):
-                await trio.sleep(rest)
-            if self._gone or (self._closing_handshake and self._closing_handshake.over.is_set()):
-                break
-            if not self._has_room() or self._resumed is not None:
-                await self._wait_resumed()
-                if self._gone:
-                    break
-            if self._poller is not None and self._resumed is None:
-                self._watch(self._poller)
-                return
-            items = self._take(await self._receive())
-        self._gone = True
-        if self._closing_handshake is not None:
-            self._closing_handshake.abandon()
-        self._leave(ABNORMAL_CLOSE)
+    def deliver_messages(self, messages: list[bytes], now: float) -> None:
+        """See `Readable`."""
+        if messages and self.protocol.state is State.OPEN:
+            assert self._handler is not None
+            self.protocol.messages_received += len(messages)
+            self.send_queue.cork(now)
+            self._handler.on_messages(messages)
 
-    async def _wait_resumed(self) -> None:
-        """Wait until reading may go on, or the peer has ended."""
-        with trio.move_on_after(SHORT_PAUSE):
-            await self._wait_wanted()
-        if not self._is_wanted:
-            async with watched_for_end(self._stream, self._poller, self._end_in_pause):
-                await self._wait_wanted()
-        self._listening = False
-
-    @property
-    def _is_wanted(self) -> bool:
-        """Whether something is to be read, or can't be any more."""
-        return self._resumed is None or self._closing or self._listening or self._gone
-
-    async def _wait_wanted(self) -> None:
-        while not self._is_wanted:
-            assert self._resumed is not None
-            await self._resumed.wait()
-
-    def _end_in_pause(self) -> None:
-        """The peer has ended; what it sent before is not read any more."""
-        self._gone = True
-        if self._resumed is not None:
-            self._resumed.set()
-
-    def _take(self, data: bytes) -> list[Item] | None:
-        """Decode what one read gave; None where it gave nothing, for that is the end."""
-        if not data:
-            return None
-        self.bytes_received += len(data)
-        self.last_received = trio.current_time()
-        decoder = self._decoder
-        items = decoder.receive(data)
-        self._pace.left -= 1 + decoder.frames
-        decoder.frames = 0
-        self._count_partial(items)
-        return items
-
-    def _count_partial(self, items: list[Item]) -> None:
-        """A message that has begun to come grows only by reads that complete none."""
-        if self._partial or not items:
-            size = self._decoder.partial_bytes
-            self._partial = size > 0
-            self.memory_account.set_partial(size)
-
-    async def _receive(self) -> bytes:
-        size = _RECEIVE_BYTES if self._resumed is None else _LISTEN_BYTES
-        try:
-            return bytes(await self._stream.receive_some(size))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return b""
-
-    # What `SocketPoller` calls: messages are delivered as they come, with no task of our own.
-
-    def _watch(self, poller: SocketPoller) -> None:
-        socket = socket_of(self._stream)  # a new one since the TLS handshake
-        descriptor = -1 if socket is None else socket.fileno()
-        if self._stopped or descriptor < 0:
-            self._start_reading(None)
-        else:
-            self._watched = descriptor
-            poller.watch(descriptor, self)
-
-    def _unwatch(self) -> None:
-        if self._poller is not None and self._watched >= 0:
-            self._poller.unwatch(self._watched, self)
-            self._watched = -1
-
-    def read_nowait(self) -> bytes | None:
-        """See `PollHandler`."""
-        send_queue = self.send_queue
-        if send_queue.queued_bytes > send_queue.low_water_bytes and not self._has_room():
-            self._go_on_in_task([])
-            return None
-        try:
-            if self._tls is not None:
-                return self._tls.read_nowait()
-            # A message of more bytes than are read in a round is none of many: read on faster.
-            wanted = min(max(self._decoder.missing, _ROUND_BYTES), _RECEIVE_BYTES)
-            return os.read(self._socket.fileno(), wanted)  # type: ignore[union-attr]  # is watched
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-
-    def receive_nowait(self, data: bytes, now: float) -> None:
-        """See `PollHandler`. Answers are held back until `flush_nowait`."""
-        if not data:
-            self._go_on_in_task(None)
-            return
-        self.bytes_received += len(data)
-        self.last_received = now
-        decoder, pace = self._decoder, self._pace
-        items = decoder.receive(data)
-        if self._partial or not items:
-            self._count_partial(items)
-        pace.left -= 1
-        if decoder.frames:
-            pace.left -= decoder.frames
-            decoder.frames = 0
-        if pace.left <= 0 or not decoder.only_messages:
-            self._go_on_in_task(items)
-            return
-        self._hand_over(items, now)  # type: ignore[arg-type]  # all of them are messages
-        if self._resumed is not None:
-            self._go_on_in_task([])
-
-    def flush_nowait(self) -> bool:
-        """See `PollHandler`."""
-        handler = self._handler
-        if handler is not None and self._held < _MOST_HELD and handler.about_to_send:
-            self._held += 1
-            return False
-        self._held = 0
-        self.send_queue.uncork()
-        return True
-
-    def answered(self) -> None:
-        """What is held back may leave: now, or together with what other connections send."""
-        if not self._held:
-            self.send_queue.uncork()
-
-    def _go_on_in_task(self, items: list[Item] | None) -> None:
-        """Control frames and the end may have to wait for something; large messages for others."""
-        start = partial(self._start_reading, items)
-        if self._poller is None:
-            start()
-            return
-        self._unwatch()
-        if items and self._decoder.has_large:
-            waiting = sum(len(item) for item in items if isinstance(item, bytes))
-            self._partial = True
-            self.memory_account.set_partial(waiting + self._decoder.partial_bytes)
-            self._poller.schedule_large_start(start)
-        else:
-            self._poller.schedule_start(start)
-
-    def _start_reading(self, items: list[Item] | None) -> None:
-        if not self._stopped:  # it may have ended while others had their turn
-            assert self._nursery is not None
-            self._nursery.start_soon(self._read, items)
-
-    async def _deliver(self, items: list[Item]) -> None:
-        """Messages in batches; a control frame in between is dealt with before what is behind."""
+    async def deliver(self, items: list[Item]) -> None:
+        """See `Readable`. A control frame is handled before what came after it."""
         batch: list[bytes] = []
         for item in items:
             if isinstance(item, bytes):
@@ -467,66 +289,57 @@ class WebSocket:
             if isinstance(item, Violation):
                 self._fail(item.code)
             else:
-                await self._take_control(item)
+                await self._handle_control(item)
         self._deliver_batch(batch)
 
     def _deliver_batch(self, batch: list[bytes]) -> None:
         """What the handler sends in answer to one batch leaves in one call."""
         begun = thread_time()
         try:
-            self._hand_over(batch, trio.current_time())
+            self.deliver_messages(batch, trio.current_time())
         finally:
             self.send_queue.uncork()
             if self._poller is not None:
                 self._poller.record_duration(thread_time() - begun)
 
-    def _hand_over(self, batch: list[bytes], now: float) -> None:
-        """Answers are held back from here on."""
-        if batch and not self._closing and self._failed_with is None:
-            assert self._handler is not None
-            self.messages_received += len(batch)
-            self.send_queue.cork(now)
-            self._handler.on_messages(batch)
-
-    async def _take_control(self, control: Control) -> None:
+    async def _handle_control(self, control: Control) -> None:
+        protocol = self.protocol
         if control.opcode is Opcode.CLOSE:
-            how, echo = parse_close(control.payload)
-            self._leave(how)
-            await self._begin_closing().take(Control(Opcode.CLOSE, echo))
-        elif self._closing or self._failed_with is not None:
-            return  # only the peer's Close is of interest now
-        elif not self._pace.allows_control(trio.current_time()):
+            is_first = protocol.close_received is None
+            answer = protocol.receive_close(control.payload)
+            self._report_disconnect(is_first)
+            await self._begin_closing().take(Control(Opcode.CLOSE, answer))
+        elif protocol.state is not State.OPEN:
+            return
+        elif not protocol.pace.allows_control(trio.current_time()):
             self._fail("rate_limited")
         elif control.opcode is Opcode.PONG:
-            self.take_pong(control.payload)
+            self.pings.receive_pong(control.payload, trio.current_time())
         else:
-            # What came behind a Ping is not looked at before its Pong has been written.
+            # What came after a Ping is not handled before its Pong has been written.
             try:
                 await self.send_queue.send_control(encode_frame(Opcode.PONG, control.payload))
             except SendQueueClosed:
-                self._gone = True
-
-    def take_pong(self, payload: bytes | None) -> None:
-        """A Pong with this payload, or with None the answer to a `ping_message_nowait`."""
-        if self._pinged is not None and payload == self._pinged[0]:
-            self.round_trip = trio.current_time() - self._pinged[1]
-            self._pinged = None
-            self.on_round_trip(self.round_trip)
-
-    def _leave(self, how: CloseFrame) -> None:
-        if self.close_received is None:
-            self.close_received = how
-            if self._handler is not None:
-                self._handler.on_disconnect()
+                protocol.state = State.CLOSED  # a Close frame may be next in what was read
 
     def _fail(self, code: str) -> None:
-        if self._failed_with is None and not self._closing and self._handler is not None:
-            self._failed_with = code
-            self._decoder.discard_data()
+        if self._handler is not None and self.protocol.fail(code):
             self._handler.on_error(code)
 
     def _fail_slow(self) -> None:
         self._fail("slow_consumer")
+
+    def end(self) -> None:
+        """See `Readable`."""
+        is_first = self.protocol.close_received is None
+        self.protocol.end()
+        if self._closing_handshake is not None:
+            self._closing_handshake.abort()
+        self._report_disconnect(is_first)
+
+    def _report_disconnect(self, is_first: bool) -> None:
+        if is_first and self._handler is not None:
+            self._handler.on_disconnect()
 
     # -------------------------------------------------------------------------- closing
 
@@ -534,56 +347,45 @@ class WebSocket:
         """Send what is queued, then a Close frame; wait for the peer's; close the transport.
 
         Returns within ``timeout`` seconds, whatever the peer does, and also when cancelled; then
-        the transport is closed without ceremony. For after `accept`; may be called when the peer
-        has left, and more than once.
+        the transport is closed at once. To be called after `accept`, also if the peer has
+        disconnected. A second call changes nothing.
         """
-        self._closing = True
-        self._decoder.discard_data()
+        protocol = self.protocol
+        protocol.begin_close()
         self.resume(Pause.QUEUE | Pause.ROOM | Pause.MEMORY)
-        if self._failed_with in ("protocol_error", "rate_limited"):
+        if protocol.error in ("protocol_error", "rate_limited"):
             timeout = min(timeout, _CLOSE_TIMEOUT_IN_NOISE)
         try:
             with trio.move_on_after(timeout):
-                if not self._gone:
+                if protocol.state is not State.CLOSED:
                     await self._begin_closing().close(code, reason)
         finally:
             self._stop()
             await trio.aclose_forcefully(self._stream)
 
     def _begin_closing(self) -> ClosingHandshake:
-        """The closing handshake, whoever is first to begin it."""
+        """Return the closing handshake, whoever is first to begin it."""
         if self._closing_handshake is None:
             assert self._nursery is not None, "closed before it was accepted"
             self._closing_handshake = ClosingHandshake(self._nursery, self.send_queue)
         return self._closing_handshake
 
     def _stop(self) -> None:
-        """Let all tasks come to their end; a socket is watched no more before it is closed."""
-        self._stopped = True
-        self._unwatch()
+        """End all tasks, and have nothing watched, before the socket is closed."""
+        self.protocol.state = State.CLOSED
+        self._reader.stop()
         if self._closing_handshake is not None:
-            self._closing_handshake.abandon()
+            self._closing_handshake.abort()
         self.send_queue.close()
         self.memory_account.close()
 
     def release(self) -> None:
-        """Hold nobody any more, after the end: what is no cycle is freed at once, without a search
-        through all that thousands of other connections hold."""
+        """Drop all references after the end. Then reference counting frees the connection at once,
+        without a pass of the garbage collector over thousands of others."""
         self._stop()
         self._handler = None
-        self.on_round_trip = _ignore
+        self.pings.on_round_trip = None
         self._closing_handshake = None
         self._nursery = None
+        self._reader.release()
         self.send_queue.release()
-
-    def _write_nowait(self, data: bytes | memoryview) -> int:
-        try:
-            if self._tls is not None:
-                return self._tls.write_nowait(data)
-            return os.write(self._socket.fileno(), data)  # type: ignore[union-attr]  # it has one
-        except BlockingIOError:
-            return 0
-
-
-def _ignore(seconds: float) -> None:
-    pass

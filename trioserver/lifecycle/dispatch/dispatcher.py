@@ -104,7 +104,7 @@ class Dispatcher:
                 if self._answer_ping(message) is not None:
                     self._enqueue(message, size)
             case Pong():
-                self._websocket.take_pong(None)
+                self._websocket.pings.receive_pong(None, trio.current_time())
             case Cancel():
                 self._cancel(message.id)
             case _:
@@ -246,7 +246,7 @@ class Dispatcher:
         queue, send_queue = self._queue, self._send_queue
         while True:
             if not queue.jobs and self._late is None:
-                self._websocket.answered()
+                self._websocket.flush_answers()
                 self._busy = False
                 await idle.park()
             if self._late is not None or send_queue.queued_bytes > send_queue.low_water_bytes:

@@ -17,7 +17,7 @@ from tests.websocket.peer import close, text
 from tests.websocket.test_websocket import Echo, Implementation, opened
 from trioserver.websocket.close_frame import CloseFrame
 from trioserver.websocket.poller import make_poller
-from trioserver.websocket.reading import SHORT_PAUSE
+from trioserver.websocket.task_reader import SHORT_PAUSE
 from trioserver.websocket.tls_stream import TLSStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="EPOLLRDHUP is Linux's")

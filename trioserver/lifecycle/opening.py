@@ -14,7 +14,7 @@ from trioserver.lifecycle.context import ConnectionContext
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.websocket.handshake import Head, RequestRejected, check_upgrade, subprotocols
 from trioserver.websocket.request import Request
-from trioserver.websocket.send_queue import largest_payload
+from trioserver.websocket.send_limits import largest_payload
 from trioserver.websocket.tls import client_certificate_of
 from trioserver.websocket.tls_stream import is_secure
 from trioserver.websocket.websocket import WebSocket

@@ -30,7 +30,7 @@ from trioserver.server.http_side import HttpSide
 from trioserver.websocket.handshake import ClientDisconnected, Head, RequestRejected, read_head
 from trioserver.websocket.listeners import remote_of
 from trioserver.websocket.proxy_protocol import BadProxyHeader, read_proxy_header
-from trioserver.websocket.send_queue import largest_payload
+from trioserver.websocket.send_limits import largest_payload
 from trioserver.websocket.strictness import check_head
 from trioserver.websocket.tls_stream import TLSStream
 

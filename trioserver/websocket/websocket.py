@@ -21,10 +21,11 @@ from trioserver.websocket.memory import MemoryAccount, MemoryLimiter
 from trioserver.websocket.nonblocking import nonblocking
 from trioserver.websocket.pace import Pace
 from trioserver.websocket.pings import Pings
+from trioserver.websocket.polled_reader import PolledReader
 from trioserver.websocket.poller import SocketPoller
 from trioserver.websocket.protocol import State, WebSocketProtocol
-from trioserver.websocket.reading import Pause, PolledReader, TaskReader
 from trioserver.websocket.send_queue import SendQueue, SendQueueClosed
+from trioserver.websocket.task_reader import Pause, TaskReader
 
 _CLOSE_TIMEOUT_IN_NOISE: Final = 1.0
 """Seconds for the closing handshake if the peer's Close frame cannot be told from noise, or stands

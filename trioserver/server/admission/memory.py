@@ -10,7 +10,7 @@ import trio
 from trioserver.config import Config
 from trioserver.logs.throttle import LogThrottle
 from trioserver.websocket.memory import MemoryLimiter
-from trioserver.websocket.send_queue import largest_payload
+from trioserver.websocket.send_limits import largest_payload
 
 _LOG_INTERVAL: Final = 10.0
 """Seconds between two log lines."""

@@ -83,6 +83,8 @@ from trioserver.telemetry.phases import PhaseTimes as PhaseTimes
 from trioserver.websocket.errors import ConnectionEnded as ConnectionEnded
 from trioserver.websocket.errors import ListenError as ListenError
 from trioserver.websocket.listeners import ListenAddress as ListenAddress
+from trioserver.websocket.multi_values import Headers as Headers
+from trioserver.websocket.multi_values import QueryParams as QueryParams
 from trioserver.websocket.request import ClientCertificate as ClientCertificate
 from trioserver.websocket.request import Request as Request
 

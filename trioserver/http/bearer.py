@@ -20,6 +20,7 @@ from trioserver.http.host_server import HostServer
 from trioserver.logs.lines import may_log
 from trioserver.logs.tracebacks import traceback_of
 from trioserver.telemetry.observer import AuthAttempt
+from trioserver.websocket.multi_values import Headers
 from trioserver.websocket.request import Request
 
 log: Final = structlog.get_logger("trioserver")
@@ -44,9 +45,7 @@ async def verify_token(
 ) -> User:
     """Return the user of the token; blocks are not checked. Raises `Refusal`."""
     # The authenticator gets the token in the credentials, and no other secret of the request.
-    headers = {
-        name: value for name, value in request.headers.items() if name not in _SECRET_HEADERS
-    }
+    headers = Headers(pair for pair in request.headers.items() if pair[0] not in _SECRET_HEADERS)
     asked = Request(
         path=request.url.path,
         headers=headers,

@@ -13,6 +13,7 @@ from trioserver.config import Config
 from trioserver.lifecycle.context import ConnectionContext
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.websocket.handshake import Head, RequestRejected, check_upgrade, subprotocols
+from trioserver.websocket.multi_values import Headers
 from trioserver.websocket.request import Request
 from trioserver.websocket.send_limits import largest_payload
 from trioserver.websocket.tls import client_certificate_of
@@ -47,7 +48,7 @@ def new_connection(
     request = Request(
         path=head.path,
         query=head.query,
-        headers={name: values[0] for name, values in head.headers.items()},
+        headers=Headers(head.header_pairs),
         subprotocols=subprotocols(head),
         path_params=match.path_params,
         remote=remote,

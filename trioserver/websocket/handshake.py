@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from sys import intern
 from typing import Final
@@ -19,6 +19,8 @@ from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 import attrs
 import h11
 import trio
+
+from trioserver.websocket.multi_values import QueryParams
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _END_OF_HEAD: Final = b"\r\n\r\n"
@@ -75,13 +77,17 @@ class Head:
         return unquote(self.target.partition("?")[0])
 
     @property
-    def query(self) -> dict[str, str]:
-        """The query, the first value of each name; of one with too many parameters, which
-        `check_upgrade` refuses, nothing is read: 7,900 of them would take 30 ms."""
+    def query(self) -> QueryParams:
+        """The query. Empty if it has too many parameters, which `check_upgrade` rejects: reading
+        7,900 of them takes 30 ms."""
         if self.target.count("&") >= _MAX_ELEMENTS:
-            return {}
-        pairs = parse_qsl(self.target.partition("?")[2], keep_blank_values=True)
-        return dict(reversed(pairs))
+            return QueryParams()
+        return QueryParams(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
+
+    @property
+    def header_pairs(self) -> Iterator[tuple[str, str]]:
+        """All headers, one pair for each value."""
+        return ((name, value) for name, values in self.headers.items() for value in values)
 
     def header(self, name: str) -> str | None:
         """The first value of a header, named in lower case."""

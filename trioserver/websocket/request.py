@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from trioserver.logs.paths import masked_parameters, masked_path
+from trioserver.websocket.multi_values import Headers, QueryParams
 
 
 @attrs.frozen(kw_only=True)
@@ -47,20 +48,30 @@ def _grouped(pairs: Iterable[tuple[str, Any]]) -> dict[str, tuple[str, ...]]:
     return grouped
 
 
+def _params(values: Mapping[str, str]) -> QueryParams:
+    return values if isinstance(values, QueryParams) else QueryParams(values)
+
+
+def _headers(values: Mapping[str, str]) -> Headers:
+    return values if isinstance(values, Headers) else Headers(values)
+
+
 @attrs.frozen(kw_only=True)
 class Request:
     """The request that opened the connection.
 
-    ``path`` is percent-decoded; ``query`` and ``headers`` keep the first value of each name,
-    header names in lower case. ``remote`` and ``local`` are ``host:port``, or a Unix socket's
-    path. ``certificate`` is the client's, None where it showed none or was not asked for one.
+    ``path`` is percent-decoded. ``query[name]`` and ``headers[name]`` are the first value of a
+    name, their ``getlist(name)`` returns all; names of headers are compared without case.
+    ``remote`` and ``local`` are ``host:port``, or the path of a Unix socket. ``certificate`` is
+    the client's, None if it showed none or was not asked for one.
+
     Clients put secrets into the query, the headers, the names of subprotocols and the path: the
     repr has none of the former, and the path masked.
     """
 
     path: str = attrs.field(repr=lambda path: repr(masked_path(path)))
-    query: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    query: QueryParams = attrs.field(factory=QueryParams, converter=_params, repr=False)
+    headers: Headers = attrs.field(factory=Headers, converter=_headers, repr=False)
     subprotocols: tuple[str, ...] = attrs.field(default=(), repr=False)
     path_params: Mapping[str, str] = attrs.field(
         factory=dict, repr=lambda path_params: repr(masked_parameters(path_params))

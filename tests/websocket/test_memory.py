@@ -252,7 +252,7 @@ def test_a_message_costs_the_same_however_many_are_connected(count: int) -> None
         __slots__ = ()
 
         @property
-        def debtor(self) -> Owner:
+        def holder(self) -> Owner:
             nonlocal looked
             looked += 1
             return quiet

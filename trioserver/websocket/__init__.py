@@ -1,1 +1,1 @@
-"""RFC 6455 on Trio: frames, handshakes, readiness, listeners, the send queue."""
+"""RFC 6455 on Trio: frames, handshakes, the socket poller, listeners, TLS, send queues."""

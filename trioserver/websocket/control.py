@@ -1,9 +1,9 @@
-"""The closing handshake, by trio-websocket: called in when it comes to that, and not before.
+"""The closing handshake, by trio-websocket. It is started when a connection begins to close.
 
-trio-websocket keeps what it is good at, through its public API, on a stream of ours: it is shown
-an opening handshake that was judged and answered already, and then Close frames. Made at once, it
-would take a third of the time of a connection on its way to ready, and of the memory of an idle
-one; data frames go around it anyway, and a Ping needs no judgement.
+trio-websocket is used through its public API, on a stream of this module: it gets an opening
+handshake that was checked and answered before, and then Close frames. If it were started with the
+connection, it would take a third of the time until a connection is ready, and of the memory of an
+idle one. Data frames, pings and pongs do not pass through it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HEAD: Final = (
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     b"\r\n"
 )
-"""The opening handshake that trio-websocket gets to see: nothing of it is a peer's choice."""
+"""The opening handshake that trio-websocket gets; no part of it is chosen by a peer."""
 
 
 class ClosingHandshake:
@@ -47,13 +47,13 @@ class ClosingHandshake:
         return self._stream.closed.is_set()
 
     async def take(self, close: Control) -> None:
-        """The peer's Close frame; returns when it has been dealt with."""
+        """Pass on the peer's Close frame; return when it has been handled."""
         self._peer_has_closed = True
         await self._opened.wait()
         await self._stream.feed(close)
 
     async def close(self, code: int, reason: str) -> None:
-        """Send ours, unless the peer's came first, and wait for what is missing of the two."""
+        """Send our Close frame, unless the peer's came first, and wait until both have passed."""
         await self._opened.wait()
         if self._websocket is not None and not self._peer_has_closed:
             await self._websocket.aclose(code, reason)
@@ -75,8 +75,8 @@ class ClosingHandshake:
 
 
 class _ControlStream(trio.abc.Stream):
-    """What is put in with `feed` comes out of `receive_some`; what is sent goes to the send queue,
-    but for the answer to the opening handshake, which the peer has got already."""
+    """`receive_some` returns what `feed` was given. What is sent goes to the send queue, except for
+    the answer to the opening handshake, which the peer has received before."""
 
     def __init__(self, head: bytes, send_queue: SendQueue) -> None:
         self.closed = trio.Event()
@@ -88,9 +88,9 @@ class _ControlStream(trio.abc.Stream):
         self._taken = trio.Event()
 
     async def feed(self, control: Control) -> None:
-        """Pass a control frame on, and wait until it has been dealt with.
+        """Pass a control frame on, and wait until it has been handled.
 
-        Returns at once when the stream is closed.
+        Return at once if the stream is closed.
         """
         if not self.closed.is_set():
             self._taken = trio.Event()
@@ -123,7 +123,7 @@ class _ControlStream(trio.abc.Stream):
         try:
             await self._send_queue.send_control(bytes(data))
         except SendQueueClosed:
-            self.close()  # trio-websocket will not ask for more, so nobody may wait for that
+            self.close()  # trio-websocket does not receive again, so `feed` must not wait
             raise trio.BrokenResourceError from None
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -143,6 +143,6 @@ class _ControlStream(trio.abc.Stream):
 
 
 def _as_from_client(control: Control) -> bytes:
-    """The frame anew, with a mask of zeros: what trio-websocket's parser never stumbles over."""
+    """Encode the frame again, with a mask of zeros: valid for trio-websocket's parser."""
     header = bytes((0x80 | control.opcode, 0x80 | len(control.payload), 0, 0, 0, 0))
     return header + control.payload

@@ -1,4 +1,4 @@
-"""What stops a start, in a sentence for the operator; and what is sent to who has left."""
+"""Errors of listeners, and of sending to a connection that has ended."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import trio
 
 
 class ListenError(Exception):
-    """An address or a certificate cannot be had; the text says which, and what to do."""
+    """An address or a certificate cannot be used; the text says which, why, and what to do."""
 
 
 def reason_of(error: Exception) -> str:
-    """What is wrong, in words; those of getaddrinfo and of Python itself are in the text."""
+    """Return what is wrong, in words. Errors of getaddrinfo and of Python have it in their text."""
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return error.strerror or type(error).__name__
     return str(error)
@@ -19,8 +19,8 @@ def reason_of(error: Exception) -> str:
 class ConnectionEnded(trio.ClosedResourceError):
     """The connection has ended, by its client or by the server, so nothing can be sent to it.
 
-    ``connection_id`` is its id. A client may leave at any moment: code that runs for this very
-    connection can let the exception pass, nothing is logged then.
+    ``connection_id`` is its id. A client may disconnect at any moment. Code that runs for this
+    connection may let the exception propagate; nothing is logged then.
     """
 
     def __init__(self, connection_id: str) -> None:
@@ -29,9 +29,9 @@ class ConnectionEnded(trio.ClosedResourceError):
 
 
 def without_departure(error: Exception, connection_id: str) -> Exception | None:
-    """What remains of an error without each `ConnectionEnded` of this connection.
+    """Return the error without each `ConnectionEnded` of this connection.
 
-    None if nothing remains: then the client has left, and nothing else has happened.
+    Return None if nothing remains: then the client has disconnected, and nothing else happened.
     """
 
     def is_departure(each: BaseException) -> bool:

@@ -1,10 +1,10 @@
 """RFC 6455 frames, sans-I/O: bytes in, whole messages and control frames out.
 
-Linear in the input however it is cut; what is not UTF-8 is known as soon as it comes. The first
-rule that is broken is a `Violation`, whose code is a row of `protocol.errors`. After it data frames
-are dropped, and control frames still come out, judged no more: so the peer's Close is found, and
-the closing handshake can come to its end. A Close that breaks a rule is the peer's Close all the
-same, for there will be no other.
+Linear in the input, however it is cut. Invalid UTF-8 is found as soon as it arrives. The first rule
+that is broken gives a `Violation`, whose code is a row of `protocol.errors`. After it data frames
+are discarded, and control frames are still returned, unchecked: so the peer's Close is found, and
+the closing handshake can be completed. A Close frame that breaks a rule still counts as the peer's
+Close, because there will be no other.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Violation:
 
 
 MALFORMED_CLOSE: Final = Control(Opcode.CLOSE, b"\x00")
-"""What a Close frame counts as that is too long, or not masked as it must be. A payload of one byte
-is malformed (section 5.5.1)."""
+"""Stands for a Close frame that is too long, or not masked as it must be. A payload of one byte is
+malformed (section 5.5.1)."""
 
 
 class Binary(bytes):
@@ -57,7 +57,7 @@ class Binary(bytes):
 
 
 Item: TypeAlias = bytes | Control | Violation
-"""Bytes are a whole text message, known to be UTF-8, or `Binary`, where that is asked for."""
+"""Bytes are a whole text message, known to be UTF-8, or `Binary` if that is accepted."""
 
 
 class _ProtocolError(Exception):
@@ -69,13 +69,14 @@ class FrameDecoder:
     """Cuts a stream of bytes into messages and control frames.
 
     ``masked``: whether frames must be masked, as a client's are (section 5.3), or must not be.
-    ``binary``: whether binary messages are understood; where not they are a violation.
-    ``max_message_bytes`` may be changed at any time; it is judged by a frame's header, before its
-    payload has been read. That of a data frame is judged as it comes.
+    ``binary``: whether binary messages are accepted; otherwise they are a violation.
+    ``max_message_bytes`` may be changed at any time. It is checked with a frame's header, before
+    its payload has been read.
 
-    Of what came last, ``only_messages`` says whether all of it were messages, none of them larger
-    than `LARGE`; ``has_large`` whether one was. ``frames`` counts those that are not as short and
-    plain as most: fragments, control frames, what is dropped. Whoever counts them sets it back.
+    About the last call of `receive`: ``only_messages`` says that it returned messages only, none of
+    them larger than `LARGE`; ``has_large`` that one was larger. ``frames`` counts the frames that
+    cost more than a whole small message: fragments, control frames, discarded frames. The caller
+    sets it back to 0.
     """
 
     __slots__ = (
@@ -98,7 +99,7 @@ class FrameDecoder:
         self._discarding = False
 
     def receive(self, data: bytes) -> list[Item]:
-        """What is complete with these bytes, in order. Raises nothing, whatever they are."""
+        """Return what is complete with these bytes, in order. Raises nothing, whatever they are."""
         items: list[Item] = []
         position = 0
         self.only_messages = True
@@ -114,7 +115,7 @@ class FrameDecoder:
                 position = self._decode_fast_path(data, position, items)
                 if position == size:
                     break
-            end = self._take_frame(data, position, items)
+            end = self._decode_frame(data, position, items)
             if end is None:
                 self._buffer = data[position:]
                 break
@@ -123,23 +124,23 @@ class FrameDecoder:
 
     @property
     def missing(self) -> int:
-        """Bytes still to come of the frame that is on its way, as far as that is known."""
+        """Bytes that are missing of the current frame, 0 if that is not known."""
         return self._missing
 
     @property
     def partial_bytes(self) -> int:
-        """What is held of a message that is not complete."""
+        """The bytes that are held of an incomplete message."""
         return 0 if self._message is None else self._message.size
 
     def discard_data(self) -> None:
-        """From now on let only control frames through."""
+        """From now on return control frames only."""
         self._discarding = True
         self._message = None
 
     def _decode_fast_path(self, data: bytes, position: int, items: list[Item]) -> int:
-        """Take whole text messages up to `LARGE` for as long as there are; where that ends.
+        """Decode whole text messages of at most `LARGE` bytes; return where they end.
 
-        Nearly all that is ever sent. Whatever is not as plain as that is left to `_take_frame`.
+        Nearly all messages are like that. Everything else is left to `_decode_frame`.
         """
         masked, limit, size = self._masked, self.max_message_bytes, len(data)
         mask_bit, header = (0x80, 6) if masked else (0, 2)
@@ -165,10 +166,10 @@ class FrameDecoder:
             position = end
         return position
 
-    def _take_frame(self, data: bytes, position: int, items: list[Item]) -> int | None:
-        """Take the frame that starts here, or as much as there is of a data frame.
+    def _decode_frame(self, data: bytes, position: int, items: list[Item]) -> int | None:
+        """Decode the frame that starts here, or the part of a data frame that is there.
 
-        Returns where that ends, None where more is needed to begin.
+        Return where that ends, None if more is needed to begin.
         """
         header = read_header(data, position)
         if header is None:
@@ -189,14 +190,14 @@ class FrameDecoder:
                 if opcode == Opcode.CLOSE:
                     self.discard_data()  # section 5.5.1: no data follows
             elif not self._discarding:
-                self._take_data(header, _payload(data, begin, end, header), missing, items)
-        except _ProtocolError as violated:
+                self._decode_data(header, _payload(data, begin, end, header), missing, items)
+        except _ProtocolError as error:
             if header.first == WHOLE_CLOSE:
                 self.only_messages = False
                 items.append(MALFORMED_CLOSE)
                 self.discard_data()
             else:
-                self._violated(violated, items)
+                self._emit_violation(error, items)
         if missing:
             self._missing = missing
             self._final = header.final
@@ -205,20 +206,20 @@ class FrameDecoder:
             )
         return end - missing
 
-    def _take_data(self, header: Header, payload: bytes, missing: int, items: list[Item]) -> None:
-        """Take a data frame, or what there is of it; a piece is dealt with as a fragment is."""
+    def _decode_data(self, header: Header, payload: bytes, missing: int, items: list[Item]) -> None:
+        """Decode a data frame, or the part of it that is there, which is a fragment, too."""
         if self._message is None:
             is_text = header.opcode == Opcode.TEXT
             if header.final and not missing:
-                self._complete(_checked_text(payload) if is_text else Binary(payload), items)
+                self._emit(_checked_text(payload) if is_text else Binary(payload), items)
                 return
             self._message = Fragments(is_text=is_text)
         else:
             self._message.frames += 1
-        self._take_piece(payload, header.final and not missing, items)
+        self._add_piece(payload, header.final and not missing, items)
 
     def _continue_payload(self, data: bytes, items: list[Item]) -> int:
-        """Take what there is of the rest of a frame; where that ends."""
+        """Decode what is there of the rest of a frame; return where that ends."""
         end = min(self._missing, len(data))
         self._missing -= end
         if not self._discarding:
@@ -227,12 +228,12 @@ class FrameDecoder:
                 piece = apply_mask(piece, self._mask)
                 self._mask = _rotate_mask(self._mask, end)
             try:
-                self._take_piece(piece, self._final and not self._missing, items)
-            except _ProtocolError as violated:
-                self._violated(violated, items)
+                self._add_piece(piece, self._final and not self._missing, items)
+            except _ProtocolError as error:
+                self._emit_violation(error, items)
         return end
 
-    def _take_piece(self, piece: bytes, last: bool, items: list[Item]) -> None:
+    def _add_piece(self, piece: bytes, last: bool, items: list[Item]) -> None:
         message = self._message
         assert message is not None
         try:
@@ -240,22 +241,22 @@ class FrameDecoder:
         except UnicodeDecodeError:
             raise _ProtocolError("not_utf8") from None
         if last:
-            self._complete(message.join() if message.is_text else Binary(message.join()), items)
+            self._emit(message.join() if message.is_text else Binary(message.join()), items)
             self._message = None
 
-    def _complete(self, message: bytes, items: list[Item]) -> None:
+    def _emit(self, message: bytes, items: list[Item]) -> None:
         items.append(message)
         if len(message) > LARGE:
             self.has_large = True
             self.only_messages = False
 
-    def _violated(self, violated: _ProtocolError, items: list[Item]) -> None:
+    def _emit_violation(self, error: _ProtocolError, items: list[Item]) -> None:
         self.only_messages = False
-        items.append(Violation(violated.code))
+        items.append(Violation(error.code))
         self.discard_data()
 
     def _check(self, header: Header) -> None:
-        """Judge a frame by its header alone (sections 5.2, 5.4 and 5.5)."""
+        """Check a frame's header (sections 5.2, 5.4 and 5.5)."""
         opcode = header.opcode
         if (
             header.first & 0x70
@@ -283,7 +284,7 @@ class FrameDecoder:
 
 
 def _payload(data: bytes, begin: int, end: int, header: Header) -> bytes:
-    """The payload, or what there is of it, unmasked."""
+    """Return the payload, or the part of it that is there, unmasked."""
     payload = data[begin:end]
     return apply_mask(payload, data[begin - 4 : begin]) if header.masked else payload
 
@@ -303,5 +304,5 @@ def _is_utf8(payload: bytes) -> bool:
 
 
 def _rotate_mask(mask: bytes, taken: int) -> bytes:
-    """The mask as it goes on behind so many bytes."""
+    """Return the mask for what follows after ``taken`` bytes."""
     return mask[taken % 4 :] + mask[: taken % 4]

@@ -19,7 +19,7 @@ from trioserver.websocket.errors import ListenError, reason_of
 from trioserver.websocket.tls_stream import socket_below
 
 _BACKLOG: Final = 4096
-"""Connections the kernel keeps for us in a reconnect storm; it caps the number at its own."""
+"""Connections that the kernel queues in a reconnect storm; it caps this at its own limit."""
 
 _TRIES: Final = 8
 
@@ -42,7 +42,7 @@ class ListenAddress:
 
     @property
     def is_everywhere(self) -> bool:
-        """Whether this is all addresses of the machine."""
+        """Whether this stands for all addresses of the machine."""
         return self.host in _EVERYWHERE
 
     @property
@@ -57,11 +57,12 @@ class ListenAddress:
 async def open_tcp(
     host: str, port: int, tls: ssl.SSLContext | None, *, reuse_port: bool = False
 ) -> list[Listener]:
-    """Listen on all addresses of ``host``; port 0 picks one free port for all. `ListenError`.
+    """Listen on all addresses of ``host``; port 0 picks one free port for all.
 
     "::" is all addresses of this machine, of IPv4 too, each family on a socket of its own.
+    ``reuse_port`` lets other processes of the same user that set it listen there as well.
 
-    ``reuse_port``: let other processes that say so too, of the same user, listen there as well.
+    Raises `ListenError`.
     """
     try:
         transports = await _open_on_one_port(None if host == "::" else host, port, reuse_port)
@@ -115,7 +116,7 @@ async def _resolve(host: str | None, port: int) -> list[tuple[int, tuple[str, in
 
 
 async def open_unix(path: Path) -> list[Listener]:
-    """Listen on a Unix socket; one that a dead server left is replaced. `ListenError`."""
+    """Listen on a Unix socket; replace the file of a dead server. Raises `ListenError`."""
     if await _is_stale(path):
         await trio.Path(path).unlink(missing_ok=True)
     socket = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
@@ -132,17 +133,19 @@ async def open_unix(path: Path) -> list[Listener]:
 
 
 def adopt(name: str, socket: stdlib_socket.socket, tls: ssl.SSLContext | None) -> Listener:
-    """Accept on a socket that somebody else has opened and goes on to own. `ListenError`."""
+    """Accept on a socket that the caller opened and keeps owning. Raises `ListenError`."""
     socket.setblocking(False)
     listening = socket.type == stdlib_socket.SOCK_STREAM and socket.getsockopt(
         stdlib_socket.SOL_SOCKET, stdlib_socket.SO_ACCEPTCONN
     )
     if not listening:
         socket.close()
-        raise ListenError(f"the socket {name} is none to listen on: it needs ListenStream=")
+        raise ListenError(
+            f"socket {name} is not a listening stream socket: use ListenStream= in its unit"
+        )
     if tls is not None and socket.family == stdlib_socket.AF_UNIX:
         socket.close()
-        raise ListenError(f"the socket {name} is a Unix socket, and TLS is for TCP")
+        raise ListenError(f"socket {name} is a Unix socket: TLS needs a TCP socket")
     return Listener(trio.SocketListener(trio.socket.from_stdlib_socket(socket)), tls)
 
 
@@ -163,25 +166,25 @@ async def _is_stale(path: Path) -> bool:
 
 
 async def close(listener: Listener) -> None:
-    """Stop listening. A second time changes nothing."""
+    """Stop listening. A second call changes nothing."""
     with trio.CancelScope(shield=True):  # nothing here waits for a peer
         await listener.aclose()
 
 
 @attrs.frozen
 class SocketFile:
-    """A Unix socket's file, as it was made: another server may have put its own in its place."""
+    """The file of a Unix socket that was opened here. Another server may have replaced it since."""
 
     path: Path
     inode: int
 
     @classmethod
     async def of(cls, address: ListenAddress) -> SocketFile:
-        """The file of a listener that has just been opened."""
+        """Return the file of a listener that has just been opened."""
         return cls(Path(address.host), (await trio.Path(address.host).stat()).st_ino)
 
     async def remove(self) -> None:
-        """Remove it, if it is still this one; file systems use a number again, so ask as well."""
+        """Remove the file if it is still this one. Inodes are reused, so try to connect as well."""
         path = trio.Path(self.path)
         with trio.CancelScope(shield=True), suppress(OSError):
             if (await path.stat()).st_ino == self.inode and await _is_stale(self.path):
@@ -189,7 +192,7 @@ class SocketFile:
 
 
 def address_of(listener: Listener) -> ListenAddress:
-    """Where a listener listens."""
+    """Return where a listener listens."""
     socket = listener.transport.socket
     if socket.family == stdlib_socket.AF_UNIX:
         return ListenAddress(str(socket.getsockname()), None)
@@ -198,7 +201,7 @@ def address_of(listener: Listener) -> ListenAddress:
 
 
 def remote_of(stream: trio.abc.Stream) -> str:
-    """Who is on the other end of an accepted stream: "host:port", "unix", "" where unknown."""
+    """Return the peer of an accepted stream: "host:port", "unix", or "" if unknown."""
     socket = socket_below(stream)
     if socket is None:
         return ""

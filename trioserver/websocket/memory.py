@@ -1,11 +1,10 @@
-"""The memory that all connections together hold in receive queues and send queues, and its bound.
+"""A limit on the memory that all connections together hold in receive queues and send queues.
 
-From three quarters of the bound on, the connections that hold most are not read from: a connection
-waits when what it holds grows, and is more than an equal share. Where that does not help, and the
-bound itself is reached, the connections that hold most are closed.
+Above three quarters of the limit, reading is paused for connections that hold more than an equal
+share, when what they hold grows. Above the limit itself, the connections that hold most are closed.
 
-Nothing here looks at all connections for a message: each keeps its own account, and the sum changes
-with it, in steps of `GRAIN`. Only when the bound is exceeded are the accounts sorted, once.
+No message costs a pass over all connections: each has an account of its own, and the sum is updated
+in steps of `GRAIN`. The accounts are sorted only when the limit is exceeded, once.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from typing import ClassVar, Final, Protocol
 import trio
 
 GRAIN: Final = 4096
-"""Bytes. Changes of a connection's account that are smaller than this are not added up, nor is an
-account that is: most connections hold less at any time. The error is at most this for each."""
+"""Bytes. Smaller accounts, and smaller changes of an account, are not added to the sum, because
+most connections hold less at any time. The error is at most this for each connection."""
 
 _TURN: Final = 128 * 1024
-"""Bytes that a connection may add when it is read from again: what one read gives, and answers."""
+"""Bytes that a connection may add when it is read again: what one read gives, and the answers."""
 
 
 class SharedFrame(bytes):
-    """A frame that many send queues hold at once. It is counted once, for as long as it exists.
+    """A frame that many send queues hold at once. It is counted once, as long as it exists.
 
-    ``total`` is what all of them hold, in this process.
+    ``total`` is the size of all such frames of this process.
     """
 
     total: ClassVar[int] = 0
@@ -44,23 +43,24 @@ def shared(frame: bytes) -> bytes:
 
 
 class MemoryHolder(Protocol):
-    """A connection, as seen from here. Plain functions, which must not raise."""
+    """A connection that holds memory. Plain functions, which must not raise."""
 
     def pause_for_memory(self) -> None:
-        """Read no more for now."""
+        """Pause reading."""
 
     def resume_after_memory(self) -> None:
-        """Read again."""
+        """Resume reading."""
 
     def evict(self, *, slow: bool) -> None:
-        """End. ``slow``: most of what it holds is what the peer has not read."""
+        """Close the connection. ``slow``: most of what it holds was not read by the peer."""
 
 
 class MemoryLimiter:
-    """What the connections of a server hold, in bytes. `run` has to run.
+    """Pauses and closes connections so that all together hold at most ``limit`` bytes, while `run`
+    runs.
 
-    ``limit`` may be changed at any time. ``on_pressure`` is called whenever connections have to
-    wait or are closed, as often as that happens.
+    ``limit`` may be changed at any time. ``on_pressure`` is called each time that connections are
+    paused or closed.
     """
 
     def __init__(self, limit: int, *, on_pressure: Callable[[], None] | None = None) -> None:
@@ -68,7 +68,7 @@ class MemoryLimiter:
         self.evicted = 0
         self._on_pressure = on_pressure
         self._held = 0
-        self._debts: dict[MemoryAccount, None] = {}
+        self._accounts: dict[MemoryAccount, None] = {}
         self._waiting: dict[MemoryAccount, None] = {}
         self._exceeded = trio.Event()
 
@@ -79,87 +79,89 @@ class MemoryLimiter:
 
     @property
     def waiting(self) -> int:
-        """How many connections are not read from because of what they hold."""
+        """How many connections are paused because of what they hold."""
         return len(self._waiting)
 
     @property
     def _mark(self) -> int:
-        """From here on connections wait."""
+        """The bytes above which connections are paused."""
         return self.limit // 4 * 3
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Close those that hold most, whenever the limit is exceeded; until cancelled."""
+        """Close the connections that hold most, whenever the limit is exceeded; until cancelled."""
         task_status.started()
         while True:
             await self._exceeded.wait()
             self._exceeded = trio.Event()
             self._evict()
 
-    def change(self, memory: MemoryAccount, by: int) -> None:
-        """An account has changed; for `Debt`."""
+    def change(self, account: MemoryAccount, by: int) -> None:
+        """Update the sum after a change of an account; for `MemoryAccount`."""
         self._held += by
-        self._keep(memory)
+        self._keep(account)
         if by < 0:
             if self._waiting:
-                self._let_go_on()
+                self._resume_some()
         elif self.held > self._mark:
-            self._restrain(memory)
+            self._restrain(account)
 
-    def share(self, memory: MemoryAccount, by: int) -> None:
-        """A connection has more or fewer frames for many, which nobody waits for: to read less of
-        it makes them no fewer. For `Debt`."""
-        self._keep(memory)
+    def share(self, account: MemoryAccount, by: int) -> None:
+        """Record that a connection holds more or fewer bytes of `SharedFrame`; for `MemoryAccount`.
+
+        It is not paused for them, because reading less of it would not make them fewer.
+        """
+        self._keep(account)
         if by < 0:
             if self._waiting:
-                self._let_go_on()
+                self._resume_some()
         elif self.held > self.limit:
             self._exceeded.set()
 
-    def _keep(self, memory: MemoryAccount) -> None:
-        if memory.counted or memory.shared:
-            self._debts[memory] = None
+    def _keep(self, account: MemoryAccount) -> None:
+        if account.counted or account.shared:
+            self._accounts[account] = None
         else:
-            self._debts.pop(memory, None)
+            self._accounts.pop(account, None)
 
-    def forget(self, memory: MemoryAccount) -> None:
-        """A connection has ended, and holds nothing any more; for `Debt`."""
-        self._held -= memory.counted
-        self._debts.pop(memory, None)
-        self._waiting.pop(memory, None)
+    def forget(self, account: MemoryAccount) -> None:
+        """Drop the account of a connection that has ended; for `MemoryAccount`."""
+        self._held -= account.counted
+        self._accounts.pop(account, None)
+        self._waiting.pop(account, None)
         if self._waiting:
-            self._let_go_on()
+            self._resume_some()
 
-    def _restrain(self, memory: MemoryAccount) -> None:
-        if memory.counted * len(self._debts) >= self._mark and memory not in self._waiting:
-            self._waiting[memory] = None
-            memory.debtor.pause_for_memory()
-            self._tell()
+    def _restrain(self, account: MemoryAccount) -> None:
+        if account.counted * len(self._accounts) >= self._mark and account not in self._waiting:
+            self._waiting[account] = None
+            account.holder.pause_for_memory()
+            self._report()
         if self.held > self.limit:
             self._exceeded.set()
 
-    def _let_go_on(self) -> None:
-        """Let as many go on as there is room for, those that have waited for longest first."""
+    def _resume_some(self) -> None:
+        """Resume as many connections as there is room for, the longest paused first."""
         room = self._mark - self.held
         while room >= 0 and self._waiting:
             room -= _TURN
-            memory = next(iter(self._waiting))
-            del self._waiting[memory]
-            memory.debtor.resume_after_memory()
+            account = next(iter(self._waiting))
+            del self._waiting[account]
+            account.holder.resume_after_memory()
 
     def _evict(self) -> None:
-        """Close those that hold most, until nobody would have to wait. A frame for many is counted
-        as if all of these had equally many holders."""
-        shared = sum(memory.shared for memory in self._debts)
+        """Close the connections that hold most, until none would be paused. Each is charged a share
+        of all `SharedFrame`, as if all of these had equally many holders."""
+        shared = sum(account.shared for account in self._accounts)
         part = SharedFrame.total / shared if shared else 0.0
-        weights = {memory: memory.counted + part * memory.shared for memory in self._debts}
-        for memory in sorted(weights, key=weights.__getitem__, reverse=True):
+        weights = {account: account.counted + part * account.shared for account in self._accounts}
+        for account in sorted(weights, key=weights.__getitem__, reverse=True):
             if self.held <= self._mark:
                 break
             self.evicted += 1
-            memory.evict()
-        self._tell()
+            account.evict()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         if self._on_pressure is not None:
             self._on_pressure()
 
@@ -171,43 +173,43 @@ class MemoryAccount:
     ``counted`` is the part that was reported to the `MemoryLimiter`. ``shared`` is what the send
     queue holds of `SharedFrame`, which the limiter counts once for all connections."""
 
-    __slots__ = ("_debtor", "_memory", "_queued", "_unsent", "counted", "partial", "shared")
+    __slots__ = ("_holder", "_memory", "_queued", "_unsent", "counted", "partial", "shared")
 
-    def __init__(self, memory: MemoryLimiter | None, debtor: MemoryHolder) -> None:
+    def __init__(self, memory: MemoryLimiter | None, holder: MemoryHolder) -> None:
         self.counted = 0
         self.shared = 0
         self._memory = memory
-        self._debtor: MemoryHolder | None = debtor
+        self._holder: MemoryHolder | None = holder
         self._queued = 0
         self._unsent = 0
         self.partial = 0
 
     @property
-    def debtor(self) -> MemoryHolder:
-        """Whose account it is."""
-        assert self._debtor is not None, "it is open"
-        return self._debtor
+    def holder(self) -> MemoryHolder:
+        """The connection."""
+        assert self._holder is not None, "it is open"
+        return self._holder
 
     def set_queued(self, size: int) -> None:
-        """So many bytes are held for messages that wait or are being handled."""
+        """Set the bytes of messages that wait or are being handled."""
         self._queued = size
-        self._settle()
+        self._update()
 
     def set_unsent(self, size: int, shared: int = 0) -> None:
         """Set the bytes that are in the send queue or wait for room in it, without and with
         `SharedFrame`."""
         self._unsent = size
-        self._settle()
+        self._update()
         change, self.shared = shared - self.shared, shared
         if change and self._memory is not None:
             self._memory.share(self, change)
 
     def set_partial(self, size: int) -> None:
-        """So many bytes are there of a message that is not complete."""
+        """Set the bytes of a message that has not arrived completely."""
         self.partial = size
-        self._settle()
+        self._update()
 
-    def _settle(self) -> None:
+    def _update(self) -> None:
         held = self._queued + self._unsent + self.partial
         if held < GRAIN:
             held = 0
@@ -217,14 +219,14 @@ class MemoryAccount:
             self._memory.change(self, change)
 
     def evict(self) -> None:
-        """End the connection; what it holds is written off, for it is about to be freed."""
-        debtor, slow = self.debtor, self._unsent + self.shared > self._queued + self.partial
+        """Close the connection. What it holds counts no longer, because it is about to be freed."""
+        holder, slow = self.holder, self._unsent + self.shared > self._queued + self.partial
         self.close()
-        debtor.evict(slow=slow)
+        holder.evict(slow=slow)
 
     def close(self) -> None:
-        """Count no more. A second time changes nothing."""
-        memory, self._memory, self._debtor = self._memory, None, None
+        """Stop counting. A second call changes nothing."""
+        memory, self._memory, self._holder = self._memory, None, None
         if memory is not None:
             memory.forget(self)
         self.counted = 0

@@ -1,5 +1,5 @@
-"""How much work one peer may cause: reads, fragments and control frames, each far dearer than its
-bytes. A peer that causes more is read from later, or is told that it sends too many."""
+"""How much work one peer may cause with reads, fragments and control frames, which cost far more
+than their bytes. A peer that causes more is read later, or is rejected with `rate_limited`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Final
 from protocol.bucket import TokenBucket
 
 READS_PER_SECOND: Final = 5000.0
-"""Reads, fragments and control frames of one peer, as many at once. Beyond, its bytes wait in the
-kernel, where one read takes many of them together: it makes nothing slower but what comes in pieces
-of a few bytes."""
+"""Reads, fragments and control frames of one peer, and as many at once. Above that its bytes wait
+in the kernel, where one read takes many of them together. So this slows down only what arrives in
+pieces of a few bytes."""
 
 BEFORE_READY: Final = 0.1
 """The share of everything that a peer has before it is authenticated."""
 
 _AT_ONCE: Final = 0.05
-"""Seconds of the rate that are charged together, and so the usual rest of who exceeds it."""
+"""Seconds of the rate that are charged together, so the usual pause of a peer that exceeds it."""
 
 
 class Pace:
     """The allowances of one peer. ``now`` is in seconds, of any clock.
 
-    ``control_frames`` is how many of them a second are taken, twice as many at once. ``left`` is
-    how many reads and frames are free before `rest` is to be asked.
+    ``control_frames`` is how many of them are allowed per second, twice as many at once. ``left``
+    is how many reads and frames are free until `rest` has to be called.
     """
 
     __slots__ = ("_controls", "_debt", "_rate", "_since", "left")
@@ -42,7 +42,7 @@ class Pace:
         return Pace(self._controls.rate / BEFORE_READY, now, known=True)
 
     def rest(self, now: float) -> float:
-        """Charge what was used of ``left``, and renew it; seconds for which not to read."""
+        """Charge what was used of ``left``, and renew it; return seconds for which not to read."""
         at_once = self._rate * _AT_ONCE
         used, self.left = at_once - self.left, at_once
         paid = (now - self._since) * self._rate
@@ -51,5 +51,5 @@ class Pace:
         return max(self._debt, 0.0) / self._rate
 
     def allows_control(self, now: float) -> bool:
-        """Charge one control frame; False where there have been too many."""
+        """Charge one control frame; return False if there have been too many."""
         return self._controls.take(now)

@@ -1,14 +1,14 @@
-"""Readiness of all sockets in one place: an epoll object inside of Trio's own.
+"""One task polls all sockets, with an epoll object inside of Trio's own.
 
-Arming Trio's epoll for each message and waking a task for each costs more than everything else
+To arm Trio's epoll for each message, and to wake a task for each, costs more than everything else
 that is done for a short message. Here all sockets stay armed, level-triggered, in an epoll object
-of their own; one task waits for *it* to be readable, and serves every socket that is. Linux only:
-elsewhere, and for streams that are no sockets, each WebSocket's own task reads.
+of their own. One task waits until that object is readable, and serves every socket that is ready.
+Linux only: elsewhere, and for streams that are not sockets, each WebSocket's own task reads.
 
-What is ready is served in steps: all are read, then all that came is handled, then all answers
-leave. A system call costs a short message more than the time it takes, for it displaces what the
-interpreter had in the processor's caches: reading, handling and answering one after the other, for
-each socket in turn, is a third slower.
+Ready sockets are served in batches: all are read, then all that came is handled, then all answers
+are sent. A system call costs a short message more than the time it takes, because it displaces
+what the interpreter had in the processor's caches. To read, handle and answer each socket in turn
+is a third slower.
 """
 
 from __future__ import annotations
@@ -26,50 +26,54 @@ import trio
 
 from trioserver.logs.tracebacks import traceback_of
 
-_STEP: Final = 64
-"""Sockets that are read before the first of them is handled: as many as make the steps worth it,
-and as few as do not keep an answer waiting."""
+_BATCH_SOCKETS: Final = 64
+"""Sockets that are read before the first of them is handled. With fewer, batches save less; with
+more, answers wait for longer."""
 
-_TURN: Final = 0.0005
-"""Seconds for which sockets are served, while there are any, before other tasks get their turn.
+_ROUND_SECONDS: Final = 0.0005
+"""Seconds for which batches are served, as long as sockets are ready, before other tasks run.
 
-A tick of Trio's loop costs more than a short message does. Clients that are fast send their next
-message while others are being served, so that one tick serves many of them."""
+A tick of Trio's loop costs more than a short message. Fast clients send their next message while
+others are served, so that one tick serves many of them."""
 
-_STARTS: Final = 16
-"""Tasks that are started in a round. Thousands of clients that leave at once each need one, and a
-millisecond: started all together they would keep the others waiting for seconds."""
+_STARTS_PER_ROUND: Final = 16
+"""Tasks that are started in a round. If thousands of clients disconnect at once, each needs a task,
+and a millisecond: started all together they would delay the others by seconds."""
 
-_LONG: Final = 0.005
-_REST: Final = 3.0
-"""Who handles a large message for more than so many seconds has the next large one wait, for so
-many times as long. Small messages are served all the while, so that they wait for one large one at
-the most, and three times of four for none."""
+_LONG_HANDLING: Final = 0.005
+"""Seconds of CPU time after which the next large message has to wait."""
 
-_LONGEST_REST: Final = 0.25
-"""Seconds. Thousands of large messages have to come to an end as well."""
+_LARGE_PAUSE_FACTOR: Final = 3.0
+"""The next large message waits for so many times the CPU time of the last one. Small messages are
+served meanwhile. So they wait for one large message at most, and most of them for none."""
+
+_MAX_LARGE_PAUSE: Final = 0.25
+"""Seconds of that wait at most: thousands of large messages have to be handled, too."""
 
 _log: Final = structlog.get_logger("trioserver")
 
 
 class PollHandler(Protocol):
-    """Whose socket it is. Plain functions, which must not block."""
+    """What a `SocketPoller` calls for one socket. Plain functions, which must not block."""
 
     def read_nowait(self) -> bytes | None:
-        """What there is to read; empty at the end; None for nothing to handle."""
+        """Return what can be read: empty at the end, None if there is nothing to handle."""
 
     def receive_nowait(self, data: bytes, now: float) -> None:
         """Handle what was read, at Trio's time ``now``; answers may be held back."""
 
     def flush_nowait(self) -> bool:
-        """Send what was held back; False where a task is about to add to it, which is waited for:
-        then this is called again when tasks have had their turn."""
+        """Send what was held back.
+
+        Return False if a task is about to add to it. Then this is called again when tasks have run.
+        """
 
 
 class SocketPoller:
-    """Serves each `PollHandler` whose socket can be read. `run` has to run.
+    """Calls the `PollHandler` of each socket that is ready, while `run` runs.
 
-    ``in_batch`` says that who uses `defer_flush` now is asked to send within a tick.
+    ``in_batch`` is true while a batch is served or will be served within this tick. Only then may
+    `defer_flush` be called.
     """
 
     def __init__(self) -> None:
@@ -78,10 +82,8 @@ class SocketPoller:
         self._handlers: dict[int, PollHandler] = {}
         self._hangups: dict[int, Callable[[], None]] = {}
         self.in_batch = False
-        self._waiting: list[
-            PollHandler
-        ] = []  # for tasks, which have their turn before the next round
-        self._deferred: list[PollHandler] = []  # for whatever else comes in this step
+        self._waiting: list[PollHandler] = []  # of tasks, which run before the next round
+        self._deferred: list[PollHandler] = []  # of the rest of this batch
         self._starts: deque[Callable[[], None]] = deque()  # at most one of each socket
         self._may_start = 0
         self._large: deque[Callable[[], None]] = deque()  # at most one of each socket
@@ -92,17 +94,17 @@ class SocketPoller:
         return len(self._handlers)
 
     def watch(self, fd: int, handler: PollHandler) -> None:
-        """Serve ``handler`` in each round in which something can be read, or the peer has gone.
+        """Call ``handler`` in each round in which its socket can be read, or the peer has ended.
 
-        If it raises, its socket is watched no more, and a line is logged.
+        If it raises, the socket is no longer watched, and the error is logged.
         """
         self._handlers[fd] = handler
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP)
 
     def unwatch(self, fd: int, handler: PollHandler) -> None:
-        """Serve it no more, but for what was read already; to be done before the socket is closed.
+        """Undo `watch`, before the socket is closed. What was read already is still handled.
 
-        A second time changes nothing.
+        A second call changes nothing.
         """
         if self._handlers.get(fd) is handler:
             del self._handlers[fd]
@@ -120,7 +122,7 @@ class SocketPoller:
         self._epoll.register(fd, select.EPOLLRDHUP)
 
     def unwatch_hangup(self, fd: int, call: Callable[[], None]) -> None:
-        """Undo `watch_hangup`. A second time changes nothing."""
+        """Undo `watch_hangup`. A second call changes nothing."""
         if self._hangups.get(fd) == call:
             del self._hangups[fd]
             self._unregister(fd)
@@ -134,9 +136,9 @@ class SocketPoller:
         self._deferred.append(handler)
 
     def schedule_start(self, start: Callable[[], None]) -> None:
-        """Call ``start``, which starts a task: now, or in a later round where many are started.
+        """Call ``start``, which starts a task: now, or in a later round if many are started.
 
-        For handlers that have unwatched their socket.
+        For handlers that have called `unwatch`.
         """
         if self._may_start > 0:
             self._may_start -= 1
@@ -145,17 +147,22 @@ class SocketPoller:
             self._starts.append(start)
 
     def schedule_large_start(self, start: Callable[[], None]) -> None:
-        """As `schedule_start`, for a task that handles a large message: one in a round, and fewer
-        where they take long, so that many of them do not keep small messages waiting."""
+        """Call ``start``, which starts a task that handles a large message.
+
+        One is started in a round, and fewer if they take long, so that many large messages do not
+        delay small ones.
+        """
         self._large.append(start)
 
     def record_duration(self, seconds: float) -> None:
-        """A task has just handled messages, for this long of CPU time, without a pause."""
-        if seconds > _LONG:
-            self._large_due = trio.current_time() + min(_REST * seconds, _LONGEST_REST)
+        """Record the CPU time for which a task has just handled messages without a checkpoint."""
+        if seconds > _LONG_HANDLING:
+            self._large_due = trio.current_time() + min(
+                _LARGE_PAUSE_FACTOR * seconds, _MAX_LARGE_PAUSE
+            )
 
     async def run(self) -> None:
-        """Serve until cancelled. Each round reads every socket once, so a flood starves nobody."""
+        """Serve until cancelled. A batch reads each socket once, so a flood on one starves none."""
         try:
             while True:
                 if self._starts or self._waiting or self._deferred:
@@ -167,8 +174,8 @@ class SocketPoller:
                 self._waiting.clear()
                 self._flush_deferred()
                 self._start_some()
-                turn_ends = perf_counter() + _TURN
-                while self._serve_ready() and perf_counter() < turn_ends:
+                round_ends = perf_counter() + _ROUND_SECONDS
+                while self._serve_ready() and perf_counter() < round_ends:
                     pass
                 self.in_batch = bool(self._waiting or self._deferred)
         finally:
@@ -178,7 +185,7 @@ class SocketPoller:
             self._epoll.close()
 
     async def _wait_ready(self) -> None:
-        """Until a socket is ready, or the next large message is due."""
+        """Wait until a socket is ready, or the next large message is due."""
         if not self._large:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             return
@@ -191,11 +198,11 @@ class SocketPoller:
             self._flush(handler)
 
     def _start_some(self) -> None:
-        self._may_start = _STARTS
+        self._may_start = _STARTS_PER_ROUND
         while self._starts and self._may_start > 0:
             self._may_start -= 1
             self._call(self._starts.popleft())
-        # The task that was started in the last round may have its turn only after this one.
+        # The task that was started in the last round may run only after this one.
         if self._large_started:
             self._large_started = False
         elif self._large and trio.current_time() >= self._large_due:
@@ -209,8 +216,8 @@ class SocketPoller:
             _log.error("poll_handler_failed", traceback=traceback_of(error))
 
     def _serve_ready(self) -> bool:
-        """Serve what is ready; False where nothing is."""
-        events = self._epoll.poll(0, _STEP)
+        """Serve one batch; return False if no socket is ready."""
+        events = self._epoll.poll(0, _BATCH_SOCKETS)
         if not events:
             return False
         came: list[tuple[PollHandler, bytes]] = []
@@ -260,5 +267,5 @@ class SocketPoller:
 
 
 def make_poller() -> SocketPoller | None:
-    """One for this process's event loop, None where there is no epoll."""
+    """Return a poller for this event loop, None if the platform has no epoll."""
     return SocketPoller() if sys.platform == "linux" else None

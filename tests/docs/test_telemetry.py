@@ -18,6 +18,7 @@ from trioserver.telemetry.metrics.families import Families
 
 TELEMETRY: Final = Path("docs/telemetry.md")
 _LEVELS: Final = ("debug", "info", "warning", "error")
+_EVENT: Final = r"[a-z]+(_[a-z]+)*"
 _BOUND: Final = {"connection_id", "route", "user", "request_id"}
 """Fields that a line may have without being passed them."""
 
@@ -74,6 +75,11 @@ def constants(node: ast.AST | None) -> list[str]:
     return []
 
 
+def names_of(node: ast.AST) -> list[str]:
+    """The strings that an expression may be, without those for events of another kind."""
+    return [each for each in constants(node) if re.fullmatch(_EVENT, each)]
+
+
 def parameters_named_event() -> dict[str, int]:
     """Where functions take an event: by the function's name, without `self`."""
     found: dict[str, int] = {}
@@ -102,12 +108,12 @@ def lines_of(module: ast.Module, events: dict[str, int]) -> Iterator[Line]:
         if isinstance(node, ast.Call):
             for keyword in node.keywords:
                 if keyword.arg == "event":
-                    yield from map(Line, constants(keyword.value))
+                    yield from map(Line, names_of(keyword.value))
             name = called(node)
             if isinstance(node.func, ast.Attribute) and name in _LEVELS and is_log(node.func.value):
                 yield from logged(node, name)
             elif name in events and len(node.args) > events[name]:
-                yield from map(Line, constants(node.args[events[name]]))
+                yield from map(Line, names_of(node.args[events[name]]))
         elif isinstance(node, ast.Assign):
             for target in node.targets:
                 yield from assigned(target, node.value)
@@ -125,7 +131,7 @@ def logged(call: ast.Call, level: str) -> Iterator[Line]:
 
 def assigned(target: ast.expr, value: ast.expr) -> Iterator[Line]:
     if isinstance(target, ast.Name) and target.id == "event":
-        yield from map(Line, constants(value))
+        yield from map(Line, names_of(value))
     elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
         for each, part in zip(target.elts, value.elts, strict=True):
             yield from assigned(each, part)
@@ -179,7 +185,7 @@ def test_there_is_one_logger_and_events_are_snake_case() -> None:
                     continue  # it configures other libraries' loggers
                 assert [ast.unparse(each) for each in node.args] == ["'trioserver'"], path
     for line in in_the_code():
-        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", line.event), line.event
+        assert re.fullmatch(_EVENT, line.event), line.event
 
 
 # ------------------------------------------------------------------------------ metrics

@@ -185,7 +185,11 @@ async def test_a_listener_takes_the_sockets_of_its_name(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("none", "but none at all"), ("datagram", "needs ListenStream="), ("other", "but other: ")],
+    [
+        ("none", "sockets passed: none"),
+        ("datagram", "needs ListenStream="),
+        ("other", "sockets passed: other"),
+    ],
 )
 async def test_sockets_that_are_missing_or_will_not_do_are_told(
     monkeypatch: pytest.MonkeyPatch, kind: str, said: str

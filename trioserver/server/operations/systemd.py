@@ -70,26 +70,26 @@ class SystemdNotifier:
 
     def ready(self, status: str) -> None:
         """Notify that the service is ready, or that a reload has ended."""
-        self._send("READY=1", f"STATUS={status}")
+        self._notify("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
         """Notify that a reload has begun; `ready` ends it."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._send("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
+        self._notify("RELOADING=1", f"MONOTONIC_USEC={microseconds}")
 
     def stopping(self, status: str, *, within: float) -> None:
         """Notify that the service is going to end ``within`` seconds."""
-        self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(within * 1e6)}")
+        self._notify("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(within * 1e6)}")
 
     async def run(self) -> None:
         """Send watchdog messages until cancelled. An event loop that hangs sends none."""
         if self.watchdog_interval is None:
             return
         while True:
-            self._send("WATCHDOG=1")
+            self._notify("WATCHDOG=1")
             await trio.sleep(self.watchdog_interval)
 
-    def _send(self, *lines: str) -> None:
+    def _notify(self, *lines: str) -> None:
         if not self._address:
             return
         text = "\n".join(line.replace("\n", " ") for line in lines)

@@ -98,7 +98,7 @@ async def eventually_ready(place: Site) -> None:
             pass
 
 
-@pytest.mark.parametrize("lost", ["letters", "blocks", "audit"])
+@pytest.mark.parametrize("lost", ["mailbox_messages", "blocks", "audit"])
 async def test_a_table_that_was_dropped_ends_no_server(
     lost: str, postgresql: PostgreSQL, postgresql_url: str
 ) -> None:

@@ -172,7 +172,7 @@ async def test_more_callers_than_the_bound_are_refused_at_once(
         for _ in range(2_500):
             nursery.start_soon(batcher.get, 1)
         await wait_all_tasks_blocked()
-        with pytest.raises(BatchOverflowError, match="2500 calls wait"):
+        with pytest.raises(BatchOverflowError, match="2500 calls are waiting"):
             await batcher.get(1)
     assert await batcher.get(1) == 2
 

@@ -91,7 +91,7 @@ class Batcher(Generic[K, V]):
         `run` is not running. If cancelled, the key is removed from the batch that gathers.
         """
         if not self._running:
-            raise RuntimeError("Batcher.run is not running: start it in a nursery first")
+            raise RuntimeError("Batcher.run is not running: start Batcher.run in a nursery first")
         if self._waiting >= self._max_waiting:
             raise BatchOverflowError(f"{self._waiting} calls are waiting, which is the limit")
         entry = self._gathering.get(key)

@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from tests.support.http import Answer, Site, site
-from trioserver import AdminConfig, Application, Config, JWTAuth, Refusal
+from trioserver import AdminConfig, Application, Config, Credentials, JWTAuth, Refusal, User
+from trioserver import Request as ConnectionRequest
 from trioserver.auth import make_secret, make_token
 from trioserver.http.api import EXCEPTION_HANDLERS, ApiError, authenticate, read_json, refuse
 from trioserver.storage import DatabaseUnavailableError
@@ -95,6 +96,27 @@ async def test_a_bearer_is_who_a_websockets_user_would_be() -> None:
             assert answer.headers["www-authenticate"].startswith('Bearer realm="trioserver"')
             assert answer.headers["cache-control"] == "no-store"
             assert token is None or token not in answer.text
+
+
+async def test_an_authenticator_sees_all_values_of_a_header_and_no_secret_of_the_request() -> None:
+    seen: list[ConnectionRequest] = []
+
+    async def auth(credentials: Credentials, request: ConnectionRequest) -> User:
+        seen.append(request)
+        return User(id="alice")
+
+    web = Starlette(routes=[Route("/whoami", whoami)])
+    async with site(Application(auth=auth, http=web)) as place:
+        answer = await (await place.open()).raw(
+            b"GET /whoami HTTP/1.1\r\nHost: x\r\nX-Tenant: a\r\nx-tenant: b\r\n"
+            b"Cookie: secret\r\nAuthorization: Bearer secret\r\n\r\n"
+        )
+        assert answer.json == {"user": "alice"}
+    headers = seen[0].headers
+    assert headers["X-Tenant"] == "a"
+    assert headers.getlist("x-Tenant") == ["a", "b"]
+    assert "Cookie" not in headers
+    assert "Authorization" not in headers
 
 
 async def test_a_token_in_the_url_is_none() -> None:

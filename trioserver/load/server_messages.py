@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from protocol.messages import Error
 
-_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
 class ServerMessage(msgspec.Struct):
@@ -24,20 +24,13 @@ class ServerMessage(msgspec.Struct):
     data: Raw = Raw(b"null")
 
 
-_decode: Final = msgspec.json.Decoder(ServerMessage).decode
-
-
-def decode(text: bytes) -> ServerMessage | None:
-    """Decode a message; None if it is not a JSON object with a type."""
-    try:
-        return _decode(text)
-    except _DECODE_ERRORS:
-        return None
+decode: Final = msgspec.json.Decoder(ServerMessage).decode
+"""Decode a message. Raises `DECODE_ERRORS`. It is called for each message, without a wrapper."""
 
 
 def decode_error(text: bytes) -> Error | None:
     """Decode all fields of an `error`; None if it is not valid."""
     try:
         return msgspec.json.decode(text, type=Error)
-    except _DECODE_ERRORS:
+    except DECODE_ERRORS:
         return None

@@ -17,7 +17,7 @@ from protocol.messages import Auth, Error, Pong, Subscribe
 from trioserver.client.close_reason import CLOSED, CloseReason
 from trioserver.load.network_errors import reason_from_error
 from trioserver.load.requests import Requests
-from trioserver.load.server_messages import ServerMessage, decode, decode_error
+from trioserver.load.server_messages import DECODE_ERRORS, ServerMessage, decode, decode_error
 from trioserver.load.transport import Transport
 from trioserver.load.wire import (
     FrameReader,
@@ -173,8 +173,9 @@ class SimulatedClient:
             if type(item) is not bytes:
                 self._receive_control(item)
                 continue
-            message = decode(item)
-            if message is None:
+            try:
+                message = decode(item)
+            except DECODE_ERRORS:
                 text = "A message is not a JSON object with a type."
                 self._finish(CloseReason.protocol_error(text))
                 break

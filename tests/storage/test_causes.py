@@ -289,9 +289,9 @@ async def test_a_server_that_became_read_only_is_left_for_one_that_takes_writes(
         async def refused() -> bool:
             try:
                 await notes.run(insert)
+                await notes.run(does("DELETE FROM notes"))
             except DatabaseUnavailableError as error:
                 return error.cause == "read_only"
-            await notes.run(does("DELETE FROM notes"))
             return False
 
         with trio.fail_after(5):

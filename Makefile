@@ -39,10 +39,12 @@ attacks: $(STAMP)
 bench: $(BENCH_STAMP) $(NODE_STAMP)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-# Writes what is generated from the code: schemas, AsyncAPI document, tables, the list of options.
+# Writes what is generated from the code: schemas, AsyncAPI document, tables, the list of options, and
+# the picture of the rooms.
 docs: $(STAMP)
 	$(BIN)/python -m protocol.generate
 	$(BIN)/trioserver config --markdown > docs/configuration.md
+	$(BIN)/python -m tests.docs.architecture
 
 # Takes the pictures of docs/systems.md, with Chromium.
 screenshots: $(STAMP)

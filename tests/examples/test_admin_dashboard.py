@@ -428,7 +428,7 @@ def test_a_user_is_blocked_and_let_in_again(world: World) -> None:
         assert request(talk, "unblock", user="frank") == {"unblocked": 1}
         with world.agents("frank"):
             pass
-    acts = world.get("/api/v1/admin/audit?kind=act&user=admin&limit=2", admin_token())
+    acts = world.get("/api/v1/admin/audit?kind=admin_action&user=admin&limit=2", admin_token())
     assert acts.status_code == 200
 
 
@@ -480,9 +480,9 @@ def test_every_act_is_in_the_audit_with_who_did_it(world: World) -> None:
         deadline = time.monotonic() + PATIENCE
         entries: list[dict[str, Any]] = []
         while len(entries) < 2 and time.monotonic() < deadline:
-            path = "/api/v1/admin/audit?kind=act&user=grace"
+            path = "/api/v1/admin/audit?kind=admin_action&user=grace"
             entries = world.get(path, admin_token()).json()["entries"]
-    assert [entry["act"] for entry in entries] == ["broadcast", "disconnect"]
+    assert [entry["action"] for entry in entries] == ["broadcast", "disconnect"]
     assert entries[1]["target"] == {"user": "nobody-at-all"}
     assert entries[1]["address"] == "127.0.0.1"
     assert "a private matter" not in json.dumps(entries)

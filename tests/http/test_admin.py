@@ -488,7 +488,7 @@ async def test_acts_and_refusals_are_in_the_audit_that_it_shows(database_url: st
         ), "once, however often it is used"
         assert (refused["outcome"], refused["code"]) == ("refused", "token_invalid")
         assert (refused["method"], refused["token"]) == ("bearer", "***")
-        assert (block["act"], block["user"], block["affected"]) == ("block", "root", 0)
+        assert (block["action"], block["user"], block["affected"]) == ("block", "root", 0)
         assert block["target"]["user"] == "alice"
         assert block["address"] == "203.0.113.7"
         since = (await admin.get("/audit", user="root", since="2001-01-01T00:00:00Z"))["entries"]

@@ -157,7 +157,10 @@ def test_figures_and_the_audit(running: Running, admin: Any) -> None:
     assert "audit.queued" in admin("stats").stdout
     assert json.loads(admin("stats", "--json").stdout)["draining"] is False
     deadline = time.monotonic() + PATIENCE
-    while "unblock user=nobody" not in admin("audit", "--since", "1h", "--kind", "act").stdout:
+    while (
+        "unblock user=nobody"
+        not in admin("audit", "--since", "1h", "--kind", "admin_action").stdout
+    ):
         assert time.monotonic() < deadline
     entries = json.loads(admin("audit", "--user", "root", "--limit", "1", "--json").stdout)
     assert entries["entries"][0]["user"] == "root"

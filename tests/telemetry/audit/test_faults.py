@@ -40,7 +40,7 @@ def act(auditor: Auditor, number: int, times: int = 1) -> None:
 
 
 async def stored(auditor: Auditor) -> list[int | None]:
-    page = await auditor.query(AuditQuery(kind="act", limit=1000))
+    page = await auditor.query(AuditQuery(kind="admin_action", limit=1000))
     return [entry.affected for entry in reversed(page.entries)]
 
 

@@ -62,7 +62,7 @@ def test_a_flood_of_failures_costs_nobody_who_succeeds_a_row() -> None:
     for n in range(5000):
         keep(quotas, attempt(address=f"198.51.{n // 250}.{n % 250}"), 1)
     good = attempt(outcome="accepted", code=None, user="alice", method="websocket")
-    done = AuditEntry(at=0.0, kind="act", outcome="done", act="block")
+    done = AuditEntry(at=0.0, kind="admin_action", outcome="done", action="block")
     for is_full in (False, True):
         assert keep(quotas, good, 5, is_full=is_full) == 5
         assert keep(quotas, done, 1000, is_full=is_full) == 1000
@@ -76,7 +76,7 @@ def test_refreshes_of_one_client_are_bounded_and_cost_no_other_user_a_row() -> N
     )
     assert keep(quotas, refresh, 1250) == 60
     (row,) = quotas.collect(0.0)
-    assert (row.kind, row.act, row.user, row.affected) == ("suppressed", "refresh", "bob", 1190)
+    assert (row.kind, row.action, row.user, row.affected) == ("suppressed", "refresh", "bob", 1190)
 
 
 def test_who_tries_to_log_in_as_somebody_is_counted_by_address_and_not_as_that_user() -> None:

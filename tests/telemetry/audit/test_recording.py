@@ -68,7 +68,7 @@ async def test_each_attempt_is_a_row_with_who_where_and_why(database_url: str) -
         assert await refused(server, LONG_TOKEN) == "token_invalid"
         assert await refused(server, "bob") == "access_denied"
         denied, forged, refreshed, accepted = await entries(server)
-        several = await entries(server, kind=("refresh", "act"))
+        several = await entries(server, kind=("refresh", "admin_action"))
         nursery.cancel_scope.cancel()
     assert several == (refreshed,)
     assert (accepted.kind, accepted.outcome, accepted.code) == ("attempt", "accepted", None)
@@ -116,9 +116,9 @@ async def test_an_act_is_a_row_with_its_actor_and_its_target(database_url: str) 
         server.record_admin_action(
             AdminAction(actor="root", name="disconnect", target=target, affected=3)
         )
-        (entry,) = await entries(server, kind="act")
+        (entry,) = await entries(server, kind="admin_action")
         nursery.cancel_scope.cancel()
-    assert (entry.outcome, entry.user, entry.act, entry.affected) == (
+    assert (entry.outcome, entry.user, entry.action, entry.affected) == (
         "done",
         "root",
         "disconnect",

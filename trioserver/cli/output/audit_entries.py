@@ -19,8 +19,8 @@ def print_entries(entries: Iterable[Mapping[str, Any]]) -> None:
 
 def _row(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     what = entry["kind"]
-    if entry["act"]:
-        what = f"{entry['act']} {_target(entry['target'])}".strip()
+    if entry["action"]:
+        what = f"{entry['action']} {_target(entry['target'])}".strip()
     elif entry.get("method") not in (None, "websocket"):
         what = f"{what}: {entry['method']} {_target(entry['target'])}".strip()
     outcome = entry["outcome"] if entry["code"] is None else f"{entry['outcome']}: {entry['code']}"

@@ -56,7 +56,7 @@ def of_admin_action(action: AdminAction, at: float) -> AuditEntry:
     """The row for an administrative action."""
     return AuditEntry(
         at=at,
-        kind="act",
+        kind="admin_action",
         outcome="done" if action.code is None else "refused",
         code=storable(action.code),
         address=storable(host_of(action.remote) or None),
@@ -65,7 +65,7 @@ def of_admin_action(action: AdminAction, at: float) -> AuditEntry:
         token_id=storable(action.token_id),
         token=action.token,
         duration=action.duration,
-        act=storable(action.name),
+        action=storable(action.name),
         target=storable(json.dumps(dict(action.target)), _MAX_TARGET) if action.target else None,
         affected=action.affected,
     )

@@ -11,12 +11,12 @@ import attrs
 from protocol import instant
 from trioserver.telemetry.observer import CLIENT_DISCONNECTED
 
-Kind: TypeAlias = Literal["attempt", "refresh", "act", "loss", "suppressed"]
+Kind: TypeAlias = Literal["attempt", "refresh", "admin_action", "loss", "suppressed"]
 Outcome: TypeAlias = Literal[
     "accepted", "refreshed", "refused", "client_disconnected", "done", "lost"
 ]
 
-KINDS: Final = ("attempt", "refresh", "act", "loss", "suppressed")
+KINDS: Final = ("attempt", "refresh", "admin_action", "loss", "suppressed")
 OUTCOMES: Final = ("accepted", "refreshed", "refused", CLIENT_DISCONNECTED, "done", "lost")
 
 MAX_TEXT: Final = 256
@@ -31,7 +31,7 @@ class AuditEntry:
     - ``at``: when it ended, in seconds since the Unix epoch.
     - ``kind``:
       ``attempt``: an authentication. ``refresh``: a new token on a connection that was ready.
-      ``act``: an administrative action.
+      ``admin_action``: an administrative action.
       ``loss``: ``affected`` rows were lost.
       ``suppressed``: ``affected`` rows like this one were not recorded, because they were more than
       one address, one user, or all together may cause; ``address`` or ``user`` says whose they
@@ -46,7 +46,7 @@ class AuditEntry:
     - ``token_id``: the token's ``jti``. ``token``: its fingerprint.
     - ``duration``: in seconds.
     - ``connection``: the id of the WebSocket connection.
-    - ``act``, ``target``, ``affected``: the action, to whom or what it was done, and how many it
+    - ``action``, ``target``, ``affected``: its name, to whom or what it was done, and how many it
       applied to.
     """
 
@@ -61,7 +61,7 @@ class AuditEntry:
     token: str | None = None
     duration: float | None = None
     connection: str | None = None
-    act: str | None = None
+    action: str | None = None
     target: str | None = None
     affected: int | None = None
     method: str | None = None

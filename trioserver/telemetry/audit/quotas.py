@@ -76,7 +76,7 @@ class Quotas:
                     outcome=kind.outcome,
                     code=kind.code,
                     method=kind.method,
-                    act=kind.kind if kind.kind != "attempt" else None,
+                    action=kind.kind if kind.kind != "attempt" else None,
                     user=source if kind.by_user else None,
                     address=None if kind.by_user else source,
                     affected=suppressed.count,

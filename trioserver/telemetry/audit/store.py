@@ -69,8 +69,9 @@ class AuditStore:
 
         def find(connection: Connection) -> list[AuditEntry]:
             # A file that is only read may have a table of an older version.
-            with_method = prepared or self._table.has_method(connection)
-            found: list[AuditEntry] = self._table.find(connection, query, with_method=with_method)
+            table = self._table
+            columns = table.COLUMNS if prepared else table.columns_of(connection)
+            found: list[AuditEntry] = table.find(connection, query, columns=columns)
             return found
 
         entries = await self._database.read(find)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import attrs
@@ -18,11 +18,14 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    case,
+    column,
     delete,
     inspect,
     null,
     select,
     text,
+    update,
 )
 from sqlalchemy.dialects.postgresql import insert as insert_postgresql
 from sqlalchemy.dialects.sqlite import insert as insert_sqlite
@@ -52,7 +55,7 @@ AUDIT: Final = Table(
     Column("token", String),
     Column("duration", Double),
     Column("connection", String),
-    Column("act", String),
+    Column("action", String),
     Column("target", String),
     Column("affected", Integer),
     Column("method", String),
@@ -65,11 +68,20 @@ AUDIT: Final = Table(
 
 def _add_method(connection: Connection) -> None:
     """Add the column that the first version of the table did not have."""
-    if not has_method(connection):
+    if "method" not in columns_of(connection):
         connection.execute(text(f"ALTER TABLE {AUDIT.name} ADD COLUMN method VARCHAR"))
 
 
-STEPS: Final[tuple[MigrationStep, ...]] = (_METADATA.create_all, _add_method)
+def _rename_act(connection: Connection) -> None:
+    """Rename the column and the kind that were named ``act`` in earlier versions of the table."""
+    if "action" not in columns_of(connection):
+        connection.execute(text(f"ALTER TABLE {AUDIT.name} RENAME COLUMN act TO action"))
+    connection.execute(update(AUDIT).where(AUDIT.c.kind == "act").values(kind="admin_action"))
+
+
+STEPS: Final[tuple[MigrationStep, ...]] = (_METADATA.create_all, _add_method, _rename_act)
+
+COLUMNS: Final = frozenset(AUDIT.c.keys())
 
 _FIELDS: Final = {
     field.name: AUDIT.c["user_id" if field.name == "user" else field.name]
@@ -94,29 +106,32 @@ def add(connection: Connection, rows: Sequence[tuple[str, AuditEntry]]) -> None:
 
 def _values(key: str, entry: AuditEntry) -> dict[str, Any]:
     values: dict[str, Any] = {
-        column.name: getattr(entry, name) for name, column in _FIELDS.items() if name != "id"
+        field.name: getattr(entry, name) for name, field in _FIELDS.items() if name != "id"
     }
     return values | {"key": key}
 
 
-def has_method(connection: Connection) -> bool:
-    """Return whether the table has the column ``method``, which the first version did not have."""
-    return any(column["name"] == "method" for column in inspect(connection).get_columns(AUDIT.name))
+def columns_of(connection: Connection) -> frozenset[str]:
+    """Return the names of the columns that the table has; earlier versions had others."""
+    return frozenset(each["name"] for each in inspect(connection).get_columns(AUDIT.name))
 
 
 def find(
-    connection: Connection, query: AuditQuery, *, with_method: bool = True
+    connection: Connection, query: AuditQuery, *, columns: Collection[str] = COLUMNS
 ) -> list[AuditEntry]:
-    """Return the newest entries that match, newest first. ``with_method``: see `has_method`."""
-    rows = connection.execute(_select(query, with_method)).mappings()
+    """Return the newest entries that match, newest first. ``columns``: see `columns_of`."""
+    rows = connection.execute(_select(query, columns)).mappings()
     return [AuditEntry(**row) for row in rows]
 
 
-def _select(query: AuditQuery, with_method: bool) -> Select[Any]:
+def _select(query: AuditQuery, columns: Collection[str]) -> Select[Any]:
     fields: dict[str, ColumnElement[Any]] = {**_FIELDS}
-    if not with_method:
+    if "method" not in columns:
         fields["method"] = null()
-    statement = select(*(column.label(name) for name, column in fields.items()))
+    if "action" not in columns:
+        fields["action"] = column("act")
+        fields["kind"] = case((AUDIT.c.kind == "act", "admin_action"), else_=AUDIT.c.kind)
+    statement = select(*(field.label(name) for name, field in fields.items()))
     for name in ("kind", "outcome", "code", "address", "route", "user", "method"):
         value = getattr(query, name)
         if isinstance(value, tuple):

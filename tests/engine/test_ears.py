@@ -14,7 +14,7 @@ from trioserver.engine.errors import EngineUnavailable
 from trioserver.engine.history import History
 from trioserver.engine.hub import Hub
 from trioserver.engine.valkey.ears import Ears
-from trioserver.engine.valkey.link import Link
+from trioserver.engine.valkey.link import Link, LinkLost
 from trioserver.engine.valkey.names import Names
 
 
@@ -128,3 +128,10 @@ async def test_released_topic_is_unsubscribed_and_a_waiting_one_stays(
         ears.release(hub.topics["t"])
         assert (link.channels, hub.topics) == ([], {})
         nursery.cancel_scope.cancel()
+
+
+async def test_reading_while_the_link_is_replaced_fails_as_a_lost_link() -> None:
+    ears, _ = make_ears()
+    with pytest.raises(LinkLost) as caught:
+        await ears.read("t", "e", 0)
+    assert not caught.value.sent

@@ -19,7 +19,7 @@ import trio
 from trioserver.engine.errors import EngineUnavailable
 from trioserver.engine.hub import Hub, Topic
 from trioserver.engine.position import Page, TopicState
-from trioserver.engine.valkey.link import Link
+from trioserver.engine.valkey.link import Link, LinkLost
 from trioserver.engine.valkey.names import Names
 from trioserver.engine.valkey.scripts import META_SECONDS, READ
 
@@ -145,10 +145,10 @@ class Ears:
 
     async def read(self, name: str, epoch: str, after: int) -> Page:
         """Read a page of the events after an offset. Raises `LinkLost`."""
-        assert self._link is not None
-        return _page(
-            await self._link.call(*self._read_command(name, epoch, after, PAGE_BYTES)), after
-        )
+        if self._link is None:
+            raise LinkLost("the link is being replaced", sent=False)
+        command = self._read_command(name, epoch, after, PAGE_BYTES)
+        return _page(await self._link.call(*command), after)
 
     @property
     def is_up(self) -> bool:

@@ -83,7 +83,7 @@ async def test_a_certificate_that_names_nobody_is_invalid(
 
 async def test_of_two_names_none_is_the_user() -> None:
     certificate = certificate_of("a@example.org", "b@example.org")
-    with pytest.raises(Refusal, match="names no user"):
+    with pytest.raises(Refusal, match="does not name exactly one user"):
         await ask(ClientCertificateAuth(user="email"), certificate)
 
 

@@ -423,7 +423,7 @@ async def test_an_sqlite_file_in_an_impossible_place_stops_the_start() -> None:
     [
         ({}, "either table= or query="),
         ({"table": "t", "query": QUERY}, "either table= or query="),
-        ({"query": "SELECT 1 FROM t WHERE id = :id"}, "no :user_id"),
+        ({"query": "SELECT 1 FROM t WHERE id = :id"}, "does not use :user_id"),
         ({"table": "t; DROP TABLE t"}, "is not the name"),
         ({"table": 'a"b'}, "is not the name"),
         ({"table": "a.b.c"}, "is not the name"),

@@ -145,5 +145,5 @@ async def test_a_peer_that_leaves_in_between_is_noticed(begun: bytes) -> None:
         with far:
             if begun:
                 await far.send(begun)
-        with trio.fail_after(PATIENCE), pytest.raises(BadProxyHeader, match="left before"):
+        with trio.fail_after(PATIENCE), pytest.raises(BadProxyHeader, match="disconnected before"):
             await read_proxy_header(near)

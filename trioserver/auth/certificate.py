@@ -79,7 +79,7 @@ class ClientCertificateAuth(Component):
             )
         name = self._name_of(certificate)
         if not (isinstance(name, str) and name and name.isprintable()):
-            raise Refusal("token_invalid", "The client certificate names no user.")
+            raise Refusal("token_invalid", "The client certificate does not name exactly one user.")
         return User(
             id=name,
             claims={"serial_number": certificate.serial_number},

@@ -75,7 +75,7 @@ def public_keys(text: str) -> list[Key]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError("it holds neither a key in PEM nor a JWK set") from None
+        raise ValueError("it contains neither a key in PEM nor a JWK set") from None
     jwks = document.get("keys", [document])
     if not (isinstance(jwks, list) and jwks and all(isinstance(jwk, dict) for jwk in jwks)):
         raise ValueError("it is not a JWK set")

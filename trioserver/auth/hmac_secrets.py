@@ -103,7 +103,7 @@ def _check_edges(secret: bytes) -> None:
     if text[0] in _QUOTES and text[-1] == text[0]:
         raise WeakSecretError("is in quotes, which would be part of it", "remove them")
     if _ASSIGNMENT.match(text):
-        raise WeakSecretError("looks like NAME=value, all of it", "give the value only")
+        raise WeakSecretError("looks like NAME=value", "give the value only")
 
 
 def check_secret(secret: bytes) -> None:

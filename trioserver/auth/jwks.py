@@ -75,7 +75,10 @@ class JWKS:
     ) -> None:
         check_url("The JWKS URL", url, insecure_http=insecure_http)
         if not (refresh_interval > 0 and 0 < timeout < math.inf and 0 < cooldown < math.inf):
-            raise ValueError("refresh_interval, timeout and cooldown are more than 0 seconds.")
+            raise ValueError(
+                f"refresh_interval is {refresh_interval!r}, timeout is {timeout!r}, cooldown is "
+                f"{cooldown!r}; each must be more than 0 s"
+            )
         self.keys = KeySet()
         self.failing = True
         """The last fetch failed, or none has ended yet: what is missing here may exist there."""
@@ -97,7 +100,7 @@ class JWKS:
     def from_issuer(cls, issuer: str, *, insecure_http: bool = False, **options: Any) -> JWKS:
         """The keys of an OpenID Connect provider, found by its ``issuer`` URL.
 
-        The URL of the keys is looked up anew with each fetch. ``options`` are those of `JWKS`.
+        The URL of the keys is looked up again for each fetch. ``options`` are those of `JWKS`.
         """
         check_url("The issuer", issuer, insecure_http=insecure_http)
         find = Discovery(issuer, options.get("timeout", _TIMEOUT), insecure_http=insecure_http)
@@ -109,7 +112,7 @@ class JWKS:
         Raises `RuntimeError` where it runs already.
         """
         if self._running:
-            raise RuntimeError("These keys are being fetched already: one run() is enough.")
+            raise RuntimeError("this JWKS is running already: call run() once")
         self._running = True
         try:
             failures = await self._attempt(0)
@@ -127,7 +130,7 @@ class JWKS:
         asked for now and shared by all who wait.
 
         Return True if it began at ``since``, by Trio's clock, or later, and has succeeded: then a
-        key that is not in ``keys`` is none of the provider's. Otherwise nobody can say.
+        key that is not in ``keys`` is not a key of the provider. False leaves that unknown.
         Cancelling this does not cancel the fetch.
         """
         if not self._running:
@@ -182,20 +185,20 @@ def parse_jwks(body: bytes) -> KeySet:
     """The usable public keys of a JWK set.
 
     Keys of other kinds are skipped (RFC 7517, section 5), and so are symmetric ones: a secret that
-    is public is none. Raises `JWKSError` where nothing usable is left.
+    is public protects nothing. Raises `JWKSError` if no usable key is left.
     """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        raise JWKSError("This is not JSON.") from None
+        raise JWKSError("The response is not JSON.") from None
     jwks = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(jwks, list):
-        raise JWKSError("This is not a JWK set.")
+        raise JWKSError("The response is not a JWK set.")
     keys = []
     for jwk in jwks[:_MAX_KEYS]:
         if isinstance(jwk, dict) and jwk.get("kty") != "oct":
             with contextlib.suppress(ValueError):
                 keys.append(Key.from_jwk(jwk))
     if not keys:
-        raise JWKSError("The JWK set has no key that can be used here.")
+        raise JWKSError("The JWK set has no public key of a supported type.")
     return KeySet(keys)

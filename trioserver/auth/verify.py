@@ -1,6 +1,6 @@
-"""What makes a token good: a pure function of token, keys, rules and the time.
+"""Verifies a JWT: a pure function of token, keys, rules and the time.
 
-RFC 7519, section 7.2, with the advice of RFC 8725. PyJWT judges everything but the time, which it
+RFC 7519, section 7.2, with the advice of RFC 8725. PyJWT checks everything but the time, which it
 would take from the system's clock.
 """
 
@@ -20,11 +20,11 @@ from trioserver.auth.keys import ALGORITHMS, PUBLIC_KEY_ALGORITHMS, KeySet
 _LAST_INSTANT: Final = 253_402_300_799
 """The end of the year 9999, the last that RFC 3339 can write. Milliseconds are beyond it."""
 
-_NO_KEY: Final = "No key known here fits the token's kid and algorithm."
-_BAD_SIGNATURE: Final = "The token's signature is not of any key known here."
+_NO_KEY: Final = "No configured key matches the token's kid and algorithm."
+_BAD_SIGNATURE: Final = "The token's signature does not match any configured key."
 
 _REASONS: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
-    (jwt.InvalidAlgorithmError, "The token's algorithm is not accepted here."),
+    (jwt.InvalidAlgorithmError, "The token's algorithm is not accepted."),
     (jwt.InvalidSignatureError, _BAD_SIGNATURE),
     (jwt.InvalidAudienceError, "The token was issued for another audience."),
     (jwt.InvalidIssuerError, "The token was issued by another issuer."),
@@ -35,7 +35,7 @@ _REASONS: Final[tuple[tuple[type[jwt.PyJWTError], str], ...]] = (
 
 
 class UnknownKey(Refusal):
-    """No key here is the token's; a fresher set of public keys may have it."""
+    """No configured key is the token's; a newer set of public keys may contain it."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class UnknownKey(Refusal):
 
 @attrs.frozen(kw_only=True)
 class Rules:
-    """What is asked of a token's claims; `JWTAuth` explains each."""
+    """Requirements on a token's claims; `JWTAuth` explains each."""
 
     issuer: tuple[str, ...] | None = None
     audience: tuple[str, ...] | None = None
@@ -60,10 +60,10 @@ class Rules:
 
 
 def verify(token: object, keys: KeySet, rules: Rules, now: float) -> dict[str, Any]:
-    """The claims of a token that is good at ``now``, in seconds since the Unix epoch.
+    """Return the claims of a token that is valid at ``now``, in seconds since the Unix epoch.
 
-    Raises `Refusal` for any other token, whatever it is, and `UnknownKey` where other keys might
-    have verified it. ``token`` may be anything at all.
+    Raises `Refusal` for any other token, and `UnknownKey` if another key might have verified it.
+    ``token`` may be an object of any type.
     """
     if token is None or token == "":
         raise Refusal("token_missing")
@@ -91,7 +91,7 @@ def _signed_claims(token: str, keys: KeySet, rules: Rules, now: float) -> dict[s
     if algorithm not in ALGORITHMS:
         raise jwt.InvalidAlgorithmError
     if rules.typ is not None and not (isinstance(typ, str) and media_type(typ) in rules.typ):
-        raise _invalid("The token's typ is not one that is accepted here: is it an access token?")
+        raise _invalid("The token's typ is not accepted: is it an access token?")
     candidates = keys.candidates(kid, algorithm, now)
     for key in candidates:
         try:
@@ -116,7 +116,7 @@ def _signed_claims(token: str, keys: KeySet, rules: Rules, now: float) -> dict[s
             UnknownKey(message=message) if algorithm in PUBLIC_KEY_ALGORITHMS else _invalid(message)
         )
     if not candidates:
-        raise _invalid("The token's key is of another algorithm, or no longer in use.")
+        raise _invalid("The token's key is for another algorithm, or is no longer used.")
     raise jwt.InvalidSignatureError
 
 
@@ -139,11 +139,12 @@ def _refusal_for(error: jwt.PyJWTError, rules: Rules) -> Refusal:
     if isinstance(error, jwt.MissingRequiredClaimError):
         return _invalid(f"The token has no {error.claim} claim.")
     if isinstance(error, jwt.InvalidAudienceError) and rules.audience is None:
-        return _invalid("The token names an audience, and this server has none configured.")
+        return _invalid("The token names an audience, but no audience is configured.")
     for kind, message in _REASONS:
         if isinstance(error, kind):
             return _invalid(message)
-    return _invalid("The token is of a kind that is not understood here.")  # RFC 7515's crit
+    # RFC 7515's crit
+    return _invalid("The token has a header parameter that is not supported.")
 
 
 def _check_times(claims: Mapping[str, Any], leeway: float, now: float) -> None:
@@ -166,11 +167,11 @@ def is_instant(value: object) -> bool:
 def _check_values(claims: Mapping[str, Any], allowed: Mapping[str, tuple[str, ...]]) -> None:
     for name, values in allowed.items():
         if texts_at(claims, name).isdisjoint(values):
-            raise _invalid(f"The token's {name} claim is not one that is accepted here.")
+            raise _invalid(f"The value of the token's {name} claim is not accepted.")
 
 
 def _check_user_id(claims: Mapping[str, Any], name: str) -> None:
     value = claims.get(name)
-    # Printable: what is not (NUL, half of a surrogate pair) some database or encoder chokes on.
+    # Some databases and encoders fail on other text (NUL, half of a surrogate pair).
     if not (isinstance(value, str) and value and value.isprintable()):
-        raise _invalid(f"The token's {name} claim is not a user's id: a printable string.")
+        raise _invalid(f"The token's {name} claim must be a user's id, a printable string.")

@@ -14,7 +14,7 @@ MAX_SECONDS: Final = 7 * 86_400
 def _between(least: int, most: int) -> Any:
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"History({field.name}={value!r}): allowed is {least} to {most}")
+            raise ValueError(f"History({field.name}={value!r}): it must be from {least} to {most}")
 
     return check
 

@@ -90,7 +90,7 @@ class Coordinator:
         await self._stopping.wait()
         await self._tell(Stop())
         await trio.sleep(_STOP_TIMEOUT)
-        raise LoadTestError("a worker process did not end when it was told to")
+        raise LoadTestError("a worker process did not stop in time")
 
     async def _tell(self, message: Any) -> None:
         for index, process in enumerate(self._processes):

@@ -49,7 +49,7 @@ class Administration:
     ) -> int:
         """See `Server.disconnect`."""
         if user is None and token_id is None and resource is None and connection is None:
-            raise ValueError("say whom to disconnect: user, token_id, resource or connection")
+            raise ValueError("no criterion given: give user, token_id, resource or connection")
         user, connection = id_if_given(user), _id_if_given(connection)
         matching = self._registry.matching(
             user=user, token_id=token_id, resource=resource, connection=connection
@@ -109,7 +109,7 @@ class Administration:
         }
         target = {name: value for name, value in target.items() if value is not None}
         if id is None and not target:
-            raise ValueError("say what to lift: id, user, token_id, sid or resource")
+            raise ValueError("no criterion given: give id, user, token_id, sid or resource")
         return await self._blocks.remove(self._blocks.find(id, target))
 
 

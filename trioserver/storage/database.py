@@ -61,9 +61,9 @@ class Database:
         from trioserver.storage.causes import as_unavailable
 
         if not 0 < timeout <= 3600:
-            raise ValueError(f"timeout is {timeout!r}, allowed are seconds above 0 up to 3600")
+            raise ValueError(f"timeout is {timeout!r}, it must be above 0 s, up to 3600 s")
         if max_threads < 1:
-            raise ValueError(f"max_threads is {max_threads!r}, allowed is 1 or more")
+            raise ValueError(f"max_threads is {max_threads!r}, it must be 1 or more")
         parsed = engine.parse_url(url)
         self.timeout = timeout
         self._max_threads = max_threads

@@ -180,7 +180,9 @@ class QueryLookup:
         self._query = sqlalchemy.text(query)
         names = dict.fromkeys(self._query.compile().params)
         if "user_id" not in names:
-            raise ValueError("the query has no :user_id in it: everybody would own everything")
+            raise ValueError(
+                "the query does not use :user_id, so it would authorize every user for everything"
+            )
         self.parameters = tuple(name for name in names if name != "user_id")
 
     def __call__(self, connection: Connection, keys: Sequence[Key]) -> Mapping[Key, bool]:

@@ -1,4 +1,4 @@
-"""The opening handshake: the head of a request is read once, judged, and answered or handed on.
+"""The opening handshake: the head of a request is read once, checked, and answered or handed on.
 
 RFC 6455, section 4.2. What is refused is refused with a plain HTTP response, before any
 WebSocket exists.
@@ -149,10 +149,10 @@ def _parse(head: bytes, trailing_data: bytes) -> Head:
         event = parser.next_event()
     except h11.RemoteProtocolError as error:
         raise RequestRejected(
-            error.error_status_hint, "This is not a request of HTTP/1.1."
+            error.error_status_hint, "This is not a valid HTTP/1.1 request."
         ) from None
     if not isinstance(event, h11.Request):
-        raise RequestRejected(400, "This is not a request of HTTP/1.1.")
+        raise RequestRejected(400, "This is not a valid HTTP/1.1 request.")
     headers: dict[str, list[str]] = {}
     for name, value in event.headers:
         # The names are the same in thousands of requests: one text for all of them.
@@ -177,7 +177,7 @@ def _origin_form(target: str) -> str:
 
 
 def check_upgrade(head: Head) -> None:
-    """Raise `RequestRejected` unless this is a good opening handshake (section 4.2.1)."""
+    """Raise `RequestRejected` unless this is a valid opening handshake (section 4.2.1)."""
     if not head.is_upgrade:
         raise RequestRejected(
             426,
@@ -210,12 +210,12 @@ def check_upgrade(head: Head) -> None:
     if head.headers.get("sec-websocket-version") != ("13",):
         raise RequestRejected(
             426,
-            "The version of WebSocket spoken here is 13.",
+            "The only supported WebSocket version is 13.",
             [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
         )
     key = head.headers.get("sec-websocket-key", ())
     if len(key) != 1 or not _is_key(key[0]):
-        raise RequestRejected(400, "There must be one good Sec-WebSocket-Key header.")
+        raise RequestRejected(400, "There must be one valid Sec-WebSocket-Key header.")
 
 
 def _is_clean_path(target: str) -> bool:
@@ -234,7 +234,7 @@ def _is_key(key: str) -> bool:
 
 
 def switching_protocols_response(head: Head, subprotocol: str | None) -> bytes:
-    """The answer to a good opening handshake (section 4.2.2); no extension is accepted."""
+    """The answer to a valid opening handshake (section 4.2.2); no extension is accepted."""
     key = head.headers["sec-websocket-key"][0].encode("ascii")
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
     lines = [

@@ -34,7 +34,7 @@ _PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}")
 
 
 class BadProxyHeader(Exception):
-    """There is no PROXY header, or none that can be understood; the text says what is wrong."""
+    """There is no PROXY header, or one that cannot be parsed; the text says what is wrong."""
 
 
 @attrs.frozen
@@ -79,7 +79,7 @@ def _parse_v1(line: bytes) -> str | None:
     except AddressValueError:
         raise BadProxyHeader(f"an address is not of {family}") from None
     if "%" in source or not all(_PORT.fullmatch(p) and int(p) < 65536 for p in ports):
-        raise BadProxyHeader("an address or a port is not as it should be")
+        raise BadProxyHeader("an address or a port is malformed")
     return _peer(address, int(ports[0]))
 
 
@@ -130,7 +130,7 @@ async def read_proxy_header(socket: trio.socket.SocketType) -> str | None:
     while True:
         data = taken + await socket.recv(_MAX_V2, MSG_PEEK)
         if len(data) == len(taken):
-            raise BadProxyHeader("the peer left before the header was complete")
+            raise BadProxyHeader("the peer disconnected before the header was complete")
         header = parse_proxy_header(data)
         size = len(data) if header is None else header.size
         while len(taken) < size:  # all of it is there, and belongs to the header

@@ -34,7 +34,7 @@ def check_head(head: Head) -> None:
     if _CONTROL.search(head.raw):
         raise RequestRejected(400, "The head has control characters.")
     if head.http_version not in ("1.0", "1.1"):
-        raise RequestRejected(505, "HTTP/1.1 is spoken here.")
+        raise RequestRejected(505, "The server supports HTTP/1.1 only.")
     _check_framing(head)
     _check_target(head, head.raw.split(b" ", 2)[1].decode("ascii"))
 
@@ -48,13 +48,13 @@ def _check_framing(head: Head) -> None:
         values[name] = value.rstrip(b" \t")
     length, coding = values.get(b"content-length"), values.get(b"transfer-encoding")
     if length is not None and coding is not None:
-        raise RequestRejected(400, "Content-Length and Transfer-Encoding exclude each other.")
+        raise RequestRejected(400, "Content-Length and Transfer-Encoding cannot be combined.")
     if length is not None and not _LENGTH.fullmatch(length):
-        raise RequestRejected(400, "Content-Length is not a length.")
+        raise RequestRejected(400, "Content-Length is not a number.")
     if coding is not None and (coding.lower() != b"chunked" or head.http_version != "1.1"):
-        raise RequestRejected(400, "The only transfer coding understood is chunked, of HTTP/1.1.")
+        raise RequestRejected(400, "The only supported transfer coding is chunked, with HTTP/1.1.")
     if head.is_upgrade and len(head.tokens("upgrade")) > 1:
-        raise RequestRejected(400, "An upgrade is to websocket alone.")
+        raise RequestRejected(400, "Upgrade must be websocket and nothing else.")
 
 
 def without_offers(head: Head) -> bytes:
@@ -71,11 +71,11 @@ def without_offers(head: Head) -> bytes:
 def _check_target(head: Head, target: str) -> None:
     """``target`` as it came: a path, a URL with the same host as `Host`, or * for OPTIONS."""
     if head.method == "CONNECT":
-        raise RequestRejected(405, "This is no proxy.")
+        raise RequestRejected(405, "CONNECT is not supported: this server is not a proxy.")
     named = _AUTHORITY.match(target)
     if named is not None:
         host = head.header("host")
         if host is not None and host.lower() != named[1].lower():
             raise RequestRejected(400, "The URL and the header Host name different hosts.")
     elif not target.startswith("/") and (target, head.method) != ("*", "OPTIONS"):
-        raise RequestRejected(400, "The target of the request is no path.")
+        raise RequestRejected(400, "The target of the request is not a path.")

@@ -121,7 +121,7 @@ class TLSStream(trio.abc.Stream):
                     given, server_side=True, do_handshake_on_connect=False
                 )
             except OSError as error:
-                raise trio.BrokenResourceError("the peer has left") from error
+                raise trio.BrokenResourceError("the peer has disconnected") from error
         return self._socket
 
     async def _when_ready(self, act: Callable[[], _T]) -> _T:
@@ -147,7 +147,7 @@ class TLSStream(trio.abc.Stream):
     @contextmanager
     def _alone(self, flag: Literal["_is_reading", "_is_writing"]) -> Iterator[None]:
         if getattr(self, flag):
-            raise trio.BusyResourceError("another task is at it")
+            raise trio.BusyResourceError("another task is using the stream")
         setattr(self, flag, True)
         try:
             yield
@@ -192,7 +192,7 @@ class TLSStream(trio.abc.Stream):
     def getpeercert(self, *, binary_form: bool = False) -> Any:
         """As of `ssl.SSLSocket`. Raises `trio.NeedHandshakeError`."""
         if self._shaking is not None:
-            raise trio.NeedHandshakeError("the handshake is not over")
+            raise trio.NeedHandshakeError("the TLS handshake has not finished")
         return self._open().getpeercert(binary_form)
 
 

@@ -153,7 +153,7 @@ class Blocks:
         await trio.lowlevel.checkpoint()
         if not self._known:
             raise DatabaseUnavailableError(
-                "driver", f"Nobody is let in before the blocks have been read: {self._trouble}"
+                "driver", f"Clients are refused until the blocks have been read: {self._trouble}"
             )
         if self._trouble.is_lost:
             raise DatabaseUnavailableError("location", str(self._trouble))

@@ -117,15 +117,21 @@ class AdmissionController(Observer):
         now, key = trio.current_time(), self.policy.key_of(remote)
         seconds = self.addresses.banned_for(key, now)
         if seconds > 0:
-            raise _too_many("address_banned", "Too many forged tokens came from here.", seconds)
+            raise _too_many(
+                "address_banned", "Too many invalid tokens were sent from this address.", seconds
+            )
         if head.is_upgrade:
             seconds = self.addresses.charge_handshake(key, now)
             if seconds > 0:
-                raise _too_many("handshake_rate", "Too many handshakes came from here.", seconds)
+                raise _too_many(
+                    "handshake_rate", "Too many handshakes were sent from this address.", seconds
+                )
         else:
             seconds = self.addresses.charge_request(key, now)
             if seconds > 0:
-                raise _too_many("request_rate", "Too many requests came from here.", seconds)
+                raise _too_many(
+                    "request_rate", "Too many requests were sent from this address.", seconds
+                )
         self.policy.check_host(head)
 
     def _warn_of_untrusted_proxy(self, peer: str, head: Head) -> None:

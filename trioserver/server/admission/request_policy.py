@@ -50,7 +50,7 @@ class RequestPolicy:
             return
         if not self._hosts.allows(requested_host(head.headers.get("host", ()))):
             raise AdmissionRejected(
-                "host", 421, "The server is not known by this name (origins.hosts)."
+                "host", 421, "The server does not answer to this host name (option origins.hosts)."
             )
 
     def check_origin(

@@ -73,7 +73,7 @@ class Families(Collector):
         registry, statistics = self._registry, self._statistics
         yield _counters(
             "rejected",
-            "Who was not let in: by error code, http_STATUS, or another reason that is documented.",
+            "Clients that were rejected, by error code, http_STATUS, or another documented reason.",
             "reason",
             registry.rejected,
         )
@@ -85,13 +85,17 @@ class Families(Collector):
         )
         yield _counter(
             "evictions",
-            "Connections that were evicted for new ones: silent ones, and HTTP.",
+            "Connections that were evicted for new ones: unauthenticated ones, and HTTP.",
             statistics.evicted,
         )
-        yield _counter("address_bans", "Addresses that were blocked.", statistics.address_bans)
-        yield _gauge("banned_addresses", "Addresses blocked now.", statistics.banned_addresses)
+        yield _counter("address_bans", "Bans of addresses.", statistics.address_bans)
         yield _gauge(
-            "access_blocks", "Blocks of users and the like in force.", statistics.access_blocks
+            "banned_addresses", "Addresses that are banned now.", statistics.banned_addresses
+        )
+        yield _gauge(
+            "access_blocks",
+            "Blocks in force, of users, tokens and resources.",
+            statistics.access_blocks,
         )
 
     def _audit(self) -> Iterator[Metric]:
@@ -126,7 +130,7 @@ class Families(Collector):
         )
         slow = CounterMetricFamily(
             "trioserver_slow_sync_handlers",
-            "Messages for which a def handler held up all others for too long.",
+            "Calls of a def handler that took longer than handlers.sync_handler_warn_after.",
             labels=labels,
         )
         for path, type, times in self._registry.handling:
@@ -141,8 +145,10 @@ class Families(Collector):
     def _send_queues(self) -> Iterator[Metric]:
         totals = self._totals
         yield _gauge("send_queue_connections", "Connections with anything queued.", totals.queueing)
-        yield _gauge("send_queue_bytes", "What all send queues hold.", totals.queued_bytes)
-        yield _gauge("send_queue_max_bytes", "What the fullest one holds.", totals.queued_bytes_max)
+        yield _gauge("send_queue_bytes", "Bytes in all send queues.", totals.queued_bytes)
+        yield _gauge(
+            "send_queue_max_bytes", "Bytes in the fullest send queue.", totals.queued_bytes_max
+        )
         yield _gauge(
             "send_queue_oldest_seconds", "How long the oldest message has waited.", totals.oldest
         )
@@ -151,26 +157,32 @@ class Families(Collector):
         statistics = self._statistics
         yield _gauge(
             "memory_bytes",
-            "What all queues and send queues hold, to compare with limits.max_memory_bytes.",
+            "Bytes in the queues of all connections, limited by limits.max_memory_bytes.",
             statistics.memory_bytes,
         )
         yield _gauge(
             "memory_waiting_connections",
-            "Connections that are not read from, because all together hold too much.",
+            "Connections that are not read because memory_bytes is near its limit.",
             statistics.memory_waiting,
         )
         yield _counter(
             "memory_closed_connections",
-            "Connections that were closed because all together held too much.",
+            "Connections that were closed because memory_bytes exceeded its limit.",
             statistics.memory_closed,
         )
 
     def _drain(self) -> Iterator[Metric]:
         statistics, initial = self._statistics, self._registry.drain_initial
         left = statistics.ready if statistics.draining else 0
-        yield _gauge("draining", "1 while clients are being sent away.", int(statistics.draining))
-        yield _gauge("drain_initial_connections", "How many were ready as draining began.", initial)
-        yield _gauge("drain_remaining_connections", "How many of them are left.", left)
+        yield _gauge("draining", "1 while the server drains.", int(statistics.draining))
+        yield _gauge(
+            "drain_initial_connections", "Connections that were ready when draining began.", initial
+        )
+        yield _gauge(
+            "drain_remaining_connections",
+            "Connections that are still to be closed by draining.",
+            left,
+        )
 
 
 def _gauge(name: str, help: str, value: float) -> Metric:
@@ -196,7 +208,7 @@ def _counters(name: str, help: str, label: str, values: Mapping[str, int]) -> Me
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
-    """As Prometheus has it: each bucket counts all that is below its bound."""
+    """Add a histogram in Prometheus' form: each bucket counts all values below its bound."""
     bounds = [*map(str, histogram.bounds), "+Inf"]
     below = list(accumulate(histogram.buckets))
     family.add_metric(labels, list(zip(bounds, below, strict=True)), histogram.seconds)

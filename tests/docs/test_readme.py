@@ -117,9 +117,3 @@ def test_make_demo_prints_what_to_type_and_ends_on_ctrl_c() -> None:
     text = "".join(lines)
     for command in ("connect ws://", "check ws://", "export ALICE="):
         assert command in text
-
-
-def test_the_documents_link_to_files_that_exist() -> None:
-    for document in (ROOT / README, *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"

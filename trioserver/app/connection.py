@@ -226,7 +226,7 @@ class Connection:
         """Subscribe the client to ``topic``, without asking ``allow_subscribe``.
 
         Does nothing if it is subscribed already. Raises `protocol.Refusal` with
-        ``too_many_in_flight`` beyond ``limits.subscriptions``.
+        ``too_many_in_flight`` beyond ``limits.max_subscriptions``.
         """
         self._backend.subscribe(topic)
 

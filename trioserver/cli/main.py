@@ -23,7 +23,7 @@ _COMMANDS: Final = {
     "serve": "Run an application.",
     "connect": "Connect to a server and exchange messages with it.",
     "check": "Test whether a server follows the protocol.",
-    "load": "LatencyHistogram a server under load.",
+    "load": "Measure a server under load.",
     "token": "Make a token, or show what a token contains.",
     "secret": "Print a new random secret for signing tokens.",
     "audit": "Show authentications and administrative actions.",

@@ -51,7 +51,7 @@ class AdmissionSlot(Protocol):
 
 
 class Lifecycle:
-    """Runs a `ServerConnection`, and is the `Receiver` of its WebSocket's messages.
+    """Runs a `ServerConnection`, and is the `MessageHandler` of its WebSocket's messages.
 
     ``head`` is the request, already judged. ``on_ready`` is called when `ready` has been written to
     the transport; it may raise, because it calls observers.

@@ -34,7 +34,7 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """LatencyHistogram the server at URL under load.
+    """Measure the server at URL under load.
 
     Simulated clients connect and authenticate. Then they send requests with --rate (open loop:
     latency is measured from the time that a request was due) or --in-flight (closed loop), publish
@@ -48,6 +48,7 @@ def command(
       0    at most --max-errors clients and requests failed; also after Ctrl-C
       1    more failed, or the test could not run
       2    the command line is wrong
+      3    a file with a token or a secret, or the secret itself, cannot be used
 
     \b
     Examples:

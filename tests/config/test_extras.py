@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
 
+from tests.support.patience import PATIENCE
 from trioserver.config.extras import MissingExtraError, needs
 
 
@@ -41,3 +43,26 @@ def test_a_name_that_a_library_does_not_have_is_raised_as_it_is() -> None:
 def test_what_is_there_is_imported() -> None:
     import_it("json")
     assert "json" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("library", "statement", "extra"),
+    [
+        ("sqlalchemy", "from trioserver import MigrationStep", "sql"),
+        ("sqlalchemy", "from trioserver import SchemaTooNewError", "sql"),
+        ("starlette", "import trioserver.http.api", "http"),
+    ],
+)
+def test_a_public_name_whose_library_is_missing_says_what_to_install(
+    library: str, statement: str, extra: str
+) -> None:
+    program = f"import sys\nsys.modules[{library!r}] = None\n{statement}"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "MissingExtraError: " in ended.stderr
+    assert f"pip install 'trioserver[{extra}]'" in ended.stderr

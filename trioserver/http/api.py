@@ -17,17 +17,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
-
 from protocol import Refusal
 from trioserver.auth import Authenticator, User
-from trioserver.http import bearer
-from trioserver.http.bearer import api_error
-from trioserver.http.bodies import read_json
-from trioserver.http.errors import ApiError, unavailable
+from trioserver.config.extras import needs
 from trioserver.http.host_server import HostServer
 from trioserver.storage import DatabaseUnavailableError
+
+with needs("HTTP needs Starlette: pip install 'trioserver[http]'", "starlette"):
+    from starlette.requests import Request as HttpRequest
+    from starlette.responses import Response
+
+    from trioserver.http import bearer
+    from trioserver.http.bearer import api_error
+    from trioserver.http.bodies import read_json
+    from trioserver.http.errors import ApiError, unavailable
 
 if TYPE_CHECKING:
     from trioserver.app.application import Application

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from sqlalchemy import (
-    Column,
-    Connection,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    inspect,
-    select,
-    text,
-    update,
-)
+from trioserver.config.extras import needs
+
+with needs("SQL needs SQLAlchemy: pip install 'trioserver[sql]'", "sqlalchemy"):
+    from sqlalchemy import (
+        Column,
+        Connection,
+        Integer,
+        MetaData,
+        String,
+        Table,
+        inspect,
+        select,
+        text,
+        update,
+    )
 
 MigrationStep = Callable[[Connection], None]
 

@@ -121,7 +121,7 @@ def test_paths_that_are_malformed_are_refused(path: str) -> None:
         application().route(path, authorize=allow_any_user)
 
 
-def test_a_route_with_parameters_needs_an_owner_and_every_route_an_authenticator() -> None:
+def test_a_route_with_parameters_needs_an_authorizer_and_every_route_an_authenticator() -> None:
     with pytest.raises(ValueError, match="authorize"):
         application().route("/ws/{id}")
     with pytest.raises(ValueError, match="authenticator"):
@@ -193,7 +193,7 @@ async def test_an_included_application_keeps_its_services_and_its_topics(
     assert events[2:] == ["inner closes", "outer closes"]
 
 
-async def test_services_of_authenticators_and_owners_start_before_the_first_connection(
+async def test_services_of_authenticators_and_authorizers_start_before_the_first_connection(
     autojump_clock: MockClock,
 ) -> None:
     events: list[str] = []

@@ -100,7 +100,7 @@ async def test_routes_can_be_turned_off(options: dict[str, bool], gone: list[str
             assert (await http.get(path)).status == (404 if path in gone else 200)
 
 
-async def test_metrics_and_administration_have_their_places() -> None:
+async def test_metrics_and_administration_are_served_at_their_paths() -> None:
     async def endpoint(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": scope["path"].encode()})

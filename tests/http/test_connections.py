@@ -412,7 +412,7 @@ async def test_a_url_as_the_target_reaches_its_path(notes: Notes) -> None:
         assert answer.headers["x-path"] == "/hello"
 
 
-async def test_at_the_cap_an_idle_connection_gives_way(notes: Notes) -> None:
+async def test_at_the_cap_an_idle_connection_is_evicted(notes: Notes) -> None:
     config = Config(port=0, http=HttpConfig(max_connections=2))
     async with site(app(notes), config) as place:
         busy, idle = await place.open(), await place.open()

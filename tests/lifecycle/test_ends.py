@@ -139,7 +139,7 @@ async def test_disconnect_closes_what_matches_at_once(autojump_clock: MockClock)
         await harness.assert_nothing_left()
 
 
-async def test_disconnect_meets_a_user_whose_ownership_is_being_verified(
+async def test_disconnect_closes_a_user_during_the_authorization(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(world=World(owner_delay=3.0)) as harness:
@@ -246,7 +246,7 @@ async def test_a_full_server_says_so(autojump_clock: MockClock) -> None:
         await harness.ready()
 
 
-async def test_the_oldest_silent_connection_gives_way_to_a_new_one(
+async def test_the_oldest_silent_connection_is_evicted_for_a_new_one(
     autojump_clock: MockClock,
 ) -> None:
     config = Config(port=0, limits=LimitsConfig(max_unauthenticated=2))

@@ -110,7 +110,7 @@ async def test_a_refresh_with_a_key_that_cannot_be_asked_for_now_keeps_the_sessi
         assert (await client.receive())["type"] == "auth_refreshed"
 
 
-async def test_an_address_is_not_blocked_for_keys_that_nobody_can_look_up(
+async def test_an_address_is_not_banned_for_keys_that_cannot_be_looked_up(
     autojump_clock: MockClock,
 ) -> None:
     provider = Provider()
@@ -127,7 +127,7 @@ async def test_an_address_is_not_blocked_for_keys_that_nobody_can_look_up(
         assert await answer(harness, signed_with("old")) == ("ready", None)
 
 
-async def test_a_stranger_who_goes_on_with_unknown_kids_is_blocked_as_for_any_forged_token(
+async def test_an_address_that_goes_on_with_unknown_kids_is_banned_as_for_any_invalid_token(
     autojump_clock: MockClock,
 ) -> None:
     jwks = JWKS("https://provider.example/keys", fetch=Provider())
@@ -181,7 +181,7 @@ async def test_what_may_be_in_a_refresh_is_no_larger_than_what_was_in_the_first_
         assert (error["code"], error["fatal"], error["id"]) == ("invalid_payload", False, 1)
 
 
-async def test_tokens_that_are_too_large_are_no_forged_ones(autojump_clock: MockClock) -> None:
+async def test_tokens_that_are_too_large_do_not_count_as_invalid(autojump_clock: MockClock) -> None:
     auth = JWTAuth(secret=SECRET, max_token_bytes=8192)
     async with serving(auth, max_invalid_tokens=3) as harness:
         for _ in range(20):

@@ -124,7 +124,7 @@ async def test_the_deadline_covers_sending_the_answer(autojump_clock: MockClock)
         assert trio.current_time() == pytest.approx(3.0, abs=0.2)  # and a second for the close
 
 
-async def test_an_owner_check_that_hangs_is_unavailable_and_no_refusal(
+async def test_an_authorizer_that_hangs_is_unavailable_and_no_refusal(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(world=World(owner_delay=100.0)) as harness:
@@ -138,7 +138,7 @@ async def test_an_owner_check_that_hangs_is_unavailable_and_no_refusal(
         await harness.assert_nothing_left()
 
 
-async def test_an_owner_check_that_fails_is_unavailable_and_recovers(
+async def test_an_authorizer_that_fails_is_unavailable_and_recovers(
     autojump_clock: MockClock,
 ) -> None:
     world = World(owner_error=OSError("the database is gone"))
@@ -153,7 +153,7 @@ async def test_an_owner_check_that_fails_is_unavailable_and_recovers(
         await harness.ready()
 
 
-async def test_the_ownership_check_is_cancelled_at_once_when_the_peer_leaves(
+async def test_the_authorization_is_cancelled_at_once_when_the_peer_leaves(
     autojump_clock: MockClock,
 ) -> None:
     world = World(owner_delay=4.0)
@@ -169,7 +169,7 @@ async def test_the_ownership_check_is_cancelled_at_once_when_the_peer_leaves(
         await harness.assert_nothing_left()
 
 
-async def test_the_ownership_check_is_cancelled_at_once_when_the_peer_closes(
+async def test_the_authorization_is_cancelled_at_once_when_the_peer_closes(
     autojump_clock: MockClock,
 ) -> None:
     world = World(owner_delay=4.0)
@@ -183,7 +183,7 @@ async def test_the_ownership_check_is_cancelled_at_once_when_the_peer_closes(
         await harness.assert_nothing_left()
 
 
-async def test_an_owner_check_that_returns_anything_but_true_admits_nobody(
+async def test_an_authorizer_that_returns_anything_but_true_admits_nobody(
     autojump_clock: MockClock,
 ) -> None:
     world = World()
@@ -200,7 +200,7 @@ async def test_an_owner_check_that_returns_anything_but_true_admits_nobody(
         assert closed == Closed(1008, "access_denied")
 
 
-async def test_a_token_that_expires_while_the_owner_is_looked_up_admits_nobody(
+async def test_a_token_that_expires_during_the_authorization_admits_nobody(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(world=World(owner_delay=3.0)) as harness:

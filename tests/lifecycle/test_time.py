@@ -142,7 +142,7 @@ async def test_a_bad_refresh_ends_the_connection(
         await harness.assert_nothing_left()
 
 
-async def test_a_refresh_verifies_ownership_again(autojump_clock: MockClock) -> None:
+async def test_a_refresh_is_authorized_again(autojump_clock: MockClock) -> None:
     async with serving() as harness:
         client = await harness.ready()
         harness.world.owners["1"] = "bob"

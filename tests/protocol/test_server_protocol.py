@@ -153,7 +153,7 @@ def test_an_id_is_free_again_once_its_request_is_finished() -> None:
     assert session.receive(b'{"type":"x","id":"a"}', 0.0) == Message(type="x", id="a")
 
 
-def test_a_request_without_an_id_takes_no_place() -> None:
+def test_a_request_without_an_id_is_not_in_flight() -> None:
     session = ready(max_in_flight=1)
     session.begin(None)
     session.begin(1)

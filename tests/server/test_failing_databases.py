@@ -66,7 +66,7 @@ def read_only(postgresql: PostgreSQL) -> Iterator[None]:
         postgresql.execute("SELECT pg_reload_conf()")
 
 
-async def test_a_primary_that_was_demoted_under_a_server_with_letters_on_their_way(
+async def test_a_primary_that_was_demoted_under_a_server_with_messages_on_their_way(
     postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
     with capture_logs() as logs:

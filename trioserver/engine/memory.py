@@ -27,7 +27,7 @@ class Subscriber(Protocol):
     """A subscriber of topics. Subscribers are distinguished by identity."""
 
     def deliver(self, event: bytes) -> None:
-        """Take an event, encoded as the engine was told to. It must neither block nor raise."""
+        """Send an event, encoded by the engine's ``encode``. It must neither block nor raise."""
 
 
 @attrs.define
@@ -58,14 +58,14 @@ class MemoryEngine:
         return len(self._topics)
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """Let ``subscriber`` hear ``topic``; a second time changes nothing."""
+        """Deliver events of ``topic`` to ``subscriber``; a second call changes nothing."""
         entry = self._topics.get(topic)
         if entry is None:
             entry = self._topics[topic] = _Topic(self._wake(topic))
         entry.subscribers[subscriber] = None
 
     def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """Let ``subscriber`` hear ``topic`` no more; one that did not changes nothing."""
+        """Stop delivering events of ``topic``; does nothing if it was not subscribed."""
         entry = self._topics.get(topic)
         if entry is not None:
             entry.subscribers.pop(subscriber, None)
@@ -74,7 +74,7 @@ class MemoryEngine:
                 self._put_to_sleep(topic, entry.offset)
 
     def publish(self, topic: str, data: Raw) -> int:
-        """Tell all who hear ``topic``, and return the event's offset."""
+        """Deliver an event to all subscribers of ``topic``, and return its offset."""
         entry = self._topics.get(topic)
         if entry is None:
             offset = self._wake(topic) + 1

@@ -1,1 +1,1 @@
-"""One connection, from its judged handshake to its last line."""
+"""One connection, from its checked handshake to its last log line."""

@@ -1,8 +1,8 @@
-"""The life of one connection, from the judged handshake to the log line at its end.
+"""The life of one connection, from the checked handshake to the log line at its end.
 
 There are two nurseries, and their nesting is the order of the end. Tasks of the outer one read and
 write the socket; tasks of the inner one do everything else. The inner one is cancelled first, then
-the client is told and the WebSocket is closed, then the outer one is cancelled. No exception but
+the reason is sent and the WebSocket is closed, then the outer one is cancelled. No exception but
 `trio.Cancelled` leaves `Lifecycle.run`.
 """
 
@@ -53,7 +53,7 @@ class AdmissionSlot(Protocol):
 class Lifecycle:
     """Runs a `ServerConnection`, and is the `MessageHandler` of its WebSocket's messages.
 
-    ``head`` is the request, already judged. ``on_ready`` is called when `ready` has been written to
+    ``head`` is the request, already checked. ``on_ready`` is called when `ready` has been written to
     the transport; it may raise, because it calls observers.
     """
 

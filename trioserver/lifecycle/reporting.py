@@ -1,4 +1,4 @@
-"""What the observers, the spans and the log are told of a connection."""
+"""Reports what happens to a connection to the observers, the spans and the log."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Verifies a token: authentication, authorization and blocks.
 
-An authenticator or authorizer that raises something else than a `protocol.Refusal`, or that takes
-too long, admits nobody: the exception becomes a `Refusal` for the client and a line in the log.
+If an authenticator or authorizer raises something else than a `protocol.Refusal`, or takes too
+long, the client is not admitted: it gets a `Refusal`, and the log a line with the exception.
 """
 
 from __future__ import annotations

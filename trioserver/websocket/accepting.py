@@ -24,7 +24,7 @@ _BATCH: Final = 16
 _PAUSE: Final = 0.1
 """Seconds until it is tried again; meanwhile connections wait in the kernel's queue."""
 
-_CALM: Final = 1.0
+_RECOVERY_WINDOW: Final = 1.0
 """Seconds without it after which it is over. At the limit one peer that leaves lets one in."""
 
 _log: Final = structlog.get_logger("trioserver")
@@ -87,7 +87,10 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
         self._exhausted = (self._exhausted[0], now)
 
     def _resume(self) -> None:
-        if self._exhausted is not None and trio.current_time() - self._exhausted[1] >= _CALM:
+        if (
+            self._exhausted is not None
+            and trio.current_time() - self._exhausted[1] >= _RECOVERY_WINDOW
+        ):
             begun, last = self._exhausted
             _log.info("accepting_resumed", seconds=round(last - begun, 1))
             self._exhausted = None

@@ -40,7 +40,7 @@ _SHORT_TEXT: Final = tuple(bytes((WHOLE_TEXT, size)) for size in range(TWO_BYTE_
 
 @attrs.frozen
 class Header:
-    """The header of a frame, as it came; whether it is allowed is judged elsewhere."""
+    """The header of a frame as received; `frames` checks whether it is allowed."""
 
     first: int
     masked: bool

@@ -39,7 +39,7 @@ class TLSFiles:
 
 
 async def file_versions(files: TLSFiles) -> FileVersions:
-    """What is different when a file is; one that cannot be looked at has a stamp as well."""
+    """Return a value that changes when a file does; also for a file that cannot be read."""
     return await trio.to_thread.run_sync(_file_versions, files, abandon_on_cancel=True)
 
 
@@ -56,7 +56,7 @@ def _file_version(file: Path) -> tuple[int, int, int]:
 
 
 async def load(files: TLSFiles) -> ssl.SSLContext:
-    """The context of these files, read now. Raises `ListenError` for files that do not do."""
+    """Read the files and make a context. Raises `ListenError` if they cannot be used."""
     return await trio.to_thread.run_sync(tls_context, files, abandon_on_cancel=True)
 
 

@@ -463,7 +463,7 @@ async def test_all_mailboxes_together_are_bounded_and_nobody_pushes_out_others(
         assert [await post.mailbox.waiting(user) for user in ("bob", "carol", "dave")] == [1, 1, 2]
 
 
-async def test_a_full_box_is_not_counted_for_each_letter(
+async def test_a_full_mailbox_is_not_counted_for_each_message(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with posting(sqlite_url, max_messages=1, max_total_messages=1) as post:

@@ -208,7 +208,7 @@ async def test_a_block_during_verification_is_met(autojump_clock: MockClock) -> 
         await harness.assert_nothing_left()
 
 
-async def test_a_block_during_the_look_up_of_the_owner_is_met(autojump_clock: MockClock) -> None:
+async def test_a_block_during_the_authorization_applies(autojump_clock: MockClock) -> None:
     world = World(owner_delay=1.0)
     async with serving(world=world) as harness:
         client = await harness.connect()

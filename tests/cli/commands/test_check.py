@@ -43,7 +43,7 @@ async def check(*, address: WebSocketURL = ALICE, **given: Any) -> dict[str, Res
 async def test_the_projects_own_server_passes(autojump_clock: MockClock) -> None:
     results = await check(token="alice", expired="expired", other=BOB)
     assert {name: result.passed for name, result in results.items()} == dict.fromkeys(
-        ("valid", "expired", "invalid", "missing", "silent", "not auth", "not the owner"), True
+        ("valid", "expired", "invalid", "missing", "silent", "not auth", "not authorized"), True
     )
     assert results["silent"].seconds == pytest.approx(10.0)
     assert trio.current_time() < 12  # at the same time
@@ -55,7 +55,7 @@ async def test_what_was_not_given_is_skipped_with_what_to_pass(autojump_clock: M
     assert skipped == {
         "valid": "give --token",
         "expired": "give --expired, or the secret",
-        "not the owner": "give --token with --other-url, or the secret",
+        "not authorized": "give --token with --other-url, or the secret",
     }
 
 
@@ -65,7 +65,7 @@ async def test_what_a_server_refuses_wrongly_fails(autojump_clock: MockClock) ->
     assert failed == {
         "valid": "token_expired",
         "expired": "token_invalid",
-        "not the owner": "token_expired",
+        "not authorized": "token_expired",
     }
 
 
@@ -163,7 +163,7 @@ async def test_with_the_secret_the_tokens_are_made_here() -> None:
     scenarios = {it.name: it for it in plan(ALICE, token=token, expired=None, key=key, other=None)}
     assert not any(it.skipped for it in scenarios.values())
     verify = JWTAuth(secret=secret)
-    first = scenarios["not the owner"].first
+    first = scenarios["not authorized"].first
     assert first is not None
     assert verify.check(first["token"]).id == "trioserver-check"
     assert token not in repr(scenarios)
@@ -176,7 +176,7 @@ async def test_made_tokens_have_the_user_where_the_server_looks_for_it() -> None
     options: dict[str, Any] = {"token": token, "expired": None, "key": key, "other": None}
     scenarios = {it.name: it for it in plan(ALICE, user_id_claim="oid", **options)}
     verify = JWTAuth(secret=secret, user_id_claim="oid")
-    stranger = scenarios["not the owner"].first
+    stranger = scenarios["not authorized"].first
     assert stranger is not None
     assert verify.check(stranger["token"]).id == "trioserver-check"
     expired = scenarios["expired"].first
@@ -239,7 +239,7 @@ async def _fails_with_its_own_code(command: list[str], url: str, secret: str, to
         (["--token", expired, "--only", "valid"], 11),
         (["--token", token, "--expired", token, "--only", "expired"], 12),
         (["--token", expired, "--expired", token, "--only", "expired", "--only", "valid"], 11),
-        (["--token", token, "--other-url", url, "--only", "not the owner"], 17),
+        (["--token", token, "--other-url", url, "--only", "not authorized"], 17),
         (["--only", "invalid", "--only", "missing"], 0),
     ):
         done = await trio.run_process([*command, url, *options], capture_stdout=True, check=False)
@@ -251,7 +251,7 @@ async def test_tokens_that_are_made_have_the_claims_of_the_valid_one() -> None:
     key = KeyMaterial(text=secret, pem=False, origin="test")
     token = make_token(secret, subject="alice", claims={"role": "admin", "jti": "mine"})
     scenarios = {it.name: it for it in plan(ALICE, token=token, expired=None, key=key, other=None)}
-    for name in ("expired", "not the owner", "invalid"):
+    for name in ("expired", "not authorized", "invalid"):
         first = scenarios[name].first
         assert first is not None
         claims = inspect_token(first["token"]).claims
@@ -275,7 +275,7 @@ async def test_an_application_may_say_in_its_own_word_whose_a_resource_is_not(
     scenarios = plan(ALICE, token=token, expired=None, key=None, other=BOB)
     async with trio.open_nursery() as nursery:
         (result,) = await run_all(
-            [it for it in scenarios if it.name == "not the owner"],
+            [it for it in scenarios if it.name == "not authorized"],
             timeout=1,
             open_stream=scripted(nursery, script),
         )

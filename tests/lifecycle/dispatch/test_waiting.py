@@ -11,7 +11,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from tests.support.app import serving
-from trioserver.lifecycle.dispatch.waiting import Parking, go_on
+from trioserver.lifecycle.dispatch.waiting import Parking, resume
 
 
 async def run_noticing(coroutine: Coroutine[Any, Any, Any], on_wait: Callable[[], None]) -> Any:
@@ -21,7 +21,7 @@ async def run_noticing(coroutine: Coroutine[Any, Any, Any], on_wait: Callable[[]
     except StopIteration as finished:
         return finished.value
     on_wait()
-    return await go_on(coroutine, trap)
+    return await resume(coroutine, trap)
 
 
 async def give(value: int, *, waits: int = 0) -> int:

@@ -23,7 +23,7 @@ def forge(addresses: AddressRateLimiter, times: int, now: float, key: str = HERE
         addresses.record_invalid_token(key, now)
 
 
-def test_a_burst_of_handshakes_is_let_in_and_then_so_many_a_second() -> None:
+def test_a_burst_of_handshakes_is_allowed_and_then_the_rate_per_second() -> None:
     addresses = make(handshakes_per_second=4)
     assert all(addresses.charge_handshake(HERE, 0.0) == 0.0 for _ in range(int(4 * BURST)))
     assert addresses.charge_handshake(HERE, 0.0) == 0.25
@@ -32,7 +32,7 @@ def test_a_burst_of_handshakes_is_let_in_and_then_so_many_a_second() -> None:
     assert addresses.charge_handshake(HERE, 0.25) > 0
 
 
-def test_an_address_is_blocked_at_so_many_forged_tokens_and_not_before() -> None:
+def test_an_address_is_banned_at_the_limit_of_invalid_tokens_and_not_before() -> None:
     addresses = make(max_invalid_tokens=3, ban_duration=15.0)
     forge(addresses, 2, 0.0)
     assert addresses.banned_for(HERE, 0.0) == 0.0
@@ -67,7 +67,7 @@ def test_a_good_client_behind_an_address_that_forges_without_end_waits_for_a_blo
     assert longest <= 15.1
 
 
-def test_few_forged_tokens_in_a_long_time_block_nobody() -> None:
+def test_few_invalid_tokens_in_a_long_time_ban_no_address() -> None:
     addresses = make(max_invalid_tokens=3, invalid_token_window=60.0)
     for n in range(100):
         addresses.record_invalid_token(HERE, n * 20.0)
@@ -84,20 +84,20 @@ def test_a_user_who_authenticates_starts_the_count_anew() -> None:
     assert len(addresses) == 1
 
 
-def test_a_block_time_of_zero_blocks_nobody() -> None:
+def test_a_ban_duration_of_zero_bans_no_address() -> None:
     addresses = make(max_invalid_tokens=1, ban_duration=0.0)
     forge(addresses, 1000, 0.0)
     assert addresses.banned_for(HERE, 0.0) == 0.0
 
 
-def test_nobody_does_no_wrong() -> None:
+def test_the_empty_address_is_never_banned() -> None:
     addresses = make(max_invalid_tokens=1, handshakes_per_second=1)
     forge(addresses, 1000, 0.0, key="")
     assert all(addresses.charge_handshake("", 0.0) == 0.0 for _ in range(100))
     assert (addresses.banned_for("", 0.0), len(addresses)) == (0.0, 0)
 
 
-def test_a_blocked_address_is_told_so_a_few_times_and_then_once_a_second() -> None:
+def test_a_banned_address_gets_a_few_responses_and_then_one_a_second() -> None:
     addresses = make(max_invalid_tokens=1)
     forge(addresses, 1, 0.0)
     assert sum(addresses.should_respond(HERE, 0.0) for _ in range(100)) == 10

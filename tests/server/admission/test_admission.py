@@ -70,7 +70,7 @@ class Hall:
                 self.leave(name)
 
 
-def test_at_the_cap_of_all_the_oldest_of_the_address_that_holds_most_gives_way() -> None:
+def test_at_the_cap_of_all_the_oldest_of_the_address_that_holds_most_is_evicted() -> None:
     hall = Hall(everywhere=4)
     for name in ("good/1", "bad/1", "bad/2", "bad/3", "new/1", "new/2"):
         assert hall.enter(name)
@@ -93,7 +93,7 @@ def test_those_without_an_address_share_the_cap_of_all_and_no_other() -> None:
     assert hall.evicted == ["/0"]
 
 
-def test_at_the_cap_of_an_address_its_oldest_gives_way_and_no_other() -> None:
+def test_at_the_cap_of_an_address_its_oldest_is_evicted_and_no_other() -> None:
     hall = Hall(at_one=2)
     for name in ("a/1", "b/1", "b/2"):
         assert hall.enter(name, 0.0)
@@ -120,7 +120,7 @@ def test_who_waits_for_us_does_not_give_way_to_a_neighbour() -> None:
     assert hall.evicted == []
 
 
-def test_who_waits_for_us_gives_way_only_where_nobody_is_silent() -> None:
+def test_a_connection_that_waits_for_the_server_is_evicted_only_if_none_is_silent() -> None:
     hall = Hall(everywhere=3)
     for name in ("bad/1", "bad/2", "good/1"):
         hall.enter(name)

@@ -108,7 +108,9 @@ async def test_a_thousand_silent_ones_from_many_addresses_keep_out_nobody(
         assert harness.server.statistics().evicted == 901
 
 
-async def test_who_gives_way_after_the_handshake_is_told(autojump_clock: MockClock) -> None:
+async def test_a_client_evicted_after_the_handshake_gets_the_reason(
+    autojump_clock: MockClock,
+) -> None:
     async with serving(config(max_unauthenticated=1)) as harness:
         first = await harness.connect(remote=HERE)
         await first.receive_until("hello")
@@ -118,7 +120,7 @@ async def test_who_gives_way_after_the_handshake_is_told(autojump_clock: MockClo
         assert closed == Closed(1013, "server_busy")
 
 
-async def test_who_gives_way_in_the_middle_of_the_handshake_still_gets_it_answered_first(
+async def test_a_client_evicted_during_the_handshake_gets_its_response_first(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(config(max_unauthenticated=1)) as harness:
@@ -150,7 +152,7 @@ async def test_who_waits_for_a_slow_look_up_does_not_give_way_to_silent_ones(
         assert (await client.receive())["type"] == "ready"
 
 
-async def test_forged_tokens_that_are_never_closed_take_no_places(
+async def test_clients_with_invalid_tokens_that_never_close_take_no_slots(
     autojump_clock: MockClock,
 ) -> None:
     async with serving(config(max_unauthenticated=5, max_invalid_tokens=1000)) as harness:
@@ -316,7 +318,7 @@ async def test_the_connections_of_a_user_leave_nothing_behind(autojump_clock: Mo
 # ------------------------------------------------------------------------------ forged tokens
 
 
-async def test_forged_tokens_block_an_address_for_a_time(autojump_clock: MockClock) -> None:
+async def test_invalid_tokens_ban_an_address_for_a_time(autojump_clock: MockClock) -> None:
     async with serving(config(max_invalid_tokens=3, ban_duration=15.0)) as harness:
         with capture_logs() as lines:
             for _ in range(3):
@@ -378,7 +380,7 @@ async def test_neither_an_unreachable_database_nor_a_full_server_counts(
         assert harness.server.statistics().address_bans == 0
 
 
-async def test_a_forged_refresh_counts_too(autojump_clock: MockClock) -> None:
+async def test_a_refresh_with_an_invalid_token_counts_too(autojump_clock: MockClock) -> None:
     async with serving(config(max_invalid_tokens=1)) as harness:
         client = await become_ready(harness, HERE)
         await client.send(type="auth", token="forged")

@@ -17,7 +17,7 @@ from tests.server.operations.processes import Process, as_systemd, started, toke
 from trioserver import Config, ListenError
 from trioserver.client import connect
 from trioserver.server.operations.listener_manager import ListenerManager
-from trioserver.server.operations.systemd import PassedSocket, SystemdNotifier, take_sockets
+from trioserver.server.operations.systemd import PassedSocket, SystemdNotifier, collect_sockets
 
 
 @pytest.fixture
@@ -136,18 +136,18 @@ def test_a_manager_that_has_gone_or_is_full_holds_nothing_up(tmp_path: Path) -> 
 
 def test_sockets_are_for_the_process_that_is_named() -> None:
     environment = environment_of(LISTEN_FDS="1", LISTEN_PID="1")
-    assert take_sockets(environment) == []
+    assert collect_sockets(environment) == []
     assert environment == {"PATH": "/bin"}
-    assert take_sockets(environment_of(LISTEN_FDS="x", LISTEN_PID=str(os.getpid()))) == []
+    assert collect_sockets(environment_of(LISTEN_FDS="x", LISTEN_PID=str(os.getpid()))) == []
 
 
 _TAKING = """
 import os, sys
-from trioserver.server.operations.systemd import take_sockets
-taken = take_sockets()
+from trioserver.server.operations.systemd import collect_sockets
+taken = collect_sockets()
 print([each.name for each in taken], [each.socket.get_inheritable() for each in taken])
 print([each.socket.getsockname() == ("127.0.0.1", int(sys.argv[1])) for each in taken])
-print([name for name in os.environ if name.startswith("LISTEN_")], take_sockets())
+print([name for name in os.environ if name.startswith("LISTEN_")], collect_sockets())
 """
 
 
@@ -174,7 +174,7 @@ async def test_a_listener_takes_the_sockets_of_its_name(monkeypatch: pytest.Monk
     passed = [PassedSocket(name, socket.create_server(("127.0.0.1", 0))) for name in ("a", "b")]
     ports = [each.socket.getsockname()[1] for each in passed]
     monkeypatch.setattr(
-        "trioserver.server.operations.listener_manager.take_sockets", lambda: list(passed)
+        "trioserver.server.operations.listener_manager.collect_sockets", lambda: list(passed)
     )
     listening = ListenerManager()
     await listening.open(Config(systemd_socket="b"))
@@ -199,7 +199,7 @@ async def test_sockets_that_are_missing_or_will_not_do_are_told(
         datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         passed.append(PassedSocket("web" if kind == "datagram" else "other", datagram))
     monkeypatch.setattr(
-        "trioserver.server.operations.listener_manager.take_sockets", lambda: passed
+        "trioserver.server.operations.listener_manager.collect_sockets", lambda: passed
     )
     with pytest.raises(ListenError, match=said):
         await ListenerManager().open(Config(systemd_socket="web"))

@@ -28,7 +28,7 @@ EXIT_CODES: Final = {
     "missing": 14,
     "silent": 15,
     "not auth": 16,
-    "not the owner": 17,
+    "not authorized": 17,
 }
 """Exit code for each scenario. If several fail, the code is that of the first one."""
 
@@ -49,8 +49,8 @@ _VERDICTS: Final = {True: ("pass", "green"), False: ("FAIL", "bold red"), None: 
 @click.option(
     "--other-url",
     metavar="URL",
-    help="URL of a resource that does not belong to the token's user, for the scenario not the "
-    "owner.",
+    help="URL of a resource that does not belong to the token's user, for the scenario not "
+    "authorized.",
 )
 @click.option(
     "--only",
@@ -97,7 +97,7 @@ def command(
       14  missing: a client without a token is accepted, or not refused as such
       15  silent: a client that sends nothing is not closed in time
       16  not auth: a message is processed before authentication
-      17  not the owner: another user's resource is accessible
+      17  not authorized: another user's resource is accessible
     If several scenarios fail, the code is that of the first one.
 
     \b

@@ -43,7 +43,7 @@ def plan(
     if expired is None and key is not None:
         expired = make(subject, lifetime=_EXPIRED_AN_HOUR_AGO)
     unknown_user = other is None and key is not None
-    stranger = make(_UNKNOWN_USER) if unknown_user else token if other else None
+    other_token = make(_UNKNOWN_USER) if unknown_user else token if other else None
     forged = make_token(make_secret(), subject=subject, claims=claims)
     return (
         scenario("valid", "ready", token, "give --token"),
@@ -53,9 +53,9 @@ def plan(
         scenario("silent", "auth_timeout", "", "", first=None),
         scenario("not auth", "auth_required", "", "", first={"type": "message", "id": 1}),
         scenario(
-            "not the owner",
+            "not authorized",
             "access_denied",
-            stranger,
+            other_token,
             "give --token with --other-url, or the secret",
             address=other or address,
             unknown_user=unknown_user,

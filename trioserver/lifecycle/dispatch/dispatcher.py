@@ -26,7 +26,7 @@ from trioserver.lifecycle.dispatch.answers import acknowledge, answer_error, ref
 from trioserver.lifecycle.dispatch.message_queue import Job, MessageQueue
 from trioserver.lifecycle.dispatch.streams import Streams
 from trioserver.lifecycle.dispatch.topics import run_topics
-from trioserver.lifecycle.dispatch.waiting import Parking, go_on
+from trioserver.lifecycle.dispatch.waiting import Parking, resume
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.context import bind_connection, bind_request, context_for
 from trioserver.telemetry.handling_times import Outcome, RouteTimes
@@ -43,9 +43,26 @@ class Dispatcher:
     """
 
     __slots__ = (
-        "_busy", "_call_async", "_call_inline", "_connection", "_facade", "_handlers", "_idle",
-        "_job", "_late", "_protocol", "_queue", "_scope", "_send_queue", "_slow_inline", "_streams",
-        "_timeout", "_times", "_waiting", "_websocket", "run_in_context",
+        "_busy",
+        "_call_async",
+        "_call_inline",
+        "_connection",
+        "_facade",
+        "_handlers",
+        "_idle",
+        "_job",
+        "_late",
+        "_protocol",
+        "_queue",
+        "_scope",
+        "_send_queue",
+        "_streams",
+        "_timeout",
+        "_times",
+        "_waiting",
+        "_warn_after",
+        "_websocket",
+        "run_in_context",
     )  # fmt: skip
 
     def __init__(self, connection: ServerConnection) -> None:
@@ -61,7 +78,7 @@ class Dispatcher:
         self._queue = MessageQueue(connection.websocket, context.config.limits)
         self._late: bytes | None = None  # an answer for which there was no room
         self._times: RouteTimes = context.metrics.handling.of(connection.route)
-        self._slow_inline = handlers.sync_handler_warn_after
+        self._warn_after = handlers.sync_handler_warn_after
         # Whether calls are traced is asked here, once, and not for each message.
         self._call_inline: Callable[..., Any] = call_inline
         self._call_async: Callable[..., Coroutine[Any, Any, Any]] = _call_async
@@ -202,7 +219,7 @@ class Dispatcher:
         else:
             seconds = perf_counter() - began
             self._times[message.type].add_ok(seconds)
-        if seconds > self._slow_inline:
+        if seconds > self._warn_after:
             times = self._times[message.type]
             times.held_the_loop(self._connection.route.path, handler, seconds)
 
@@ -337,7 +354,7 @@ class Dispatcher:
         self._send_queue.uncork()
         self._scope.deadline = trio.current_time() + self._timeout
         try:
-            result = await go_on(work, trap)
+            result = await resume(work, trap)
         except Exception as error:
             self._has_failed(job, began, error)
         except BaseException:

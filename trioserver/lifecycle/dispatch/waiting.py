@@ -1,4 +1,4 @@
-"""Cheap ways to wait: for a task that is woken for each message, and work that seldom waits."""
+"""Cheap ways to wait: for a task that is woken for each message, and work that rarely waits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 @types.coroutine
-def go_on(coroutine: Coroutine[Any, Any, _T], trap: Any) -> Generator[Any, Any, _T]:
+def resume(coroutine: Coroutine[Any, Any, _T], trap: Any) -> Generator[Any, Any, _T]:
     """Await the rest of a coroutine that was started with ``send(None)``, which returned ``trap``.
 
     A caller that starts a coroutine like this knows whether it waits at all, and sets up a deadline

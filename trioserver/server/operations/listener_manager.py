@@ -11,7 +11,7 @@ import attrs
 import structlog
 
 from trioserver.config import Config, ListenConfig
-from trioserver.server.operations.systemd import PassedSocket, take_sockets
+from trioserver.server.operations.systemd import PassedSocket, collect_sockets
 from trioserver.websocket.accepting import Listener
 from trioserver.websocket.errors import ListenError
 from trioserver.websocket.listeners import (
@@ -116,7 +116,7 @@ class ListenerManager:
         configured = _ConfiguredListener(options, files, versions, [])
         group.append(configured)  # before it opens: what is open is closed, whatever happens
         if options.systemd_socket is not None:
-            configured.sockets += _take(options.systemd_socket, passed, context)
+            configured.sockets += _adopt_named(options.systemd_socket, passed, context)
         elif options.unix_path is not None:
             configured.sockets += await open_unix(options.unix_path)
             for listener in configured.sockets:
@@ -188,7 +188,7 @@ def _sockets_of(configured: Iterable[_ConfiguredListener]) -> list[Listener]:
 @contextmanager
 def passed_sockets() -> Iterator[list[PassedSocket]]:
     """Yield the sockets that systemd has opened, and close those that are left at the end."""
-    passed = take_sockets()
+    passed = collect_sockets()
     try:
         yield passed
     finally:
@@ -197,7 +197,9 @@ def passed_sockets() -> Iterator[list[PassedSocket]]:
             unused.socket.close()
 
 
-def _take(name: str, passed: list[PassedSocket], tls: ssl.SSLContext | None) -> list[Listener]:
+def _adopt_named(
+    name: str, passed: list[PassedSocket], tls: ssl.SSLContext | None
+) -> list[Listener]:
     """Take the sockets with this name out of ``passed``."""
     mine = [each for each in passed if name in (ALL_SOCKETS, each.name)]
     if not mine:

@@ -30,10 +30,10 @@ class PassedSocket:
     socket: socket.socket
 
 
-def take_sockets(environment: MutableMapping[str, str] = os.environ) -> list[PassedSocket]:
+def collect_sockets(environment: MutableMapping[str, str] = os.environ) -> list[PassedSocket]:
     """Return the sockets that this process was started with. A second call returns none.
 
-    The environment variables are removed, so that no child process takes the sockets for its own.
+    The environment variables are removed, so that no child process uses the sockets.
     """
     values = [environment.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES")]
     pid, number, names = values

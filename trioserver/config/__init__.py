@@ -12,7 +12,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from trioserver.config.admission import LimitsConfig, OriginConfig, ProxyConfig
     from trioserver.config.config import Config
     from trioserver.config.connections import (
         AuthConfig,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
         HeartbeatConfig,
         SendQueueConfig,
     )
+    from trioserver.config.limits import LimitsConfig
     from trioserver.config.listeners import ListenConfig, TLSConfig
     from trioserver.config.operations import (
         LOG_FORMATS,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ShutdownConfig,
         TracingConfig,
     )
+    from trioserver.config.peers import OriginConfig, ProxyConfig
 
 __all__ = [
     "LOG_FORMATS",
@@ -63,11 +64,11 @@ _HOMES: Final = {
     "HttpConfig": "operations",
     "LOG_FORMATS": "operations",
     "LOG_LEVELS": "operations",
-    "LimitsConfig": "admission",
+    "LimitsConfig": "limits",
     "ListenConfig": "listeners",
     "LogConfig": "operations",
-    "OriginConfig": "admission",
-    "ProxyConfig": "admission",
+    "OriginConfig": "peers",
+    "ProxyConfig": "peers",
     "SendQueueConfig": "connections",
     "ShutdownConfig": "operations",
     "TLSConfig": "listeners",

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import attrs
 
-from trioserver.config.admission import LimitsConfig, OriginConfig, ProxyConfig
 from trioserver.config.connections import (
     AuthConfig,
     HandlerConfig,
     HeartbeatConfig,
     SendQueueConfig,
 )
+from trioserver.config.limits import LimitsConfig
 from trioserver.config.listeners import ListenConfig, Listener, TLSConfig
 from trioserver.config.operations import (
     AdminConfig,
@@ -22,6 +22,7 @@ from trioserver.config.operations import (
     ShutdownConfig,
     TracingConfig,
 )
+from trioserver.config.peers import OriginConfig, ProxyConfig
 
 
 @attrs.frozen(kw_only=True)

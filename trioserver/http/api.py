@@ -29,8 +29,8 @@ with needs("HTTP needs Starlette: pip install 'trioserver[http]'", "starlette"):
 
     from trioserver.http import bearer
     from trioserver.http.bearer import api_error
-    from trioserver.http.bodies import read_json
     from trioserver.http.errors import ApiError, unavailable
+    from trioserver.http.json_body import read_json
 
 if TYPE_CHECKING:
     from trioserver.app.application import Application

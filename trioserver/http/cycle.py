@@ -13,7 +13,7 @@ import trio
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
-from trioserver.http.body import RequestBody
+from trioserver.http.request_body import RequestBody
 from trioserver.http.response import ResponseEncoder
 from trioserver.http.transport import PIECE_BYTES, ClientGone, Transport
 from trioserver.logs.lines import may_log

@@ -7,8 +7,8 @@ from typing import Final
 import trio
 
 from trioserver.config import HttpConfig
-from trioserver.http.body import RequestBody
 from trioserver.http.cycle import TOO_SLOW, RequestCycle
+from trioserver.http.request_body import RequestBody
 from trioserver.http.transport import PIECE_BYTES, Transport
 from trioserver.websocket.handshake import RequestRejected
 from trioserver.websocket.pace import Pace

@@ -53,8 +53,8 @@ class AdmissionSlot(Protocol):
 class Lifecycle:
     """Runs a `ServerConnection`, and is the `MessageHandler` of its WebSocket's messages.
 
-    ``head`` is the request, already checked. ``on_ready`` is called when `ready` has been written to
-    the transport; it may raise, because it calls observers.
+    ``head`` is the request, already checked. ``on_ready`` is called when `ready` has been written
+    to the transport; it may raise, because it calls observers.
     """
 
     __slots__ = (

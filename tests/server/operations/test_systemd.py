@@ -187,7 +187,7 @@ async def test_a_listener_takes_the_sockets_of_its_name(monkeypatch: pytest.Monk
     ("kind", "said"),
     [
         ("none", "sockets passed: none"),
-        ("datagram", "needs ListenStream="),
+        ("datagram", "use ListenStream="),
         ("other", "sockets passed: other"),
     ],
 )

@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from trioserver.http.admin import payloads
 from trioserver.http.bearer import Caller
-from trioserver.http.bodies import read_json
 from trioserver.http.host_server import AdministeredServer
+from trioserver.http.json_body import read_json
 from trioserver.telemetry.observer import AdminAction
 
 Endpoint: TypeAlias = Callable[[HttpRequest], Awaitable[Response]]

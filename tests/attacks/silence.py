@@ -11,7 +11,7 @@ from tests.attacks.field import Field
 from tests.attacks.peers import Peer, source, token
 from trioserver.load.wire import UpgradeError
 
-Conduct: TypeAlias = Callable[[Peer], Awaitable[None]]
+Behaviour: TypeAlias = Callable[[Peer], Awaitable[None]]
 """What an attacker does once it is connected. It may raise what a `Peer` raises."""
 
 _AT_ONCE = 200
@@ -60,22 +60,22 @@ async def get_ready_and_half_close(peer: Peer) -> None:
 
 
 async def crowd(
-    field: Field, count: int, conduct: Conduct, *, addresses: int, seconds: float
+    field: Field, count: int, behave: Behaviour, *, addresses: int, seconds: float
 ) -> int:
     """So many attackers at a time, from so many addresses, for so long; who is sent away comes
     back after a second. Returns how often they connected."""
     connected = 0
-    gate = trio.CapacityLimiter(_AT_ONCE)
+    limiter = trio.CapacityLimiter(_AT_ONCE)
 
     async def attacker(number: int) -> None:
         nonlocal connected
         while True:
             try:
-                async with gate:
+                async with limiter:
                     peer = await Peer.open(field.target, source(number % addresses))
                 with peer:
                     connected += 1
-                    await conduct(peer)
+                    await behave(peer)
             except* (OSError, UpgradeError):
                 pass
             await trio.sleep(1.0)

@@ -48,10 +48,10 @@ async def test_ten_thousand_idle_connections_and_their_heartbeats(
 async def hold(place: Field, figures: Figures) -> None:
     """Connect them all, and let them be for a while."""
     peers: list[Peer] = []
-    gate = trio.CapacityLimiter(_AT_ONCE)
+    limiter = trio.CapacityLimiter(_AT_ONCE)
 
     async def idle(number: int, *, task_status: trio.TaskStatus[None]) -> None:
-        async with gate:
+        async with limiter:
             peer = await Peer.open(place.target, source(number // PER_ADDRESS))
             assert await peer.get_ready(token(f"idle-{number // PER_USER}")) == "ready"
             task_status.started()

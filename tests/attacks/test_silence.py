@@ -10,7 +10,7 @@ from tests.attacks import silence
 from tests.attacks.field import field
 from tests.attacks.figures import Figures
 from tests.attacks.peers import source
-from tests.attacks.silence import Conduct, crowd
+from tests.attacks.silence import Behaviour, crowd
 
 pytestmark = pytest.mark.attack
 
@@ -32,11 +32,11 @@ ATTACKS = {
 
 @pytest.mark.parametrize("name", ATTACKS, ids=ATTACKS)
 async def test_silence_keeps_out_nobody(name: str, tmp_path: Path, report: list[Figures]) -> None:
-    conduct: Conduct
-    conduct, count, addresses = ATTACKS[name]
+    behave: Behaviour
+    behave, count, addresses = ATTACKS[name]
     async with field(tmp_path, plan=FROM_THE_SAME_ADDRESS) as place:
         async with place.attack(name, most_memory=200, report=report) as figures:
-            connected = await crowd(place, count, conduct, addresses=addresses, seconds=SECONDS)
+            connected = await crowd(place, count, behave, addresses=addresses, seconds=SECONDS)
             metrics = await place.metrics()
             figures.notes.append(f"{connected:,} connections")
             figures.notes.append(f"{metrics['evictions_total']:,.0f} gave way")

@@ -65,8 +65,8 @@ async def _send_what_is_dear(place: Field) -> None:
 
 
 async def _be_silent(place: Field) -> None:
-    for conduct in SILENT:
-        assert await silence.crowd(place, 10, conduct, addresses=4, seconds=0.3) > 0
+    for behave in SILENT:
+        assert await silence.crowd(place, 10, behave, addresses=4, seconds=0.3) > 0
 
 
 async def _be_greedy(place: Field) -> None:

@@ -11,7 +11,7 @@ import trio
 from tests.attacks import silence
 from tests.attacks.field import Field, field
 from tests.attacks.figures import Figures, percentile
-from tests.attacks.silence import Conduct, crowd
+from tests.attacks.silence import Behaviour, crowd
 from tests.attacks.strangers import (
     ask_without_a_pause,
     be_refused,
@@ -33,7 +33,7 @@ ADMINISTRATION = (
     b"GET /api/v1/admin/" + b"%F0%9F%98%80" * 250 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"
 )
 
-SILENT: dict[str, Conduct] = {
+SILENT: dict[str, Behaviour] = {
     "400 silent TCP connections from 8 addresses, 300 connections allowed": silence.say_nothing,
     "400 upgraded and silent from 8 addresses, 300 connections allowed": (
         silence.upgrade_and_say_nothing

@@ -428,8 +428,8 @@ def test_a_user_is_blocked_and_let_in_again(world: World) -> None:
         assert request(talk, "unblock", user="frank") == {"unblocked": 1}
         with world.agents("frank"):
             pass
-    acts = world.get("/api/v1/admin/audit?kind=admin_action&user=admin&limit=2", admin_token())
-    assert acts.status_code == 200
+    actions = world.get("/api/v1/admin/audit?kind=admin_action&user=admin&limit=2", admin_token())
+    assert actions.status_code == 200
 
 
 def test_a_phones_session_is_blocked_from_the_dashboard(world: World) -> None:

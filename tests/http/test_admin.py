@@ -44,14 +44,14 @@ def token(
     )
 
 
-class Acts(Observer):
+class RecordedActions(Observer):
     def __init__(self) -> None:
-        self.acts: list[AdminAction] = []
+        self.actions: list[AdminAction] = []
 
         self.attempts: list[AuthAttempt] = []
 
     def on_admin_action(self, action: AdminAction) -> None:
-        self.acts.append(action)
+        self.actions.append(action)
 
     def on_auth_attempt(self, attempt: AuthAttempt) -> None:
         self.attempts.append(attempt)
@@ -63,7 +63,7 @@ class Admin:
 
     harness: Harness
     http: httpx.AsyncClient
-    acts: list[AdminAction]
+    actions: list[AdminAction]
     attempts: list[AuthAttempt]
     app: Any
 
@@ -82,16 +82,16 @@ class Admin:
 async def administration(
     config: Config | None = None, *, auth: Any = None, world: World | None = None, **claims: Any
 ) -> AsyncIterator[Admin]:
-    acts = Acts()
+    recorded = RecordedActions()
     jwt = JWTAuth(secret=SECRET, clock=wall_clock)
-    async with serving(config, observers=[acts], world=world) as harness:
+    async with serving(config, observers=[recorded], world=world) as harness:
         app = admin_app(harness.server, auth=auth or jwt)
         transport = httpx.ASGITransport(app, client=("203.0.113.7", 4711))
         headers = {"Authorization": f"Bearer {token(**claims)}"}
         async with httpx.AsyncClient(
             transport=transport, base_url=PREFIX, headers=headers
         ) as client:
-            yield Admin(harness, client, acts.acts, acts.attempts, app)
+            yield Admin(harness, client, recorded.actions, recorded.attempts, app)
 
 
 # ---------------------------------------------------------------------------- who gets in
@@ -133,7 +133,7 @@ async def test_who_is_not_an_administrator_is_told_why_and_gets_nothing(
                 assert answer.headers["Cache-Control"] == "no-store"
             assert [attempt.code for attempt in admin.attempts] == [code, code]
             assert admin.attempts[0].remote == "203.0.113.7:4711"
-            assert not admin.acts
+            assert not admin.actions
     secret = str(header or "").rpartition(" ")[2]
     if len(secret) > 10:
         assert secret not in f"{logs} {answer.text} {answer.headers} {admin.attempts}"
@@ -344,9 +344,14 @@ async def test_connections_are_closed_by_whatever_they_are_known_by(
         messages, closed = await alice.receive_end()
         assert (closed.code, closed.reason) == (4001, "disconnected")
         assert messages[-1]["message"] == "Maintenance."
-        (act,) = admin.acts
-        assert (act.actor, act.name, act.affected, act.code) == ("root", "disconnect", 1, None)
-        assert (act.path, act.remote) == ("/disconnect", "203.0.113.7:4711")
+        (action,) = admin.actions
+        assert (action.actor, action.name, action.affected, action.code) == (
+            "root",
+            "disconnect",
+            1,
+            None,
+        )
+        assert (action.path, action.remote) == ("/disconnect", "203.0.113.7:4711")
         assert (await bob.request("note"))["type"] == "ack"
         await bob.close()
 
@@ -371,8 +376,8 @@ async def test_blocks_are_made_listed_and_lifted(autojump_clock: MockClock) -> N
         assert await admin.post("/unblock", id=block["id"]) == {"unblocked": 1}
         assert await admin.post("/unblock", id=block["id"]) == {"unblocked": 0}
         assert await admin.post("/unblock", resource={"id": "2"}) == {"unblocked": 1}
-        assert [act.name for act in admin.acts] == ["block", "block", *["unblock"] * 3]
-        assert admin.acts[1].target["resource.id"] == "2"
+        assert [action.name for action in admin.actions] == ["block", "block", *["unblock"] * 3]
+        assert admin.actions[1].target["resource.id"] == "2"
 
 
 async def test_draining_is_answered_and_begun(autojump_clock: MockClock) -> None:
@@ -395,7 +400,7 @@ async def test_a_token_is_looked_into_without_being_trusted(autojump_clock: Mock
             assert (await admin.post("/inspect-token", token=token("eve")))["verified"] is True
             nonsense = await admin.post("/inspect-token", token="nonsense")
             assert (nonsense["header"], nonsense["refusal"]["code"]) == (None, "token_invalid")
-            assert expired not in f"{admin.acts} {logs} {seen}"
+            assert expired not in f"{admin.actions} {logs} {seen}"
 
 
 @pytest.mark.parametrize(
@@ -424,7 +429,7 @@ async def test_a_body_that_does_not_fit_does_nothing(
     async with administration() as admin:
         answer = await admin.http.post(path, json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_payload")
-        assert admin.acts == []
+        assert admin.actions == []
         assert admin.harness.server.blocked() == ()
 
 

@@ -1,4 +1,5 @@
-"""A listener that lasts: it waits where the machine runs out of something, and takes new keys."""
+"""A listener that waits while the machine lacks file descriptors or memory, and that accepts new
+certificates."""
 
 from __future__ import annotations
 
@@ -16,16 +17,17 @@ import trio
 from trioserver.websocket.tls_stream import TLSStream
 
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
-"""What accept(2) says when there are no more file descriptors, or is no memory."""
+"""Errors of accept(2) if file descriptors or memory are exhausted."""
 
 _BATCH: Final = 16
-"""Connections that are accepted in one round, at most."""
+"""Maximum connections that are accepted in one round."""
 
 _PAUSE: Final = 0.1
-"""Seconds until it is tried again; meanwhile connections wait in the kernel's queue."""
+"""Seconds until the next attempt; meanwhile connections wait in the kernel's queue."""
 
 _RECOVERY_WINDOW: Final = 1.0
-"""Seconds without it after which it is over. At the limit one peer that leaves lets one in."""
+"""Seconds without such an error after which accepting counts as resumed. A single success is not
+enough: at the limit, each client that disconnects makes room for one."""
 
 _log: Final = structlog.get_logger("trioserver")
 
@@ -69,11 +71,11 @@ class Listener(trio.abc.Listener[trio.abc.Stream]):
             return TLSStream(stream, self.tls)
 
     async def _wait(self) -> trio.SocketStream:
-        """The next one, and as many behind it as are there."""
+        """Return the next connection, and keep those that wait behind it for the next calls."""
         stream = await self.transport.accept()
         if self.transport.socket.fileno() != self._socket.fileno():
-            return stream  # closed meanwhile: the number may be another socket's by now
-        with suppress(OSError):  # mostly that there are no more; the next call meets all else
+            return stream  # closed meanwhile: its number may belong to another socket now
+        with suppress(OSError):  # usually no more wait; other errors come again
             while len(self._batch) < _BATCH - 1:
                 accepted = trio.socket.from_stdlib_socket(self._socket.accept()[0])
                 self._batch.append(trio.SocketStream(accepted))

@@ -60,7 +60,7 @@ class ClosingHandshake:
         await self._stream.closed.wait()
 
     def abort(self) -> None:
-        """End it: nothing comes any more, and nothing is waited for."""
+        """End the handshake: nothing arrives any more, and nothing is waited for."""
         self._stream.close()
         self._opening.cancel()
 
@@ -99,7 +99,7 @@ class _ControlStream(trio.abc.Stream):
             await self._taken.wait()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Bytes that were fed. Raises `trio.ClosedResourceError` after `close`."""
+        """Return bytes that were fed. Raises `trio.ClosedResourceError` after `close`."""
         if not self._incoming:
             self._taken.set()
             if not self.closed.is_set():
@@ -136,7 +136,7 @@ class _ControlStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
-        """End it: nothing comes any more, and nothing is waited for."""
+        """End the handshake: nothing arrives any more, and nothing is waited for."""
         self.closed.set()
         self._taken.set()
         self._fed.set()

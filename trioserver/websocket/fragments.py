@@ -1,4 +1,4 @@
-"""A message in pieces: fragments of the peer's, or what one read gave of a long frame."""
+"""A message in pieces: the peer's fragments, or the parts of a long frame that reads returned."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from io import BytesIO
 from typing import Final
 
 _LARGE: Final = 4 * 1024
-"""Pieces of so many bytes are kept as they are: copied into a buffer that grows, a message of 1 MiB
-would be copied six times. Smaller ones cost more to keep than to copy."""
+"""Pieces of at least this many bytes are kept as they are: in a buffer that grows, a message of
+1 MiB would be copied six times. Smaller ones cost more to keep than to copy."""
 
 _FULL: Final = 64 * 1024
-"""Bytes of small pieces that are one piece from then on."""
+"""Small pieces are joined to one when they reach this many bytes."""
 
 _FEW: Final = 64
 _FRAGMENT_BYTES: Final = 64
-"""Frames that a message may come in: a few, and one more for so many bytes of it. Each costs as
-much as hundreds of bytes do, an empty one too."""
+"""A message may have `_FEW` frames, and one more for each `_FRAGMENT_BYTES`. Each frame costs as
+much CPU time as hundreds of bytes, an empty one too."""
 
 _utf8: Final = codecs.getincrementaldecoder("utf-8")
 
@@ -40,7 +40,7 @@ class Fragments:
         self._small: BytesIO | None = None  # small pieces, behind those others
 
     def add(self, piece: bytes, *, last: bool) -> None:
-        """Take the next piece. Raises `UnicodeDecodeError`, as soon as it can be known."""
+        """Add the next piece. Raises `UnicodeDecodeError` when the pieces cannot become UTF-8."""
         text = self._text
         # ASCII between two characters needs no look; getstate() has what there is of the next one.
         if text is not None and not (piece.isascii() and not text.getstate()[0]):
@@ -61,7 +61,7 @@ class Fragments:
         return self.frames > _FEW + self.size // _FRAGMENT_BYTES
 
     def join(self) -> bytes:
-        """The message, or what has come of it."""
+        """Return the message, or the part that has arrived."""
         self._close_small()
         return b"".join(self._pieces)
 

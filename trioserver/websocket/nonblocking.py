@@ -1,4 +1,4 @@
-"""Reading and writing a stream's socket without waiting, for callers that are no tasks."""
+"""Reading and writing a stream's socket without waiting, for callers outside of a task."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _PlainSocket:
 
 
 def nonblocking(stream: trio.abc.Stream) -> NonblockingStream | None:
-    """The same stream without waiting; None if it is no socket, or one over Trio's TLS."""
+    """Return the stream for use without waiting; None if it has no socket, or Trio's own TLS."""
     if isinstance(stream, TLSStream):
         return stream
     return _PlainSocket(stream.socket) if isinstance(stream, trio.SocketStream) else None

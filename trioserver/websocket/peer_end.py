@@ -21,7 +21,7 @@ from trioserver.websocket.tls_stream import socket_below
 async def watched_for_end(
     stream: trio.abc.Stream, poller: SocketPoller | None, call: Callable[[], None]
 ) -> AsyncIterator[None]:
-    """Call ``call`` once, if the peer of ``stream`` ends within this context.
+    """Call ``call`` once, if the peer of ``stream`` disconnects within this context.
 
     The ``readiness`` of all sockets watches this one too, if there is any; otherwise a task does.
     """
@@ -45,7 +45,7 @@ async def watched_for_end(
 
 
 async def _wait_hangup(descriptor: int, call: Callable[[], None]) -> None:
-    """Wait in an epoll object of its own: Trio's waits are over as soon as there is data."""
+    """Wait in an epoll object of its own, because Trio's waits end as soon as there is data."""
     assert sys.platform == "linux"
     with closing(select.epoll()) as epoll:
         epoll.register(descriptor, select.EPOLLRDHUP)

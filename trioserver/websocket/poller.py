@@ -44,7 +44,7 @@ _LONG_HANDLING: Final = 0.005
 """Seconds of CPU time after which the next large message has to wait."""
 
 _LARGE_PAUSE_FACTOR: Final = 3.0
-"""The next large message waits for so many times the CPU time of the last one. Small messages are
+"""The next large message waits for this many times the CPU time of the last one. Small messages are
 served meanwhile. So they wait for one large message at most, and most of them for none."""
 
 _MAX_LARGE_PAUSE: Final = 0.25

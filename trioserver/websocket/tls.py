@@ -1,4 +1,4 @@
-"""TLS: the files that say who we are and whom we trust, and the context made of them.
+"""TLS: the files with the certificate and the trusted CAs, and the context made of them.
 
 A context is never changed: other files make another one, which takes its place.
 """
@@ -25,7 +25,7 @@ FileVersions = tuple[tuple[int, int, int], ...]
 
 @attrs.frozen(kw_only=True)
 class TLSFiles:
-    """Where certificate and key are; with ``client_ca``, clients are asked for certificates."""
+    """The files of certificate and key; with ``client_ca``, clients are asked for certificates."""
 
     certificate: Path
     key: Path
@@ -34,7 +34,7 @@ class TLSFiles:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Every file there is."""
+        """All files that are set."""
         return tuple(file for file in (self.certificate, self.key, self.client_ca) if file)
 
 
@@ -93,7 +93,7 @@ def _ask_for_certificates(context: ssl.SSLContext, ca: Path, *, required: bool) 
 
 
 def client_certificate_of(stream: trio.abc.Stream) -> ClientCertificate | None:
-    """The certificate that the peer proved to have the key of; None where there is none.
+    """Return the peer's verified certificate, None if it has sent none.
 
     To be called after the TLS handshake. Who issued it is in the listener's ``client_ca``.
     """
@@ -104,5 +104,5 @@ def client_certificate_of(stream: trio.abc.Stream) -> ClientCertificate | None:
         fields: dict[str, Any] = stream.getpeercert() or {}
     except trio.NeedHandshakeError:
         return None
-    # Without verification there would be a certificate, but no fields.
+    # A certificate that was not verified has no fields.
     return ClientCertificate.of(der, fields) if der and fields else None

@@ -125,7 +125,7 @@ async def test_the_end_of_the_server_tells_what_was_suppressed(sqlite_url: str) 
     assert (row.address, row.affected) == ("192.0.2.1", 4211)
 
 
-async def test_acts_are_kept_while_the_database_is_away_and_many_users_fill_the_queue(
+async def test_actions_are_kept_while_the_database_is_away_and_many_users_fill_the_queue(
     sqlite_url: str, autojump_clock: MockClock
 ) -> None:
     auditor = Auditor(Database(sqlite_url), AuditConfig(database=sqlite_url, max_queued_rows=100))
@@ -159,7 +159,7 @@ async def test_summaries_do_not_fill_the_queue_while_the_database_is_away(
         nursery.cancel_scope.cancel()
 
 
-async def test_acts_are_kept_while_the_database_is_away_and_strangers_flood_the_queue(
+async def test_actions_are_kept_while_the_database_is_away_and_strangers_flood_the_queue(
     sqlite_url: str, autojump_clock: MockClock
 ) -> None:
     options = {"max_queued_rows": 100, "rows_per_source": 100_000, "rows_per_second": 100_000}

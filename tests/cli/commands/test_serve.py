@@ -157,6 +157,20 @@ def test_options_come_from_file_environment_and_command_line(start: Start, folde
     assert end_of(process)[0] == 0
 
 
+def test_sighup_keeps_the_options_of_the_command_line(start: Start, folder: Path) -> None:
+    (folder / "server.toml").write_text("[trioserver.log]\nlevel = 'error'\n")
+    process = start(
+        "chat:app", "--config", "server.toml", "--log-format", "json", "--log-level", "info"
+    )
+    url_of(process)
+    (folder / "server.toml").write_text("[trioserver.limits]\nmax_connections = 5\n")
+    process.send_signal(signal.SIGHUP)
+    assert process.stderr is not None
+    lines = (json.loads(line) for line in process.stderr)
+    reconfigured = next(line for line in lines if line["event"] == "reconfigured")
+    assert reconfigured["changed"] == {"limits.max_connections": "10000 -> 5"}
+
+
 # ------------------------------------------------------------------------------ refusing to start
 
 

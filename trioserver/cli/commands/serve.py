@@ -51,8 +51,8 @@ def command(
         --certificate cert.pem --key key.pem
       TRIOSERVER_HEARTBEAT_INTERVAL=15 trioserver serve chat:app
     """
-    logs = {"log.format": log_format, "log.level": log_level}
-    settings = load_settings(config_file, {**listen, **logs})
+    arguments = {**listen, "log.format": log_format, "log.level": log_level}
+    settings = load_settings(config_file, arguments)
     set_up_logging(
         format=settings.config.log.format,
         level=settings.config.log.level,
@@ -67,14 +67,14 @@ def command(
         application,
         settings.config,
         announce=lambda server: _announce(server, application),
-        load_config=partial(_reload, config_file, listen),
+        load_config=partial(_reload, config_file, arguments),
     )
 
 
-def _reload(config_file: Path | None, listen: Mapping[str, Any]) -> Config:
+def _reload(config_file: Path | None, arguments: Mapping[str, Any]) -> Config:
     """Load the configuration again. Raises `ValueError` if it is not valid."""
     try:
-        return load_settings(config_file, listen).config
+        return load_settings(config_file, arguments).config
     except SettingsError as error:
         raise ValueError(error.message) from None
 

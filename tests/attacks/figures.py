@@ -17,7 +17,7 @@ _BEGIN: Final = "<!-- attacks: made by `make attacks` -->\n"
 _END: Final = "<!-- end of attacks -->\n"
 
 _HEAD: Final = (
-    "| attack | answers | p50, p99, longest (ms) | newcomers, p99 (ms) "
+    "| attack | answers | p50, p99, longest (ms) | new clients, p99 (ms) "
     "| MiB before, most, after | recovered after (s) | what came of it |",
     "|---|---|---|---|---|---|---|",
 )
@@ -33,7 +33,7 @@ class Figures:
     quiet: Sequence[float] = ()
     """Answers before the attack began."""
     waits: Sequence[float] = ()
-    """Of newcomers, from connecting to `ready`, in ascending order."""
+    """Of new clients, from connecting to `ready`, in ascending order."""
     rss_before: float = 0.0
     rss_most: float = 0.0
     rss_after: float = 0.0

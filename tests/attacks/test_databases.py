@@ -50,7 +50,7 @@ async def test_a_database_that_is_killed_and_started_again_under_load(
                 await trio.sleep(1.0)
             metrics = await place.metrics()
             unavailable = metrics['rejected_total{reason="unavailable"}']
-            figures.notes.append(f"{unavailable:.0f} newcomers were told `unavailable`")
+            figures.notes.append(f"{unavailable:.0f} new clients got `unavailable`")
         await place.server.wait_log("audit_available")
         assert "audit_rows_lost" not in place.server.log
 

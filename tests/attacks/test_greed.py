@@ -34,7 +34,7 @@ async def test_peers_that_send_at_full_speed(tmp_path: Path, report: list[Figure
         async with place.attack(name, most_memory=100, report=report) as figures:
             counts = await send_at_full_speed(place, 4, seconds=SECONDS)
             figures.notes.append(f"{counts['requests']:,} requests")
-            figures.notes.append(f"sent away with `rate_limited` {counts['rate_limited']:,} times")
+            figures.notes.append(f"closed with `rate_limited` {counts['rate_limited']:,} times")
         assert counts["rate_limited"] > 0
 
 
@@ -90,7 +90,7 @@ async def test_ten_thousand_subscriptions(tmp_path: Path, report: list[Figures])
             answers = await subscribe_to_many(place, 10, 1000)
             assert answers == {"ack": 10_000, "held": 10_000}
             answers = await subscribe_to_many(place, 1, 10_000)
-            figures.notes.append("the 1 got 1,000, and was sent away as it went on")
+            figures.notes.append("the 1 got 1,000, and was closed as it went on")
         assert answers["ack"] == 1000
         assert answers["too_many_errors"] == 100
         metrics = await place.metrics()

@@ -39,5 +39,5 @@ async def test_silence_keeps_out_nobody(name: str, tmp_path: Path, report: list[
             connected = await crowd(place, count, behave, addresses=addresses, seconds=SECONDS)
             metrics = await place.metrics()
             figures.notes.append(f"{connected:,} connections")
-            figures.notes.append(f"{metrics['evictions_total']:,.0f} gave way")
+            figures.notes.append(f"{metrics['evictions_total']:,.0f} evicted")
         assert connected >= count

@@ -1,1 +1,1 @@
-"""What an application is written with: routes, handlers, connections, presence, kept messages."""
+"""What an application is written with: routes, handlers, connections, presence, mailbox."""

@@ -42,7 +42,7 @@ class Capacity:
         self._store = store
         self._bounds = bounds
         self._timeout = timeout
-        self._letters = self._bytes = self._users = 0  # never less than there are, once counted
+        self._messages = self._bytes = self._users = 0  # never less than there are, once counted
         self._since_counted: set[str] = set()  # users; perhaps new ones, perhaps counted already
         self._counted: float | None = None
         self._counting = trio.Lock()
@@ -58,7 +58,7 @@ class Capacity:
         if self._is_full(size) and not await self._is_only_short_of_users(user, size):
             self._log_full()
             raise MailboxFullError
-        self._letters += 1
+        self._messages += 1
         self._bytes += size
         self._since_counted.add(user)
 
@@ -71,7 +71,7 @@ class Capacity:
 
     def _is_too_large(self, size: int) -> bool:
         too_large = self._bytes + size > self._bounds.bytes
-        return too_large or self._letters >= self._bounds.messages
+        return too_large or self._messages >= self._bounds.messages
 
     async def _is_only_short_of_users(self, user: str, size: int) -> bool:
         """Whether only the number of users is at its limit, and the user has messages already."""
@@ -84,7 +84,7 @@ class Capacity:
                 not self._is_full(size) or now < self._counted + COUNT_INTERVAL
             ):
                 return  # another task has counted
-            before = (self._letters, self._bytes, self._since_counted)
+            before = (self._messages, self._bytes, self._since_counted)
             self._since_counted = set()
             try:
                 totals = await self._store.totals()
@@ -92,7 +92,7 @@ class Capacity:
                 self._since_counted |= before[2]
                 raise
             # Messages that were admitted during the count may not be in it.
-            self._letters += totals.messages - before[0]
+            self._messages += totals.messages - before[0]
             self._bytes += totals.bytes - before[1]
             self._users = totals.users
             self._counted = now
@@ -102,7 +102,7 @@ class Capacity:
         if suppressed is not None:
             _log.warning(
                 "mailbox_full",
-                messages=self._letters,
+                messages=self._messages,
                 bytes=self._bytes,
                 users_at_most=self._users_at_most,
                 suppressed=suppressed,

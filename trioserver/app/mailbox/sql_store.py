@@ -154,7 +154,7 @@ class SQLStore:
             count = connection.scalar(gone) or 0
             rows = connection.execute(query).all()
             return Page(
-                messages=[_letter(row) for row in rows if row.at >= now - self._bounds.age],
+                messages=[_stored_message(row) for row in rows if row.at >= now - self._bounds.age],
                 last=rows[-1].number if rows else after,
                 is_last=len(rows) < READ,
                 dropped=count,
@@ -255,7 +255,7 @@ def _same(table: sa.Table, namespace: str, user: str) -> sa.ColumnElement[bool]:
     return (table.c.namespace == namespace) & (table.c.user_id == user)
 
 
-def _letter(row: Any) -> StoredMessage:
+def _stored_message(row: Any) -> StoredMessage:
     return StoredMessage(
         id=row.id,
         user=row.user_id,

@@ -345,6 +345,15 @@ def test_options_that_do_not_go_together_are_named_with_their_origin() -> None:
     )
 
 
+def test_an_option_before_a_comma_is_named_with_its_origin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRIOSERVER_LIMITS_MAX_MESSAGE_BYTES", "1073741824")
+    assert error_of().endswith(
+        " (limits.max_message_bytes is from TRIOSERVER_LIMITS_MAX_MESSAGE_BYTES)"
+    )
+
+
 def test_every_bound_that_is_told_is_the_one_that_holds() -> None:
     for option in OPTIONS:
         if option.low is not None and option.high is not None:

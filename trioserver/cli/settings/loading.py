@@ -8,6 +8,7 @@ in `values`, one by one, because typed-settings' errors name its own classes ins
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -50,6 +51,9 @@ OTHER_VARIABLES: Final = {
     "TRIOSERVER_TOKEN_LIFETIME": False,
 }
 """Variables that the commands read, other than options; True if the value is a secret."""
+
+_NAMES: Final = re.compile(r"\w+(?:\.\w+)*")
+"""Words and names of options in an error message, without the punctuation around them."""
 
 
 @attrs.frozen
@@ -137,10 +141,11 @@ def _build(
     try:
         return Config(**values, listen=listeners)
     except ValueError as error:  # options that cannot be combined; the message names them
+        words = _NAMES.findall(str(error))
         named = [
             f"{setting.option.path} is from {setting.origin}"
             for setting in settings
-            if setting.origin is not None and setting.option.path in str(error).split()
+            if setting.origin is not None and setting.option.path in words
         ]
         raise SettingsError(f"{error} ({', '.join(named)})") from None
 

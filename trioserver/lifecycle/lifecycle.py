@@ -231,7 +231,7 @@ class Lifecycle:
 
     def _receive(self, messages: list[bytes]) -> None:
         protocol, dispatcher = self._protocol, self._dispatcher
-        now, count = self._websocket.last_received, len(messages)
+        now, count = self._websocket.protocol.last_received, len(messages)
         charged = count > 1 and protocol.charge(count, sum(map(len, messages)), now)
         try:
             for data in messages:

@@ -120,7 +120,7 @@ class PolledReader(TaskReader):
             self._continue_in_task(items)
             return
         websocket.deliver_messages(items, now)  # type: ignore[arg-type]  # all are messages
-        if self.paused:
+        if self._pause is not None:
             self._continue_in_task([])
 
     def flush_nowait(self) -> bool:

@@ -167,13 +167,20 @@ class SocketPoller:
             while True:
                 if self._starts or self._waiting or self._deferred:
                     await trio.lowlevel.checkpoint()
+                elif self._large:
+                    await self._wait_ready_or_due()
                 else:
-                    await self._wait_ready()
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                # Most rounds have one message: each call that is not needed is a part of its cost.
                 self.in_batch = True
-                self._deferred += self._waiting
-                self._waiting.clear()
-                self._flush_deferred()
-                self._start_some()
+                if self._waiting:
+                    self._deferred += self._waiting
+                    self._waiting.clear()
+                if self._deferred:
+                    self._flush_deferred()
+                self._may_start = _STARTS_PER_ROUND
+                if self._starts or self._large or self._large_started:
+                    self._start_some()
                 round_ends = perf_counter() + _ROUND_SECONDS
                 while self._serve_ready() and perf_counter() < round_ends:
                     pass
@@ -184,11 +191,8 @@ class SocketPoller:
             self._flush_deferred()
             self._epoll.close()
 
-    async def _wait_ready(self) -> None:
+    async def _wait_ready_or_due(self) -> None:
         """Wait until a socket is ready, or the next large message is due."""
-        if not self._large:
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
-            return
         with trio.move_on_at(self._large_due):
             await trio.lowlevel.wait_readable(self._epoll.fileno())
 
@@ -198,7 +202,6 @@ class SocketPoller:
             self._flush(handler)
 
     def _start_some(self) -> None:
-        self._may_start = _STARTS_PER_ROUND
         while self._starts and self._may_start > 0:
             self._may_start -= 1
             self._call(self._starts.popleft())
@@ -232,7 +235,8 @@ class SocketPoller:
         now = trio.current_time()
         for handler, data in came:
             self._receive(handler, data, now)
-        self._flush_deferred()
+        if self._deferred:
+            self._flush_deferred()
         for handler, _ in came:
             self._flush(handler)
         return True

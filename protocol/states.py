@@ -36,7 +36,7 @@ class ServerTrigger(Enum):
     START_VERIFYING = "start with a token in the query string"
     AUTH = "an auth message arrives"
     MESSAGE = "any other message arrives"
-    ACCEPT = "token and ownership are verified"
+    ACCEPT = "the token is valid and the user authorized"
     REJECT_REFRESH = "a refresh could not be verified now; the old token still counts"
     DEADLINE = "the deadline passes"
     FAIL = "an error or an end"

@@ -53,7 +53,7 @@ class ServerOptions(Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """How the server must be configured; what is absent has the server's default."""
 
     auth_timeout_ms: Milliseconds | None = None
-    ownership_timeout_ms: Milliseconds | None = None
+    authorization_timeout_ms: Milliseconds | None = None
     heartbeat_interval_ms: Milliseconds | None = None
     heartbeat_timeout_ms: Milliseconds | None = None
     expiry_warning_ms: Milliseconds | None = None
@@ -94,7 +94,11 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     vanish: Literal[True] | None = None
     do: (
         Literal[
-            "shutdown", "disconnect", "ownership_hangs", "ownership_fails", "ownership_recovers"
+            "shutdown",
+            "disconnect",
+            "authorization_hangs",
+            "authorization_fails",
+            "authorization_recovers",
         ]
         | None
     ) = None

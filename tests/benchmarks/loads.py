@@ -272,7 +272,7 @@ class _Deliveries:
 
 
 def storm(job: Job) -> Figures:
-    """All connect at one moment: TCP, upgrade, token, ownership, `ready`."""
+    """All connect at one moment: TCP, upgrade, token, authorization, `ready`."""
     with Clients(job) as earlier:  # the server has seen clients before
         earlier.open(min(100, job.connections))
     time.sleep(0.5)

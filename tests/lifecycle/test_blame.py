@@ -83,7 +83,7 @@ async def test_a_refresh_that_cannot_be_verified_now_costs_nothing(
     async with trio.open_nursery() as nursery:
         server = await nursery.start(_serve, make_application(world), Config(port=0))
         client = await connected(server, nursery)
-        world.owner_error = OSError("gone")
+        world.authorizer_error = OSError("gone")
         for _ in range(100):
             await client.send(type="auth", token="alice")
             assert (await client.receive())["code"] == "unavailable"

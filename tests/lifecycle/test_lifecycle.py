@@ -141,7 +141,7 @@ async def test_an_authorizer_that_hangs_is_unavailable_and_no_refusal(
 async def test_an_authorizer_that_fails_is_unavailable_and_recovers(
     autojump_clock: MockClock,
 ) -> None:
-    world = World(owner_error=OSError("the database is gone"))
+    world = World(authorizer_error=OSError("the database is gone"))
     async with serving(world=world) as harness:
         client = await harness.connect()
         await client.receive_until("hello")
@@ -149,7 +149,7 @@ async def test_an_authorizer_that_fails_is_unavailable_and_recovers(
         (error,), closed = await client.receive_end()
         assert closed == Closed(1013, "unavailable")
         assert "gone" not in str(error)
-        world.owner_error = None
+        world.authorizer_error = None
         await harness.ready()
 
 

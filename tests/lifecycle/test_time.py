@@ -159,14 +159,14 @@ async def test_a_refresh_during_an_outage_leaves_the_old_token_in_force(
     async with serving(world=world) as harness:
         client = await harness.ready(token="alice:300")
         if trouble == "fails":
-            world.owner_error = OSError()
+            world.authorizer_error = OSError()
         else:
             world.owner_delay = 1000.0
         await client.send(type="auth", token="alice", id=5)
         error = await client.receive()
         assert (error["code"], error["id"], error["fatal"]) == ("unavailable", 5, False)
         assert (await client.request("echo", {"text": "x"}))["type"] == "ack"
-        world.owner_error, world.owner_delay = None, 0.0
+        world.authorizer_error, world.owner_delay = None, 0.0
         await client.send(type="auth", token="alice", id=6)
         assert (await client.receive())["type"] == "auth_refreshed"
 

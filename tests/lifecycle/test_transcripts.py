@@ -114,14 +114,14 @@ class Replay:
                 harness.nursery.start_soon(harness.server.drain)
             case "disconnect":
                 assert harness.server.disconnect(user="alice") == 1
-            case "ownership_hangs":
-                world.owner_hangs = trio.Event()
-            case "ownership_fails":
-                world.owner_error = OSError("the database is gone")
-            case "ownership_recovers":
-                world.owner_error = None
-                if world.owner_hangs is not None:
-                    world.owner_hangs.set()
+            case "authorization_hangs":
+                world.authorizer_hangs = trio.Event()
+            case "authorization_fails":
+                world.authorizer_error = OSError("the database is gone")
+            case "authorization_recovers":
+                world.authorizer_error = None
+                if world.authorizer_hangs is not None:
+                    world.authorizer_hangs.set()
             case _:
                 raise AssertionError(f"an operator does not {do!r}")
 
@@ -138,7 +138,7 @@ def _config(options: ServerOptions) -> Config:
         auth=AuthConfig(
             **seconds(
                 timeout=options.auth_timeout_ms,
-                authorization_timeout=options.ownership_timeout_ms,
+                authorization_timeout=options.authorization_timeout_ms,
                 expiry_warning=options.expiry_warning_ms,
             )
         ),

@@ -73,7 +73,7 @@ async def authenticate(credentials: Credentials, request: Request) -> User:
 
 
 async def owns(user: User, resource: Mapping[str, str]) -> bool:
-    say("verifying ownership")
+    say("authorizing")
     return resource["id"] != "not-theirs"
 
 
@@ -166,7 +166,7 @@ async def test_every_kind_of_handler_and_hook_says_whose_line_it_is(log: Log) ->
     whose = {"connection_id": ready["connection_id"], "user": "alice"}
     expected: dict[str, dict[str, Any]] = {
         "authenticating": {"connection_id": ready["connection_id"]},
-        "verifying ownership": whose,
+        "authorizing": whose,
         "on_ready": whose,
         "inline": {**whose, "request_id": "r1"},
         "a task of inline": {**whose, "request_id": "r1"},

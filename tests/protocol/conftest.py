@@ -63,7 +63,7 @@ class Wire:
     def __init__(self, script: Transcript) -> None:
         given = msgspec.to_builtins(script.setup.server)
         self.resource = script.setup.resource
-        self.ownership_timeout = given.pop("ownership_timeout_ms", 5000) / 1000
+        self.authorization_timeout = given.pop("authorization_timeout_ms", 5000) / 1000
         self.drain = given.pop("drain_ms", 1000) / 1000
         options: dict[str, Any] = {
             key.removesuffix("_ms"): value / 1000 if key.endswith("_ms") else value
@@ -73,7 +73,7 @@ class Wire:
         self.now = 0.0
         self.said: list[tuple[float, str, Any]] = []
         self.session = ServerProtocol(self.options, 0.0)
-        self.ownership = "answers"
+        self.authorization = "answers"
         self.heard = 0.0
         self.gone = False
         self._user = ""
@@ -147,8 +147,8 @@ class Wire:
         elif what == "disconnect":
             self.session.fail(Refusal("disconnected"))
         else:
-            self.ownership = what.removeprefix("ownership_").replace("recovers", "answers")
-            if self._verify is not None and self.ownership == "answers":
+            self.authorization = what.removeprefix("authorization_").replace("recovers", "answers")
+            if self._verify is not None and self.authorization == "answers":
                 self._verified(*self._verify)
         self.flush()
 
@@ -170,15 +170,15 @@ class Wire:
             self.session.fail(Refusal(code), id=auth.id)
         elif self.session.is_ready and USERS[token][0] != self._user:
             self.session.fail(Refusal("access_denied"), id=auth.id)
-        elif self.ownership == "fails":
+        elif self.authorization == "fails":
             self._unavailable(auth)
         else:
             number = next(self._verifications)
             self._verify = (number, auth)
-            if self.ownership == "answers":
+            if self.authorization == "answers":
                 self._verified(number, auth)
             else:
-                self.after(self.ownership_timeout, lambda: self._give_up(number, auth))
+                self.after(self.authorization_timeout, lambda: self._give_up(number, auth))
 
     def _give_up(self, number: int, auth: Auth) -> None:
         if self._verify is not None and self._verify[0] == number:

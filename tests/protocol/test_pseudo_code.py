@@ -269,11 +269,11 @@ async def test_it_comes_back_in_its_slot_and_keeps_trying_while_there_is_no_serv
 
 async def test_it_waits_while_the_server_is_unavailable(autojump_clock: MockClock) -> None:
     async with session(lambda n: "alice") as played:
-        played.harness.world.owner_error = OSError("the database is gone")
+        played.harness.world.authorizer_error = OSError("the database is gone")
         await trio.sleep(20)
         assert played.ready == 0
         assert 3 < len(played.attempts) < 30
-        played.harness.world.owner_error = None
+        played.harness.world.authorizer_error = None
         await trio.sleep(60)
         assert played.ready == 1
         assert played.tokens == ["alice"]

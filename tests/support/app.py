@@ -69,10 +69,10 @@ class World:
     seen: list[Any] = attrs.field(factory=list)
     verify_delay: float = 0.0
     owner_delay: float = 0.0
-    owner_error: Exception | None = None
+    authorizer_error: Exception | None = None
     owners: dict[str, str] = attrs.field(factory=lambda: {"1": "alice", "2": "bob"})
     cancelled: int = 0
-    owner_hangs: trio.Event | None = None  # until it is set
+    authorizer_hangs: trio.Event | None = None  # until it is set
 
     async def authenticate(self, credentials: Credentials, request: Request) -> User | Refusal:
         await self._wait(self.verify_delay)
@@ -100,10 +100,10 @@ class World:
 
     async def owns(self, user: User, resource: Mapping[str, str]) -> bool:
         await self._wait(self.owner_delay)
-        if self.owner_hangs is not None:
-            await self.owner_hangs.wait()
-        if self.owner_error is not None:
-            raise self.owner_error
+        if self.authorizer_hangs is not None:
+            await self.authorizer_hangs.wait()
+        if self.authorizer_error is not None:
+            raise self.authorizer_error
         (id,) = resource.values()
         return self.owners.get(id) == user.id
 

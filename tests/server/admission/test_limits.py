@@ -368,11 +368,11 @@ async def test_no_other_failure_counts_towards_a_block(
 async def test_neither_an_unreachable_database_nor_a_full_server_counts(
     autojump_clock: MockClock,
 ) -> None:
-    world = World(owner_error=OSError("gone"))
+    world = World(authorizer_error=OSError("gone"))
     async with serving(config(max_invalid_tokens=1, max_connections=1), world=world) as harness:
         assert await forge(harness, HERE, "alice") == "unavailable"
         await trio.sleep(0.1)
-        world.owner_error = None
+        world.authorizer_error = None
         await become_ready(harness, HERE)
         client = await harness.connect(remote=HERE)
         _, closed = await client.receive_end()

@@ -22,7 +22,8 @@ from jwt.algorithms import ECAlgorithm
 from tests.cli.conftest import Invoke
 from tests.support.patience import PATIENCE
 from trioserver.auth import make_secret, make_token
-from trioserver.cli.parameters.durations import in_words, parse_duration
+from trioserver.cli.output.times import in_words
+from trioserver.cli.parameters.durations import parse_duration
 
 SECRET = make_secret()
 OTHER_SECRET = make_secret()

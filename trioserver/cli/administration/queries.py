@@ -16,8 +16,8 @@ from trioserver.cli.administration.options import json_option, limit_option, res
 from trioserver.cli.output.audit_entries import print_entries
 from trioserver.cli.output.tables import print_fields, print_table
 from trioserver.cli.output.terminal import print_error, print_json, stdout_console
+from trioserver.cli.output.times import in_words
 from trioserver.cli.parameters.audit_filters import filter_options
-from trioserver.cli.parameters.durations import in_words
 from trioserver.logs.printable import printable
 
 

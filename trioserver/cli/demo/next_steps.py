@@ -13,7 +13,7 @@ from rich.markup import escape
 from trioserver import Server
 from trioserver.cli.demo.system import MPIN, SEED, Demo
 from trioserver.cli.output.terminal import stdout_console
-from trioserver.cli.parameters.durations import in_words
+from trioserver.cli.output.times import in_words
 from trioserver.cli.serving.addresses import is_public, outward_address, what_is_private
 from trioserver.examples import admin_dashboard, behavior_log, study_coach
 

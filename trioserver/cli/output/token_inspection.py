@@ -11,7 +11,7 @@ from rich.text import Text
 from protocol import Refusal
 from trioserver.auth import Inspection
 from trioserver.cli.output.terminal import stdout_console
-from trioserver.cli.parameters.durations import in_words, instant
+from trioserver.cli.output.times import in_words, instant
 
 _ADVICE: Final = {
     "never": "trying again does not help",

@@ -1,10 +1,9 @@
-"""Durations and instants as operators write and read them."""
+"""Parses durations as operators write them: 90s, 1h30m, or a number of seconds."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
@@ -55,21 +54,3 @@ class Parsed(click.ParamType[float]):
 
 
 DURATION: Final = Parsed("duration", parse_duration)
-
-
-def in_words(seconds: float) -> str:
-    """A duration without its sign, in its one or two largest units: "3 min", "1 h 30 min"."""
-    left = abs(seconds)
-    if left < 1:
-        return "less than a second"
-    words = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        number, left = divmod(left, size)
-        if number:
-            words.append(f"{int(number)} {unit}")
-    return " ".join(words[:2])
-
-
-def instant(seconds: float) -> str:
-    """Unix seconds as RFC 3339 in UTC, to the second."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

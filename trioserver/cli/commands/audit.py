@@ -45,7 +45,7 @@ def command(config_file: Path | None, database: str | None, as_lines: bool, **fi
     Examples:
       trioserver audit --since 1h
       trioserver audit --outcome refused --address 203.0.113.7
-      trioserver audit --kind admin_action --user root --since 2026-01-31T12:00:00Z
+      trioserver audit --kind admin_action --since 2026-01-31T12:00:00Z
       trioserver audit --since 1d --json | jq -r .code | sort | uniq -c
 
     \b

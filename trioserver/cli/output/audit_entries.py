@@ -11,7 +11,7 @@ from trioserver.cli.output.tables import print_table
 def print_entries(entries: Iterable[Mapping[str, Any]]) -> None:
     """Print a table, newest row first.
 
-    ``entries`` are as `trioserver.telemetry.audit.as_json` returns them.
+    ``entries`` are as `AuditEntry.as_json` returns them.
     """
     names = ("Id", "Time", "What", "Outcome", "User", "Address", "Route", "Token", "ms")
     print_table(names, map(_row, entries))

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from protocol import raw
 from tests.engine.listener import Listener
 from tests.engine.proxy import Proxy
-from tests.support.valkey import ValkeyServer, running
+from tests.support.valkey import ValkeyServer, free_port, running
 from trioserver.engine.errors import EngineConfigurationError, EngineUnavailable
 from trioserver.engine.history import History
 from trioserver.engine.valkey.address import parse_engine_url
@@ -255,7 +255,8 @@ async def test_database_that_does_not_exist_stops_the_start(server: ValkeyServer
 
 
 async def test_redis_cluster_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
-    with running(tmp_path, "--cluster-enabled", "yes") as server:
+    options = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
+    with running(tmp_path, *options) as server:
         assert "is a Redis Cluster" in await refused_at_start(server.url)
 
 

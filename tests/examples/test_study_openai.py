@@ -146,7 +146,7 @@ async def test_where_nothing_is_found_nobody_is_asked(tmp_path: Path) -> None:
         raise AssertionError
 
     async with asking(answer, tmp_path) as (upstream, client, _):
-        assert "nothing about that" in text_of(await ask(client, "quantum chromodynamics"))
+        assert "do not answer this" in text_of(await ask(client, "quantum chromodynamics"))
         assert upstream.heads == []
 
 

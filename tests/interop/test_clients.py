@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, NoReturn
@@ -72,9 +73,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         process.signal(signal.SIGTERM)
 
 
-@pytest.fixture
-def url(server: Process) -> Iterator[str]:
-    """Where the server is; at the end it has seen one more connection close as it should."""
+@contextmanager
+def one_more(server: Process) -> Iterator[str]:
+    """Where the server is; at the end it has seen one more connection close as it should.
+
+    Not a fixture: a test that is skipped makes no connection.
+    """
     before = len(closes(server))
     yield f"{server.url}/ws"
     deadline = time.monotonic() + PATIENCE
@@ -95,32 +99,35 @@ def token() -> str:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_of_python(name: str, url: str, token: str) -> None:
+def test_a_client_of_python(name: str, server: Process, token: str) -> None:
     module = MODULES.get(name, name.partition(",")[0].replace("-", "_"))
     if find_spec(module) is None:
         left_out(f"needs {module}: pip install -e '.[test]'")
-    answer = run(sys.executable, "-m", "tests.interop.python_clients", name, url, token)
+    with one_more(server) as url:
+        answer = run(sys.executable, "-m", "tests.interop.python_clients", name, url, token)
     assert answer in (f"{QUESTION} | 1000", f"{QUESTION} | None")
 
 
 @pytest.mark.parametrize("name", ["ws", "undici", "built in"])
-def test_a_client_of_node(name: str, url: str, token: str) -> None:
+def test_a_client_of_node(name: str, server: Process, token: str) -> None:
     node = program("node", "https://nodejs.org")
     if name != "built in" and not (HERE / "node_modules" / name).is_dir():
         left_out(f"needs the npm package {name}: make test installs it")
     options = ["--experimental-websocket"] if name == "built in" else []
     client = HERE / "node_clients.mjs"
-    answer = run(node, "--no-warnings", *options, client, name, url, token, QUESTION)
+    with one_more(server) as url:
+        answer = run(node, "--no-warnings", *options, client, name, url, token, QUESTION)
     assert answer == f"{QUESTION} | 1000"
 
 
-def test_the_client_of_java_as_it_comes(url: str, token: str) -> None:
+def test_the_client_of_java_as_it_comes(server: Process, token: str) -> None:
     """It also asks over HTTP, with an offer of HTTP/2 in each request."""
     java = program("java", "a JDK, 11 or newer")
     if shutil.which("javac") is None:
         left_out("needs a JDK, 11 or newer: this machine has only what runs compiled programs")
     # What is not ASCII is not passed to older ones in an argument.
-    lines = run(java, "-Dfile.encoding=UTF-8", HERE / "Client.java", url, token, "Hello")
+    with one_more(server) as url:
+        lines = run(java, "-Dfile.encoding=UTF-8", HERE / "Client.java", url, token, "Hello")
     assert lines.splitlines() == ["POST Hello", "GET", "Hello | 1000"]
 
 
@@ -143,7 +150,7 @@ def test_curl_opens_a_websocket(server: Process) -> None:
 
 
 @pytest.mark.parametrize("page", ["of the server", "of a file"])
-def test_chromium(page: str, server: Process, url: str, token: str, tmp_path: Path) -> None:
+def test_chromium(page: str, server: Process, token: str, tmp_path: Path) -> None:
     path = find_chromium()
     if path is None:
         left_out("needs Chromium in the PATH: apt-get install chromium")
@@ -151,7 +158,7 @@ def test_chromium(page: str, server: Process, url: str, token: str, tmp_path: Pa
     file.write_text("<!doctype html><title>page</title>")
     place = file.as_uri() if page == "of a file" else server.url.replace("ws://", "http://")
     converse = (HERE / "conversation.mjs").read_text().replace("export function", "function")
-    with chromium(path) as browser:
+    with one_more(server) as url, chromium(path) as browser:
         tab = browser.new_page()
         tab.goto(place)
         answer = tab.evaluate(

@@ -32,7 +32,7 @@ class Tracing:
     """
 
     def __init__(self, tracer: Tracer | None = None) -> None:
-        with needs("tracing needs OpenTelemetry: install trioserver[otel]", "opentelemetry"):
+        with needs("tracing needs OpenTelemetry: pip install 'trioserver[otel]'", "opentelemetry"):
             from opentelemetry import trace
         self._tracer = tracer or trace.get_tracer("trioserver")
 

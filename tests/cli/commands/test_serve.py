@@ -271,6 +271,18 @@ def test_a_certificate_that_is_not_there_is_one_sentence(serve: Invoke) -> None:
     assert "cannot use the certificate" in result.stderr
 
 
+def test_an_option_whose_library_is_missing_says_what_to_install(
+    serve: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIOSERVER_TRACING_SPANS", "on")
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    result = serve("chat:app", "--port", "0")
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "trioserver: tracing needs OpenTelemetry: pip install 'trioserver[otel]'\n"
+    )
+
+
 def test_an_authenticator_that_refuses_the_address_is_one_sentence(
     serve: Invoke, folder: Path
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from trioserver.app.application import Application
 from trioserver.cli.output.terminal import Exit, Failure
 from trioserver.config import Config
+from trioserver.config.extras import MissingExtraError
 from trioserver.http.serving import run
 from trioserver.server.server import Server
 from trioserver.storage import DatabaseUnavailableError
@@ -38,7 +39,8 @@ def _explained(error: Exception) -> Exception:
         cause = cause.exceptions[0]
     if isinstance(cause, ListenError):
         return Failure(str(cause), Exit.CANNOT_LISTEN)
-    # For example, an authenticator refuses the addresses, or a database file cannot be created.
-    if isinstance(cause, ValueError | DatabaseUnavailableError):
+    # For example, an authenticator refuses the addresses, a database file cannot be created, or the
+    # library that an option needs is not installed.
+    if isinstance(cause, ValueError | DatabaseUnavailableError | MissingExtraError):
         return Failure(str(cause), Exit.CONFIGURATION)
     return error

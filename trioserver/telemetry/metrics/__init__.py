@@ -31,7 +31,9 @@ async def render_in_steps(server: MetricsSource) -> tuple[bytes, str]:
 
 
 def _text(server: MetricsSource, totals: ConnectionTotals) -> bytes:
-    with needs("metrics need prometheus-client: install trioserver[metrics]", "prometheus_client"):
+    with needs(
+        "metrics need prometheus-client: pip install 'trioserver[metrics]'", "prometheus_client"
+    ):
         from prometheus_client import generate_latest
 
         from trioserver.telemetry.metrics.families import Families

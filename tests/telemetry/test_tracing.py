@@ -218,5 +218,5 @@ def test_on_without_the_library_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     config = Config(port=0, tracing=TracingConfig(spans="on"))
-    with pytest.raises(ImportError, match=r"install trioserver\[otel\]"):
+    with pytest.raises(ImportError, match=r"pip install 'trioserver\[otel\]'"):
         Server(make_application(world), config)

@@ -340,5 +340,5 @@ async def test_without_the_library_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     async with serving() as harness:
-        with pytest.raises(ImportError, match=r"install trioserver\[metrics\]"):
+        with pytest.raises(ImportError, match=r"pip install 'trioserver\[metrics\]'"):
             render_metrics(harness.server)

@@ -22,7 +22,7 @@ import trio
 from protocol import raw
 from tests.engine.proxy import Proxy
 from tests.support.valkey import ValkeyServer, running
-from trioserver.engine.errors import EngineUnavailable
+from trioserver.engine.errors import EngineUnavailableError
 from trioserver.engine.history import History
 from trioserver.engine.position import Position, Resumed
 from trioserver.engine.valkey.address import parse_engine_url
@@ -178,7 +178,7 @@ async def _publish(
         while True:
             try:
                 position = await chance.choice(engines).publish(TOPIC, raw(key), key=key)
-            except EngineUnavailable:
+            except EngineUnavailableError:
                 await trio.sleep(0.05)
             else:
                 acknowledged[key] = position.offset
@@ -203,7 +203,7 @@ async def _stay(
     while True:
         try:
             resumed = await engine.subscribe(TOPIC, subscription, client.position)
-        except EngineUnavailable:
+        except EngineUnavailableError:
             await trio.sleep(0.05)
         else:
             break
@@ -283,7 +283,7 @@ async def _final_list(engine: ValkeyEngine) -> dict[int, str]:
         while True:
             try:
                 page = await engine.history(TOPIC, since)
-            except EngineUnavailable:
+            except EngineUnavailableError:
                 await trio.sleep(0.1)
                 continue
             events |= {n: json.loads(data) for n, data in enumerate(page.events, page.first)}

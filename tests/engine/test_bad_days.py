@@ -16,7 +16,7 @@ from protocol import raw
 from tests.engine.listener import Listener
 from tests.engine.proxy import Proxy
 from tests.support.valkey import ValkeyServer, free_port, running
-from trioserver.engine.errors import EngineConfigurationError, EngineUnavailable
+from trioserver.engine.errors import EngineConfigurationError, EngineUnavailableError
 from trioserver.engine.history import History
 from trioserver.engine.valkey.address import parse_engine_url
 from trioserver.engine.valkey.engine import ValkeyEngine
@@ -84,13 +84,13 @@ async def test_publish_without_a_server_fails_within_two_seconds_and_then_at_onc
         server.kill()
         await until(lambda: engine.away_since is not None)
         before = time.monotonic()
-        with pytest.raises(EngineUnavailable) as caught:
+        with pytest.raises(EngineUnavailableError) as caught:
             await engine.publish("a", raw(0))
         assert not caught.value.sent
         assert time.monotonic() - before < 4
         before = time.monotonic()
         for _ in range(10):
-            with pytest.raises(EngineUnavailable):
+            with pytest.raises(EngineUnavailableError):
                 await engine.publish("a", raw(0))
         assert time.monotonic() - before < 1, "known to be away"
 
@@ -168,7 +168,7 @@ async def test_full_server_refuses_to_publish_and_recovers(server: ValkeyServer)
     async with started(server.url) as engine:
         await engine.publish("a", raw(0))
         server.command("CONFIG", "SET", "maxmemory", "1")
-        with pytest.raises(EngineUnavailable, match="OOM") as caught:
+        with pytest.raises(EngineUnavailableError, match="OOM") as caught:
             await engine.publish("a", raw(1))
         assert not caught.value.sent
         server.command("CONFIG", "SET", "maxmemory", "0")
@@ -181,7 +181,7 @@ async def test_demoted_primary_is_left(server: ValkeyServer, tmp_path: Path) -> 
         async with started(server.url) as engine:
             await engine.publish("a", raw(0))
             server.command("REPLICAOF", "127.0.0.1", str(primary.port))
-            with pytest.raises(EngineUnavailable) as caught:
+            with pytest.raises(EngineUnavailableError) as caught:
                 await engine.publish("a", raw(1))
             assert not caught.value.sent
             server.command("REPLICAOF", "NO", "ONE")

@@ -7,7 +7,8 @@ import pytest
 from tests.engine import chaos
 
 SEEDS = (3, 4, 11, 21, 26)
-"""A snapshot that comes back, a kill, an empty server, a late fork; 26 failed: see test_ears.py."""
+"""A snapshot that comes back, a kill, an empty server, a late fork; 26 failed once, see
+test_topic_reader.py."""
 
 
 @pytest.mark.parametrize("seed", SEEDS)

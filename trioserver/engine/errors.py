@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 
-class EngineUnavailable(Exception):
+class EngineUnavailableError(Exception):
     """The engine did not answer in time, or could not be reached.
 
     ``sent`` is False if nothing was done, and True if nobody knows: the command was handed to a

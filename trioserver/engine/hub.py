@@ -182,7 +182,7 @@ class Hub:
         are no longer in the tail, or the subscriber is ahead of this node."""
         if since is None:
             return Resumed(topic.position, recovered=False, why="new")
-        if topic.state.judge_since(since) != "ok":
+        if topic.state.check_since(since) != "ok":
             return None
         return self.resumed(topic, self.frames_after(topic, since.offset) or ())
 

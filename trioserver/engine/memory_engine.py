@@ -111,7 +111,7 @@ class MemoryEngine:
         resumed = self.hub.resume(opened, since)
         if resumed is None:
             assert since is not None
-            why = opened.state.judge_since(since)
+            why = opened.state.check_since(since)
             resumed = Resumed(opened.position, recovered=False, why=why)
         self._wake(opened)
         self.hub.attach(opened, subscriber)

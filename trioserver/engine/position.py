@@ -63,7 +63,7 @@ class TopicState:
     def position(self) -> Position:
         return Position(self.top, f"{self.epoch}.{self.lineage}")
 
-    def judge_since(self, since: Position) -> Why:
+    def check_since(self, since: Position) -> Why:
         """Return ``ok`` if a subscriber at ``since`` has seen this topic up to there and all
         events after it are kept; otherwise ``epoch``, ``forked`` or ``trimmed``."""
         if since.epoch != self.epoch:

@@ -15,7 +15,7 @@ from msgspec import Raw
 from protocol import codec
 from trioserver.engine.errors import (
     EngineConfigurationError,
-    EngineUnavailable,
+    EngineUnavailableError,
     WrongThreadError,
 )
 from trioserver.engine.history import History
@@ -23,12 +23,12 @@ from trioserver.engine.hub import MAX_RESUME_EVENTS, Hub, Subscriber, Topic
 from trioserver.engine.messages import TopicMessage
 from trioserver.engine.position import Page, Position, Resumed
 from trioserver.engine.valkey.address import EngineAddress
-from trioserver.engine.valkey.beats import Beats
-from trioserver.engine.valkey.ears import Ears
+from trioserver.engine.valkey.heartbeats import Heartbeats
 from trioserver.engine.valkey.link import LinkLost, ServerError
 from trioserver.engine.valkey.login import open_link
-from trioserver.engine.valkey.mouth import Mouth
 from trioserver.engine.valkey.names import Names
+from trioserver.engine.valkey.publisher import Publisher
+from trioserver.engine.valkey.topic_reader import TopicReader
 
 PATIENCE: Final = 2.0
 """Seconds that a call waits for an engine that is away, and subscribers are not told of it. It
@@ -69,10 +69,10 @@ class ValkeyEngine:
         self._names = Names(prefix)
         self._wall_clock = wall_clock
         self.hub = Hub(encode, history_of)
-        self._ears = Ears(self.hub, self._names, _new_epoch)
-        self._mouth = Mouth(self._names, history_of, _new_epoch)
-        self._beats = Beats(self.node, self._names)
-        self._ears.on_channel[self._beats.channel] = self._beats.heard
+        self._reader = TopicReader(self.hub, self._names, _new_epoch)
+        self._publisher = Publisher(self._names, history_of, _new_epoch)
+        self._heartbeats = Heartbeats(self.node, self._names)
+        self._reader.on_channel[self._heartbeats.channel] = self._heartbeats.heard
         self._up = trio.Event()
         self._away_since: float | None = None  # trio's clock; None while all topics are live
         self._idle: dict[Topic, float] = {}
@@ -89,12 +89,12 @@ class ValkeyEngine:
     @property
     def events_dropped(self) -> int:
         """How many events of `publish_nowait` were not sent."""
-        return self._mouth.dropped
+        return self._publisher.dropped
 
     @property
     def outstanding(self) -> int:
         """Bytes of publishes that the engine has not answered yet."""
-        return self._mouth.outstanding
+        return self._publisher.outstanding
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the links, join topics, beat. Ends only when it is cancelled.
@@ -115,8 +115,8 @@ class ValkeyEngine:
         """Publish an event and return its position, once the engine has it.
 
         With ``key``, the event is published once however often this is called with it. Raises
-        `EngineUnavailable` after at most 2 s; its ``sent`` says whether it may have been published.
-        If it is cancelled, it may have been published or not.
+        `EngineUnavailableError` after at most 2 s; its ``sent`` says whether it may have been
+        published. If it is cancelled, it may have been published or not.
         """
         self._check_thread("publish")
         sent = False
@@ -125,17 +125,17 @@ class ValkeyEngine:
                 await self._wait_until_up(sent)
                 before, sent = sent, True
                 try:
-                    return await self._mouth.publish(topic, data, key, history)
+                    return await self._publisher.publish(topic, data, key, history)
                 except LinkLost as lost:
                     sent = before or lost.sent
                     if sent and key is None:
-                        raise EngineUnavailable(lost.reason, sent=True) from lost
+                        raise EngineUnavailableError(lost.reason, sent=True) from lost
                     await trio.sleep(_FIRST_DELAY)
                 except ServerError as error:
-                    raise EngineUnavailable(
+                    raise EngineUnavailableError(
                         f"the engine answered {error.code}", sent=before
                     ) from error
-        raise EngineUnavailable("the engine did not answer in time", sent=sent)
+        raise EngineUnavailableError("the engine did not answer in time", sent=sent)
 
     def publish_nowait(self, topic: str, data: Raw) -> None:
         """Publish an event if the engine can take it now: at most once, without an answer.
@@ -143,9 +143,9 @@ class ValkeyEngine:
         It may be called from any thread. What cannot be sent is dropped, counted and logged.
         """
         if threading.get_ident() == self._thread or self._token is None:
-            self._mouth.publish_nowait(topic, data)
+            self._publisher.publish_nowait(topic, data)
         else:
-            self._token.run_sync_soon(self._mouth.publish_nowait, topic, data)
+            self._token.run_sync_soon(self._publisher.publish_nowait, topic, data)
 
     async def subscribe(
         self, topic: str, subscriber: Subscriber, since: Position | None = None
@@ -153,12 +153,12 @@ class ValkeyEngine:
         """Deliver the events of a topic to ``subscriber``, from the returned position on.
 
         No event is delivered before the caller's next checkpoint, so that ``frames`` can be sent
-        first. Raises `EngineUnavailable` if the engine is needed for it and is away for 2 s, or
-        did not answer within 10 s. If it is cancelled, nothing is delivered.
+        first. Raises `EngineUnavailableError` if the engine is needed for it and is away for 2 s,
+        or did not answer within 10 s. If it is cancelled, nothing is delivered.
         """
         self._check_thread("subscribe")
         with trio.move_on_after(SUBSCRIBE_TIMEOUT):
-            followed = await self._ears.follow(topic)
+            followed = await self._reader.follow(topic)
             resumed = self.hub.resume(followed, since)
             if resumed is None:
                 assert since is not None
@@ -166,7 +166,7 @@ class ValkeyEngine:
             self.hub.attach(followed, subscriber)
             self._idle.pop(followed, None)
             return resumed
-        raise EngineUnavailable("the engine did not answer in time", sent=False)
+        raise EngineUnavailableError("the engine did not answer in time", sent=False)
 
     def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Deliver no more events of a topic."""
@@ -177,7 +177,7 @@ class ValkeyEngine:
     async def history(self, topic: str, since: Position | None = None) -> Page:
         """A page of a topic's history, after ``since`` or from the oldest event that is kept.
 
-        Raises `EngineUnavailable` after at most 2 s.
+        Raises `EngineUnavailableError` after at most 2 s.
         """
         try:
             with trio.fail_after(PATIENCE):
@@ -185,13 +185,13 @@ class ValkeyEngine:
                     await self._wait_until_up()
                     try:
                         if since is None:
-                            page = await self._ears.read(topic, "", 0)
+                            page = await self._reader.read(topic, "", 0)
                             since = Position(page.state.first - 1, page.state.position.mark)
-                        return await self._ears.read(topic, since.epoch, since.offset)
+                        return await self._reader.read(topic, since.epoch, since.offset)
                     except LinkLost:
                         await trio.sleep(_FIRST_DELAY)
         except trio.TooSlowError:
-            raise EngineUnavailable("the engine did not answer in time", sent=False) from None
+            raise EngineUnavailableError("the engine did not answer in time", sent=False) from None
 
     async def _resume_from_history(self, name: str, since: Position) -> tuple[Topic, Resumed]:
         """Read what the tail does not have, until the tail goes on from there."""
@@ -200,12 +200,12 @@ class ValkeyEngine:
         while True:
             await self._wait_until_up()
             try:
-                page = await self._ears.read(name, seen.epoch, seen.offset)
+                page = await self._reader.read(name, seen.epoch, seen.offset)
             except LinkLost:
                 await trio.sleep(_FIRST_DELAY)
                 continue
-            topic = await self._ears.follow(name)  # it may have been released meanwhile
-            why = page.state.judge_since(seen)
+            topic = await self._reader.follow(name)  # it may have been released meanwhile
+            why = page.state.check_since(seen)
             if why != "ok" or len(frames) > MAX_RESUME_EVENTS:
                 why = "many" if why == "ok" else why
                 return topic, Resumed(topic.position, recovered=False, why=why)
@@ -228,7 +228,7 @@ class ValkeyEngine:
             with trio.move_on_at(since + PATIENCE):
                 await self._up.wait()
         if not self._up.is_set():
-            raise EngineUnavailable("the engine is away", sent=sent)
+            raise EngineUnavailableError("the engine is away", sent=sent)
 
     async def _keep_links(self, task_status: trio.TaskStatus[None]) -> None:
         delay, has_started = _FIRST_DELAY, False
@@ -260,16 +260,16 @@ class ValkeyEngine:
     async def _use_links(self, started: Callable[[], None]) -> None:
         name = f"trioserver-{self.node}"
         async with (
-            open_link(self._address, name) as (mouth, mouth_server),
-            open_link(self._address, name, self._ears.push) as (ears, ears_server),
+            open_link(self._address, name) as (publishing, publishing_server),
+            open_link(self._address, name, self._reader.push) as (reading, reading_server),
             trio.open_nursery() as nursery,
         ):
-            if mouth_server.lineage != ears_server.lineage:
+            if publishing_server.lineage != reading_server.lineage:
                 raise LinkLost("the two links lead to different servers", sent=False)
-            self._mouth.use(mouth, mouth_server.lineage)
-            await nursery.start(self._ears.run, ears, ears_server.lineage, self._all_live)
+            self._publisher.use(publishing, publishing_server.lineage)
+            await nursery.start(self._reader.run, reading, reading_server.lineage, self._all_live)
             started()
-            await self._beats.run(mouth)
+            await self._heartbeats.run(publishing)
 
     def _tell_lost(self, event: str, group: BaseExceptionGroup[Exception]) -> None:
         """Log why the engine is away; not each attempt that fails for the same reason."""
@@ -293,7 +293,7 @@ class ValkeyEngine:
             since = self._away_since
             if since is not None and trio.current_time() - since >= PATIENCE:
                 self.hub.set_stale(self._wall_clock() - (trio.current_time() - since))
-                self._ears.give_up()
+                self._reader.give_up()
 
     async def _release_idle(self) -> None:
         while True:
@@ -304,7 +304,7 @@ class ValkeyEngine:
                     self._idle.pop(topic, None)
                 elif now - self._idle.setdefault(topic, now) >= KEEP_IDLE:
                     del self._idle[topic]
-                    self._ears.release(topic)
+                    self._reader.release(topic)
 
     def _check_thread(self, method: str) -> None:
         if self._thread is not None and threading.get_ident() != self._thread:

@@ -1,4 +1,4 @@
-"""Beats of a node: a write on one link that must come back on the other.
+"""Heartbeats of a node: a write on one link that must come back on the other.
 
 A PING is not enough: a primary that was demoted answers it, and even PUBLISH, and keeps connections
 open for ever. A beat renews the node's lease, which a replica refuses, and is published to the
@@ -20,7 +20,7 @@ LEASE: Final = 15
 """Seconds after its last beat, for which a node counts as alive."""
 
 
-class Beats:
+class Heartbeats:
     """Sends beats and waits for each to come back."""
 
     def __init__(self, node: str, names: Names) -> None:
@@ -37,13 +37,13 @@ class Beats:
         if payload == str(self._number).encode():
             self._came_back.set()
 
-    async def run(self, mouth: Link) -> None:
+    async def run(self, link: Link) -> None:
         """Beat until cancelled. Raises `LinkLost` for a beat that does not come back in time."""
         while True:
             self._number += 1
             self._came_back = trio.Event()
             with trio.move_on_after(INTERVAL):
-                await mouth.call(
+                await link.call(
                     *("EVALSHA", BEAT.digest, 2, self._names.leases, self._names.nodes),
                     *(self._node, LEASE, self.says, self.channel, self._number),
                 )

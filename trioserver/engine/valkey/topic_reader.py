@@ -1,4 +1,4 @@
-"""The link on which a node listens: subscriptions, and all reads of history.
+"""Reads topics: subscriptions, and all reads of history, on one link.
 
 On one link the server's order of an answer and of the pushes around it is kept. So a topic is
 joined by SUBSCRIBE and a read behind it: pushes before the answer are part of what was read, pushes
@@ -16,7 +16,7 @@ import attrs
 import structlog
 import trio
 
-from trioserver.engine.errors import EngineUnavailable
+from trioserver.engine.errors import EngineUnavailableError
 from trioserver.engine.hub import Hub, Topic
 from trioserver.engine.position import Page, TopicState
 from trioserver.engine.valkey.link import Link, LinkLost
@@ -43,7 +43,7 @@ _log: Final = structlog.get_logger("trioserver")
 
 
 @attrs.define
-class EarsStatistics:
+class TopicReaderStatistics:
     """What was noticed while listening."""
 
     filled: int = 0
@@ -52,7 +52,7 @@ class EarsStatistics:
     """Gaps that could not be filled: subscribers were sent `missed`."""
 
 
-class Ears:
+class TopicReader:
     """Follows the topics of a hub on one link after the other.
 
     `run` serves one link and joins all topics of the hub on it, those that are new and those that
@@ -74,7 +74,7 @@ class Ears:
         self._on_joined: Callable[[], None] | None = None
         self.on_channel: dict[bytes, Callable[[bytes], None]] = {}
         """Other channels that this link is subscribed to, with who gets their messages."""
-        self.statistics = EarsStatistics()
+        self.statistics = TopicReaderStatistics()
 
     async def run(
         self,
@@ -112,8 +112,8 @@ class Ears:
     async def follow(self, name: str) -> Topic:
         """Return the topic once its position is known to this node.
 
-        Raises `EngineUnavailable` if `give_up` is called meanwhile. If it is cancelled, the topic
-        may stay without subscribers until `release`.
+        Raises `EngineUnavailableError` if `give_up` is called meanwhile. If it is cancelled, the
+        topic may stay without subscribers until `release`.
         """
         while True:
             topic = self._hub.open(name, tail_events=TAIL_EVENTS)
@@ -126,7 +126,7 @@ class Ears:
                 self._has_work.set()
             await joined.wait()
             if not topic.is_known:
-                raise EngineUnavailable("the engine is away", sent=False)
+                raise EngineUnavailableError("the engine is away", sent=False)
 
     def give_up(self) -> None:
         """End all waiting for topics: the engine is away."""
@@ -214,7 +214,7 @@ class Ears:
                 return
         elif not topic.is_known:
             self._hub.fill(topic, page)
-        elif (why := page.state.judge_since(topic.position)) == "ok":
+        elif (why := page.state.check_since(topic.position)) == "ok":
             for data in page.events:
                 lineage = page.state.lineage_of(topic.top + 1)
                 self._hub.publish(topic, lineage, data)

@@ -10,12 +10,12 @@ import pytest
 import trio
 
 from tests.engine.listener import Listener
-from trioserver.engine.errors import EngineUnavailable
+from trioserver.engine.errors import EngineUnavailableError
 from trioserver.engine.history import History
 from trioserver.engine.hub import Hub
-from trioserver.engine.valkey.ears import Ears
 from trioserver.engine.valkey.link import Link, LinkLost
 from trioserver.engine.valkey.names import Names
+from trioserver.engine.valkey.topic_reader import TopicReader
 
 
 @attrs.define
@@ -44,26 +44,26 @@ class RecordingLink:
         self.reads.pop(0)([b"e", b"l", top, b"", 1, *events])
 
 
-def make_ears() -> tuple[Ears, Hub]:
+def make_reader() -> tuple[TopicReader, Hub]:
     hub = Hub(history_of=lambda topic: History())
-    return Ears(hub, Names("p"), lambda: "e"), hub
+    return TopicReader(hub, Names("p"), lambda: "e"), hub
 
 
-async def joined(nursery: trio.Nursery, ears: Ears, link: RecordingLink) -> None:
-    await nursery.start(ears.run, cast(Link, link), "l", lambda: None)
+async def joined(nursery: trio.Nursery, reader: TopicReader, link: RecordingLink) -> None:
+    await nursery.start(reader.run, cast(Link, link), "l", lambda: None)
 
 
 async def test_topic_that_is_read_twice_delivers_no_event_twice(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    ears, hub = make_ears()
+    reader, hub = make_reader()
     link, listener = RecordingLink(), Listener()
     async with trio.open_nursery() as nursery:
-        await joined(nursery, ears, link)
+        await joined(nursery, reader, link)
         with trio.move_on_after(1):
-            await ears.follow("t")
-        ears.give_up()  # the engine is away for a while, and who waited is told
-        nursery.start_soon(ears.follow, "t")
+            await reader.follow("t")
+        reader.give_up()  # the engine is away for a while, and who waited is told
+        nursery.start_soon(reader.follow, "t")
         await trio.testing.wait_all_tasks_blocked()
         assert len(link.reads) == 2
         link.answer(2, b"1", b"2")
@@ -71,7 +71,7 @@ async def test_topic_that_is_read_twice_delivers_no_event_twice(
         link.answer(2, b"1", b"2")
         assert (hub.topics["t"].top, hub.topics["t"].is_live) == (2, True)
         assert listener.heard == []
-        ears.push([b"message", b"p:c:{t}", b"3 e.l 3"])
+        reader.push([b"message", b"p:c:{t}", b"3 e.l 3"])
         assert listener.data == [3]
         nursery.cancel_scope.cancel()
 
@@ -79,20 +79,20 @@ async def test_topic_that_is_read_twice_delivers_no_event_twice(
 async def test_gap_is_filled_before_later_events_are_delivered(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    ears, hub = make_ears()
+    reader, hub = make_reader()
     link, listener = RecordingLink(), Listener()
     async with trio.open_nursery() as nursery:
-        await joined(nursery, ears, link)
-        nursery.start_soon(ears.follow, "t")
+        await joined(nursery, reader, link)
+        nursery.start_soon(reader.follow, "t")
         await trio.testing.wait_all_tasks_blocked()
         link.answer(1, b"1")
         hub.attach(hub.topics["t"], listener)
-        ears.push([b"message", b"p:c:{t}", b"3 e.l 3"])
-        ears.push([b"message", b"p:c:{t}", b"4 e.l 4"])
+        reader.push([b"message", b"p:c:{t}", b"3 e.l 3"])
+        reader.push([b"message", b"p:c:{t}", b"4 e.l 4"])
         assert listener.heard == []
         link.answer(4, b"2", b"3", b"4")
-        ears.push([b"message", b"p:c:{t}", b"4 e.l 4"])
-        ears.push([b"message", b"p:c:{t}", b"5 e.l 5"])
+        reader.push([b"message", b"p:c:{t}", b"4 e.l 4"])
+        reader.push([b"message", b"p:c:{t}", b"5 e.l 5"])
         assert listener.offsets == [2, 3, 4, 5]
         nursery.cancel_scope.cancel()
 
@@ -100,38 +100,38 @@ async def test_gap_is_filled_before_later_events_are_delivered(
 async def test_waiting_for_a_topic_ends_when_the_engine_is_given_up(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    ears, _ = make_ears()
+    reader, _ = make_reader()
 
     async def wait() -> None:
-        with pytest.raises(EngineUnavailable):
-            await ears.follow("t")
+        with pytest.raises(EngineUnavailableError):
+            await reader.follow("t")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
-        ears.give_up()
+        reader.give_up()
 
 
 async def test_released_topic_is_unsubscribed_and_a_waiting_one_stays(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    ears, hub = make_ears()
+    reader, hub = make_reader()
     link = RecordingLink()
     async with trio.open_nursery() as nursery:
-        await joined(nursery, ears, link)
-        nursery.start_soon(ears.follow, "t")
+        await joined(nursery, reader, link)
+        nursery.start_soon(reader.follow, "t")
         await trio.testing.wait_all_tasks_blocked()
-        ears.release(hub.topics["t"])
+        reader.release(hub.topics["t"])
         assert link.channels == ["p:c:{t}"]
         link.answer(0)
         await trio.testing.wait_all_tasks_blocked()
-        ears.release(hub.topics["t"])
+        reader.release(hub.topics["t"])
         assert (link.channels, hub.topics) == ([], {})
         nursery.cancel_scope.cancel()
 
 
 async def test_reading_while_the_link_is_replaced_fails_as_a_lost_link() -> None:
-    ears, _ = make_ears()
+    reader, _ = make_reader()
     with pytest.raises(LinkLost) as caught:
-        await ears.read("t", "e", 0)
+        await reader.read("t", "e", 0)
     assert not caught.value.sent

@@ -24,7 +24,7 @@ _LOG_INTERVAL: Final = 10.0
 _log: Final = structlog.get_logger("trioserver")
 
 
-class Mouth:
+class Publisher:
     """Publishes on one link after the other: `use` says which."""
 
     def __init__(

@@ -8,7 +8,6 @@ included. A test compares the file with what this draws.
 from __future__ import annotations
 
 import tomllib
-from collections import Counter
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -69,16 +68,16 @@ def rooms() -> tuple[Room, ...]:
     return tuple(Room(package, _description(package)) for package in layers)
 
 
-def imports() -> Counter[tuple[str, str]]:
-    """How many modules of one room import modules of another: (importer, imported) to number."""
+def imports() -> set[tuple[str, str]]:
+    """Which rooms import modules of which others: pairs of importer and imported."""
     packages = [room.package for room in rooms()]
     graph = grimp.build_graph("trioserver", "protocol", cache_dir=None)
-    found: Counter[tuple[str, str]] = Counter()
+    found: set[tuple[str, str]] = set()
     for importer in graph.modules:
         for imported in graph.find_modules_directly_imported_by(importer):
-            ends = _room_of(importer, packages), _room_of(imported, packages)
-            if None not in ends and ends[0] != ends[1]:
-                found[ends] += 1  # type: ignore[index]
+            origin, target = _room_of(importer, packages), _room_of(imported, packages)
+            if origin is not None and target is not None and origin != target:
+                found.add((origin, target))
     return found
 
 
@@ -120,7 +119,7 @@ def _room(room: Room, row: int) -> list[str]:
     ]
 
 
-def _arrows(arrows: Counter[tuple[str, str]], place: dict[str, int]) -> list[str]:
+def _arrows(arrows: set[tuple[str, str]], place: dict[str, int]) -> list[str]:
     lines, dots = [], []
     for package, row in place.items():
         targets = [place[to] for (origin, to) in arrows if origin == package]
@@ -133,9 +132,9 @@ def _arrows(arrows: Counter[tuple[str, str]], place: dict[str, int]) -> list[str
             tip = _y(row) - _BOX // 2
             lines.append(f'<path class="down" d="M{_x(row)} {_y(min(users))}V{tip - 6}"/>')
             lines.append(f'<path class="dot" d="M{_x(row) - 4} {tip - 7}h8l-4 7z"/>')
-    for (origin, to), number in sorted(arrows.items()):
+    for origin, to in sorted(arrows):
         kind = "dot" if place[origin] < place[to] else "up"
-        title = f"{origin} imports {to} in {number} place{'s' * (number > 1)}"
+        title = f"{origin} imports {to}"
         dots.append(
             f'<circle class="{kind}" cx="{_x(place[to])}" cy="{_y(place[origin])}" r="4">'
             f"<title>{escape(title)}</title></circle>"

@@ -253,6 +253,8 @@ async def test_connections_are_filtered_and_paged(autojump_clock: MockClock) -> 
         assert await count(user="alice", resource="id:2") == 0
         assert await count(resource="id:2") == 1
         assert await count(phase="awaiting_auth") == 1
+        refused = await admin.get("/connections", 400, phase="head")
+        assert refused["error"]["code"] == "invalid_payload"
         assert await count(token_id="token-bob") == 1
         assert await count(route="/ws/{id}") == 7
         assert await count(address="198.51.100.1") == 0

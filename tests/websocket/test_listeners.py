@@ -383,3 +383,8 @@ async def test_a_successors_file_stays_also_where_it_got_the_same_inode(tmp_path
         for file in (mine, SocketFile(mine.path, theirs.inode)):
             await file.remove()
         assert path.exists()
+
+
+async def test_a_host_that_has_no_address_is_told_apart_from_a_port_that_is_taken() -> None:
+    with pytest.raises(ListenError, match=r"with --host$"):
+        await open_tcp("nowhere.invalid", 0, None)

@@ -62,6 +62,8 @@ class ConnectionFilter:
     - ``user``: a `User` or an id. ``resource`` matches if all its parameters do.
     - ``address``: without the port.
     - ``after``: the id of a connection; only connections with greater ids match.
+
+    Raises `ValueError` for a ``phase`` that does not exist.
     """
 
     user: str | None = attrs.field(default=None, converter=id_if_given)
@@ -69,7 +71,7 @@ class ConnectionFilter:
     resource: Mapping[str, str] | None = None
     route: str | None = None
     address: str | None = None
-    phase: str | None = None
+    phase: Phase | None = attrs.field(default=None, converter=attrs.converters.optional(Phase))
     after: str | None = None
 
     def fits(self, connection: ServerConnection) -> bool:

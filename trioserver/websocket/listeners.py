@@ -67,9 +67,12 @@ async def open_tcp(
     try:
         transports = await _open_on_one_port(None if host == "::" else host, port, reuse_port)
     except (OSError, UnicodeError) as error:
+        if isinstance(error, stdlib_socket.gaierror | UnicodeError):
+            hint = "give a name or an address of this machine with --host"
+        else:
+            hint = "choose another with --port, or 0 for a free one"
         raise ListenError(
-            f"cannot listen on {host}, port {port}: {reason_of(error)}; choose another with "
-            "--port, or 0 for a free one"
+            f"cannot listen on {host}, port {port}: {reason_of(error)}; {hint}"
         ) from None
     return [Listener(transport, tls) for transport in transports]
 

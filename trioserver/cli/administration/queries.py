@@ -19,6 +19,7 @@ from trioserver.cli.output.terminal import print_error, print_json, stdout_conso
 from trioserver.cli.output.times import in_words
 from trioserver.cli.parameters.audit_filters import filter_options
 from trioserver.logs.printable import printable
+from trioserver.telemetry.phases import Phase
 
 
 @click.command("connections")
@@ -31,8 +32,8 @@ from trioserver.logs.printable import printable
 )
 @click.option(
     "--phase",
-    metavar="PHASE",
-    help="Only connections in this phase, as the column Phase shows it: ready, for example.",
+    type=click.Choice([phase.value for phase in Phase]),
+    help="Only connections in this phase, as the column Phase shows it.",
 )
 @click.option(
     "--after", metavar="ID", help="Only connections after this one: print the next page of rows."

@@ -10,6 +10,7 @@ from msgspec import Meta
 from starlette.requests import Request as HttpRequest
 
 from trioserver.http.errors import invalid
+from trioserver.telemetry.phases import Phase
 
 Text = Annotated[str, Meta(min_length=1, max_length=256, pattern="^[^\\x00-\\x1f\\x7f]*$")]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
@@ -34,7 +35,7 @@ class ConnectionsQuery(_Strict):
     resource: Text | None = None
     route: Text | None = None
     address: Text | None = None
-    phase: Text | None = None
+    phase: Phase | None = None
     after: Text | None = None
     limit: Limit = 100
 

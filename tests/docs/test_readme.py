@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from tests.support.markdown import ROOT, blocks
 from tests.support.patience import PATIENCE
+from tests.support.ports import free_port
 
 README = Path("README.md")
 BIN = Path(sys.executable).parent
@@ -44,8 +44,7 @@ def _free_port(directory: Path) -> int:
     """One port for all that is written into this directory."""
     file = directory / "port"
     if not file.exists():
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            file.write_text(str(listener.getsockname()[1]))
+        file.write_text(str(free_port()))
     return int(file.read_text())
 
 

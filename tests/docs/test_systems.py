@@ -6,7 +6,6 @@ import ast
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from tests.support.markdown import ROOT, blocks
 from tests.support.patience import PATIENCE
+from tests.support.ports import free_port
 
 SYSTEMS = Path("docs/systems.md")
 BIN = Path(sys.executable).parent
@@ -45,13 +45,8 @@ SAID_BY_CHAT = (
 """What the commands of sections 3, 4 and 5 print, in this order."""
 
 
-def _free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
-
-
 def test_every_command_does_what_the_page_says(tmp_path: Path) -> None:
-    port = _free_port()
+    port = str(free_port())
     start, *steps = blocks(SYSTEMS, "sh")
     # The server needs a moment that a person takes anyway.
     script = "\n".join(

@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 from protocol import raw
 from tests.engine.listener import Listener
 from tests.engine.proxy import Proxy
-from tests.support.valkey import ValkeyServer, free_port, running
+from tests.support.ports import free_port
+from tests.support.valkey import ValkeyServer, running
 from trioserver.engine.errors import EngineConfigurationError, EngineUnavailableError
 from trioserver.engine.history import History
 from trioserver.engine.valkey.address import parse_engine_url

@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 import trustme
 
+from tests.support.ports import free_port
 from tests.support.postgresql import PostgreSQL
 
 _START_TIMEOUT: Final = 10.0
@@ -39,9 +40,7 @@ class PgBouncer:
         certificate: trustme.LeafCert | None = None,
     ) -> None:
         directory = postgresql.directory
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
         self._log = directory / f"pgbouncer-{port}.log"
         settings: dict[str, object] = {

@@ -15,6 +15,8 @@ from typing import Final
 
 import attrs
 
+from tests.support.ports import free_port
+
 START: Final = 10.0
 
 
@@ -29,12 +31,6 @@ def valkey_binary() -> str:
 def redis_binary() -> str | None:
     """Debian's redis-server, if it is installed."""
     return shutil.which("redis-server", path="/usr/bin:/usr/local/bin")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @attrs.define

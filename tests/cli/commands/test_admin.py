@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.cli.conftest import Invoke
 from tests.support.patience import PATIENCE
+from tests.support.ports import free_port
 from trioserver.auth import make_secret, make_token
 
 SECRET = make_secret()
@@ -195,8 +196,7 @@ def test_the_token_may_be_in_a_file(admin: Any, tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there_is_exit_code_6(admin: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     result = admin("stats", url=f"http://127.0.0.1:{port}")
     assert result.exit_code == 6
     assert result.stderr == (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import trio
 
 from tests.server.operations.processes import started, token, write_application
 from tests.support.patience import PATIENCE
+from tests.support.ports import free_port
 from tests.support.tls import Files, files_in
 from trioserver.client import connect
 
@@ -35,12 +35,6 @@ http {{
     include {folder}/chat.conf;
 }}
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any, cast
 
 import attrs
@@ -46,7 +47,7 @@ class RecordingLink:
 
 def make_reader() -> tuple[TopicReader, Hub]:
     hub = Hub(history_of=lambda topic: History())
-    return TopicReader(hub, Names("p"), lambda: "e"), hub
+    return TopicReader(hub, Names("p"), repeat("e")), hub
 
 
 async def joined(nursery: trio.Nursery, reader: TopicReader, link: RecordingLink) -> None:
@@ -94,6 +95,7 @@ async def test_gap_is_filled_before_later_events_are_delivered(
         reader.push([b"message", b"p:c:{t}", b"4 e.l 4"])
         reader.push([b"message", b"p:c:{t}", b"5 e.l 5"])
         assert listener.offsets == [2, 3, 4, 5]
+        assert (reader.statistics.filled, reader.statistics.missed) == (1, 0)
         nursery.cancel_scope.cancel()
 
 

@@ -11,6 +11,10 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_SECONDS: Final = 7 * 86_400
 
 
+KEY_SECONDS: Final = 600
+"""How long the key of a publish is remembered."""
+
+
 def _between(least: int, most: int) -> Any:
     def check(_: Any, field: attrs.Attribute[Any], value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -12,11 +10,11 @@ import trio
 from msgspec import Raw
 
 from protocol import codec
-from trioserver.engine.errors import WrongThreadError
-from trioserver.engine.history import History
+from trioserver.engine.history import KEY_SECONDS, History
 from trioserver.engine.hub import Hub, Subscriber, Topic
 from trioserver.engine.messages import TopicMessage
-from trioserver.engine.position import Position, Resumed
+from trioserver.engine.position import Position, Resumed, new_epochs
+from trioserver.engine.threads import EngineThread
 
 MAX_IDLE_TOPICS: Final = 10_000
 """Topics without subscribers that are remembered; beyond it, those that were used least recently
@@ -26,8 +24,7 @@ MAX_IDLE_CHARACTERS: Final = 1024 * 1024
 """Characters of their names, in all: an application may choose long ones."""
 
 MAX_KEYS: Final = 100_000
-KEY_SECONDS: Final = 600.0
-"""How many keys of publishes are remembered, and for how long."""
+"""How many keys of publishes are remembered; beyond it, the oldest ones are forgotten."""
 
 _SWEEP: Final = 1.0
 _LINEAGE: Final = "0"
@@ -54,18 +51,16 @@ class MemoryEngine:
     ) -> None:
         self.hub = Hub(encode, history_of)
         self._history_of = history_of
-        self._epoch = secrets.token_hex(6)
-        self._epochs = 0
+        self._epochs = new_epochs()
         self._idle: dict[Topic, None] = {}  # least recently used first
         self._idle_characters = 0
         self._expires: dict[Topic, float] = {}  # when the history ends; soonest not first
         self._keys: dict[tuple[str, str], _Kept] = {}
-        self._thread: int | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
+        self._thread = EngineThread()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Forget histories and keys that are over. Ends only when it is cancelled."""
-        self._thread, self._token = threading.get_ident(), trio.lowlevel.current_trio_token()
+        self._thread.enter()
         task_status.started()
         while True:
             await trio.sleep(_SWEEP)
@@ -76,7 +71,7 @@ class MemoryEngine:
     ) -> Position:
         """Publish an event and return its position. With ``key`` it is published once, however
         often this is called with it. If it is cancelled, nothing was published."""
-        self._check_thread("publish")
+        self._thread.check("publish")
         await trio.lowlevel.checkpoint()
         if key is None:
             return self._publish(topic, data, history)
@@ -92,10 +87,7 @@ class MemoryEngine:
 
     def publish_nowait(self, topic: str, data: Raw) -> None:
         """Publish an event now, or soon if another thread calls this."""
-        if self._token is None or threading.get_ident() == self._thread:
-            self._publish(topic, data, history=True)
-        else:
-            self._token.run_sync_soon(self._publish, topic, data, True)
+        self._thread.call(self._publish, topic, data, True)
 
     async def subscribe(
         self, topic: str, subscriber: Subscriber, since: Position | None = None
@@ -105,7 +97,7 @@ class MemoryEngine:
         No event is delivered before the caller's next checkpoint, so that ``frames`` can be sent
         first. If it is cancelled, nothing is delivered.
         """
-        self._check_thread("subscribe")
+        self._thread.check("subscribe")
         await trio.lowlevel.checkpoint()
         opened = self._open(topic)
         resumed = self.hub.resume(opened, since)
@@ -141,8 +133,7 @@ class MemoryEngine:
     def _open(self, name: str) -> Topic:
         topic = self.hub.open(name)
         if not topic.is_known:
-            self._epochs += 1
-            topic.epoch, topic.lineage = f"{self._epoch}{self._epochs:x}", _LINEAGE
+            topic.epoch, topic.lineage = next(self._epochs), _LINEAGE
             topic.is_live = True
         elif topic.tail is not None and self._expires.get(topic, 0.0) <= trio.current_time():
             self.hub.drop_tail(topic)
@@ -174,10 +165,3 @@ class MemoryEngine:
             if kept.until > now:
                 break
             del self._keys[name]
-
-    def _check_thread(self, method: str) -> None:
-        if self._thread is not None and threading.get_ident() != self._thread:
-            raise WrongThreadError(
-                f"{method}() was called from a thread that does not run the server: use "
-                "publish_nowait(), which any thread may call, or trio.from_thread.run()"
-            )

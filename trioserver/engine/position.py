@@ -9,6 +9,9 @@ and each promotion of the engine's server). Clients treat the mark as opaque tex
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterator
+from itertools import count
 from typing import Final, Literal, TypeAlias
 
 import attrs
@@ -26,6 +29,12 @@ Why: TypeAlias = Literal["new", "ok", "epoch", "forked", "trimmed", "many"]
 
 UNKNOWN_LINEAGE: Final = "-"
 """The lineage where the engine's server does not say. Then a fork cannot be seen."""
+
+
+def new_epochs() -> Iterator[str]:
+    """Epochs that are given to no other topic, by this process or another one."""
+    process = secrets.token_hex(6)
+    return (f"{process}{number:x}" for number in count(1))
 
 
 @attrs.frozen

@@ -97,7 +97,7 @@ def parse_engine_url(url: str) -> EngineAddress:
         "password": _text(parts.password),
         **{name: Path(options[name]) for name in _TLS_OPTIONS if name in options},
     }
-    if ("cert_file" in options) != ("key_file" in options) and "key_file" in options:
+    if "key_file" in options and "cert_file" not in options:
         raise ValueError("key_file of the engine's URL needs cert_file")
     match parts.scheme:
         case "unix":

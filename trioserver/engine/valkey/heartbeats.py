@@ -1,7 +1,7 @@
 """Heartbeats of a node: a write on one link that must come back on the other.
 
 A PING is not enough: a primary that was demoted answers it, and even PUBLISH, and keeps connections
-open for ever. A beat renews the node's lease, which a replica refuses, and is published to the
+open for ever. A heartbeat renews the node's lease, which a replica refuses, and is published to the
 node's own channel, which only the same server brings back.
 """
 
@@ -13,41 +13,41 @@ import trio
 
 from trioserver.engine.valkey.link import Link, LinkLost
 from trioserver.engine.valkey.names import Names
-from trioserver.engine.valkey.scripts import BEAT
+from trioserver.engine.valkey.scripts import HEARTBEAT
 
 INTERVAL: Final = 5.0
 LEASE: Final = 15
-"""Seconds after its last beat, for which a node counts as alive."""
+"""Seconds after its last heartbeat, for which a node counts as alive."""
 
 
 class Heartbeats:
-    """Sends beats and waits for each to come back."""
+    """Sends heartbeats, and waits for each to come back."""
 
     def __init__(self, node: str, names: Names) -> None:
         self._node = node
-        self._names = names
+        self._leases = names.leases
         self.channel = names.node_channel(node).encode()
         self._number = 0
         self._came_back = trio.Event()
-        self.says = "{}"
-        """What the node says of itself to the others, as JSON."""
 
-    def heard(self, payload: bytes) -> None:
+    def receive(self, payload: bytes) -> None:
         """Take a message of the node's own channel."""
         if payload == str(self._number).encode():
             self._came_back.set()
 
     async def run(self, link: Link) -> None:
-        """Beat until cancelled. Raises `LinkLost` for a beat that does not come back in time."""
+        """Send heartbeats until cancelled. Raises `LinkLost` if one does not come back in time."""
         while True:
             self._number += 1
             self._came_back = trio.Event()
-            with trio.move_on_after(INTERVAL):
+            next_at = trio.current_time() + INTERVAL
+            with trio.move_on_at(next_at):
                 await link.call(
-                    *("EVALSHA", BEAT.digest, 2, self._names.leases, self._names.nodes),
-                    *(self._node, LEASE, self.says, self.channel, self._number),
+                    *("EVALSHA", HEARTBEAT.digest, 1, self._leases),
+                    *(self._node, LEASE, self.channel, self._number),
                 )
                 await self._came_back.wait()
-                await trio.sleep_forever()
             if not self._came_back.is_set():
-                raise LinkLost(f"a beat did not come back within {INTERVAL:g} s", sent=True)
+                reason = f"a heartbeat did not come back within {INTERVAL:g} s"
+                raise LinkLost(reason, sent=True)
+            await trio.sleep_until(next_at)

@@ -188,7 +188,7 @@ class Link:
                 try:
                     await self._stream.send_all(unsent)
                 except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-                    raise LinkLost(_reason_of(error), sent=True) from error
+                    raise LinkLost(reason_of(error), sent=True) from error
 
     async def _receive(self) -> None:
         reader, receive = self._reader, self._stream.receive_some
@@ -196,7 +196,7 @@ class Link:
             try:
                 data = await receive(_CHUNK)
             except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
-                raise LinkLost(_reason_of(error), sent=True) from error
+                raise LinkLost(reason_of(error), sent=True) from error
             if not data:
                 raise LinkLost("the server closed the connection", sent=True)
             self._heard_at = trio.current_time()
@@ -279,7 +279,10 @@ def _code_of(error: str) -> str:
     return error.partition(" ")[0]
 
 
-def _reason_of(error: BaseException) -> str:
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+def reason_of(error: BaseException) -> str:
+    """Why a connection failed, in words of the operating system where there are any."""
+    cause = error.__cause__ or error
+    if isinstance(cause, BaseExceptionGroup):  # of the addresses that were tried
+        cause = cause.exceptions[0]
     text = cause.strerror if isinstance(cause, OSError) else None
-    return text or "the connection was reset"
+    return text or "the connection failed"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 import attrs
@@ -13,7 +13,7 @@ import trio
 from trioserver.engine.errors import EngineConfigurationError
 from trioserver.engine.position import UNKNOWN_LINEAGE
 from trioserver.engine.valkey.address import EngineAddress, HostPort
-from trioserver.engine.valkey.link import Link, LinkLost, Push, ServerError
+from trioserver.engine.valkey.link import Link, LinkLost, Push, ServerError, reason_of
 from trioserver.engine.valkey.scripts import SCRIPTS
 
 OPEN_TIMEOUT: Final = 4.0
@@ -26,38 +26,33 @@ _MISTAKES: Final = ("WRONGPASS", "NOAUTH", "NOPERM", "NOPROTO", "ERR")
 _TLS_MISTAKES: Final = ("WRONG_VERSION_NUMBER", "CERTIFICATE_VERIFY_FAILED", "HTTP_REQUEST")
 
 
-@attrs.frozen
-class ServerInfo:
-    """The server at the other end of a link. ``lineage`` is new with each restart and promotion."""
-
-    version: str
-    lineage: str
-    is_primary: bool
-
-
 @asynccontextmanager
 async def open_link(
     address: EngineAddress, name: str, on_push: Push | None = None
-) -> AsyncIterator[tuple[Link, ServerInfo]]:
-    """A link to the primary that is ready for scripts, for the time of the block.
+) -> AsyncIterator[tuple[Link, str]]:
+    """A link to the primary that is ready for scripts, and its lineage, for the time of the block.
+
+    The lineage is new with each restart and each promotion of the server.
 
     Raises `LinkLost` if the server cannot be reached or is no primary, also while the block runs,
     which is then cancelled; `EngineConfigurationError` if it does not let this program in.
     """
+    with _open_timeout(address, " (does this port speak TLS?)" if address.is_tls else ""):
+        stream = await _connect(address)
+    async with _running(stream, on_push) as link:
+        with _open_timeout(address):
+            lineage = await _log_in(link, address, name)
+        yield link, lineage
+
+
+@contextmanager
+def _open_timeout(address: EngineAddress, doubt: str = "") -> Iterator[None]:
     try:
         with trio.fail_after(OPEN_TIMEOUT):
-            stream = await _connect(address)
+            yield
     except trio.TooSlowError:
-        doubt = " (does this port speak TLS?)" if address.is_tls else ""
         reason = f"{address} did not answer in {OPEN_TIMEOUT:g} s{doubt}"
         raise LinkLost(reason, sent=False) from None
-    async with _running(stream, on_push) as link:
-        try:
-            with trio.fail_after(OPEN_TIMEOUT):
-                info = await _log_in(link, address, name)
-        except trio.TooSlowError:
-            raise LinkLost(f"{address} did not answer in {OPEN_TIMEOUT:g} s", sent=False) from None
-        yield link, info
 
 
 @asynccontextmanager
@@ -112,12 +107,7 @@ def _failure(address: EngineAddress, error: BaseException) -> Exception:
         if reason in _TLS_MISTAKES:
             return EngineConfigurationError(f"TLS with {address} fails: {reason}")
         return LinkLost(f"TLS with {address} fails: {reason}", sent=False)
-    if isinstance(cause.__cause__, BaseExceptionGroup):  # of the addresses that were tried
-        cause = cause.__cause__.exceptions[0]
-    elif cause.__cause__ is not None:
-        cause = cause.__cause__
-    text = getattr(cause, "strerror", None) or "the connection failed"
-    return LinkLost(f"{address}: {text}", sent=False)
+    return LinkLost(f"{address}: {reason_of(error)}", sent=False)
 
 
 async def _primary(address: EngineAddress) -> HostPort:
@@ -157,7 +147,7 @@ async def _primary(address: EngineAddress) -> HostPort:
     raise problems[0]
 
 
-async def _log_in(link: Link, address: EngineAddress, name: str) -> ServerInfo:
+async def _log_in(link: Link, address: EngineAddress, name: str) -> str:
     await _hello(link, address, name)
     try:
         if address.database:
@@ -172,10 +162,14 @@ async def _log_in(link: Link, address: EngineAddress, name: str) -> ServerInfo:
             await link.call("SCRIPT", "LOAD", script.source)
     except ServerError as error:
         raise _refused(address, error) from error
-    info = await _server_info(link, server)
-    if not info.is_primary:
+    try:
+        replication = _fields(await link.call("INFO", "replication"))
+    except ServerError:  # hidden by the provider: a fork cannot be seen
+        replication = {}
+    if replication.get("role", "master") != "master":
         raise LinkLost(f"{address} is a replica", sent=False)
-    return info
+    lineage = replication.get("master_replid") or server.get("run_id") or UNKNOWN_LINEAGE
+    return lineage[:_LINEAGE_CHARACTERS]
 
 
 async def _hello(link: Link, address: EngineAddress, name: str) -> None:
@@ -193,18 +187,6 @@ def _refused(address: EngineAddress, error: ServerError) -> Exception:
     if error.code == "ERR" and "unknown command" in str(error):
         return EngineConfigurationError(f"{address} is older than Redis 6.2: it has no RESP3")
     return EngineConfigurationError(f"{address} refuses: {error}")
-
-
-async def _server_info(link: Link, server: dict[str, str]) -> ServerInfo:
-    version = server.get("valkey_version") or server.get("redis_version", "?")
-    lineage, is_primary = server.get("run_id") or UNKNOWN_LINEAGE, True
-    try:
-        replication = _fields(await link.call("INFO", "replication"))
-    except ServerError:  # hidden by the provider: a fork cannot be seen
-        replication = {}
-    lineage = replication.get("master_replid") or lineage
-    is_primary = replication.get("role", "master") == "master"
-    return ServerInfo(version, lineage[:_LINEAGE_CHARACTERS], is_primary)
 
 
 def _fields(info: Any) -> dict[str, str]:

@@ -36,8 +36,3 @@ class Names:
     def leases(self) -> str:
         """The sorted set of nodes, by the end of their leases."""
         return f"{self._prefix}:l:{{nodes}}"
-
-    @property
-    def nodes(self) -> str:
-        """The hash of what each node says of itself."""
-        return f"{self._prefix}:n:{{nodes}}"

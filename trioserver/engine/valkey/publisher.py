@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import structlog
 import trio
 from msgspec import Raw
 
-from trioserver.engine.history import History
+from trioserver.engine.history import KEY_SECONDS, History
 from trioserver.engine.position import Position
 from trioserver.engine.valkey.link import MAX_OUTSTANDING, Link, LinkLost
 from trioserver.engine.valkey.names import Names
 from trioserver.engine.valkey.scripts import PUBLISH
 from trioserver.logs.throttle import LogThrottle
-
-KEY_SECONDS: Final = 600
-"""How long the key of a publish is remembered."""
 
 _LOG_INTERVAL: Final = 10.0
 
@@ -31,11 +28,11 @@ class Publisher:
         self,
         names: Names,
         history_of: Callable[[str], History | None],
-        new_epoch: Callable[[], str],
+        epochs: Iterator[str],
     ) -> None:
         self._names = names
         self._history_of = history_of
-        self._new_epoch = new_epoch
+        self._epochs = epochs
         self._link: Link | None = None
         self._lineage = ""
         self._throttle = LogThrottle(_LOG_INTERVAL)
@@ -79,7 +76,7 @@ class Publisher:
         events, state, channel = self._names.topic(topic)
         kept = self._history_of(topic) if history else None
         bounds = (0, 0, 1) if kept is None else (kept.events, kept.bytes, kept.seconds)
-        tail = (channel, bytes(data), self._new_epoch(), self._lineage, *bounds)
+        tail = (channel, bytes(data), next(self._epochs), self._lineage, *bounds)
         if key is None:
             return ("EVALSHA", PUBLISH.digest, 2, events, state, *tail)
         known = self._names.publish_key(topic, key)

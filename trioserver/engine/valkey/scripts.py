@@ -24,9 +24,10 @@ class Script:
     """A Lua script and the digest by which EVALSHA names it."""
 
     source: str
+    digest: str = attrs.field(init=False)
 
-    @property
-    def digest(self) -> str:
+    @digest.default
+    def _compute_digest(self) -> str:
         return hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -120,14 +121,13 @@ return reply
 A topic that does not exist gets its epoch here: a position in it can then be resumed. It writes, so
 a replica refuses it: a node that reads from a server that was demoted notices."""
 
-BEAT: Final = Script("""
--- KEYS: leases, nodes   ARGV: node, seconds of a lease, what the node says, channel, number
+HEARTBEAT: Final = Script("""
+-- KEYS: leases   ARGV: node, seconds of a lease, channel, number
 local now = tonumber(redis.call('TIME')[1])
 redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-redis.call('PUBLISH', ARGV[4], ARGV[5])
+redis.call('PUBLISH', ARGV[3], ARGV[4])
 return now
 """)
 """Renew the lease of a node, and send its number back to it on its own channel."""
 
-SCRIPTS: Final = (PUBLISH, READ, BEAT)
+SCRIPTS: Final = (PUBLISH, READ, HEARTBEAT)

@@ -8,7 +8,7 @@ after it go on from there. Nothing has to be buffered or merged.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -59,10 +59,10 @@ class TopicReader:
     had been joined on an earlier link.
     """
 
-    def __init__(self, hub: Hub, names: Names, new_epoch: Callable[[], str]) -> None:
+    def __init__(self, hub: Hub, names: Names, epochs: Iterator[str]) -> None:
         self._hub = hub
         self._names = names
-        self._new_epoch = new_epoch
+        self._epochs = epochs
         self._link: Link | None = None
         self._lineage = ""
         self._by_channel: dict[bytes, Topic] = {}
@@ -134,14 +134,18 @@ class TopicReader:
             joined.set()
         self._waiting.clear()
 
-    def release(self, topic: Topic) -> None:
-        """Follow a topic without subscribers no more, unless a subscription waits for it."""
+    def release(self, topic: Topic) -> bool:
+        """Follow a topic without subscribers no more.
+
+        Return False, and change nothing, if a subscription waits for it.
+        """
         if topic.name in self._waiting:
-            return
+            return False
         self._hub.close(topic)
         channel = self._names.topic(topic.name)[2]
         if self._by_channel.pop(channel.encode(), None) is not None and self._link is not None:
             self._link.unsubscribe(channel)
+        return True
 
     async def read(self, name: str, epoch: str, after: int) -> Page:
         """Read a page of the events after an offset. Raises `LinkLost`."""
@@ -149,10 +153,6 @@ class TopicReader:
             raise LinkLost("the link is being replaced", sent=False)
         command = self._read_command(name, epoch, after, PAGE_BYTES)
         return _page(await self._link.call(*command), after)
-
-    @property
-    def is_up(self) -> bool:
-        return self._link is not None
 
     def push(self, message: list[Any]) -> None:
         """Take a push of the link."""
@@ -241,10 +241,9 @@ class TopicReader:
         self, name: str, epoch: str, after: int, most: int = JOIN_PAGE_BYTES
     ) -> tuple[str | int, ...]:
         events, state, _ = self._names.topic(name)
-        new = self._new_epoch()
         return (
             *("EVALSHA", READ.digest, 2, events, state),
-            *(epoch, after, most, new, self._lineage, META_SECONDS),
+            *(epoch, after, most, next(self._epochs), self._lineage, META_SECONDS),
         )
 
 

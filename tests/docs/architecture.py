@@ -8,6 +8,7 @@ included. A test compares the file with what this draws.
 from __future__ import annotations
 
 import tomllib
+from functools import cache
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -68,10 +69,16 @@ def rooms() -> tuple[Room, ...]:
     return tuple(Room(package, _description(package)) for package in layers)
 
 
+@cache
+def import_graph(*packages: str) -> grimp.ImportGraph:
+    """The imports between modules of the packages, type-only ones included."""
+    return grimp.build_graph(*packages, cache_dir=None)
+
+
 def imports() -> set[tuple[str, str]]:
     """Which rooms import modules of which others: pairs of importer and imported."""
     packages = [room.package for room in rooms()]
-    graph = grimp.build_graph("trioserver", "protocol", cache_dir=None)
+    graph = import_graph("trioserver", "protocol")
     found: set[tuple[str, str]] = set()
     for importer in graph.modules:
         for imported in graph.find_modules_directly_imported_by(importer):

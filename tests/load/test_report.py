@@ -77,6 +77,7 @@ def test_the_page_is_well_formed_and_has_the_figures() -> None:
     assert f"{made.figures['request']['p99_ms']:,g}" in text
     assert "2,000" in text
     assert "<b>rate_limited" in text, "escaped: it came out of the parser as text"
+    assert "At the end of each second." in text
     for label in ("99.9%", "a second", "percentile", "milliseconds"):
         assert label in text
 

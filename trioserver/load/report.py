@@ -148,7 +148,7 @@ def _clients(outcome: RunResult) -> str:
     return _figure(
         draw("clients", "Clients that are ready, over time", "How many there were each second.",
              linear("seconds", len(points)), linear("clients", highest), [Curve("ready", points)]),
-        "AtBarrier the end of each second.",
+        "At the end of each second.",
     )  # fmt: skip
 
 

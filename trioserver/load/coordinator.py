@@ -60,7 +60,6 @@ class Coordinator:
         self._waiting: set[int] = set()
         self._phase = "start"
         self._stopping = trio.Event()
-        self._started = trio.Event()
 
     def stop(self) -> None:
         """End early; `run` returns the results so far."""
@@ -73,7 +72,6 @@ class Coordinator:
                 for _ in range(self._plan.processes):
                     process = await nursery.start(_run_process)
                     self._processes.append(process)
-                self._started.set()
                 nursery.start_soon(self._stop_when_told)
                 async with trio.open_nursery() as listening:
                     for index, process in enumerate(self._processes):
@@ -166,8 +164,3 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-async def conduct(plan: Plan, on_progress: OnProgress | None = None) -> RunResult:
-    """Run a plan. Raises `LoadTestError`."""
-    return await Coordinator(plan, on_progress).run()

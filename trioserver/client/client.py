@@ -14,7 +14,7 @@ from protocol.messages import Message, Ready
 from trioserver.client.close_reason import CloseReason
 from trioserver.client.errors import RequestTimeoutError
 from trioserver.client.options import Options
-from trioserver.client.pending import Answer, PendingRequest, decode, optional
+from trioserver.client.pending import Answer, decode, optional
 from trioserver.client.receive_buffer import ReceiveBuffer
 from trioserver.client.reconnecting import Reconnector, State
 from trioserver.client.requests import RequestTracker
@@ -164,12 +164,7 @@ class Client:
         with self._deadline(name, timeout):
             requests = await self._reconnector.wait_ready()
             before()
-            request = PendingRequest()
-            id = requests.begin(send, request)
-            try:
-                return await request.wait()
-            finally:
-                requests.forget(id)
+            return await requests.request(send)
 
     async def _wait_ready(self, name: str) -> RequestTracker:
         with self._deadline(name, None):

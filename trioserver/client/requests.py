@@ -94,6 +94,18 @@ class RequestTracker:
         self._wake()
         return id
 
+    async def request(self, send: Callable[[ClientProtocol], Id]) -> Answer:
+        """Send a request with ``send`` and wait for its answer. It has no deadline.
+
+        Raises as `begin` and `PendingRequest.wait`.
+        """
+        request = PendingRequest()
+        id = self.begin(send, request)
+        try:
+            return await request.wait()
+        finally:
+            self.forget(id)
+
     def send(self, type: str, data: object) -> None:
         """Send a message that needs no answer. Raises as `begin`."""
         self._check_open()
@@ -129,22 +141,14 @@ class RequestTracker:
         return PendingStream(max_bytes=STREAM_BYTES, on_get=self._wake)
 
     async def refresh(self, token: str | None, heartbeat: HeartbeatMode | None) -> None:
-        """Send a new token and wait until the server has accepted it.
-
-        Raises as `begin` and `PendingRequest.wait`.
-        """
+        """Send a new token and wait until the server has accepted it. Raises as `request`."""
 
         def send(protocol: ClientProtocol) -> Id:
             id = protocol.authenticate(token, heartbeat=heartbeat)
             assert id is not None, "a refresh has an id"
             return id
 
-        request = PendingRequest()
-        id = self.begin(send, request)
-        try:
-            await request.wait()
-        finally:
-            self.forget(id)
+        await self.request(send)
 
     # -------------------------------------------------------------------------- receiving
 

@@ -329,6 +329,16 @@ test("what was under way when the connection was lost is told, and not repeated"
   assert.equal(await queued, null);
 });
 
+test("of several requests under way each is rejected with an error of its own", async () => {
+  const { server, client } = await ready();
+  const asked = [failing(client.request("pay", 1)), failing(client.request("pay", 2))];
+  await settled();
+  server.last.end();
+  const [first, second] = await Promise.all(asked);
+  assert.notEqual(first, second);
+  assert.equal(first.reason, second.reason);
+});
+
 test("the queue has bounds, in messages and in bytes", async () => {
   const { client } = await world({ maxQueue: 2, maxQueueBytes: 100 });
   const kept = client.request("note", "x".repeat(90));

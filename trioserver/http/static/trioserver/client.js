@@ -10,6 +10,8 @@ import { SubscriberRegistry } from "./subscriptions.js";
 
 /** @typedef {import("./options.js").Options} Options */
 
+const NOT_CONNECTED = CloseReason.local("Not connected yet.");
+
 /**
  * What `connect` returns. Events: `state`, with `{state, reason, retryInMs}` as `detail`; `message`,
  * with `{type, data, id}`, for messages that the application sends without a request.
@@ -275,7 +277,7 @@ export class Client extends EventTarget {
     this.reason = reason;
     if (reason.retry === "refresh_token") this.#expiredToken = connection.token;
     this.#queue.disconnected();
-    connection.rejectAll(new ConnectionLostError(reason, true));
+    connection.rejectAll();
     this.#subscribers.disconnected();
     const readyForMs = readyAt === null ? null : now - readyAt;
     const reconnectInMs = reconnectAt === null ? null : Math.max(0, reconnectAt - now);
@@ -301,7 +303,7 @@ export class Client extends EventTarget {
   }
 
   #notReady() {
-    return this.reason ?? CloseReason.local("Not connected yet.");
+    return this.reason ?? NOT_CONNECTED;
   }
 
   /** What iterations throw after the end, null for nothing. */

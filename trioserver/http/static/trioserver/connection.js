@@ -164,9 +164,11 @@ export class ClientConnection {
     this.protocol.forget(id);
   }
 
-  /** Reject all pending requests, after the end. */
-  rejectAll(error) {
-    for (const request of this.#pending.values()) request.reject(error);
+  /** Reject all pending requests, after the end; each with an error of its own. */
+  rejectAll() {
+    for (const request of this.#pending.values()) {
+      request.reject(new ConnectionLostError(this.reason, true));
+    }
   }
 
   /* Messages. */

@@ -111,8 +111,9 @@ export class SendQueue {
     }
     this.#requests.push(request);
     this.#size += request.size;
-    const error = new RequestTimeoutError(request.type, queueTimeoutMs, false);
-    request.timer = clock.setTimeout(() => this.abandon(request, error), queueTimeoutMs);
+    const { type } = request;
+    const late = () => this.abandon(request, new RequestTimeoutError(type, queueTimeoutMs, false));
+    request.timer = clock.setTimeout(late, queueTimeoutMs);
     this.flush();
   }
 

@@ -241,6 +241,20 @@ async def test_history_larger_than_a_page_is_read_in_pages(server: ValkeyServer)
             nursery.cancel_scope.cancel()
 
 
+async def test_topic_that_is_new_to_a_node_has_the_newest_events_that_fit_a_page(
+    server: ValkeyServer,
+) -> None:
+    async with started(server.url) as other, started(server.url) as engine:
+        positions = [await other.publish("a", raw("x" * 500)) for _ in range(90)]
+        await engine.subscribe("a", Listener())
+        tail = engine.hub.topics["a"].tail
+        assert tail is not None
+        assert 20 < len(tail) < 40
+        resumed = engine.hub.resume(engine.hub.topics["a"], positions[-20])
+        assert resumed is not None, "no read is needed"
+        assert (resumed.why, len(resumed.frames)) == ("ok", 19)
+
+
 async def test_wrong_password_stops_the_start_and_is_not_quoted(tmp_path: Path) -> None:
     with running(tmp_path, "--requirepass", "right") as server:
         text = await refused_at_start(f"redis://:wrong-one@127.0.0.1:{server.port}")

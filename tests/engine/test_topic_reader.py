@@ -14,9 +14,10 @@ from tests.engine.listener import Listener
 from trioserver.engine.errors import EngineUnavailableError
 from trioserver.engine.history import History
 from trioserver.engine.hub import Hub
+from trioserver.engine.position import Position
 from trioserver.engine.valkey.link import Link, LinkLost
 from trioserver.engine.valkey.names import Names
-from trioserver.engine.valkey.topic_reader import TopicReader
+from trioserver.engine.valkey.topic_reader import TAIL_EVENTS, TopicReader
 
 
 @attrs.define
@@ -24,6 +25,7 @@ class RecordingLink:
     """Takes commands; the test answers them in their order."""
 
     reads: list[Callable[[Any], None]] = attrs.field(factory=list)
+    commands: list[tuple[Any, ...]] = attrs.field(factory=list)
     channels: list[str] = attrs.field(factory=list)
 
     def subscribe(self, *channels: str) -> None:
@@ -34,6 +36,7 @@ class RecordingLink:
             self.channels.remove(channel)
 
     def send(self, *command: Any, callback: Callable[[Any], None]) -> None:
+        self.commands.append(command)
         self.reads.append(callback)
 
     async def call(self, *command: Any) -> bytes:
@@ -74,6 +77,23 @@ async def test_topic_that_is_read_twice_delivers_no_event_twice(
         assert listener.heard == []
         reader.push([b"message", b"p:c:{t}", b"3 e.l 3"])
         assert listener.data == [3]
+        nursery.cancel_scope.cancel()
+
+
+async def test_topic_that_is_new_to_the_node_is_read_with_its_last_events(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    reader, hub = make_reader()
+    link = RecordingLink()
+    async with trio.open_nursery() as nursery:
+        await joined(nursery, reader, link)
+        nursery.start_soon(reader.follow, "t")
+        await trio.testing.wait_all_tasks_blocked()
+        assert -TAIL_EVENTS in link.commands[0]
+        link.answer(3, b"1", b"2", b"3")
+        resumed = hub.resume(hub.topics["t"], Position(0, "e.l"))
+        assert resumed is not None
+        assert (resumed.why, len(resumed.frames)) == ("ok", 3)
         nursery.cancel_scope.cancel()
 
 

@@ -88,7 +88,8 @@ READ: Final = Script(
     _STATE
     + """
 -- KEYS: list, state
--- ARGV: epoch and offset after which events are wanted (-n: the last n, in any epoch),
+-- ARGV: epoch and offset after which events are wanted (-n: the last n, in any epoch, as far as
+--       a page has room),
 --       bytes of a page, epoch and lineage of a new topic, seconds of its state
 local epoch, lineage, top, past = state_of(KEYS[2])
 if not epoch then
@@ -101,9 +102,19 @@ local kept = redis.call('LLEN', KEYS[1])
 local first = top - kept + 1
 local reply = {epoch, lineage, top, past, first}
 local since = tonumber(ARGV[2])
-if since < 0 then since = math.max(top + since, 0) elseif ARGV[1] ~= epoch then since = top end
-if since >= top then return reply end
-local index, size, most = math.max(since + 1 - first, 0), 0, tonumber(ARGV[3])
+local index, size, most = kept, 0, tonumber(ARGV[3])
+if since < 0 then
+  -- From the newest one back, as far as a page has room.
+  local stop = math.max(kept + since, 0)
+  while index > stop do
+    size = size + #redis.call('LINDEX', KEYS[1], index - 1)
+    if size > most and index < kept then break end
+    index = index - 1
+  end
+  size = 0
+elseif ARGV[1] == epoch and since < top then
+  index = math.max(since + 1 - first, 0)
+end
 while index < kept do
   local part = redis.call('LRANGE', KEYS[1], index, index + 31)
   for i = 1, #part do

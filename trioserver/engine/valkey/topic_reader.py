@@ -195,7 +195,7 @@ class TopicReader:
         if link is None:
             return
         after = topic.top if topic.is_known else None
-        newest = -TAIL_EVENTS if topic.tail else -1
+        newest = -1 if topic.tail is None else -TAIL_EVENTS
         command = self._read_command(topic.name, topic.epoch, newest if after is None else after)
         link.send(*command, callback=partial(self._take_page, link, topic, topic.epoch, after))
 

@@ -9,6 +9,7 @@ from trioserver.app.application import Application, HealthCheck
 from trioserver.auth import User
 from trioserver.auth.blocks import Block
 from trioserver.config import Config
+from trioserver.server.administration import BlockResult
 from trioserver.server.inspection import ConnectionFilter, ConnectionReport
 from trioserver.telemetry.audit import Auditor
 from trioserver.telemetry.metrics.statistics import ServerStatistics
@@ -37,22 +38,6 @@ class HostServer(Protocol):
 
     def record_auth_attempt(self, attempt: AuthAttempt) -> None:
         """Tell the observers of an authentication, successful or not."""
-
-
-class BlockOutcome(Protocol):
-    """What `AdministeredServer.block` has done."""
-
-    @property
-    def block(self) -> Block:
-        """The new block."""
-
-    @property
-    def disconnected(self) -> int:
-        """How many connections it applied to."""
-
-    @property
-    def stored(self) -> bool:
-        """Whether it survives a restart."""
 
 
 class AdministeredServer(HostServer, Protocol):
@@ -95,7 +80,7 @@ class AdministeredServer(HostServer, Protocol):
         until: float | None = None,
         reason: str | None = None,
         actor: str | None = None,
-    ) -> BlockOutcome:
+    ) -> BlockResult:
         """Block access for whoever matches everything given, and close their connections."""
 
     async def unblock(

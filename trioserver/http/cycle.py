@@ -108,7 +108,7 @@ class RequestCycle:
         """Run the application to its end; whatever it raises is logged."""
         began = trio.current_time()
         refusal = await self._run_application()
-        status = self.response.status or getattr(self.refusal or refusal, "status", None)
+        status = self.response.status or (self.refusal or refusal).status
         log.debug(
             "http_request",
             method=self.scope["method"],
@@ -118,8 +118,8 @@ class RequestCycle:
         )
         self.fail(refusal)  # changes nothing after a complete response
 
-    async def _run_application(self) -> RequestRejected | None:
-        """Return what to answer instead if the application has failed."""
+    async def _run_application(self) -> RequestRejected:
+        """Return what to answer with if the application has not started a response."""
         failed = gone = False
         try:
             with self._cancel_scope:

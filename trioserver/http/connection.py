@@ -17,7 +17,7 @@ from starlette.types import Scope
 from trioserver.config import Config
 from trioserver.http.cycle import Application, RequestCycle
 from trioserver.http.transport import PIECE_BYTES, Transport
-from trioserver.http.uploads import receive_body
+from trioserver.http.uploads import receive_body, too_large
 from trioserver.server.admitted import AdmittedStream
 from trioserver.websocket.handshake import ClientDisconnected, Head, RequestRejected, read_head
 from trioserver.websocket.strictness import check_head, without_offers
@@ -88,8 +88,7 @@ class HttpConnection:
         """Serve one request; return the head of the next, or None if the connection has ended."""
         config = self._shared.config.http
         if int(head.header("content-length") or 0) > config.max_body_bytes:
-            message = f"The body of the request is larger than {config.max_body_bytes} bytes."
-            await self._admitted.refuse(RequestRejected(413, message), head)
+            await self._admitted.refuse(too_large(config.max_body_bytes), head)
             return None
         cycle = self._new_cycle(head)
         self._cycles.add(cycle)

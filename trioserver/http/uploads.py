@@ -56,6 +56,11 @@ async def receive_body(
     return data
 
 
+def too_large(max_bytes: int) -> RequestRejected:
+    """Return the rejection of a body that is larger than ``max_bytes``, or announced to be."""
+    return RequestRejected(413, f"The body of the request is larger than {max_bytes} bytes.")
+
+
 async def _receive(cycle: RequestCycle, transport: Transport, timeout: float) -> bytes:
     data = await transport.receive(timeout)
     if not data and not cycle.done.is_set():
@@ -67,7 +72,7 @@ async def _receive(cycle: RequestCycle, transport: Transport, timeout: float) ->
 
 def _check(body: RequestBody, max_bytes: int) -> None:
     if body.size > max_bytes:
-        raise RequestRejected(413, f"The body of the request is larger than {max_bytes} bytes.")
+        raise too_large(max_bytes)
     if body.has_too_many_chunks:
         raise RequestRejected(400, "The body of the request has too many chunks for its size.")
     if body.is_malformed:

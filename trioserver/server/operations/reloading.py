@@ -44,13 +44,12 @@ class ReconfigureResult:
 
 def compare(old: Config, new: Config) -> ReconfigureResult:
     """Say what changes if ``new`` replaces ``old``."""
-    differences = {name: (one, other) for name, one, other, _ in _differences(old, new)}
-    hidden = {name for name, *_, secret in _differences(old, new) if secret}
-    at_restart = [name for name in differences if _needs_restart(name, old, new)]
+    differences = list(_differences(old, new))
+    at_restart = [name for name, *_ in differences if _needs_restart(name, old, new)]
     return ReconfigureResult(
         changed={
-            name: _MASK if name in hidden else f"{_shown(one)} -> {_shown(other)}"
-            for name, (one, other) in differences.items()
+            name: _MASK if secret else f"{_shown(one)} -> {_shown(other)}"
+            for name, one, other, secret in differences
             if name not in at_restart
         },
         needs_restart=tuple(at_restart),

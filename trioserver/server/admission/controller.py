@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Final
 
 import structlog
@@ -16,7 +15,7 @@ import trio
 
 from trioserver.config import Config
 from trioserver.logs.lines import may_log
-from trioserver.peers.addresses import UNIX, host_of, plain
+from trioserver.peers.addresses import UNIX, host_of, parse_ip
 from trioserver.server.admission.address_rate_limiter import AddressRateLimiter
 from trioserver.server.admission.connection_limiter import Cap, ConnectionLimiter
 from trioserver.server.admission.rejections import AdmissionRejected, RejectionReporter
@@ -180,10 +179,6 @@ def _too_many(code: str, reason: str, seconds: float) -> AdmissionRejected:
 
 
 def _is_private(peer: str) -> bool:
-    host = host_of(plain(peer))
-    if host == UNIX:
-        return True
-    try:
-        return ip_address(host).is_private
-    except ValueError:
-        return False
+    host = host_of(peer)
+    address = parse_ip(host)
+    return host == UNIX or (address is not None and address.is_private)

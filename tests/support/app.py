@@ -247,7 +247,7 @@ class Harness:
         assert (statistics.open, statistics.unauthenticated, statistics.ready) == (0, 0, 0)
         assert statistics.topics == 0
         assert not self.server.connections
-        assert self.server._context.registry.is_empty
+        assert not self.server._context.registry.all
 
 
 ServeFunction = Callable[..., Awaitable[Harness]]

@@ -39,11 +39,6 @@ class Registry:
         return tuple(self._connections.values())
 
     @property
-    def is_empty(self) -> bool:
-        """Whether there is no connection."""
-        return not self._connections
-
-    @property
     def waiting(self) -> list[ServerConnection]:
         """The connections that are not ready yet."""
         return [each for each in self._connections.values() if each not in self._ready]

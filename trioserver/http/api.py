@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Final
 from protocol import Refusal
 from trioserver.auth import Authenticator, User
 from trioserver.config.extras import needs
+from trioserver.http import NEEDS
 from trioserver.http.host_server import HostServer
 from trioserver.storage import DatabaseUnavailableError
 
-with needs("HTTP needs Starlette: pip install 'trioserver[http]'", "starlette"):
+with needs(NEEDS, "starlette"):
     from starlette.requests import Request as HttpRequest
     from starlette.responses import Response
 

@@ -18,6 +18,7 @@ from trioserver.app.application import Application
 from trioserver.app.functions import unwrap
 from trioserver.config import Config
 from trioserver.config.extras import MissingExtraError, needs
+from trioserver.http import NEEDS
 from trioserver.server.http_side import HttpSide
 from trioserver.server.operations.gc_scheduler import run_gc_scheduler
 from trioserver.server.server import Server
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 log: Final = structlog.get_logger("trioserver")
 
-_HTTP_NEEDS: Final = "HTTP needs Starlette: pip install 'trioserver[http]'"
-
 
 def make_http(server: Server) -> HttpSide | None:
     """Make the HTTP side of ``server``; None if the extra is not installed and not needed, or if
@@ -38,7 +37,7 @@ def make_http(server: Server) -> HttpSide | None:
     config, parts = server.config.http, server.application.parts
     wanted = any(part.http is not None for part in parts) or config.builtin_listen is not None
     try:
-        with needs(_HTTP_NEEDS, "starlette"):
+        with needs(NEEDS, "starlette"):
             from trioserver.http.admin import admin_app
             from trioserver.http.service import HttpService
             from trioserver.telemetry.metrics.endpoint import metrics_endpoint

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from protocol import Refusal, TooBigToSendError
 from trioserver.lifecycle.server_connection import ServerConnection
 from trioserver.logs.lines import may_log
+from trioserver.websocket.headers import MAX_HEADER
 from trioserver.websocket.send_queue import SendQueueClosed
 
 
@@ -45,7 +46,7 @@ class MailboxRecipient:
 
     async def wait_room(self, size: int) -> None:
         """See `Recipient`."""
-        await self._send_queue.wait_room(size)
+        await self._send_queue.wait_room(size + MAX_HEADER)
 
     def is_flushed(self, position: int) -> bool:
         """See `Recipient`."""

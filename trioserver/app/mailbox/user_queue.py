@@ -31,9 +31,6 @@ MAX_LATER: Final = 1_000
 """Messages that may be sent while a connection is still given what has waited. A connection that
 has more of them is too slow."""
 
-_HEADER: Final = 14
-"""Bytes: the longest header of a WebSocket frame."""
-
 
 @attrs.define(eq=False)
 class _Delivery:
@@ -240,7 +237,7 @@ class UserQueue:
 
     async def _send_when_there_is_room(self, delivery: _Delivery, message: StoredMessage) -> None:
         await trio.lowlevel.checkpoint()
-        await delivery.recipient.wait_room(len(message.text) + _HEADER)
+        await delivery.recipient.wait_room(len(message.text))
         self._send(delivery, message)
 
     def _send(self, delivery: _Delivery, message: StoredMessage) -> None:

@@ -146,7 +146,7 @@ class Lifecycle:
             self._websocket.accept(io, head)
         connection.phases.enter(Phase.AWAITING_AUTH, trio.current_time())
         if refusal is None:
-            query = head.query if connection.route.allow_query_token else {}
+            query = connection.request.query if connection.route.allow_query_token else {}
             token = query.get("token")
             self._protocol.start(token=token, heartbeat=query.get("heartbeat"))
             if token is not None:

@@ -15,7 +15,7 @@ import trio.testing
 
 from tests.support.patience import PATIENCE
 from tests.support.tls import Contexts, contexts_for, stream_pair
-from trioserver.websocket.tls_stream import TLSStream, socket_of
+from trioserver.websocket.tls_stream import TLSStream, socket_below
 
 TOO_MUCH: Final = b"x" * 2**22
 """More than a socket takes when nobody reads."""
@@ -223,8 +223,8 @@ async def test_a_socket_that_was_reset_before_the_handshake_is_broken(tls: Conte
 async def test_it_has_a_socket_before_the_handshake_and_after_it(tls: Contexts) -> None:
     ours, theirs = stream_pair(tls)
     plain = ours.transport_stream
-    assert socket_of(ours) is socket_of(plain) is plain.socket
-    assert socket_of(trio.testing.memory_stream_pair()[0]) is None
+    assert socket_below(ours) is socket_below(plain) is plain.socket
+    assert socket_below(trio.testing.memory_stream_pair()[0]) is None
     fd = plain.socket.fileno()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(theirs.send_all, b"x")

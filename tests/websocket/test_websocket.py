@@ -28,7 +28,7 @@ from trioserver.websocket.handshake import Head, read_head
 from trioserver.websocket.headers import Opcode, encode_text
 from trioserver.websocket.poller import SocketPoller, make_poller
 from trioserver.websocket.send_queue import SendQueueClosed
-from trioserver.websocket.tls_stream import socket_of
+from trioserver.websocket.tls_stream import socket_below
 from trioserver.websocket.websocket import WebSocket
 
 TIMEOUT: Final = 5.0
@@ -821,7 +821,7 @@ async def test_a_stream_that_its_owner_closes_is_not_taken_for_who_has_its_numbe
 ) -> None:
     owned = by_readiness.streams()
     async with opened(by_readiness, streams=lambda: owned) as it:
-        was = socket_of(owned[0])
+        was = socket_below(owned[0])
         assert was is not None
         number = was.fileno()
         await owned[0].aclose()

@@ -30,7 +30,6 @@ class Handler:
     type: str
     kind: Kind
     function: Callable[..., Any]
-    takes_payload: bool
     takes_id: bool = False
     decoder: msgspec.json.Decoder[Any] | None = attrs.field(default=None, repr=False)
 
@@ -61,7 +60,7 @@ def make_handler(type: str, function: Callable[..., Any]) -> Handler:
     kind = kind_of(function)
     called = as_kind(function, kind)
     if len(parameters) == 1:
-        return Handler(type, kind, called, takes_payload=False)
+        return Handler(type, kind, called)
     payload = _payload_type(function, parameters[1])
     try:
         decoder = codec.payload_decoder(payload)
@@ -71,7 +70,6 @@ def make_handler(type: str, function: Callable[..., Any]) -> Handler:
         type,
         kind,
         called,
-        takes_payload=True,
         takes_id=len(parameters) == _MAX_PARAMETERS,
         decoder=decoder,
     )

@@ -209,11 +209,8 @@ def is_secure(stream: trio.abc.Stream) -> TypeGuard[TLSStream | trio.SSLStream[A
     return isinstance(stream, TLSStream | trio.SSLStream)
 
 
-def socket_of(stream: trio.abc.Stream) -> Socket | None:
-    """The socket of a stream that is one, with or without our TLS; else None."""
-    return stream.socket if isinstance(stream, trio.SocketStream | TLSStream) else None
-
-
 def socket_below(stream: trio.abc.Stream) -> Socket | None:
-    """The socket that its bytes go through in the end, to be asked for addresses."""
-    return socket_of(stream.transport_stream if isinstance(stream, trio.SSLStream) else stream)
+    """The socket that its bytes go through in the end, to be asked for addresses; else None."""
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return stream.socket if isinstance(stream, trio.SocketStream | TLSStream) else None

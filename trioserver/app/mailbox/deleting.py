@@ -27,9 +27,6 @@ class Deleter:
         self._ids: dict[str, None] = {}
         self._has_work = trio.Event()
 
-    def __len__(self) -> int:
-        return len(self._ids)
-
     def ids(self) -> set[str]:
         """Return a copy of the ids."""
         return set(self._ids)

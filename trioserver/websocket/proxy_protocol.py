@@ -15,6 +15,8 @@ from typing import Final
 import attrs
 import trio
 
+from trioserver.peers.addresses import with_port
+
 _MAX_V1: Final = 107  # with CRLF; section 2.1
 _MAX_V2: Final = 4096
 """Bytes of a header of version 2. 216 are for addresses; the rest is for what is skipped."""
@@ -80,7 +82,7 @@ def _parse_v1(line: bytes) -> str | None:
         raise BadProxyHeader(f"an address is not of {family}") from None
     if "%" in source or not all(_PORT.fullmatch(p) and int(p) < 65536 for p in ports):
         raise BadProxyHeader("an address or a port is malformed")
-    return _peer(address, int(ports[0]))
+    return with_port(address, int(ports[0]))
 
 
 def _parse_v2(data: bytes) -> ProxyHeader | None:
@@ -112,12 +114,8 @@ def _source(family: int, block: bytes) -> str | None:
     if family == _UNIX:
         return "unix"
     if family == _TCP4:
-        return _peer(IPv4Address(block[:4]), int.from_bytes(block[8:10], "big"))
-    return _peer(IPv6Address(block[:16]), int.from_bytes(block[32:34], "big"))
-
-
-def _peer(address: IPv4Address | IPv6Address, port: int) -> str:
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+        return with_port(IPv4Address(block[:4]), int.from_bytes(block[8:10], "big"))
+    return with_port(IPv6Address(block[:16]), int.from_bytes(block[32:34], "big"))
 
 
 async def read_proxy_header(socket: trio.socket.SocketType) -> str | None:

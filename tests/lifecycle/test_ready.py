@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from tests.lifecycle.test_cancellation import MOST_STEPS, CancelAtStep
+from tests.lifecycle.test_cancellation import MOST_STEPS, CancelAtStep, _serve_cancelled
 from tests.support.app import Harness, World, serving
 from tests.support.client import Client, Ended
 from trioserver import (
@@ -169,15 +169,7 @@ async def test_a_connection_cancelled_at_any_await_is_the_same_for_all_that_are_
 
 
 async def _come_and_go(harness: Harness, instrument: CancelAtStep) -> None:
-    ours, theirs = trio.testing.memory_stream_pair()
-
-    async def connection() -> None:
-        instrument.root = trio.lowlevel.current_task()
-        with instrument.scope:
-            await harness.server.serve_stream(theirs)
-
-    harness.nursery.start_soon(connection)
-    client = Client(ours)
+    client = await _serve_cancelled(harness, instrument)
     try:
         await client.open("/ws/1")
         await client.authenticate("alice")

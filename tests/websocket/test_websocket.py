@@ -75,17 +75,17 @@ class Implementation:
 
 
 BY_TASK: Final = Implementation(trio.testing.memory_stream_pair, lambda: None)
-BY_READINESS: Final = Implementation(socket_pair, make_poller)
+BY_POLLER: Final = Implementation(socket_pair, make_poller)
 BY_TASK_OVER_TLS: Final = Implementation(tls_pair, lambda: None)
-BY_READINESS_OVER_TLS: Final = Implementation(tls_pair, make_poller)
+BY_POLLER_OVER_TLS: Final = Implementation(tls_pair, make_poller)
 LINUX: Final = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 
 
 WAYS: Final = (
     pytest.param(BY_TASK, id="task"),
-    pytest.param(BY_READINESS, id="readiness", marks=LINUX),
+    pytest.param(BY_POLLER, id="poller", marks=LINUX),
     pytest.param(BY_TASK_OVER_TLS, id="task, TLS"),
-    pytest.param(BY_READINESS_OVER_TLS, id="readiness, TLS", marks=LINUX),
+    pytest.param(BY_POLLER_OVER_TLS, id="poller, TLS", marks=LINUX),
 )
 
 
@@ -355,7 +355,7 @@ async def test_messages_leave_whole_and_in_order(
 async def test_answers_are_held_back_while_a_task_is_about_to_add_to_them(
     autojump_clock: trio.abc.Clock,
 ) -> None:
-    async with opened(BY_READINESS) as it:
+    async with opened(BY_POLLER) as it:
         before = it.websocket.send_queue.bytes_sent
         it.notes.about_to_send = True
         await it.peer.send(text("question"))
@@ -374,7 +374,7 @@ async def test_answers_are_held_back_while_a_task_is_about_to_add_to_them(
 async def test_answers_are_not_held_back_for_a_task_that_never_adds_to_them(
     autojump_clock: trio.abc.Clock,
 ) -> None:
-    async with opened(BY_READINESS) as it:
+    async with opened(BY_POLLER) as it:
         it.notes.about_to_send = True
         await it.peer.send(text("question"))
         await it.notes.wait(messages=1)
@@ -812,15 +812,15 @@ async def test_a_peer_that_reads_too_slowly_is_told_of_once(
 
 
 @pytest.mark.parametrize(
-    "by_readiness",
-    [pytest.param(BY_READINESS, id="plain"), pytest.param(BY_READINESS_OVER_TLS, id="TLS")],
+    "by_poller",
+    [pytest.param(BY_POLLER, id="plain"), pytest.param(BY_POLLER_OVER_TLS, id="TLS")],
 )
 @LINUX
 async def test_a_stream_that_its_owner_closes_is_not_taken_for_who_has_its_number_next(
-    by_readiness: Implementation, autojump_clock: trio.abc.Clock
+    by_poller: Implementation, autojump_clock: trio.abc.Clock
 ) -> None:
-    owned = by_readiness.streams()
-    async with opened(by_readiness, streams=lambda: owned) as it:
+    owned = by_poller.streams()
+    async with opened(by_poller, streams=lambda: owned) as it:
         was = socket_below(owned[0])
         assert was is not None
         number = was.fileno()

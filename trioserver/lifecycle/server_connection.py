@@ -28,8 +28,9 @@ class ServerConnection:
 
     Who may call what, and when:
 
-    - `Lifecycle` runs it. Only there, and in `verification`, is ``user``, ``token``, ``tracing``,
-      ``nursery`` or ``auth_done`` set, a phase entered, and `release` called.
+    - `Lifecycle` runs it. Only there, in `authentication` and in `verification` is ``user``,
+      ``token``, ``acknowledges``, ``tracing``, ``nursery`` or ``auth_done`` set, a phase before
+      `Phase.CLOSING` entered, and `release` called.
     - ``dispatch`` calls `refuse`, `transmit`, `transmit_if_room`, `put` and `wait_room` while
       messages are handled, and `ServerProtocol.begin` and `finish`.
     - The engine calls `deliver`, and a mailbox `transmit`, with nothing awaited before.

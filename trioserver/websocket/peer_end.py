@@ -23,7 +23,7 @@ async def watched_for_end(
 ) -> AsyncIterator[None]:
     """Call ``call`` once, if the peer of ``stream`` disconnects within this context.
 
-    The ``readiness`` of all sockets watches this one too, if there is any; otherwise a task does.
+    The ``poller`` of all sockets watches this one too, if there is one; otherwise a task does.
     """
     socket = socket_below(stream)
     descriptor = -1 if socket is None else socket.fileno()

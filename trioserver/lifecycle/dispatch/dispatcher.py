@@ -279,9 +279,7 @@ class Dispatcher:
             try:
                 if rest is not None:
                     await rest
-                    if (
-                        self._scope.cancel_called
-                    ):  # its deadline has passed: the next job needs a new scope
+                    if self._scope.cancel_called:  # too late: the next job needs a new scope
                         self._job = None
                         return
             finally:

@@ -93,7 +93,7 @@ def test_the_help_lists_the_commands_without_importing_them() -> None:
     assert "IMPORTED []" in printed
 
 
-def test_making_a_token_imports_neither_the_server_nor_its_options() -> None:
+def test_making_a_token_imports_neither_the_server_nor_its_options_nor_the_storage() -> None:
     code = (
         "import sys\n"
         "from click.testing import CliRunner\n"
@@ -101,7 +101,7 @@ def test_making_a_token_imports_neither_the_server_nor_its_options() -> None:
         "from trioserver.cli.main import main\n"
         "made = CliRunner().invoke(main, ['token', 'make', 'alice', '--secret', make_secret()])\n"
         "assert made.exit_code == 0, made.output\n"
-        "rooms = ('app', 'server', 'http', 'config.config', 'cli.settings')\n"
+        "rooms = ('app', 'server', 'http', 'storage', 'config.config', 'cli.settings')\n"
         "print('IMPORTED', [room for room in rooms if f'trioserver.{room}' in sys.modules])"
     )
     assert "IMPORTED []" in python("-c", code).stdout

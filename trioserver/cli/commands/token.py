@@ -10,11 +10,12 @@ import click
 from trioserver.auth import JWTAuth, Key, inspect_token, make_token
 from trioserver.auth.files import public_keys
 from trioserver.auth.keys import ALGORITHMS
-from trioserver.cli.output.terminal import Exit, Failure, one_line, print_json
+from trioserver.cli.output.terminal import Exit, one_line, print_json
 from trioserver.cli.output.token_inspection import inspection_as_json, print_inspection
 from trioserver.cli.parameters.durations import DURATION
 from trioserver.cli.parameters.keys import (
     KeyMaterial,
+    key_failure,
     key_options,
     read_key,
     read_text,
@@ -117,7 +118,7 @@ def make(
             audience=audience or None,
         )
     except (ValueError, TypeError) as error:  # TypeError: PyJWT, of a claim
-        raise _bad_key(material, error) from None
+        raise key_failure(material, error) from None
     click.echo(token)
 
 
@@ -212,7 +213,7 @@ def inspect(
         )
     except ValueError as error:
         assert material is not None
-        raise _bad_key(material, error) from None
+        raise key_failure(material, error) from None
     inspection = inspect_token(text, auth=auth)
     if as_json:
         print_json(inspection_as_json(inspection))
@@ -240,7 +241,3 @@ def _keys_of(material: KeyMaterial) -> list[Key]:
     if material.pem:
         return public_keys(material.text)
     return [Key.secret(text) for text in (material.text, *material.others)]
-
-
-def _bad_key(material: KeyMaterial, error: Exception) -> Failure:
-    return Failure(f"{one_line(error)} (the key is from {material.origin})", Exit.CONFIGURATION)

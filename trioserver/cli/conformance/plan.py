@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from trioserver.auth import inspect_token, make_secret, make_token
 from trioserver.cli.conformance.scenarios import Scenario
-from trioserver.cli.output.terminal import Exit, Failure, one_line
-from trioserver.cli.parameters.keys import KeyMaterial
+from trioserver.cli.parameters.keys import KeyMaterial, key_failure
 from trioserver.client import WebSocketURL
 
 _TIMES: Final = ("exp", "iat", "nbf", "jti", "sub")
@@ -77,6 +76,4 @@ def _make(
     try:
         return make_token(key.text, subject=subject, lifetime=lifetime, claims=claims)
     except ValueError as error:
-        raise Failure(
-            f"{one_line(error)} (the key is from {key.origin})", Exit.CONFIGURATION
-        ) from None
+        raise key_failure(key, error) from None

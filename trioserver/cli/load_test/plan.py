@@ -12,7 +12,7 @@ import trio
 
 from trioserver.auth import make_token
 from trioserver.cli.output.terminal import Exit, Failure, one_line
-from trioserver.cli.parameters.keys import read_key, read_text
+from trioserver.cli.parameters.keys import key_failure, read_key, read_text
 from trioserver.cli.parameters.tokens import parse_url, read_token
 from trioserver.load.file_limit import FileLimitError, raise_file_limit
 from trioserver.load.plan import Loop, Plan, Tokens
@@ -100,9 +100,7 @@ def _tokens(
     try:
         make_token(key.text, subject=subject, lifetime=token_lifetime)
     except ValueError as error:
-        raise Failure(
-            f"{one_line(error)} (the key is from {key.origin})", Exit.CONFIGURATION
-        ) from None
+        raise key_failure(key, error) from None
     return Tokens(secret=key.text, subject=subject, lifetime=token_lifetime)
 
 

@@ -92,6 +92,11 @@ def read_key(
     return None
 
 
+def key_failure(key: KeyMaterial, error: Exception) -> Failure:
+    """The failure of a command whose key cannot be used, with the origin of the key."""
+    return Failure(f"{one_line(error)} (the key is from {key.origin})", Exit.CONFIGURATION)
+
+
 def _secrets_of(file: str) -> list[str]:
     try:
         return secrets_in(read_text(file))

@@ -111,11 +111,10 @@ class ListenConfig(Listener):
             raise ValueError("client_ca needs TLS; set certificate and key as well")
         if self.unix_path is None:
             return
-        for name in ("certificate", "systemd_socket", "reuse_port"):
+        for name, reason in _TCP_ONLY.items():
             if getattr(self, name):
                 raise ValueError(
-                    f"unix_path and {name} cannot be combined, because {_TCP_ONLY[name]}; remove "
-                    "one of them"
+                    f"unix_path and {name} cannot be combined, because {reason}; remove one of them"
                 )
 
 

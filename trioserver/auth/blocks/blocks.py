@@ -133,7 +133,7 @@ class Blocks:
 
     def _in_force(self, blocks: Iterable[Block]) -> Iterator[Block]:
         now = self._wall_clock()
-        return (each for each in blocks if each.until is None or now < each.until)
+        return (each for each in blocks if not each.is_over(now))
 
     @property
     def count(self) -> int:

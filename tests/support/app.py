@@ -6,7 +6,7 @@ alice's, "2" is bob's, and "3" is for tests to say.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, Final
@@ -248,9 +248,6 @@ class Harness:
         assert statistics.topics == 0
         assert not self.server.connections
         assert not self.server._context.registry.all
-
-
-ServeFunction = Callable[..., Awaitable[Harness]]
 
 
 @asynccontextmanager

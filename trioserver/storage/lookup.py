@@ -1,6 +1,6 @@
 """Looks up in a database which resources are whose: in a table, or by a query.
 
-This runs in a thread, on a read connection.
+This runs in a thread, on a read connection. Calls in abandoned threads may overlap with others.
 
 An id in a URL is text; a column may be of any type. Databases compare the two generously: "01" and
 "1e0" are 1 to them, some raise for what is no number, others for a NUL. Here an id has exactly one
@@ -36,9 +36,6 @@ from trioserver.storage.engine import read_on
 
 Key: TypeAlias = tuple[str, ...]
 """The user's id, then those of the resource."""
-
-Lookup: TypeAlias = Callable[[Connection, Sequence[Key]], Mapping[Key, bool]]
-"""Answers every key. Calls from threads that were abandoned may overlap with one that was not."""
 
 _MAX_LENGTH: Final = 1024
 """Characters. An index of PostgreSQL takes no key longer than some 2,700 bytes."""

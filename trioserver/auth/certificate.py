@@ -94,9 +94,8 @@ class ClientCertificateAuth(Component):
             names = certificate.subject.get("commonName", ())
         else:
             names = certificate.alternative_names.get(_KINDS[self._user], ())
-        return (
-            names[0] if len(names) == 1 else None
-        )  # with several names it is not clear which is the user's
+        # With several names it is not clear which is the user's.
+        return names[0] if len(names) == 1 else None
 
 
 def _is_issued_by(certificate: ClientCertificate, issuers: Iterable[x509.Certificate]) -> bool:

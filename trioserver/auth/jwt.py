@@ -61,8 +61,7 @@ class JWTAuth(Component):
     - ``required``: claims that must be present. Without ``exp`` among them a token may be valid
       for ever. ``user_id_claim``, and with ``revoked`` also ``revoked_claim``, are always required.
     - ``max_token_bytes``: a larger token is refused with ``token_too_big``. If None, the server's
-      limit for the first message applies,
-      takes what fits into the first message: `LimitsConfig.max_message_bytes_before_ready`.
+      limit for the first message applies: `LimitsConfig.max_message_bytes_before_ready`.
     - ``user_id_claim``: the claim, a string, that is the user's id.
     - ``revoked``: a function that is called with the ``revoked_claim`` of a token that is otherwise
       valid, and returns whether it is revoked. Async, or plain and then it must not block. If it

@@ -60,8 +60,7 @@ log: Final = structlog.get_logger("trioserver")
     "--trust-user-id",
     is_flag=True,
     help="Accept a user_id without a token in the first message to a conversation. Works on "
-    "loopback "
-    "addresses only.",
+    "loopback addresses only.",
 )
 @logging_options
 def command(

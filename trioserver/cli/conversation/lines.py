@@ -20,10 +20,8 @@ async def read_lines(file: IO[str]) -> AsyncGenerator[str, None]:
     """
     try:
         descriptor = file.fileno()
-    except (
-        io.UnsupportedOperation,
-        ValueError,
-    ):  # not a file of the operating system, so it does not block
+    except (io.UnsupportedOperation, ValueError):
+        # Not a file of the operating system, so it does not block.
         for line in file:
             await trio.lowlevel.checkpoint()
             yield line.rstrip("\r\n")

@@ -151,9 +151,8 @@ class Talk:
             self._asked.add(line.id)
         await self._send(line.text)
         if not line.is_message and self._ready:
-            await self._send_line(
-                "ping"
-            )  # a line without an id: its response comes before the pong
+            # The line has no id: its response comes before the pong.
+            await self._send_line("ping")
 
     async def _send(self, text: str) -> None:
         with trio.move_on_after(SEND_TIMEOUT):

@@ -24,9 +24,8 @@ class AuditStore:
     """
 
     def __init__(self, database: Database) -> None:
-        from trioserver.telemetry.audit import (
-            table,  # here, so that the rest works without SQLAlchemy
-        )
+        # Here, so that the rest works without SQLAlchemy.
+        from trioserver.telemetry.audit import table
 
         self._database = database
         self._table = table

@@ -52,11 +52,6 @@ class PhaseTimes:
         """The phase that the connection is in."""
         return next(phase for phase in _REVERSED if getattr(self, phase) is not None)
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the connection is in `Phase.READY`."""
-        return self.ready is not None and self.closing is None
-
     def lengths(self, now: float) -> dict[Phase, float]:
         """Return the seconds spent in each phase that was entered. ``closing`` is always there."""
         closing = now if self.closing is None else self.closing

@@ -7,11 +7,8 @@ from typing import Final
 
 import trio
 
-from trioserver.app.mailbox.store import Store
+from trioserver.app.mailbox.store import RETRY, Store
 from trioserver.app.mailbox.sweeping import log_unavailable
-
-RETRY: Final = 5.0
-"""Seconds until a database that failed is asked again."""
 
 FLUSH_TIMEOUT: Final = 2.0
 """Seconds, when the mailbox ends, for deleting what has been delivered."""

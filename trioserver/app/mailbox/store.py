@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
 from trioserver.app.mailbox.message import StoredMessage
+
+RETRY: Final = 5.0
+"""Seconds until a database that failed is asked again."""
 
 
 @attrs.frozen(kw_only=True)

@@ -21,11 +21,8 @@ from protocol import codec, raw
 from protocol.messages import Message
 from trioserver.app.mailbox.message import StoredMessage
 from trioserver.app.mailbox.recipient import Recipient
-from trioserver.app.mailbox.store import Store
+from trioserver.app.mailbox.store import RETRY, Store
 from trioserver.app.mailbox.sweeping import log_unavailable
-
-RETRY: Final = 5.0
-"""Seconds until a database that failed is asked again."""
 
 MAX_LATER: Final = 1_000
 """Messages that may be sent while a connection is still given what has waited. A connection that

@@ -136,15 +136,17 @@ class UserQueue:
         """Give a stored message to those it was reserved for; return to how many."""
         count = len(self._holders.get(message.id, ()))  # some may have left, or have joined
         deliveries = [self._deliveries[one] for one in recipients if one in self._deliveries]
+        if not deliveries:
+            self.read_all_again()  # a connection may have joined in the meantime
+            return count
+        text = message.text
         for delivery in deliveries:
             if delivery.is_current:
-                self._send(delivery, message)
+                self._send(delivery, message.id, text)
             elif len(delivery.later) < MAX_LATER:
                 delivery.later.append(message)
             else:
                 delivery.recipient.fail_as_slow()
-        if not deliveries:
-            self.read_all_again()  # a connection may have joined in the meantime
         return count
 
     def forget(self, id: str) -> None:
@@ -234,13 +236,14 @@ class UserQueue:
 
     async def _send_when_there_is_room(self, delivery: _Delivery, message: StoredMessage) -> None:
         await trio.lowlevel.checkpoint()
-        await delivery.recipient.wait_room(len(message.text))
-        self._send(delivery, message)
+        text = message.text
+        await delivery.recipient.wait_room(len(text))
+        self._send(delivery, message.id, text)
 
-    def _send(self, delivery: _Delivery, message: StoredMessage) -> None:
-        position = delivery.recipient.queue(message.text)
+    def _send(self, delivery: _Delivery, id: str, text: bytes) -> None:
+        position = delivery.recipient.queue(text)
         if position is not None and not delivery.recipient.acknowledges:
-            delivery.queued.append((position, message.id))
+            delivery.queued.append((position, id))
             if len(delivery.queued) == 1:
                 self._await_flush(delivery)
 

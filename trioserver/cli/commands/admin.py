@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
 import click
@@ -10,7 +9,7 @@ import click
 from trioserver.cli.administration import actions, queries
 from trioserver.cli.administration.client import AdminClient
 from trioserver.cli.parameters.durations import DURATION
-from trioserver.cli.parameters.keys import read_text
+from trioserver.cli.parameters.tokens import read_token
 
 _VARIABLE: Final = "TRIOSERVER_ADMIN_TOKEN"
 
@@ -85,15 +84,11 @@ def command(
       6  the server cannot be reached
       7  the token is not accepted, or does not have the role
     """
-    if token is not None and token_file is not None:
-        raise click.UsageError("--token and --token-file cannot be combined; give one of them")
     if timeout <= 0:
         raise click.UsageError(f"--timeout is {timeout:g} s; it must be more than 0 s")
-    if token_file is not None:
-        token = read_text(token_file)
     context.obj = AdminClient(
         url=url,
-        token=token if token is not None else os.environ.get(_VARIABLE),
+        token=read_token(token, token_file, _VARIABLE),
         timeout=timeout,
         ca_file=ca_file,
         allow_http=allow_http,

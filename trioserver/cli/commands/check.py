@@ -15,7 +15,8 @@ from trioserver.cli.conformance.plan import plan
 from trioserver.cli.conformance.scenarios import Result, run_all
 from trioserver.cli.output.terminal import Failure, print_json, stdout_console
 from trioserver.cli.parameters.keys import key_options, read_key, user_id_option
-from trioserver.cli.parameters.tokens import parse_url, read_token, token_options
+from trioserver.cli.parameters.tokens import read_token, token_options
+from trioserver.cli.parameters.urls import parse_url
 from trioserver.logs.printable import printable
 
 UNREACHABLE: Final = 5

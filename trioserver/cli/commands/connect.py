@@ -20,7 +20,8 @@ from protocol.messages import Auth
 from trioserver.cli.conversation.lines import read_lines
 from trioserver.cli.conversation.talk import Screen, Talk
 from trioserver.cli.output.terminal import print_json, stderr_console, stdout_console
-from trioserver.cli.parameters.tokens import parse_url, read_token, token_options
+from trioserver.cli.parameters.tokens import read_token, token_options
+from trioserver.cli.parameters.urls import parse_url
 from trioserver.client import CloseReason, WebSocketURL
 from trioserver.client.raw import RawConnection, open_raw
 from trioserver.logs.printable import printable

@@ -13,7 +13,8 @@ import trio
 from trioserver.auth import make_token
 from trioserver.cli.output.terminal import Exit, Failure, one_line
 from trioserver.cli.parameters.keys import key_failure, read_key, read_text
-from trioserver.cli.parameters.tokens import parse_url, read_token
+from trioserver.cli.parameters.tokens import read_token
+from trioserver.cli.parameters.urls import parse_url
 from trioserver.load.file_limit import FileLimitError, raise_file_limit
 from trioserver.load.plan import Loop, Plan, Tokens
 from trioserver.load.target import TargetError, choose_target

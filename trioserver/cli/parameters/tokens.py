@@ -1,4 +1,4 @@
-"""The options for the token to connect with, which is never printed, and for the URL."""
+"""The options for the token to connect with, which is never printed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, Final, TypeVar
 import click
 
 from trioserver.cli.parameters.keys import read_text
-from trioserver.client import WebSocketURL
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -30,8 +29,8 @@ def token_options(function: _Function) -> _Function:
     return token(file(function))
 
 
-def read_token(token: str | None, token_file: str | None) -> str | None:
-    """The token that an option names, else the one in the environment, else None.
+def read_token(token: str | None, token_file: str | None, variable: str = _VARIABLE) -> str | None:
+    """The token that an option names, else the one in the environment variable, else None.
 
     Raises `Failure` if it cannot be read, and `click.UsageError` if both options are given.
     """
@@ -39,12 +38,4 @@ def read_token(token: str | None, token_file: str | None) -> str | None:
         raise click.UsageError("--token and --token-file cannot be combined; give one of them")
     if token_file is not None:
         return read_text(token_file)
-    return token if token is not None else os.environ.get(_VARIABLE)
-
-
-def parse_url(option: str, url: str) -> WebSocketURL:
-    """Parse a ws:// or wss:// URL. Raises `click.UsageError` that names ``option``."""
-    try:
-        return WebSocketURL.parse(url)
-    except ValueError as error:
-        raise click.UsageError(f"{option}: {error}") from None
+    return token if token is not None else os.environ.get(variable)

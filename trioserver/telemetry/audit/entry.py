@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 
 from protocol import instant
-from trioserver.telemetry.observer import CLIENT_DISCONNECTED
 
 Kind: TypeAlias = Literal["attempt", "refresh", "admin_action", "loss", "suppressed"]
 Outcome: TypeAlias = Literal[
     "accepted", "refreshed", "refused", "client_disconnected", "done", "lost"
 ]
 
-KINDS: Final = ("attempt", "refresh", "admin_action", "loss", "suppressed")
-OUTCOMES: Final = ("accepted", "refreshed", "refused", CLIENT_DISCONNECTED, "done", "lost")
+KINDS: Final[tuple[str, ...]] = get_args(Kind)
+OUTCOMES: Final[tuple[str, ...]] = get_args(Outcome)
 
 MAX_TEXT: Final = 256
 """Characters of a column, so that what clients choose does not fill the disk."""
